@@ -1,0 +1,267 @@
+"""Brings lwIP in and builds the extension module ``zks_lwip._lwip`` from it and from ``zks_lwip/native``.
+
+``python build_lwip.py fetch``   only brings lwIP's source to ``vendor/lwip/src`` and verifies it;
+``python build_lwip.py build``   builds in place, compiling only what has changed, on all processors;
+``python build_lwip.py hash``    prints the hash of the source that lies there, as ``vendor/lwip/lwip.toml`` pins it.
+
+setup.py gives ``ffibuilder`` to cffi, so that ``pip install`` builds the very same module. The environment may set
+``LWIP_ARCHIVE`` (an archive of lwIP's release), ``ZKS_LWIP_SANITIZE`` (for example ``address,undefined``) and, as for
+every extension, ``CC``, ``CFLAGS`` and ``LDFLAGS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "vendor" / "lwip"))
+
+import lwip_source  # noqa: E402 (lies where the path was just extended to)
+
+if TYPE_CHECKING:
+    import cffi
+
+MODULE = "zks_lwip._lwip"
+NATIVE = "zks_lwip/native"
+PORT = "vendor/lwip/port"
+WINDOWS = os.name == "nt"
+
+# The commands of setuptools that compile; the others (sdist, egg_info) need lwIP's source, but no compiler.
+COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
+
+
+class BuildError(SystemExit):
+    """Ends the build with one paragraph that says what is missing and what to do, and without a traceback."""
+
+
+def bring_lwip() -> None:
+    """Make sure that vendor/lwip/src holds the pinned source, or end the build."""
+    try:
+        origin = lwip_source.fetch()
+    except lwip_source.SourceError as error:
+        raise BuildError(f"build_lwip: {error}") from None
+    if origin != "already there":
+        print(f"lwIP {lwip_source.pin()['version']}: from {origin}", file=sys.stderr, flush=True)
+
+
+def headers() -> list[str]:
+    """Our headers' names, in the order in which they build on each other: zks_base.h, zks_core.h, the others."""
+    names = [path.name for path in (ROOT / NATIVE).glob("zks_*.h")]
+    first = {"zks_base.h": 0, "zks_core.h": 1}
+    return sorted(names, key=lambda name: (first.get(name, 2), name))
+
+
+def declarations() -> str:
+    """What cffi shall know: our headers without their preprocessor lines."""
+    texts = [(ROOT / NATIVE / name).read_text(encoding="utf-8") for name in headers()]
+    return "\n".join(line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def sources() -> list[str]:
+    """Every C file of the module but the one that cffi writes, relative to the project's root."""
+    ours = sorted(path.relative_to(ROOT).as_posix() for folder in (NATIVE, PORT) for path in (ROOT / folder).glob("*.c"))
+    return ours + [f"vendor/lwip/src/{name}" for name in lwip_source.pin()["compile"]]
+
+
+def include_dirs() -> list[str]:
+    """The folders of the headers, relative to the project's root."""
+    return [NATIVE, PORT, "vendor/lwip/src/include"]
+
+
+def flags() -> tuple[list[str], list[str]]:
+    """Arguments for the compiler and for the linker."""
+    if WINDOWS:
+        return ["/O2", "/std:c11"], []
+    compile_args = ["-O2", "-g", "-fvisibility=hidden", "-fno-strict-aliasing", "-pthread"]
+    link_args = ["-pthread"]
+    sanitizers = os.environ.get("ZKS_LWIP_SANITIZE", "")
+    if sanitizers:
+        both = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+        compile_args += [*both, "-fno-omit-frame-pointer", "-O1"]
+        link_args += both
+    return compile_args, link_args
+
+
+def check_compiler() -> None:
+    """End the build with advice where there is no C compiler, or where it finds no headers of Python."""
+    if WINDOWS:
+        return  # setuptools looks for Visual Studio itself, and says plainly what to install
+    words = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    compiler = shutil.which(words[0])
+    if compiler is None:
+        raise BuildError(
+            f"build_lwip: There is no C compiler: {words[0]!r} was not found. Install one (Debian, Ubuntu: "
+            "apt-get install gcc libc6-dev; Fedora: dnf install gcc; macOS: xcode-select --install), or name another "
+            "by the environment variable CC, and build again."
+        )
+    paths = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+    if not any((Path(path) / "Python.h").is_file() for path in paths):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise BuildError(
+            f"build_lwip: Python.h, the C header of this Python {version}, was not found in {' or '.join(sorted(paths))}. "
+            f"Install it (Debian, Ubuntu: apt-get install python3-dev, or python{version}-dev; Fedora: dnf install "
+            "python3-devel), and build again."
+        )
+    done = subprocess.run(
+        [*words, *(f"-I{path}" for path in sorted(paths)), "-fsyntax-only", "-x", "c", "-"],
+        input="#include <Python.h>\n#include <stdint.h>\n",
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        raise BuildError(
+            f"build_lwip: The C compiler {compiler} works, but cannot compile a file that includes Python.h: {first}. "
+            "Most often the C library's headers are missing (Debian, Ubuntu: apt-get install libc6-dev)."
+        )
+
+
+def ffibuilder() -> cffi.FFI:
+    """The description of the extension module that cffi's setuptools integration asks for."""
+    import cffi
+
+    bring_lwip()
+    if COMPILING & set(sys.argv[1:]):
+        check_compiler()
+    compile_args, link_args = flags()
+    ffi = cffi.FFI()
+    ffi.cdef(declarations())
+    ffi.set_source(
+        MODULE,
+        "".join(f'#include "{name}"\n' for name in headers()),
+        sources=sources(),
+        depends=[f"{NATIVE}/{name}" for name in headers()] + [f"{PORT}/lwipopts.h"],
+        include_dirs=include_dirs(),
+        libraries=["ws2_32"] if WINDOWS else [],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        py_limited_api=True,
+    )
+    return ffi
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two builds in one checkout wait for each other (where the system has flock)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if not WINDOWS:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_fresh(target: Path, command: str) -> bool:
+    """Whether the object ``target`` was made by ``command`` from files that have not changed since."""
+    record = target.with_suffix(".cmd")
+    listing = target.with_suffix(".d")
+    if not (target.is_file() and record.is_file() and listing.is_file() and record.read_text() == command):
+        return False
+    made = target.stat().st_mtime
+    used = shlex.split(listing.read_text().replace("\\\n", " ").partition(": ")[2])
+    return all(os.path.isfile(name) and os.stat(name).st_mtime < made for name in used)
+
+
+def _compile_changed(compiler: Any, names: list[str], **options: Any) -> list[str]:
+    """distutils' ``CCompiler.compile``, but in parallel, and only what has changed."""
+    _, objects, post, defines, plan = compiler._setup_compile(
+        options.get("output_dir"),
+        options.get("macros"),
+        options.get("include_dirs"),
+        names,
+        options.get("depends"),
+        options.get("extra_postargs"),
+    )
+    arguments = compiler._get_cc_args(defines, options.get("debug"), options.get("extra_preargs"))
+
+    def one(target: str) -> None:
+        source, extension = plan[target]
+        command = shlex.join([*compiler.compiler_so, *arguments, *post, source])
+        path = Path(target)
+        if _is_fresh(path, command):
+            return
+        started = time.time()
+        dependencies = ["-MD", "-MF", str(path.with_suffix(".d"))]
+        compiler._compile(target, source, extension, arguments, [*post, *dependencies], defines)
+        os.utime(target, (started, started))  # a file that is saved while it is compiled is compiled again
+        path.with_suffix(".cmd").write_text(command)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(one, plan))
+    return list(objects)
+
+
+def build(into: Path) -> Path:
+    """Build the module into the folder ``into``, replacing an older one in one step; return its path."""
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+    from setuptools.errors import CompileError, LinkError
+
+    class Incremental(build_ext):  # type: ignore[misc]
+        def build_extensions(self) -> None:
+            compiler = self.compiler
+            if compiler.compiler_type == "unix":
+                compiler.compile = lambda names, **options: _compile_changed(compiler, names, **options)
+            super().build_extensions()
+
+    os.chdir(ROOT)
+    bring_lwip()
+    check_compiler()
+    settings = [sys.version, *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS"))]
+    variant = hashlib.sha256("\0".join(settings).encode()).hexdigest()[:12]
+    folder = Path("build/native")
+    with _locked(folder):
+        distribution = Distribution(
+            {"name": "zks-lwip", "cmdclass": {"build_ext": Incremental}, "cffi_modules": ["build_lwip.py:ffibuilder"]}
+        )
+        command = distribution.get_command_obj("build_ext")
+        command.build_temp = str(folder / variant)
+        command.build_lib = str(folder / variant / "lib")
+        command.force = True
+        try:
+            distribution.run_command("build_ext")
+        except (CompileError, LinkError) as error:
+            raise BuildError(f"build_lwip: {error} (what the compiler said stands above)") from None
+        (made,) = (Path(x) for x in command.get_outputs())
+        target = into / made.name
+        # Never written over: programs that have the old one mapped keep it.
+        fresh = into / f".{made.name}.{os.getpid()}"
+        shutil.copy2(made, fresh)
+        os.replace(fresh, target)
+    return target
+
+
+def main() -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description="Brings lwIP in and builds zks_lwip._lwip.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("fetch", help="bring lwIP's source to vendor/lwip/src and verify it")
+    commands.add_parser("hash", help="print the hash of lwIP's source in vendor/lwip/src")
+    builder = commands.add_parser("build", help="build the extension module in place")
+    builder.add_argument("--into", type=Path, default=ROOT / "zks_lwip", help="folder for the module")
+    arguments = parser.parse_args()
+    if arguments.command == "fetch":
+        bring_lwip()
+        print(f"{lwip_source.SOURCE}: lwIP {lwip_source.pin()['version']}, verified")
+    elif arguments.command == "hash":
+        print(lwip_source.tree_hash(lwip_source.SOURCE))
+    else:
+        print(build(arguments.into.resolve()))
+
+
+if __name__ == "__main__":
+    main()
