@@ -1,12 +1,12 @@
-"""Brings lwIP in and builds the extension module ``zks_lwip._lwip`` from it and from ``zks_lwip/native``.
+"""Brings lwIP in and builds the extension module ``zks_lwip._lwip`` from it and from our C.
 
-``python build_lwip.py fetch``   only brings lwIP's source to ``vendor/lwip/src`` and verifies it;
-``python build_lwip.py build``   builds in place, compiling only what has changed, on all processors;
-``python build_lwip.py hash``    prints the hash of the source that lies there, as ``vendor/lwip/lwip.toml`` pins it.
+``python build_lwip.py fetch``  only brings lwIP's source to ``vendor/lwip/src`` and verifies it;
+``python build_lwip.py build``  builds in place, in parallel, compiling only what has changed;
+``python build_lwip.py hash``   prints the hash of what lies there, as ``lwip.toml`` pins it.
 
-setup.py gives ``ffibuilder`` to cffi, so that ``pip install`` builds the very same module. The environment may set
-``LWIP_ARCHIVE`` (an archive of lwIP's release), ``ZKS_LWIP_SANITIZE`` (for example ``address,undefined``) and, as for
-every extension, ``CC``, ``CFLAGS`` and ``LDFLAGS``.
+setup.py gives ``ffibuilder`` to cffi, so that ``pip install`` builds the very same module. The
+environment may set ``LWIP_ARCHIVE`` (an archive of lwIP's release), ``ZKS_LWIP_SANITIZE`` (for
+example ``address,undefined``) and, as for every extension, ``CC``, ``CFLAGS`` and ``LDFLAGS``.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ NATIVE = "zks_lwip/native"
 PORT = "vendor/lwip/port"
 WINDOWS = os.name == "nt"
 
-# The commands of setuptools that compile; the others (sdist, egg_info) need lwIP's source, but no compiler.
+# The commands of setuptools that compile; the others (sdist, egg_info) need lwIP's source, but no
+# compiler.
 COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
 
 
 class BuildError(SystemExit):
-    """Ends the build with one paragraph that says what is missing and what to do, and without a traceback."""
+    """Ends the build with one paragraph, no traceback: what is missing and what to do."""
 
 
 def bring_lwip() -> None:
@@ -58,7 +59,7 @@ def bring_lwip() -> None:
 
 
 def headers() -> list[str]:
-    """Our headers' names, in the order in which they build on each other: zks_base.h, zks_core.h, the others."""
+    """Our headers' names, zks_base.h and zks_core.h first: the others may build on them."""
     names = [path.name for path in (ROOT / NATIVE).glob("zks_*.h")]
     first = {"zks_base.h": 0, "zks_core.h": 1}
     return sorted(names, key=lambda name: (first.get(name, 2), name))
@@ -67,12 +68,18 @@ def headers() -> list[str]:
 def declarations() -> str:
     """What cffi shall know: our headers without their preprocessor lines."""
     texts = [(ROOT / NATIVE / name).read_text(encoding="utf-8") for name in headers()]
-    return "\n".join(line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return "\n".join(
+        line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#")
+    )
 
 
 def sources() -> list[str]:
     """Every C file of the module but the one that cffi writes, relative to the project's root."""
-    ours = sorted(path.relative_to(ROOT).as_posix() for folder in (NATIVE, PORT) for path in (ROOT / folder).glob("*.c"))
+    ours = sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in (NATIVE, PORT)
+        for path in (ROOT / folder).glob("*.c")
+    )
     return ours + [f"vendor/lwip/src/{name}" for name in lwip_source.pin()["compile"]]
 
 
@@ -96,24 +103,24 @@ def flags() -> tuple[list[str], list[str]]:
 
 
 def check_compiler() -> None:
-    """End the build with advice where there is no C compiler, or where it finds no headers of Python."""
+    """End the build with advice where a C compiler or Python's headers are missing."""
     if WINDOWS:
         return  # setuptools looks for Visual Studio itself, and says plainly what to install
     words = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     compiler = shutil.which(words[0])
     if compiler is None:
         raise BuildError(
-            f"build_lwip: There is no C compiler: {words[0]!r} was not found. Install one (Debian, Ubuntu: "
-            "apt-get install gcc libc6-dev; Fedora: dnf install gcc; macOS: xcode-select --install), or name another "
-            "by the environment variable CC, and build again."
+            f"build_lwip: There is no C compiler: {words[0]!r} was not found. Install one (Debian, "
+            "Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc; macOS: xcode-select "
+            "--install), or name another by the environment variable CC, and build again."
         )
     paths = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     if not any((Path(path) / "Python.h").is_file() for path in paths):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise BuildError(
-            f"build_lwip: Python.h, the C header of this Python {version}, was not found in {' or '.join(sorted(paths))}. "
-            f"Install it (Debian, Ubuntu: apt-get install python3-dev, or python{version}-dev; Fedora: dnf install "
-            "python3-devel), and build again."
+            f"build_lwip: Python.h, the C header of this Python {version}, was not found in "
+            f"{' or '.join(sorted(paths))}. Install it (Debian, Ubuntu: apt-get install "
+            f"python3-dev, or python{version}-dev; Fedora: dnf install python3-devel), and build again."
         )
     done = subprocess.run(
         [*words, *(f"-I{path}" for path in sorted(paths)), "-fsyntax-only", "-x", "c", "-"],
@@ -122,10 +129,13 @@ def check_compiler() -> None:
         text=True,
     )
     if done.returncode != 0:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        first = next(
+            (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()
+        )
         raise BuildError(
-            f"build_lwip: The C compiler {compiler} works, but cannot compile a file that includes Python.h: {first}. "
-            "Most often the C library's headers are missing (Debian, Ubuntu: apt-get install libc6-dev)."
+            f"build_lwip: The C compiler {compiler} is there, but cannot compile a file that "
+            f"includes Python.h: {first}. Most often the C library's headers are missing (Debian, "
+            "Ubuntu: apt-get install libc6-dev)."
         )
 
 
@@ -166,10 +176,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_fresh(target: Path, command: str) -> bool:
-    """Whether the object ``target`` was made by ``command`` from files that have not changed since."""
+    """Whether ``target`` was made by ``command`` from files that have not changed since."""
     record = target.with_suffix(".cmd")
     listing = target.with_suffix(".d")
-    if not (target.is_file() and record.is_file() and listing.is_file() and record.read_text() == command):
+    if not (
+        target.is_file()
+        and record.is_file()
+        and listing.is_file()
+        and record.read_text() == command
+    ):
         return False
     made = target.stat().st_mtime
     used = shlex.split(listing.read_text().replace("\\\n", " ").partition(": ")[2])
@@ -197,7 +212,9 @@ def _compile_changed(compiler: Any, names: list[str], **options: Any) -> list[st
         started = time.time()
         dependencies = ["-MD", "-MF", str(path.with_suffix(".d"))]
         compiler._compile(target, source, extension, arguments, [*post, *dependencies], defines)
-        os.utime(target, (started, started))  # a file that is saved while it is compiled is compiled again
+        os.utime(
+            target, (started, started)
+        )  # a file that is saved while it is compiled is compiled again
         path.with_suffix(".cmd").write_text(command)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -206,7 +223,7 @@ def _compile_changed(compiler: Any, names: list[str], **options: Any) -> list[st
 
 
 def build(into: Path) -> Path:
-    """Build the module into the folder ``into``, replacing an older one in one step; return its path."""
+    """Build the module into the folder ``into`` and return its path; an older one is replaced."""
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext
     from setuptools.errors import CompileError, LinkError
@@ -215,18 +232,27 @@ def build(into: Path) -> Path:
         def build_extensions(self) -> None:
             compiler = self.compiler
             if compiler.compiler_type == "unix":
-                compiler.compile = lambda names, **options: _compile_changed(compiler, names, **options)
+                compiler.compile = lambda names, **options: _compile_changed(
+                    compiler, names, **options
+                )
             super().build_extensions()
 
     os.chdir(ROOT)
     bring_lwip()
     check_compiler()
-    settings = [sys.version, *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS"))]
+    settings = [
+        sys.version,
+        *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS")),
+    ]
     variant = hashlib.sha256("\0".join(settings).encode()).hexdigest()[:12]
     folder = Path("build/native")
     with _locked(folder):
         distribution = Distribution(
-            {"name": "zks-lwip", "cmdclass": {"build_ext": Incremental}, "cffi_modules": ["build_lwip.py:ffibuilder"]}
+            {
+                "name": "zks-lwip",
+                "cmdclass": {"build_ext": Incremental},
+                "cffi_modules": ["build_lwip.py:ffibuilder"],
+            }
         )
         command = distribution.get_command_obj("build_ext")
         command.build_temp = str(folder / variant)
@@ -252,7 +278,9 @@ def main() -> None:
     commands.add_parser("fetch", help="bring lwIP's source to vendor/lwip/src and verify it")
     commands.add_parser("hash", help="print the hash of lwIP's source in vendor/lwip/src")
     builder = commands.add_parser("build", help="build the extension module in place")
-    builder.add_argument("--into", type=Path, default=ROOT / "zks_lwip", help="folder for the module")
+    builder.add_argument(
+        "--into", type=Path, default=ROOT / "zks_lwip", help="folder for the module"
+    )
     arguments = parser.parse_args()
     if arguments.command == "fetch":
         bring_lwip()

@@ -1,5 +1,6 @@
-"""lwIP from the source package of Debian or Ubuntu, by apt, in private directories: the system's files stay untouched.
+"""lwIP from the source package of Debian or Ubuntu, by apt, in private directories.
 
+The system's own files stay untouched.
 Standard library only: this runs before anything is installed.
 """
 
@@ -32,7 +33,9 @@ class Entry(NamedTuple):
 
 def parse_deb822(text: str) -> Iterator[Entry]:
     """The archives of a ``.sources`` file (sources.list(5)); disabled ones are left out."""
-    for paragraph in re.split(r"\n[ \t]*\n", "\n".join(x for x in text.splitlines() if not x.startswith("#"))):
+    for paragraph in re.split(
+        r"\n[ \t]*\n", "\n".join(x for x in text.splitlines() if not x.startswith("#"))
+    ):
         fields: dict[str, str] = {}
         name = ""
         for line in paragraph.splitlines():
@@ -42,7 +45,12 @@ def parse_deb822(text: str) -> Iterator[Entry]:
                 name, _, value = line.partition(":")
                 name = name.strip().lower()
                 fields[name] = value.strip()
-        if not fields.get("uris") or fields.get("enabled", "yes").lower() in ("no", "false", "off", "0"):
+        if not fields.get("uris") or fields.get("enabled", "yes").lower() in (
+            "no",
+            "false",
+            "off",
+            "0",
+        ):
             continue
         yield Entry(
             tuple(fields["uris"].split()),
@@ -73,27 +81,38 @@ def system_entries(etc: Path) -> list[Entry]:
     return entries
 
 
-def distribution(os_release: Path) -> list[str]:
-    """The ids in ``os_release`` (os-release(5)): the distribution's own, then those that it is derived from."""
-    if not os_release.is_file():
-        return []
-    fields = dict(x.partition("=")[::2] for x in os_release.read_text(encoding="utf-8").splitlines())
-    return [x for key in ("ID", "ID_LIKE") for x in fields.get(key, "").strip("\"'").split()]
+def os_release(path: Path) -> dict[str, str]:
+    """The fields of os-release(5), or none where there is no such file."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    fields = (line.partition("=")[::2] for line in lines if not line.startswith("#"))
+    return {name: value.strip().strip("\"'") for name, value in fields}
 
 
-def archive_entry(entries: list[Entry], name: str, component: str) -> Entry | None:
-    """The entry of the distribution's main archive: the suites of add-on archives differ, those of its mirrors do not."""
-    for entry in entries:
-        uri = entry.uris[0].rstrip("/")
-        if re.search(rf"/{name}$", uri) and {"main", component} & set(entry.components):
-            return entry
-    return None
+def archive_entry(entries: list[Entry], name: str, codename: str, component: str) -> Entry | None:
+    """The entry of the distribution's main archive, told from add-on archives by URI and suite.
+
+    Only its URIs and key matter: the suite that carries the pinned version is another one.
+    """
+    uri = re.compile(rf"/{name}(-ports)?(\.list)?/?$")
+
+    def doubts(entry: Entry) -> tuple[bool, bool]:
+        return not any(uri.search(x) for x in entry.uris), codename not in entry.suites
+
+    usable = [x for x in entries if {"main", component} & set(x.components) and not all(doubts(x))]
+    return min(usable, key=doubts, default=None)
 
 
 def _run(command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=APT_SECONDS
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=APT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise AptError(f"{command[0]} took longer than {APT_SECONDS} s") from None
@@ -103,17 +122,20 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def fetch(pinned: dict[str, Any], folder: Path, etc: Path = Path("/etc")) -> Path:
-    """Download the pinned source archive into ``folder`` and return its path; raise AptError saying why not.
+    """Download the pinned source archive into ``folder`` and return its path; AptError: why not.
 
     ``pinned`` is the ``[apt]`` table of lwip.toml. Works as root and without.
     """
     if shutil.which("apt-get") is None:
         raise AptError("there is no apt-get on this machine")
-    name = next((x for x in distribution(etc / "os-release") if x in pinned), None)
+    system = os_release(etc / "os-release")
+    names = [system.get("ID", ""), *system.get("ID_LIKE", "").split()]
+    name = next((x for x in names if isinstance(pinned.get(x), dict)), None)
     if name is None:
         raise AptError("this distribution is neither Debian nor Ubuntu")
     component = pinned[name]["component"]
-    entry = archive_entry(system_entries(etc / "apt"), name, component)
+    codename = system.get("UBUNTU_CODENAME") or system.get("VERSION_CODENAME", "")
+    entry = archive_entry(system_entries(etc / "apt"), name, codename, component)
     if entry is None:
         raise AptError(f"no archive of {name} is configured in {etc}/apt")
     failures = []
@@ -125,13 +147,16 @@ def fetch(pinned: dict[str, Any], folder: Path, etc: Path = Path("/etc")) -> Pat
     raise AptError("; ".join(failures) or f"no suite of {name} is known to carry it")
 
 
-def _fetch_suite(pinned: dict[str, Any], entry: Entry, suite: str, component: str, folder: Path) -> Path:
+def _fetch_suite(
+    pinned: dict[str, Any], entry: Entry, suite: str, component: str, folder: Path
+) -> Path:
     for part in ("lists/partial", "cache/archives/partial", "state"):
         (folder / part).mkdir(parents=True)
     sources = folder / "private.sources"  # apt takes the format from the name
     signed_by = f"Signed-By: {entry.signed_by}\n" if entry.signed_by else ""
     sources.write_text(
-        f"Types: deb-src\nURIs: {' '.join(entry.uris)}\nSuites: {suite}\nComponents: {component}\n{signed_by}",
+        f"Types: deb-src\nURIs: {' '.join(entry.uris)}\nSuites: {suite}\n"
+        f"Components: {component}\n{signed_by}",
         encoding="utf-8",
     )
     command = [
@@ -149,8 +174,11 @@ def _fetch_suite(pinned: dict[str, Any], entry: Entry, suite: str, component: st
         f"-oAcquire::https::Timeout={CONNECT_SECONDS}",
     ]
     _run([*command, "-oAPT::Update::Error-Mode=any", "update"], folder)
-    _run([*command, "source", "--download-only", "--tar-only", "-t", suite, pinned["package"]], folder)
-    archive = folder / pinned["file"]
+    _run(
+        [*command, "source", "--download-only", "--tar-only", "-t", suite, pinned["package"]],
+        folder,
+    )
+    archive = folder / str(pinned["file"])
     if not archive.is_file():
         found = ", ".join(x.name for x in folder.glob(f"{pinned['package']}_*")) or "nothing"
         raise AptError(f"it carries {found}, not {pinned['file']}")

@@ -1,4 +1,4 @@
-"""Brings lwIP's source into ``vendor/lwip/src`` and makes sure that it is the one that is pinned in ``lwip.toml``.
+"""Brings lwIP's source into ``vendor/lwip/src``: the one that ``lwip.toml`` pins, and no other.
 
 Standard library only: this runs before anything is installed.
 """
@@ -25,7 +25,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import lwip_apt
 
@@ -39,8 +39,11 @@ MAX_UNPACKED = 128 << 20
 MAX_FILE = 2 << 20
 MAX_MEMBERS = 20_000
 
-# lwIP's members all look like `lwip-2.2.1/src/core/tcp.c`; anything else is not written, so no name can lead out.
-_MEMBER = re.compile(r"(?:\./)?(?:[A-Za-z0-9._+-]+/)?(?:src/((?:core|include)/[A-Za-z0-9_/-]+\.[ch])|(COPYING))")
+# lwIP's members all look like `lwip-2.2.1/src/core/tcp.c`; anything else is not written, so no name
+# can lead out.
+_MEMBER = re.compile(
+    r"(?:\./)?(?:[A-Za-z0-9._+-]+/)?(?:src/((?:core|include)/[A-Za-z0-9_/-]+\.[ch])|(COPYING))"
+)
 
 
 class SourceError(Exception):
@@ -63,7 +66,9 @@ def tree_hash(source: Path) -> str:
     ]
     total = hashlib.sha256()
     for name in sorted(names):
-        total.update(f"{hashlib.sha256((source / name).read_bytes()).hexdigest()}  {name}\n".encode())
+        total.update(
+            f"{hashlib.sha256((source / name).read_bytes()).hexdigest()}  {name}\n".encode()
+        )
     return total.hexdigest()
 
 
@@ -79,17 +84,17 @@ def verify(source: Path) -> None:
     found = tree_hash(source)
     if found != pinned["tree"]:
         raise SourceError(
-            f"its core and include folders have the hash {found}, not {pinned['tree']} as lwip.toml "
-            f"pins it: this is not lwIP {pinned['version']}, or it was changed"
+            f"its core and include folders have the hash {found}, and lwip.toml pins "
+            f"{pinned['tree']}: this is not lwIP {pinned['version']}, or it was changed"
         )
     if notice_hash(source) != pinned["notice"]:
         raise SourceError("lwIP's notice (COPYING) is missing or is not the pinned one")
 
 
 class _Bounded(io.RawIOBase):
-    """A reader that refuses to give more than ``MAX_UNPACKED`` bytes: an archive is not trusted before its hash."""
+    """A reader of at most ``MAX_UNPACKED`` bytes: an archive is not trusted before its hash."""
 
-    def __init__(self, inner: IO[bytes]) -> None:
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
         self._left = MAX_UNPACKED
 
@@ -97,7 +102,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._inner.read(size if 0 <= size <= self._left else self._left + 1)
+        data: bytes = self._inner.read(size if 0 <= size <= self._left else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
             raise SourceError(f"the archive unpacks to more than {MAX_UNPACKED >> 20} MiB")
@@ -115,8 +120,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, bytes]]:
                     yield entry.filename, file.read(MAX_FILE + 1)
 
 
-def _tar_members(plain: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=_Bounded(plain), mode="r|") as opened:  # type: ignore[call-overload]
+def _tar_members(plain: Any) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=_Bounded(plain), mode="r|") as opened:
         for number, entry in enumerate(opened):
             if number >= MAX_MEMBERS:
                 raise SourceError(f"the archive has more than {MAX_MEMBERS} members")
@@ -143,10 +148,11 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Write the wanted files of ``archive`` to the empty folder ``target``; raise SourceError if it is no such archive.
+    """Write the wanted files of ``archive`` to the empty folder ``target``.
 
-    Only lwIP's C files, headers and notice are taken, by names that cannot lead out of ``target``; sizes and counts are
-    bounded. Line ends become LF, as in upstream's repository: release archives have been made on Windows too.
+    Only lwIP's C files, headers and notice are taken, by names that cannot lead out of ``target``;
+    sizes and counts are bounded. Line ends become LF, as in upstream's repository: release archives
+    have been made on Windows too. SourceError: it is no archive, or none of lwIP.
     """
     total = 0
     try:
@@ -159,14 +165,21 @@ def unpack(archive: Path, target: Path) -> None:
             path = target / (match[1] or match[2])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.replace(b"\r\n", b"\n"))
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, EOFError, OSError, NotImplementedError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+    ) as error:
         raise SourceError(f"it cannot be unpacked: {error}") from error
     if total == 0:
         raise SourceError("it holds no lwIP source (no src/core, no src/include)")
 
 
 def install(archive: Path, destination: Path = SOURCE) -> None:
-    """Unpack and verify ``archive``, then put it at ``destination`` in one step; two at once do no harm."""
+    """Unpack and verify ``archive``, then put it at ``destination`` in one step, race-free."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".src-", dir=destination.parent) as folder:
         fresh = Path(folder) / "src"
@@ -182,7 +195,7 @@ def install(archive: Path, destination: Path = SOURCE) -> None:
 
 
 def download(url: str, target: Path) -> None:
-    """Fetch ``url`` into the file ``target``; raise SourceError saying why not. Connecting may take 5 s, no more."""
+    """Fetch ``url`` into the file ``target``; SourceError says why not. Connecting may take 5 s."""
     opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def connect() -> None:
@@ -191,7 +204,8 @@ def download(url: str, target: Path) -> None:
         except Exception as error:
             opened.put(error)
 
-    # In a thread, because a resolver that does not answer knows no time limit, and every address has its own.
+    # In a thread, because a resolver that does not answer knows no time limit, and every address
+    # has its own.
     threading.Thread(target=connect, daemon=True).start()
     try:
         response = opened.get(timeout=CONNECT_SECONDS)
@@ -199,7 +213,9 @@ def download(url: str, target: Path) -> None:
         raise SourceError(f"no answer within {CONNECT_SECONDS:.0f} s") from None
     if isinstance(response, Exception):
         reason = response.reason if isinstance(response, urllib.error.URLError) else response
-        code = f"HTTP status {response.code}: " if isinstance(response, urllib.error.HTTPError) else ""
+        code = (
+            f"HTTP status {response.code}: " if isinstance(response, urllib.error.HTTPError) else ""
+        )
         raise SourceError(f"{code}{reason}") from response
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     size = 0
@@ -237,14 +253,15 @@ def _origins(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def fetch(destination: Path = SOURCE) -> str:
-    """Make sure that ``destination`` holds the pinned source; return where it came from. Raise SourceError if not."""
+    """Make sure that ``destination`` holds the pinned source; return where it came from."""
     pinned = pin()
     if destination.is_dir():
         try:
             verify(destination)
         except SourceError as error:
             raise SourceError(
-                f"lwIP's source in {destination} cannot be used: {error}. Remove that folder to have it fetched again."
+                f"lwIP's source in {destination} cannot be used: {error}. Remove that folder to "
+                "have it fetched again."
             ) from error
         return "already there"
     named = os.environ.get("LWIP_ARCHIVE")
@@ -253,8 +270,9 @@ def fetch(destination: Path = SOURCE) -> str:
             install(Path(named), destination)
         except (SourceError, OSError) as error:
             raise SourceError(
-                f"The archive {named}, named by LWIP_ARCHIVE, cannot be used: {error}. Give the release archive of lwIP "
-                f"{pinned['version']}, or unset LWIP_ARCHIVE to have it fetched."
+                f"The archive {named}, named by LWIP_ARCHIVE, cannot be used: {error}. Give the "
+                f"release archive of lwIP {pinned['version']}, or unset LWIP_ARCHIVE to have it "
+                "fetched."
             ) from error
         return f"the archive {named}"
     failures = []
@@ -271,8 +289,8 @@ def fetch(destination: Path = SOURCE) -> str:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise SourceError(
-        f"lwIP {pinned['version']} is needed to build zks_lwip, and none of its origins could give it:\n"
+        f"lwIP {pinned['version']} is needed to build zks_lwip, and no origin could give it:\n"
         + "\n".join(failures)
-        + "\nConnect this machine to the network and try again, or bring one of these archives here by other means and "
-        "name it: LWIP_ARCHIVE=/path/to/archive"
+        + "\nConnect this machine to the network and try again, or bring one of these archives "
+        "here by other means and name it: LWIP_ARCHIVE=/path/to/archive"
     )

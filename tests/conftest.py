@@ -1,0 +1,41 @@
+"""What holds for all tests: which of them were skipped is said at the end, and why it matters."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+END_TO_END = "tests/netns/"
+
+
+def _skipped_end_to_end(config: pytest.Config) -> list[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return []
+    return [x.nodeid for x in reporter.stats.get("skipped", []) if x.nodeid.startswith(END_TO_END)]
+
+
+def _must_not_skip() -> bool:
+    """As root in CI nothing is missing, so a skipped end-to-end test is a mistake."""
+    return os.environ.get("CI") == "true" and hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if (
+        _must_not_skip()
+        and _skipped_end_to_end(session.config)
+        and exitstatus == pytest.ExitCode.OK
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    skipped = _skipped_end_to_end(config)
+    if skipped and _must_not_skip():
+        terminalreporter.section("end-to-end tests skipped as root in CI: this run fails", red=True)
+        for name in skipped:
+            terminalreporter.line(name)
