@@ -1,0 +1,252 @@
+"""TUN devices of Linux (Documentation/networking/tuntap.rst).
+
+Only what makes a device: name, MTU, queue length, offloads, a non-blocking descriptor. Addresses,
+routes and "up" are the business of :mod:`zks_lwip.host`.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import fcntl
+import os
+import platform
+import socket
+import struct
+from dataclasses import dataclass, field
+
+from zks_lwip.device._netns import run_in_netns
+from zks_lwip.errors import ConfigError, DeviceError, PrivilegeError
+
+__all__ = ["MTU_MAX", "MTU_MIN", "NODE", "QUEUE_LENGTH", "Offload", "TunDevice", "open_tun"]
+
+NODE = "/dev/net/tun"
+# IPv6 needs 1280 (RFC 8200 §5); an IPv4 packet cannot be longer than 65535.
+MTU_MIN = 1280
+MTU_MAX = 65535
+# Little queue anywhere: the default of 500 packets is 32 MB of bufferbloat with 64 KB packets.
+QUEUE_LENGTH = 64
+# struct virtio_net_hdr, without num_buffers.
+VNET_HEADER_SIZE = 10
+
+
+class Offload(enum.IntFlag):
+    """What the kernel may leave undone in packets that it gives us (linux/if_tun.h, ``TUN_F_``)."""
+
+    NONE = 0
+    CSUM = 0x01
+    TSO4 = 0x02
+    TSO6 = 0x04
+    TSO_ECN = 0x08
+
+
+ALL_OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+# Refuse a device that exists, instead of joining it.
+_IFF_TUN_EXCL = 0x8000
+_IFNAMSIZ = 16
+_SIOCSIFMTU = 0x8922
+_SIOCSIFTXQLEN = 0x8943
+
+
+def _iow(number: int, size: int) -> int:
+    """``_IOW('T', number, size)``: these architectures number the direction differently
+    (asm/ioctl.h).
+    """
+    write = 4 << 29 if platform.machine().startswith(("mips", "ppc", "sparc", "alpha")) else 1 << 30
+    return write | size << 16 | ord("T") << 8 | number
+
+
+_TUNSETIFF = _iow(202, 4)
+_TUNSETOFFLOAD = _iow(208, 4)
+_TUNSETVNETHDRSZ = _iow(216, 4)
+
+
+@dataclass(slots=True)
+class TunDevice:
+    """An open TUN device; it vanishes from the system when closed.
+
+    Every read gives one IP packet, every write takes one; with ``vnet_hdr`` each is preceded by a
+    ``virtio_net_hdr`` of :attr:`vnet_header_size` bytes in the byte order of the machine.
+    """
+
+    fd: int
+    """Non-blocking, close-on-exec; -1 once closed."""
+    name: str
+    """The name of the interface."""
+    mtu: int
+    """Bytes, 1280 to 65535."""
+    vnet_hdr: bool = False
+    """Packets carry a ``virtio_net_hdr``, in both directions."""
+    offloads: Offload = Offload.NONE
+    """What is left undone in packets from the kernel; NONE without ``vnet_hdr``."""
+    vnet_header_size: int = field(default=0)
+    """Bytes of that header; 0 without ``vnet_hdr``."""
+
+    def close(self) -> None:
+        """Close the descriptor, and so remove the interface; twice is harmless."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> TunDevice:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def check_name(name: str) -> str:
+    """An interface name that Linux takes (``dev_valid_name``), and that needs no quoting anywhere.
+
+    :raises ConfigError: empty, longer than 15 bytes, or with a character that is not a letter,
+    digit, ``.-_``.
+    """
+    good = (
+        name.isascii() and all(c.isalnum() or c in "-_." for c in name) and name not in (".", "..")
+    )
+    if not good or not 0 < len(name) < _IFNAMSIZ or name.startswith("-"):
+        raise ConfigError(
+            f"{name!r} cannot be the name of an interface: 1 to 15 letters, digits, '-', '_' or '.'"
+        )
+    return name
+
+
+def check_mtu(mtu: int) -> int:
+    """:raises ConfigError: the MTU is outside 1280 to 65535."""
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        raise ConfigError(f"an MTU of {mtu} cannot be used: it must be {MTU_MIN} to {MTU_MAX}")
+    return mtu
+
+
+def open_tun(
+    name: str = "zks0",
+    *,
+    mtu: int = 1500,
+    netns: str | None = None,
+    vnet_hdr: bool = False,
+    queue_length: int = QUEUE_LENGTH,
+    node: str = NODE,
+) -> TunDevice:
+    """Make a TUN device, down and without addresses, in a network namespace.
+
+    ``netns`` is a name of ``ip netns``, a path, or None for the caller's own; ``mtu`` in bytes,
+    1280 to 65535; ``queue_length`` in packets; ``node`` the character device to open. Where the
+    kernel does not know one of the offloads, ``vnet_hdr`` is had without it (see
+    :attr:`TunDevice.offloads`).
+
+    :raises ConfigError: name or MTU cannot be used.
+    :raises PrivilegeError: CAP_NET_ADMIN is missing, or the node may not be opened.
+    :raises DeviceError: no such node, the name is taken, or the kernel refuses for another reason.
+    """
+    check_name(name)
+    check_mtu(mtu)
+    return run_in_netns(netns, _open_here, name, mtu, vnet_hdr, queue_length, node)
+
+
+def _open_here(name: str, mtu: int, vnet_hdr: bool, queue_length: int, node: str) -> TunDevice:
+    # The device is born in the namespace of the thread that opens the node, not of the one that
+    # names it.
+    try:
+        fd = os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _explain_open(node, error) from error
+    device = TunDevice(fd, name, mtu)
+    try:
+        _create(device, vnet_hdr)
+        _tune(device, queue_length)
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _create(device: TunDevice, vnet_hdr: bool) -> None:
+    flags = _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL | (_IFF_VNET_HDR if vnet_hdr else 0)
+    request = struct.pack("16sH22x", device.name.encode(), flags)
+    try:
+        fcntl.ioctl(device.fd, _TUNSETIFF, request)
+    except OSError as error:
+        raise _explain_create(device.name, error) from error
+    if vnet_hdr:
+        set_offloads(device)
+
+
+def set_offloads(device: TunDevice) -> None:
+    """Tell the kernel which offloads we take on a device made with ``IFF_VNET_HDR``; records what
+    it granted.
+    """
+    try:
+        fcntl.ioctl(device.fd, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_SIZE))
+        device.vnet_hdr = True
+        device.vnet_header_size = VNET_HEADER_SIZE
+        for offloads in (ALL_OFFLOADS, Offload.CSUM, Offload.NONE):
+            try:
+                fcntl.ioctl(device.fd, _TUNSETOFFLOAD, int(offloads))
+            except OSError as error:
+                if error.errno != errno.EINVAL or offloads is Offload.NONE:
+                    raise
+            else:
+                device.offloads = offloads
+                return
+    except OSError as error:
+        raise DeviceError(f"cannot set the offloads of {device.name}: {error.strerror}") from error
+
+
+def _tune(device: TunDevice, queue_length: int) -> None:
+    settings = ((_SIOCSIFMTU, "MTU", device.mtu), (_SIOCSIFTXQLEN, "queue length", queue_length))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, what, value in settings:
+            try:
+                fcntl.ioctl(control, request, struct.pack("16si20x", device.name.encode(), value))
+            except OSError as error:
+                raise DeviceError(
+                    f"cannot set the {what} of {device.name} to {value}: {error.strerror}"
+                ) from error
+
+
+def _explain_open(node: str, error: OSError) -> DeviceError | PrivilegeError:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return DeviceError(
+            f"{node} is not there ({error.strerror}): load the module (`modprobe tun`); in a "
+            "container pass the device "
+            "(`--device /dev/net/tun`)"
+        )
+    if error.errno == errno.EACCES:
+        return PrivilegeError(
+            f"{node} may not be opened ({error.strerror}): run it as root, or make the node usable "
+            "for everybody, as "
+            f"distributions do (`chmod 0666 {node}`)"
+        )
+    if error.errno == errno.EPERM:
+        return PrivilegeError(
+            f"{node} may not be opened ({error.strerror}): the container's device list forbids it; "
+            "start it with "
+            "`--device /dev/net/tun`"
+        )
+    return DeviceError(f"cannot open {node}: {error.strerror}")
+
+
+def _explain_create(name: str, error: OSError) -> DeviceError | PrivilegeError:
+    if error.errno in (errno.EBUSY, errno.EEXIST):
+        return DeviceError(
+            f"the interface name {name} is taken: is another instance running? (`ip link show "
+            f"{name}`; "
+            "another name with `--tun NAME`)"
+        )
+    if error.errno == errno.EPERM:
+        return PrivilegeError(
+            f"the interface {name} may not be made ({error.strerror}): that needs root or "
+            "CAP_NET_ADMIN (in a "
+            "container `--cap-add NET_ADMIN`); `run -- COMMAND` needs neither"
+        )
+    if error.errno == errno.EINVAL:
+        # An interface of another kind has the name already (the kernel looks for a TUN of that name
+        # first).
+        return DeviceError(
+            f"the interface {name} cannot be made: is the name taken? (`ip link show {name}`)"
+        )
+    return DeviceError(f"the interface {name} cannot be made: {error.strerror}")
