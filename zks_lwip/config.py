@@ -154,12 +154,10 @@ class VpnConfig:
                 f"--netns {self.netns!r} is no namespace name: give one that `ip netns list` "
                 "shows, without a path."
             )
-        if not 576 <= self.mtu <= 65535:
-            raise ConfigError(f"--mtu {self.mtu} is out of range: give 576 to 65535.")
-        if self.mtu < 1280 and self.ipv6 is not Ipv6.BLOCK:
+        if not 1280 <= self.mtu <= 65535:
             raise ConfigError(
-                f"--mtu {self.mtu} is below 1280, which IPv6 needs (RFC 8200 §5): give a larger "
-                "one, or --ipv6 block."
+                f"--mtu {self.mtu} is out of range: give 1280 (which IPv6 needs, RFC 8200 §5) to "
+                "65535."
             )
         if not 1 <= self.max_flows <= 65536:
             raise ConfigError(f"--max-flows {self.max_flows} is out of range: give 1 to 65536.")
