@@ -1,0 +1,68 @@
+"""The stream that trio-websocket is given: it counts, remembers when the peer was last heard, and
+receives straight into the buffer of :class:`~zks_lwip.tunnel.masking.FramedConnection`."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import trio
+from wsproto import WSConnection
+
+from .masking import FramedConnection
+
+__all__ = ["Wire"]
+
+# What one receive asks for where it cannot go straight into the protocol's buffer (TLS).
+_RECEIVE_BYTES = 256 * 1024
+
+
+class Wire(trio.abc.Stream):
+    """``stream`` as a WebSocket carrier. ``first`` is what has been received from it already."""
+
+    def __init__(self, stream: trio.abc.Stream, protocol: WSConnection, first: bytes = b"") -> None:
+        self.stream = stream
+        #: When anything last came from the peer, by trio's clock.
+        self.heard = trio.current_time()
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._first = first
+        self._protocol = protocol if isinstance(protocol, FramedConnection) else None
+        # TLS gives its own bytes objects; a socket can write to where we want it.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+
+    async def send_all(self, data: Any) -> None:
+        await self.stream.send_all(data)
+        self.bytes_sent += len(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._first:
+            await trio.lowlevel.checkpoint()
+            first, self._first = self._first, b""
+            return first
+        buffer = None
+        if self._socket is not None and self._protocol is not None:
+            buffer = self._protocol.get_buffer()
+        if buffer is None:
+            data: Any = await self.stream.receive_some(_RECEIVE_BYTES)
+        else:
+            data = buffer[: await self._receive_into(buffer)]
+        if data:
+            self.heard = trio.current_time()
+            self.bytes_received += len(data)
+        return data  # type: ignore[no-any-return]
+
+    async def _receive_into(self, buffer: memoryview) -> int:
+        assert self._socket is not None
+        try:
+            return await self._socket.recv_into(buffer)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                raise trio.ClosedResourceError("this socket was already closed") from None
+            raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()

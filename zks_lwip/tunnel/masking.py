@@ -1,0 +1,381 @@
+"""WebSocket framing in C, put under wsproto and trio-websocket: the one place where that is done.
+
+Why: wsproto 1.3 masks with four strided ``bytes.translate`` passes and copies a payload five times
+on its way out and four times on its way in; a tunnel that does nothing but move bytes spends most
+of its time there. Here a binary message is sent as a frame that C builds in one pass (header, key
+and masked payload), and is received in the buffer that the socket wrote it to, unmasked in place.
+
+How: :class:`FramedConnection` is a ``wsproto.WSConnection``. The opening handshake, control frames,
+text, fragmented messages, oversized and malformed frames all go through wsproto's own code, so
+that nothing but the fast path is ours; RFC 6455 §5.3's masking key comes from ``os.urandom`` for
+every frame.
+
+When not: :func:`make_protocol` gives wsproto's own class if a self-check, run once, finds that
+wsproto no longer behaves as it did, or that the extension module is missing. Everything then still
+works, at wsproto's speed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    RejectConnection,
+    RejectData,
+    Request,
+)
+from wsproto.utilities import RemoteProtocolError
+
+try:
+    from zks_lwip._lwip import ffi, lib
+except ImportError as _error:  # not built: wsproto's own framing serves, slowly
+    _missing: ImportError | None = _error
+    ffi = lib = None
+else:
+    _missing = None
+
+__all__ = ["FramedConnection", "frame", "make_protocol", "unmask"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+log = logging.getLogger(__name__)
+
+_BINARY = 0x2
+_FIN_BINARY = 0x82
+_MASKED = 0x80
+_LENGTH = 0x7F
+_MAX_HEADER = 14
+
+_FIRST_BUFFER = 16 * 1024
+_BULK_BUFFER = 512 * 1024
+_MIN_ROOM = 4 * 1024
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_MAX_HEAD = 64 * 1024
+
+
+def frame(payload: Buffer, key: bytes | None, out: bytearray, *, opcode: int = _BINARY) -> int:
+    """Write one whole frame to ``out`` (at least 14 bytes longer than the payload); its length.
+
+    ``key`` is the masking key, 4 bytes, or None for a server's unmasked frame (RFC 6455 §5.2).
+    Raises ValueError if the sizes are wrong.
+    """
+    source = ffi.from_buffer(payload)
+    if len(out) < len(source) + _MAX_HEADER or (key is not None and len(key) != 4):
+        raise ValueError("a frame needs 14 bytes more than its payload, and a key of 4 bytes")
+    target = ffi.from_buffer(out, require_writable=True)
+    key_in = ffi.NULL if key is None else key
+    return int(lib.zks_ws_frame(target, opcode, source, len(source), key_in))
+
+
+def unmask(data: Buffer, key: bytes) -> None:
+    """Mask or unmask ``data`` (writable) in place with a key of 4 bytes (RFC 6455 §5.3)."""
+    if len(key) != 4:
+        raise ValueError(f"a masking key has 4 bytes, not {len(key)}")
+    view = ffi.from_buffer(data, require_writable=True)
+    lib.zks_ws_mask(view, view, len(view), key, 0)
+
+
+def _in_use(buffer: bytearray) -> bool:
+    """Whether somebody holds a memoryview of ``buffer``: it can then not be resized."""
+    try:
+        buffer.append(0)
+    except BufferError:
+        return True
+    buffer.pop()
+    return False
+
+
+class FramedConnection(WSConnection):
+    """A ``WSConnection`` whose whole binary messages take the short way.
+
+    ``on_message``, while set, is called with every binary message, synchronously, from
+    :meth:`events`, instead of that giving a ``BytesMessage``: a memoryview that is valid as long as
+    it is held, into a buffer that is used again once nobody holds it. It must not raise. A message
+    of more than ``max_message`` bytes is never assembled here; wsproto gives it out in pieces, and
+    trio-websocket then closes with 1009.
+    """
+
+    def __init__(self, connection_type: ConnectionType, max_message: int = 1 << 20) -> None:
+        super().__init__(connection_type)
+        self.on_message: Callable[[memoryview], None] | None = None
+        self.max_message = max_message
+        #: The answer that was no upgrade, once it has come (client).
+        self.rejection: RejectConnection | None = None
+        #: Why the opening handshake failed, if the answer broke the rules.
+        self.handshake_error: str | None = None
+        self._breach = False  # the peer broke RFC 6455, and has not been told yet
+        self._head = bytearray()
+        self._send_buffer = bytearray(_FIRST_BUFFER)
+        self._buffer = bytearray(_FIRST_BUFFER)
+        self._start = 0  # of what has not been parsed
+        self._end = 0  # of what has been received
+        self._needed = 0  # bytes from _start that the frame in progress has in all, if known
+        self._filled = False  # the last receive filled all the room
+        self._slow = 0  # bytes of the current frame that still go to wsproto
+        self._fragmented = False  # wsproto is inside a fragmented message
+        self._pieces: list[bytes] = []
+        self._pieces_size = 0
+        self._dead = False
+
+    @property
+    def state(self) -> ConnectionState:
+        """As ``WSConnection.state``; REMOTE_CLOSING once the peer broke RFC 6455.
+
+        wsproto leaves the state OPEN then, and trio-websocket says nothing to the peer. In this
+        state it answers with the status that wsproto gave (RFC 6455 §7.1.7).
+        """
+        if self._breach:
+            return ConnectionState.REMOTE_CLOSING
+        return super().state
+
+    # sending
+
+    def send(self, event: Event) -> Any:
+        """As ``WSConnection.send``; a frame from C is a memoryview, valid as long as it is held."""
+        if (
+            type(event) is BytesMessage
+            and event.message_finished
+            and self.connection is not None
+            and self.state is ConnectionState.OPEN
+        ):
+            return self._frame(event.data)
+        if isinstance(event, CloseConnection):
+            self._breach = False
+        return super().send(event)
+
+    def _frame(self, payload: Buffer) -> memoryview:
+        needed = memoryview(payload).nbytes + _MAX_HEADER
+        if needed > len(self._send_buffer) or _in_use(self._send_buffer):
+            self._send_buffer = bytearray(max(needed, _FIRST_BUFFER))
+        key = os.urandom(4) if self.client else None
+        length = frame(payload, key, self._send_buffer)
+        return memoryview(self._send_buffer)[:length]
+
+    # receiving
+
+    def get_buffer(self) -> memoryview | None:
+        """Room to receive into; give what was filled to :meth:`receive_data`, as a part of it.
+
+        None during the opening handshake: then give ``receive_data`` bytes, as one always may.
+        """
+        if self.connection is None:
+            return None
+        self._make_room(_MIN_ROOM)
+        return memoryview(self._buffer)[self._end :]
+
+    def receive_data(self, data: Any) -> None:
+        """As ``WSConnection.receive_data``; takes any bytes-like object, and releases its own."""
+        if data is None:
+            super().receive_data(None)
+        elif isinstance(data, memoryview) and data.obj is self._buffer:
+            self._end += len(data)
+            data.release()  # or the caller's variable would keep the buffer in use
+            self._filled = self._end == len(self._buffer)
+        elif self.connection is None:
+            self._receive_handshake(data)
+        else:
+            self._append(data)
+
+    def _append(self, data: Buffer) -> None:
+        size = memoryview(data).nbytes
+        self._make_room(size)
+        self._buffer[self._end : self._end + size] = data
+        self._end += size
+        self._filled = False
+
+    def _receive_handshake(self, data: bytes) -> None:
+        """Give wsproto the HTTP head alone, so that the frames that follow it come to us."""
+        searched = max(0, len(self._head) - 2)
+        self._head += data
+        found = _HEAD_END.search(self._head, searched)
+        if found is None and len(self._head) < _MAX_HEAD:
+            return
+        end = len(self._head) if found is None else found.end()
+        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
+        self._head.clear()
+        try:
+            super().receive_data(head)
+        except RemoteProtocolError as error:
+            self.handshake_error = str(error)
+            if self.client:  # trio-websocket would send the hint, an HTTP response, to a server
+                raise RemoteProtocolError(str(error)) from None
+            raise
+        if rest and self.connection is not None:
+            self._append(rest)
+
+    def _make_room(self, size: int) -> None:
+        """Have ``size`` bytes free after ``_end``, and the whole frame in progress fit."""
+        held = self._end - self._start
+        wanted = max(held + size, self._needed)
+        capacity = len(self._buffer)
+        if self._filled and capacity < _BULK_BUFFER:
+            wanted = max(wanted, min(2 * capacity, _BULK_BUFFER))
+            self._filled = False
+        if held and self._start + wanted <= capacity:
+            return
+        if wanted > capacity or _in_use(self._buffer):
+            fresh = bytearray(max(wanted, capacity))
+            fresh[:held] = memoryview(self._buffer)[self._start : self._end]
+            self._buffer = fresh
+        elif held:
+            self._buffer[:held] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, held
+
+    def events(self) -> Generator[Event, None, None]:
+        """As ``WSConnection.events``."""
+        for event in self.handshake.events():
+            if isinstance(event, RejectConnection):
+                # The status is all that is wanted; a body may be without end.
+                self.rejection = event
+                yield RejectConnection(event.status_code, event.headers, has_body=False)
+            elif not isinstance(event, RejectData):
+                yield event
+        if self.connection is not None:
+            yield from self._parse()
+
+    def _parse(self) -> Generator[Event, None, None]:
+        own_mask = 0 if self.client else _MASKED
+        while not self._dead:
+            buffer, start = self._buffer, self._start
+            held = self._end - start
+            if self._slow:
+                if not held:
+                    return
+                part = min(held, self._slow)
+                self._start += part
+                self._slow -= part
+                yield from self._through_wsproto(bytes(memoryview(buffer)[start : start + part]))
+                continue
+            if held < 2:
+                return
+            first, second = buffer[start], buffer[start + 1]
+            header = 2 + (4 if second & _MASKED else 0)
+            size = second & _LENGTH
+            if size >= 126:
+                header += 2 if size == 126 else 8
+            if held < header:
+                return
+            shortest = 0
+            if size == 126:
+                size, shortest = struct.unpack_from("!H", buffer, start + 2)[0], 126
+            elif size == 127:
+                size, shortest = struct.unpack_from("!Q", buffer, start + 2)[0], 1 << 16
+            if (
+                first != _FIN_BINARY
+                or second & _MASKED != own_mask
+                or size < shortest
+                or size > self.max_message
+                or self._fragmented
+            ):
+                self._slow = header + size
+                if not first & 0x08:
+                    self._fragmented = not first & 0x80
+                continue
+            if held < header + size:
+                self._needed = header + size
+                return
+            self._needed = 0
+            self._start = start + header + size
+            message = memoryview(buffer)[start + header : self._start]
+            if own_mask:
+                unmask(message, bytes(buffer[start + header - 4 : start + header]))
+            if self.on_message is None:
+                yield BytesMessage(data=bytes(message))
+            else:
+                self.on_message(message)
+            del message
+        self._start = self._end = 0
+
+    def _through_wsproto(self, data: bytes) -> Generator[Event, None, None]:
+        connection = self.connection
+        assert connection is not None
+        if connection.state is ConnectionState.CLOSED:
+            self._dead = True
+            return
+        connection.receive_data(data)
+        for event in connection.events():
+            if isinstance(event, CloseConnection):
+                self._dead = True
+                self._breach = connection.state is ConnectionState.OPEN
+                yield event
+            elif isinstance(event, Ping) and connection.state is not ConnectionState.OPEN:
+                log.debug("ping after our Close: not answered")
+            elif isinstance(event, BytesMessage) and self.on_message is not None:
+                yield from self._collect(event)
+            else:
+                yield event
+
+    def _collect(self, event: BytesMessage) -> Generator[Event, None, None]:
+        """Put the pieces of a message that came the long way together for ``on_message``."""
+        self._pieces.append(bytes(event.data))
+        self._pieces_size += len(event.data)
+        too_big = self._pieces_size > self.max_message
+        if not too_big and not event.message_finished:
+            return
+        whole = b"".join(self._pieces)
+        self._pieces.clear()
+        self._pieces_size = 0
+        if too_big or self.on_message is None:
+            yield BytesMessage(data=whole)
+        else:
+            self.on_message(memoryview(whole))
+
+
+def make_protocol(connection_type: ConnectionType, max_message: int = 1 << 20) -> WSConnection:
+    """The protocol object for a ``trio_websocket.WebSocketConnection``: ours, or wsproto's own."""
+    if _usable():
+        return FramedConnection(connection_type, max_message)
+    return WSConnection(connection_type)
+
+
+_checked: bool | None = None
+
+
+def _usable() -> bool:
+    global _checked
+    if _checked is None:
+        why = "the extension module is not built" if _missing is not None else _self_check()
+        _checked = why is None
+        if why is not None:
+            log.warning("WebSocket framing in C is off: %s; bulk transfers are slower", why)
+    return _checked
+
+
+def _self_check() -> str | None:
+    """Send messages between ours and wsproto's own, both ways; None if all is well, or why not."""
+    payload = bytes(range(256)) * 300
+    try:
+        for ours in (ConnectionType.CLIENT, ConnectionType.SERVER):
+            mine: WSConnection = FramedConnection(ours)
+            other = WSConnection(
+                ConnectionType.SERVER if ours is ConnectionType.CLIENT else ConnectionType.CLIENT
+            )
+            client, server = (mine, other) if mine.client else (other, mine)
+            server.receive_data(client.send(Request(host="check", target="/")))
+            (request,) = server.events()
+            client.receive_data(server.send(AcceptConnection()))
+            (accepted,) = client.events()
+            if type(request) is not Request or type(accepted) is not AcceptConnection:
+                return "wsproto's opening handshake has changed"
+            for sender, receiver in ((mine, other), (other, mine)):
+                for size in (0, 1, 125, 126, 65535, 65536, len(payload)):
+                    receiver.receive_data(bytes(sender.send(BytesMessage(data=payload[:size]))))
+                    got = b"".join(event.data for event in receiver.events())  # type: ignore[attr-defined]
+                    if got != payload[:size]:
+                        return f"a message of {size} bytes came out wrong through wsproto"
+    except Exception as error:  # whatever it is, wsproto alone is the safer choice
+        return f"wsproto does not work as expected ({type(error).__name__}: {error})"
+    return None

@@ -1,0 +1,406 @@
+"""One WebSocket, as client and as server: trio-websocket with the framing of :mod:`.masking`.
+
+trio-websocket has no public way to be given a wsproto object of one's own and to be started, so
+this module is also the one that knows which of its methods do that (0.12: the constructor,
+``_reader_task``, ``_get_request``, ``_open_handshake``, ``_send``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import h11
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import BytesMessage
+from wsproto.utilities import LocalProtocolError
+
+from ..errors import ProtocolError, TunnelError
+from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
+from ._wire import Wire
+from .masking import Buffer, FramedConnection, make_protocol
+
+__all__ = [
+    "Accept",
+    "Authorize",
+    "Headers",
+    "HttpRequest",
+    "HttpResponse",
+    "UpgradeRefused",
+    "WebSocketClosed",
+    "WsConnection",
+    "accept_websocket",
+    "upgrade_websocket",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 1 << 20
+_CLOSE_TIMEOUT = 2.0
+_RECEIVE_BYTES = 256 * 1024
+ABNORMAL = 1006
+
+
+class WebSocketClosed(TunnelError):
+    """The WebSocket has ended; ``status`` 1006: without a Close frame (RFC 6455 §7.1.5)."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"the WebSocket closed with {status}{f' ({reason})' if reason else ''}")
+        self.status = status
+        self.reason = reason
+
+
+class UpgradeRefused(TunnelError):
+    """The server did not upgrade. ``status`` is HTTP's, or None if its answer was no HTTP."""
+
+    def __init__(self, status: int | None, headers: Headers, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Upgrade, with this subprotocol (one of those that the request names) or none."""
+
+    subprotocol: str | None = None
+    headers: Headers = ()
+
+
+Authorize = Callable[[HttpRequest], Accept | HttpResponse]
+
+
+class WsConnection:
+    """An open WebSocket that carries binary messages, of a client or of a server.
+
+    Made by :func:`accept_websocket` and :func:`upgrade_websocket`; its reader runs in the nursery
+    given there. Close it with :meth:`aclose`, whatever happened.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        protocol: WSConnection,
+        *,
+        max_message: int,
+        queue: int,
+        first: bytes = b"",
+        host: str | None = None,
+        path: str | None = None,
+        subprotocols: Sequence[str] = (),
+        headers: Headers = (),
+    ) -> None:
+        #: What the upgrade request said (server side).
+        self.request: HttpRequest | None = None
+        self._protocol = protocol
+        self._wire = Wire(stream, protocol, first)
+        self._ws = WebSocketConnection(
+            self._wire,
+            protocol,
+            host=host,
+            path=path,
+            client_subprotocols=subprotocols,
+            client_extra_headers=list(headers),
+            message_queue_size=queue,
+            max_message_size=max_message,
+            receive_buffer_size=_RECEIVE_BYTES,
+        )
+        self._ended = trio.Event()
+        self._failure: str = ""
+        self._rejection: ConnectionRejected | None = None
+        self._own_close: tuple[int, str] | None = None
+        self._broken = False
+        self._pinging = False
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the server selected."""
+        return self._ws.subprotocol
+
+    @property
+    def closed_status(self) -> int | None:
+        """The Close status, ours if we closed first; 1006 without one; None while it is open."""
+        if self._own_close is not None:
+            return self._own_close[0]
+        closed = self._ws.closed
+        if closed is not None:
+            return closed.code
+        return ABNORMAL if self._ended.is_set() or self._broken else None
+
+    @property
+    def closed_reason(self) -> str:
+        """The reason that came or went with the Close status; empty if none."""
+        if self._own_close is not None:
+            return self._own_close[1]
+        closed = self._ws.closed
+        return (closed.reason if closed is not None else None) or self._failure
+
+    @property
+    def last_heard(self) -> float:
+        """When anything last came from the peer (``trio.current_time``)."""
+        return self._wire.heard
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire, framing included, TLS not."""
+        return self._wire.bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire, framing included, TLS not."""
+        return self._wire.bytes_received
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """The stream below: a ``trio.SocketStream``, or a ``trio.SSLStream`` over one."""
+        return self._wire.stream
+
+    def _closed_error(self) -> WebSocketClosed:
+        return WebSocketClosed(self.closed_status or ABNORMAL, self.closed_reason)
+
+    async def send_message(self, message: Buffer) -> None:
+        """Send one binary message. Do not change it before this returns.
+
+        Raises WebSocketClosed. Cancelled half-way, it leaves the connection unusable.
+        """
+        if self.closed_status is not None:
+            raise self._closed_error()
+        try:
+            await self._ws._send(BytesMessage(data=message))  # type: ignore[arg-type]
+        except (ConnectionClosed, LocalProtocolError, trio.ClosedResourceError):
+            raise self._closed_error() from None
+        except trio.Cancelled:
+            self._broken = True
+            raise
+
+    async def receive_message(self) -> bytes:
+        """The next message; a peer that sends faster than this is called is held up.
+
+        Raises WebSocketClosed, and ProtocolError for a text message.
+        """
+        try:
+            message = await self._ws.get_message()
+        except ConnectionClosed:
+            raise self._closed_error() from None
+        if isinstance(message, str):
+            raise ProtocolError("a text message, where only binary ones are allowed")
+        return message
+
+    async def deliver(self, on_message: Callable[[memoryview], None]) -> None:
+        """Give every message to ``on_message`` as soon as it is there, until the connection ends.
+
+        For an owner that can always take a message: it is called synchronously from the task that
+        reads, without a queue and mostly without a copy, and must not raise. The memoryview stays
+        valid as long as it, or a slice of it, is held. Raises ProtocolError for a text message.
+        """
+        if isinstance(self._protocol, FramedConnection):
+            self._protocol.on_message = on_message
+        try:
+            while True:  # those that came before, and all of them without our framing
+                on_message(memoryview(await self.receive_message()))
+        except WebSocketClosed:
+            return
+        finally:
+            if isinstance(self._protocol, FramedConnection):
+                self._protocol.on_message = None
+
+    async def ping(self) -> None:
+        """Send a ping and wait for its pong, however long that takes. Raises WebSocketClosed."""
+        try:
+            await self._ws.ping()
+        except (ConnectionClosed, LocalProtocolError, trio.ClosedResourceError):
+            raise self._closed_error() from None
+
+    async def keep_alive(self, quiet: float = 15.0, patience: float = 10.0) -> None:
+        """Ping whenever nothing was heard for ``quiet`` seconds; return when the peer is dead.
+
+        It is dead if nothing is heard for ``patience`` seconds more (PROTOCOL.md §8).
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep_until(self.last_heard + quiet)
+                asked = trio.current_time()
+                if asked < self.last_heard + quiet:
+                    continue
+                if not self._pinging:
+                    self._pinging = True
+                    nursery.start_soon(self._ping_once)
+                await trio.sleep(patience)
+                if self.last_heard < asked:
+                    nursery.cancel_scope.cancel()
+                    return
+
+    async def _ping_once(self) -> None:
+        try:
+            await self.ping()
+        except WebSocketClosed as error:
+            log.debug("ping: %s", error)
+        finally:
+            self._pinging = False
+
+    async def aclose(self, status: int = 1000, reason: str = "") -> None:
+        """Close with ``status`` and ``reason`` (cut to 123 bytes); harmless if it is closed.
+
+        Takes at most two seconds, and then closes the stream without the peer's consent. Works,
+        in the same bounds, in a cancelled scope too.
+        """
+        if self._own_close is None and self.closed_status is None:
+            self._own_close = (status, reason)
+        if isinstance(self._protocol, FramedConnection):
+            self._protocol.on_message = None
+        with trio.CancelScope(deadline=trio.current_time() + _CLOSE_TIMEOUT, shield=True):
+            if not self._broken:
+                try:
+                    await self._ws.aclose(status, reason or None)
+                except LocalProtocolError as error:
+                    log.debug("close: %s", error)
+        await trio.aclose_forcefully(self._wire)
+
+    async def _read(self) -> None:
+        """trio-websocket's reader, kept from taking its nursery down with it."""
+        try:
+            await self._ws._reader_task()
+        except ConnectionRejected as error:
+            self._rejection = error
+        except Exception as error:  # hostile input may find a bug there; it costs this connection
+            self._failure = f"{type(error).__name__}: {error}"
+            log.debug("the reader of a WebSocket failed", exc_info=True)
+        finally:
+            self._ended.set()
+            # Nothing will be read any more: aclose() need not wait for the peer's Close.
+            self._ws._close_handshake.set()
+
+
+async def _first_of(*waits: Callable[[], object]) -> None:
+    """Run async functions until the first has returned."""
+
+    async def run(wait: Callable[[], object]) -> None:
+        await wait()  # type: ignore[misc]
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for wait in waits:
+            nursery.start_soon(run, wait)
+
+
+async def upgrade_websocket(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    *,
+    host: str,
+    path: str,
+    subprotocols: Sequence[str] = (),
+    headers: Headers = (),
+    max_message: int = MAX_MESSAGE,
+    queue: int = 16,
+) -> WsConnection:
+    """Ask for a WebSocket on ``stream`` (client). ``host`` is the Host header, with the port.
+
+    Never offers an extension, never follows a redirect. Raises UpgradeRefused, or WebSocketClosed
+    if the server went away; the stream is then closed. Has no time-out of its own.
+    """
+    connection = WsConnection(
+        stream,
+        make_protocol(ConnectionType.CLIENT, max_message),
+        max_message=max_message,
+        queue=queue,
+        host=host,
+        path=path,
+        subprotocols=subprotocols,
+        headers=headers,
+    )
+    opened = connection._ws._open_handshake
+    try:
+        nursery.start_soon(connection._read)
+        await _first_of(opened.wait, connection._ended.wait)
+        if opened.is_set():
+            return connection
+        protocol = connection._protocol
+        rejection = connection._rejection
+        if rejection is not None:
+            raise UpgradeRefused(rejection.status_code, rejection.headers, "no upgrade")
+        error = getattr(protocol, "handshake_error", None) or connection._failure
+        if error:
+            raise UpgradeRefused(None, (), error)
+        raise connection._closed_error()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+
+
+async def accept_websocket(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    *,
+    authorize: Authorize,
+    max_message: int = MAX_MESSAGE,
+    queue: int = 16,
+    timeout: float = 10.0,
+) -> WsConnection | None:
+    """Read one HTTP request from ``stream`` (server) and do what ``authorize`` says about it.
+
+    ``authorize`` sees every request that is HTTP, upgrade or not. :class:`Accept` makes it a
+    WebSocket, whose reader runs in ``nursery`` and which the caller must ``aclose()``.
+    :class:`HttpResponse` is sent as it is. Then, and when the peer goes away, sends no HTTP, breaks
+    the rules of an upgrade or needs more than ``timeout`` seconds, the stream is closed and None
+    returned. ``queue`` is how many messages :meth:`WsConnection.receive_message` lags behind before
+    the peer is held up.
+    """
+    connection = None
+    try:
+        with trio.move_on_after(timeout):
+            connection = await _accept(nursery, stream, authorize, max_message, queue)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        log.debug("a client went away during its request: %s", error)
+    finally:
+        if connection is None:
+            await trio.aclose_forcefully(stream)
+    return connection
+
+
+async def _accept(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    authorize: Authorize,
+    max_message: int,
+    queue: int,
+) -> WsConnection | None:
+    raw = bytearray()
+    try:
+        request = await read_request(stream, raw)
+    except h11.RemoteProtocolError as error:
+        log.debug("not an HTTP request: %s", error)
+        await respond(stream, HttpResponse(400, b"this is no HTTP request\n"))
+        return None
+    if request is None:
+        return None
+    answer = authorize(request)
+    if isinstance(answer, Accept) and not request.upgrade:
+        answer = HttpResponse(426, b"this path speaks WebSocket\n", ((b"Upgrade", b"websocket"),))
+    if isinstance(answer, HttpResponse):
+        await respond(stream, answer, with_body=request.method != "HEAD")
+        return None
+    connection = WsConnection(
+        stream,
+        make_protocol(ConnectionType.SERVER, max_message),
+        max_message=max_message,
+        queue=queue,
+        first=bytes(raw),
+    )
+    connection.request = request
+    nursery.start_soon(connection._read)
+
+    async def upgrade() -> None:
+        proposal = await connection._ws._get_request()
+        try:
+            await proposal.accept(
+                subprotocol=answer.subprotocol, extra_headers=list(answer.headers)
+            )
+        except (ConnectionClosed, LocalProtocolError) as error:
+            log.debug("an upgrade failed: %s", error)
+
+    await _first_of(upgrade, connection._ended.wait)
+    return connection if connection._ws._open_handshake.is_set() else None
