@@ -120,7 +120,8 @@ def check_compiler() -> None:
         raise BuildError(
             f"build_lwip: Python.h, the C header of this Python {version}, was not found in "
             f"{' or '.join(sorted(paths))}. Install it (Debian, Ubuntu: apt-get install "
-            f"python3-dev, or python{version}-dev; Fedora: dnf install python3-devel), and build again."
+            f"python3-dev, or python{version}-dev; Fedora: dnf install python3-devel), and build "
+            "again."
         )
     done = subprocess.run(
         [*words, *(f"-I{path}" for path in sorted(paths)), "-fsyntax-only", "-x", "c", "-"],

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Sets up and runs every test, as root or without: tests/run.sh [PYTEST ARGUMENTS...]
+#
+# As root on Debian and Ubuntu the packages that the tests need are installed (services among them
+# are neither started nor enabled). Without root, tests whose programs are missing are skipped and
+# named at the end. With CI=true and as root, a skipped end-to-end test is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+. examples/prepare.sh
+
+# Keeps apt from starting the services that it installs, as policy-rc.d is meant for.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap "rm -f $policy" EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
+    "$@"
+    if [ -n "$(trap -p EXIT)" ]; then
+        rm -f $policy
+        trap - EXIT
+    fi
+}
+
+packages=()
+need_for_build
+build_packages=${#packages[@]}
+for pair in dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
+    ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
+    sysctl:procps tcpdump:tcpdump; do
+    need_command "${pair%%:*}" "${pair##*:}"
+done
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    had_sshd=$(command -v sshd || true)
+    without_services install_packages
+    # Installed for the tests only: it must not listen after the next boot either.
+    if [ -z "$had_sshd" ] && [ -d /run/systemd/system ]; then
+        systemctl disable ssh.service ssh.socket 2>/dev/null ||
+            echo 'openssh-server was installed for the tests; systemctl could not disable it.' >&2
+    fi
+else
+    if [ $((${#packages[@]} - build_packages)) -gt 0 ]; then
+        echo "Not here, so that some tests are skipped: ${packages[*]:build_packages}"
+    fi
+    packages=("${packages[@]:0:build_packages}")
+    install_packages
+fi
+
+make_venv test
+build
+
+failed=0
+say "Style and types"
+.venv/bin/python -m ruff check . || failed=1
+.venv/bin/python -m mypy || failed=1
+say "Tests"
+.venv/bin/python -m pytest "$@" || failed=1
+exit $failed
