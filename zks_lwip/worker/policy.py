@@ -184,7 +184,7 @@ def parse_address(host: str) -> IPAddress | None:
     if any(ord(char) <= 0x20 or ord(char) == 0x7F or char in "[]/%@\\" for char in host):
         raise InvalidHost("a character that no name has")
     label = host.removesuffix(".").rpartition(".")[2]
-    if _ipv4_part(label) is not None or label.isdigit():
+    if _ipv4_part(label) is not None or _DEC.issuperset(label):
         raise InvalidHost("neither an IPv4 address nor a name")
     return None
 
