@@ -1,0 +1,150 @@
+"""A stack and a tunnel in memory, for the gateway's own logic; the real ones meet it in netns/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from zks_lwip.stack import Datagram, Reject
+
+
+class FakeFlow:
+    """A connection whose receive buffer and send room the test decides."""
+
+    def __init__(
+        self,
+        destination: tuple[str, int] = ("192.0.2.1", 80),
+        source: tuple[str, int] = ("198.18.0.1", 40000),
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.handler: Any = None
+        self.incoming = bytearray()  # from the application
+        self.fin = False
+        self.room = 1 << 30
+        self.delivered = bytearray()  # to the application
+        self.log: list[str | Reject] = []
+
+    def accept(self) -> None:
+        assert "accept" not in self.log
+        self.log.append("accept")
+
+    def reject(self, how: Reject) -> None:
+        assert "accept" not in self.log
+        self.log.append(how)
+
+    def pull_into(self, view: memoryview) -> int | None:
+        count = min(len(view), len(self.incoming))
+        if not count:
+            return None if self.fin else 0
+        view[:count] = self.incoming[:count]
+        del self.incoming[:count]
+        return count
+
+    def push(self, data: bytes | memoryview) -> int:
+        assert "eof" not in self.log and "abort" not in self.log
+        count = min(len(data), self.room)
+        self.delivered += data[:count]
+        self.room -= count
+        return count
+
+    def send_eof(self) -> None:
+        assert "eof" not in self.log
+        self.log.append("eof")
+
+    def abort(self) -> None:
+        self.log.append("abort")
+
+
+class FakeStream:
+    def __init__(self, host: str, port: int, peer: Any) -> None:
+        self.host, self.port, self.peer = host, port, peer
+        self.ready = 0
+        self.credit = 0
+        self.closed = 0
+
+    def mark_ready(self) -> None:
+        self.ready += 1
+
+    def consumed(self, n: int) -> None:
+        assert n > 0
+        self.credit += n
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeAssociation:
+    def __init__(self, peer: Any, room: int) -> None:
+        self.peer = peer
+        self.room = room
+        self.sent: list[tuple[str, int, bytes]] = []
+        self.closed = False
+
+    def send(self, host: str, port: int, payload: bytes | memoryview) -> bool:
+        assert not self.closed
+        if len(self.sent) >= self.room:
+            return False
+        self.sent.append((host, port, bytes(payload)))
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeHello:
+    udp: bool = True
+    icmp: bool = True
+    ipv6: bool = True
+    idle_udp: int = 60
+
+
+@dataclass
+class FakeTunnel:
+    peer: FakeHello | None = field(default_factory=FakeHello)
+    end_at_once: int | None = None
+    room: int = 1000
+    streams: list[FakeStream] = field(default_factory=list)
+    associations: list[FakeAssociation] = field(default_factory=list)
+
+    def open_stream(self, host: str, port: int, peer: Any) -> FakeStream:
+        if self.end_at_once is not None:
+            peer.on_end(self.end_at_once, "")
+        self.streams.append(FakeStream(host, port, peer))
+        return self.streams[-1]
+
+    def open_association(self, peer: Any) -> FakeAssociation:
+        self.associations.append(FakeAssociation(peer, self.room))
+        return self.associations[-1]
+
+    async def echo(self, host: str, payload: bytes) -> bytes:
+        return b"%b from %b" % (payload, host.encode())
+
+
+@dataclass
+class FakeStack:
+    room: int = 1000
+    on_flow: Any = None
+    on_datagrams: Any = None
+    on_echo: Any = None
+    sent: list[tuple[tuple[str, int], tuple[str, int], bytes]] = field(default_factory=list)
+    refused: list[tuple[Datagram, Reject]] = field(default_factory=list)
+    replies: list[tuple[str, str, int, int, bytes]] = field(default_factory=list)
+
+    def send_datagram(
+        self, source: tuple[str, int], destination: tuple[str, int], payload: bytes | memoryview
+    ) -> bool:
+        if len(self.sent) >= self.room:
+            return False
+        self.sent.append((source, destination, bytes(payload)))
+        return True
+
+    def refuse_datagram(self, datagram: Datagram, how: Reject) -> None:
+        self.refused.append((datagram, how))
+
+    def send_echo_reply(
+        self, source: str, destination: str, ident: int, seq: int, payload: bytes
+    ) -> bool:
+        self.replies.append((source, destination, ident, seq, bytes(payload)))
+        return True

@@ -1,0 +1,171 @@
+"""The gateway as a whole: what each flow and datagram is given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.unit.gateway_fakes import FakeFlow, FakeHello, FakeStack, FakeTunnel
+from zks_lwip.config import Icmp, Ipv6, VpnConfig, parse_worker_url
+from zks_lwip.errors import TunnelError
+from zks_lwip.gateway import Gateway
+from zks_lwip.stack import Datagram, Reject
+
+V4, V6 = ("192.0.2.1", 443), ("2001:db8::1", 443)
+
+
+class Names:
+    async def answer(self, message: bytes, *, tcp: bool) -> bytes | None:
+        return b"answer to " + message
+
+    def overloaded(self, message: bytes) -> bytes | None:
+        return None
+
+
+class Bench:
+    def __init__(self, config: VpnConfig) -> None:
+        self.stack, self.tunnel = FakeStack(), FakeTunnel()
+        self.gateway = Gateway(self.stack, self.tunnel, Names(), config)  # type: ignore[arg-type]
+
+    def flow(self, destination: tuple[str, int]) -> FakeFlow:
+        flow = FakeFlow(destination)
+        self.stack.on_flow(flow)
+        return flow
+
+    def datagram(self, destination: tuple[str, int]) -> None:
+        source = "fd00::1" if ":" in destination[0] else "198.18.0.1"
+        self.stack.on_datagrams([Datagram((source, 5000), destination, b"q")])
+
+
+@asynccontextmanager
+async def bench(**settings: Any) -> AsyncIterator[Bench]:
+    b = Bench(VpnConfig(**settings))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(b.gateway.run)
+        yield b
+        nursery.cancel_scope.cancel()
+
+
+async def test_tcp_goes_to_the_tunnel_and_port_53_to_the_dns_service() -> None:
+    async with bench() as b:
+        assert b.flow(V4).log == []
+        assert b.flow(V6).log == []
+        assert b.flow(("198.18.0.2", 8000)).log == []
+        assert [s.host for s in b.tunnel.streams] == ["192.0.2.1", "2001:db8::1", "127.0.0.1"]
+        dns = b.flow(("9.9.9.9", 53))
+        dns.incoming += b"\0\1q"
+        dns.handler.on_readable()
+        await wait_all_tasks_blocked()
+        assert dns.delivered == b"\0\x0banswer to q" and len(b.tunnel.streams) == 3
+
+
+async def test_a_worker_elsewhere_is_asked_for_the_address_itself() -> None:
+    async with bench(worker=parse_worker_url("wss://w.example")) as b:
+        b.flow(("198.18.0.2", 8000))
+        assert b.tunnel.streams[0].host == "198.18.0.2"
+
+
+@pytest.mark.parametrize(
+    ("mode", "worker", "blocked"),
+    [
+        (Ipv6.BLOCK, FakeHello(ipv6=True), True),
+        (Ipv6.TUNNEL, FakeHello(ipv6=False), False),
+        (Ipv6.AUTO, FakeHello(ipv6=False), True),
+        (Ipv6.AUTO, FakeHello(ipv6=True), False),
+        (Ipv6.AUTO, None, False),
+    ],
+)
+async def test_ipv6_is_tunnelled_or_refused_at_once(
+    mode: Ipv6, worker: FakeHello | None, blocked: bool
+) -> None:
+    async with bench(ipv6=mode) as b:
+        b.tunnel.peer = worker
+        assert b.flow(V6).log == ([Reject.NET_UNREACHABLE] if blocked else [])
+        b.datagram(V6)
+        assert [how for _, how in b.stack.refused] == ([Reject.NET_UNREACHABLE] if blocked else [])
+        assert b.flow(V4).log == []
+        b.datagram(("2620:fe::fe", 53))
+        await wait_all_tasks_blocked()
+        assert b.stack.sent[-1][2] == b"answer to q"
+
+
+async def test_udp_is_refused_at_once_where_the_worker_has_none() -> None:
+    async with bench() as b:
+        b.tunnel.peer = FakeHello(udp=False)
+        b.datagram(V4)
+        assert [how for _, how in b.stack.refused] == [Reject.PORT_UNREACHABLE]
+        b.tunnel.peer = FakeHello()
+        b.datagram(V4)
+        assert len(b.tunnel.associations) == 1
+
+
+async def test_flows_over_the_limit_are_refused() -> None:
+    async with bench(max_flows=2) as b:
+        flows = [b.flow(V4) for _ in range(2)]
+        for stream in b.tunnel.streams:
+            stream.peer.on_connected()
+        assert b.flow(V4).log == [Reject.RST]
+        assert [flow.log for flow in flows] == [["accept"]] * 2
+        stats = b.gateway.stats()
+        assert (stats["flows"], stats["flows_opened"], stats["flows_over_limit"]) == (2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "worker", "payload"),
+    [
+        (Icmp.TUNNEL, FakeHello(), b"ping from 192.0.2.1"),
+        (Icmp.REPLY, None, b"ping"),
+        (Icmp.TUNNEL, FakeHello(icmp=False), None),
+        (Icmp.TUNNEL, None, None),
+        (Icmp.OFF, FakeHello(), None),
+    ],
+)
+async def test_echo(mode: Icmp, worker: FakeHello | None, payload: bytes | None) -> None:
+    async with bench(icmp=mode) as b:
+        b.tunnel.peer = worker
+        b.stack.on_echo("198.18.0.1", "192.0.2.1", 7, 1, b"ping")
+        await wait_all_tasks_blocked()
+        expected = [] if payload is None else [("192.0.2.1", "198.18.0.1", 7, 1, payload)]
+        assert b.stack.replies == expected
+        assert b.gateway.counters.echoes_dropped == (1 if payload is None else 0)
+
+
+async def test_an_echo_that_fails_in_the_tunnel_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def lost(host: str, payload: bytes) -> bytes:
+        raise TunnelError("the tunnel is down")
+
+    async with bench() as b:
+        monkeypatch.setattr(b.tunnel, "echo", lost)
+        b.stack.on_echo("198.18.0.1", "192.0.2.1", 7, 1, b"ping")
+        await wait_all_tasks_blocked()
+        assert b.stack.replies == [] and b.gateway.counters.echoes_dropped == 1
+
+
+async def test_what_is_idle_is_swept(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        b = Bench(VpnConfig())
+        b.gateway = Gateway(
+            b.stack,
+            b.tunnel,
+            Names(),
+            VpnConfig(),
+            clock=trio.current_time,  # type: ignore[arg-type]
+        )
+        await nursery.start(b.gateway.run)
+        b.tunnel.peer = FakeHello(idle_udp=5)
+        b.datagram(V4)
+        held = b.flow(V4)
+        await trio.sleep(4)
+        assert not b.tunnel.associations[0].closed
+        await trio.sleep(3)
+        assert b.tunnel.associations[0].closed
+        await trio.sleep(130)
+        assert held.log == [Reject.SILENT]
+        nursery.cancel_scope.cancel()

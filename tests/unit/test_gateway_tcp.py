@@ -1,0 +1,246 @@
+"""The TCP bridge: what each side is told, and that no byte is lost, kept or paid for twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.gateway_fakes import FakeFlow, FakeStream, FakeTunnel
+from zks_lwip.gateway.policy import Policy
+from zks_lwip.gateway.tcp import HELD_SECONDS, FlowTable, TcpBridge
+from zks_lwip.stack import Reject
+from zks_lwip.stats import GatewayCounters
+
+
+class Bench:
+    def __init__(self, limit: int = 10) -> None:
+        self.counters = GatewayCounters()
+        self.table = FlowTable(limit, self.counters)
+        self.tunnel = FakeTunnel()
+        self.now = 0.0
+
+    def open(self, *, fast: bool = False) -> tuple[FakeFlow, FakeStream]:
+        flow = FakeFlow()
+        bridge = TcpBridge(flow, self.table, self.counters, lambda: self.now)  # type: ignore[arg-type]
+        bridge.start(self.tunnel, Policy(), fast_connect=fast)
+        return flow, self.tunnel.streams[-1]
+
+    def connected(self) -> tuple[FakeFlow, FakeStream]:
+        flow, stream = self.open()
+        stream.peer.on_connected()
+        flow.handler.on_established()
+        return flow, stream
+
+
+def pull(stream: FakeStream, size: int = 4096) -> bytes | None:
+    buffer = bytearray(size)
+    count = stream.peer.pull_into(memoryview(buffer))
+    return None if count is None else bytes(buffer[:count])
+
+
+def test_the_syn_is_held_until_the_far_end_has_connected() -> None:
+    bench = Bench()
+    flow, stream = bench.open()
+    assert (stream.host, stream.port) == ("192.0.2.1", 80)
+    assert flow.log == [] and bench.table.held == 1
+    assert pull(stream) == b""
+    stream.peer.on_connected()
+    assert flow.log == ["accept"] and bench.table.held == 0 and len(bench.table) == 1
+
+
+def test_fast_connect_accepts_first() -> None:
+    bench = Bench()
+    flow, stream = bench.open(fast=True)
+    assert flow.log == ["accept"]
+    flow.incoming += b"early"
+    flow.handler.on_readable()
+    assert stream.ready == 1 and pull(stream) == b"early"
+    stream.peer.on_connected()
+    assert flow.log == ["accept"]
+    stream.peer.on_end(111, "refused")
+    assert flow.log == ["accept", "abort"]
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (101, Reject.NET_UNREACHABLE),
+        (104, Reject.RST),
+        (110, Reject.SILENT),
+        (111, Reject.RST),
+        (113, Reject.HOST_UNREACHABLE),
+        (403, Reject.PROHIBITED),
+        (429, Reject.RST),
+        (502, Reject.HOST_UNREACHABLE),
+        (503, Reject.RST),
+        (0, Reject.RST),
+        (999, Reject.HOST_UNREACHABLE),
+    ],
+)
+def test_an_error_before_the_connection_is_seen_as_what_it_is(code: int, how: Reject) -> None:
+    bench = Bench()
+    flow, stream = bench.open()
+    stream.peer.on_end(code, "why")
+    assert flow.log == [how]
+    assert len(bench.table) == 0 and bench.counters.refused == {code: 1}
+    stream.peer.on_end(code, "again")
+    assert flow.log == [how]
+
+
+def test_a_tunnel_that_refuses_at_once_is_no_trouble() -> None:
+    bench = Bench()
+    bench.tunnel.end_at_once = 503
+    flow, stream = bench.open()
+    assert flow.log == [Reject.RST] and stream.closed == 1 and len(bench.table) == 0
+
+
+@pytest.mark.parametrize("code", [0, 104, 503])
+def test_an_end_after_the_connection_is_a_reset(code: int) -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    stream.peer.on_end(code, "")
+    assert flow.log == ["accept", "abort"] and len(bench.table) == 0
+    flow.handler.on_reset()
+    assert stream.closed == 0
+
+
+def test_credit_is_given_back_only_for_what_the_stack_took() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.room = 3
+    stream.peer.on_data(memoryview(b"abcdef"))
+    stream.peer.on_data(memoryview(b"ghi"))
+    assert flow.delivered == b"abc" and stream.credit == 3
+    flow.handler.on_writable()
+    assert stream.credit == 3
+    flow.room = 4
+    flow.handler.on_writable()
+    assert flow.delivered == b"abcdefg" and stream.credit == 7
+    flow.room = 100
+    flow.handler.on_writable()
+    assert flow.delivered == b"abcdefghi" and stream.credit == 9
+    assert bench.counters.bytes_down == 9
+
+
+def test_what_is_kept_is_a_copy() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.room = 0
+    message = bytearray(b"abc")
+    stream.peer.on_data(memoryview(message))
+    message[:] = b"xyz"
+    flow.room = 10
+    flow.handler.on_writable()
+    assert flow.delivered == b"abc"
+
+
+def test_data_that_came_with_connected_waits_for_the_handshake() -> None:
+    bench = Bench()
+    flow, stream = bench.open()
+    flow.room = 0
+    stream.peer.on_connected()
+    stream.peer.on_data(memoryview(b"SSH-2.0"))
+    stream.peer.on_eof()
+    assert flow.log == ["accept"]
+    flow.room = 100
+    flow.handler.on_established()
+    assert flow.delivered == b"SSH-2.0" and flow.log == ["accept", "eof"]
+
+
+def test_half_close_by_the_far_end_first() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.room = 1
+    stream.peer.on_data(memoryview(b"ab"))
+    stream.peer.on_eof()
+    assert flow.log == ["accept"]  # FIN stays behind the byte that is kept
+    flow.room = 1
+    flow.handler.on_writable()
+    assert flow.log == ["accept", "eof"]
+    flow.incoming += b"still talking"
+    flow.handler.on_readable()
+    assert pull(stream) == b"still talking"
+    flow.fin = True
+    flow.handler.on_readable()
+    assert pull(stream) is None
+    assert len(bench.table) == 1
+    flow.handler.on_closed()
+    assert len(bench.table) == 0 and stream.closed == 0
+
+
+def test_half_close_by_the_application_first() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.incoming += b"request"
+    flow.fin = True
+    flow.handler.on_readable()
+    assert pull(stream, 4) == b"requ" and pull(stream) == b"est"
+    assert pull(stream) is None and pull(stream) is None
+    stream.peer.on_data(memoryview(b"answer"))
+    stream.peer.on_eof()
+    assert flow.delivered == b"answer" and flow.log == ["accept", "eof"]
+    flow.handler.on_closed()
+    assert len(bench.table) == 0 and stream.closed == 0
+
+
+def test_what_was_sent_before_the_fin_is_still_pulled_when_the_stack_is_done() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    stream.peer.on_eof()
+    flow.incoming += b"last words"
+    flow.fin = True
+    flow.handler.on_closed()
+    assert stream.ready == 1 and len(bench.table) == 1
+    assert pull(stream) == b"last words" and pull(stream) is None
+    assert len(bench.table) == 0 and stream.closed == 0
+
+
+def test_the_end_of_a_stream_that_ended_both_ways_resets_nothing() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.fin = True
+    assert pull(stream) is None
+    flow.room = 0
+    stream.peer.on_data(memoryview(b"rest"))
+    stream.peer.on_eof()
+    stream.peer.on_end(503, "session lost")
+    assert "abort" not in flow.log
+    flow.room = 10
+    flow.handler.on_writable()
+    assert flow.delivered == b"rest" and flow.log[-1] == "eof"
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_reset_by_the_application_closes_the_stream(connected: bool) -> None:
+    bench = Bench()
+    flow, stream = bench.connected() if connected else bench.open()
+    flow.handler.on_reset()
+    assert stream.closed == 1 and len(bench.table) == 0
+    before = list(flow.log)
+    stream.peer.on_connected()
+    stream.peer.on_data(memoryview(b"late"))
+    stream.peer.on_eof()
+    stream.peer.on_end(0, "")
+    assert pull(stream) == b"" and flow.log == before and flow.delivered == b""
+    assert stream.credit == 0
+
+
+def test_over_the_limit_the_oldest_held_one_makes_room() -> None:
+    bench = Bench(limit=2)
+    first, first_stream = bench.open()
+    second, second_stream = bench.open()
+    assert bench.table.make_room()
+    assert first.log == [Reject.RST] and first_stream.closed == 1
+    bench.open()[1].peer.on_connected()
+    second_stream.peer.on_connected()
+    assert not bench.table.make_room()
+    assert second.log == ["accept"] and bench.counters.flows_over_limit == 2
+
+
+def test_a_syn_is_not_held_for_ever() -> None:
+    bench = Bench()
+    old, old_stream = bench.open()
+    bench.now = HELD_SECONDS / 2
+    young, _ = bench.open()
+    bench.table.expire(HELD_SECONDS)
+    assert old.log == [Reject.SILENT] and old_stream.closed == 1
+    assert young.log == [] and len(bench.table) == 1

@@ -1,0 +1,130 @@
+"""UDP associations: one per local socket, from any host, bounded, never waiting."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from tests.unit.gateway_fakes import FakeStack, FakeTunnel
+from zks_lwip.gateway.policy import Policy
+from zks_lwip.gateway.udp import Associations
+from zks_lwip.stack import Datagram, Reject
+from zks_lwip.stats import GatewayCounters
+
+LOCAL = ("198.18.0.1", 5000)
+ALIAS = IPv4Address("198.18.0.2")
+
+
+class Bench:
+    def __init__(self, limit: int = 3) -> None:
+        self.now = 0.0
+        self.stack, self.tunnel, self.counters = FakeStack(), FakeTunnel(), GatewayCounters()
+        self.all = Associations(
+            self.stack,
+            self.tunnel,
+            Policy(loopback_alias=ALIAS),
+            self.counters,
+            limit=limit,
+            clock=lambda: self.now,
+        )
+
+    def send(self, port: int, host: str = "192.0.2.1", payload: bytes = b"x") -> None:
+        source = ("fd00::1" if ":" in host else LOCAL[0], port)
+        self.all.send(Datagram(source=source, destination=(host, 7), payload=payload))
+
+
+def test_one_association_per_local_socket_whatever_it_sends_to() -> None:
+    bench = Bench()
+    bench.send(5000, "192.0.2.1", b"a")
+    bench.send(5000, "192.0.2.2", b"")
+    bench.send(5001)
+    first, second = bench.tunnel.associations
+    assert first.sent == [("192.0.2.1", 7, b"a"), ("192.0.2.2", 7, b"")]
+    assert len(second.sent) == 1 and len(bench.all) == 2
+
+
+def test_a_datagram_from_any_host_arrives_from_that_host() -> None:
+    bench = Bench()
+    bench.send(5000)
+    peer = bench.tunnel.associations[0].peer
+    peer.on_datagram("203.0.113.9", 9999, memoryview(b"hello"))
+    peer.on_datagram("2001:db8::1", 1, memoryview(b"no way"))
+    assert bench.stack.sent == [(("203.0.113.9", 9999), LOCAL, b"hello")]
+    assert bench.counters.datagrams_down == 1 and bench.counters.datagrams_dropped == 1
+
+
+def test_the_alias_is_the_hosts_loopback_both_ways() -> None:
+    bench = Bench()
+    bench.send(5000, str(ALIAS))
+    association = bench.tunnel.associations[0]
+    assert association.sent[0][0] == "127.0.0.1"
+    association.peer.on_datagram("127.0.0.1", 7, memoryview(b"pong"))
+    assert bench.stack.sent[0][0] == (str(ALIAS), 7)
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    bench = Bench(limit=2)
+    bench.send(5000)
+    bench.send(5001)
+    bench.tunnel.associations[0].peer.on_datagram("192.0.2.1", 7, memoryview(b""))
+    bench.send(5002)
+    assert [item.closed for item in bench.tunnel.associations] == [False, True, False]
+    assert bench.counters.associations_evicted == 1
+
+
+def test_idle_associations_end_and_busy_ones_stay() -> None:
+    bench = Bench()
+    bench.send(5000)
+    bench.send(5001)
+    bench.now = 40.0
+    bench.send(5001)
+    bench.all.expire(60.0)
+    assert [item.closed for item in bench.tunnel.associations] == [True, False]
+    bench.tunnel.associations[0].peer.on_datagram("192.0.2.1", 7, memoryview(b"late"))
+    assert bench.stack.sent == []
+
+
+def test_one_that_the_worker_dropped_is_opened_again() -> None:
+    bench = Bench()
+    bench.send(5000)
+    bench.tunnel.associations[0].peer.on_udp_close()
+    assert len(bench.all) == 0
+    bench.send(5000)
+    assert len(bench.tunnel.associations) == 2 and len(bench.tunnel.associations[1].sent) == 1
+
+
+def test_what_cannot_go_is_dropped_and_counted() -> None:
+    bench = Bench()
+    bench.tunnel.room = 1
+    bench.send(5000)
+    bench.send(5000)
+    assert bench.counters.datagrams_up == 1 and bench.counters.datagrams_dropped == 1
+    bench.stack.room = 0
+    bench.tunnel.associations[0].peer.on_datagram("192.0.2.1", 7, memoryview(b""))
+    assert bench.counters.datagrams_dropped == 2 and bench.counters.datagrams_down == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (111, Reject.PORT_UNREACHABLE),
+        (113, Reject.HOST_UNREACHABLE),
+        (101, Reject.NET_UNREACHABLE),
+        (403, Reject.PROHIBITED),
+    ],
+)
+def test_an_icmp_error_at_the_worker_is_one_here(code: int, how: Reject) -> None:
+    bench = Bench()
+    bench.send(5000)
+    bench.tunnel.associations[0].peer.on_udp_error(code, "192.0.2.1", 7)
+    ((datagram, seen),) = bench.stack.refused
+    assert seen is how
+    assert (datagram.source, datagram.destination) == (LOCAL, ("192.0.2.1", 7))
+
+
+def test_an_error_of_the_other_family_is_not_told() -> None:
+    bench = Bench()
+    bench.send(5000)
+    bench.tunnel.associations[0].peer.on_udp_error(111, "2001:db8::1", 7)
+    assert bench.stack.refused == []

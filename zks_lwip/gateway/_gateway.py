@@ -1,0 +1,156 @@
+"""The gateway: every flow of the stack meets its service here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import trio
+
+from ..config import VpnConfig
+from ..stack import Datagram, Flow, Reject
+from ..stats import GatewayCounters
+from .dns import DnsFront, DnsService
+from .icmp import Echoes, EchoStack, EchoTunnel
+from .policy import Policy, Service
+from .tcp import FlowTable, StreamOpener, TcpBridge
+from .udp import DEFAULT_IDLE, AssociationOpener, Associations, UdpStack
+
+__all__ = ["Gateway", "GatewayStack", "GatewayTunnel", "WorkerAbilities"]
+
+#: Seconds between two looks at what has been idle or held for too long.
+SWEEP_SECONDS = 1.0
+
+
+class WorkerAbilities(Protocol):
+    """What the worker's HELLO says (PROTOCOL.md §3)."""
+
+    udp: bool
+    icmp: bool
+    ipv6: bool
+    idle_udp: int
+
+
+class GatewayStack(UdpStack, EchoStack, Protocol):
+    """What the gateway needs of the stack, besides the flows that it gives."""
+
+    on_flow: Callable[[Flow], None] | None
+    on_datagrams: Callable[[list[Datagram]], None] | None
+    on_echo: Callable[[str, str, int, int, bytes], None] | None
+
+
+class GatewayTunnel(StreamOpener, AssociationOpener, EchoTunnel, Protocol):
+    """What the gateway needs of the tunnel."""
+
+    @property
+    def peer(self) -> WorkerAbilities | None: ...
+
+
+class Gateway:
+    """Gives each flow what the policy says; :meth:`run` keeps it going.
+
+    Everything but the queries and echo requests that wait for an answer happens in the callbacks
+    of the stack and the tunnel, in the trio thread.
+    """
+
+    def __init__(
+        self,
+        stack: GatewayStack,
+        tunnel: GatewayTunnel,
+        dns: DnsService,
+        config: VpnConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = GatewayCounters()
+        self.policy = Policy(
+            ipv6=config.ipv6,
+            worker_ipv6=lambda: None if tunnel.peer is None else tunnel.peer.ipv6,
+            loopback_alias=config.loopback_alias,
+        )
+        self._stack = stack
+        self._tunnel = tunnel
+        self._dns_service = dns
+        self._config = config
+        self._clock = clock
+        self._table = FlowTable(config.max_flows, self.counters)
+        self._associations = Associations(stack, tunnel, self.policy, self.counters, clock=clock)
+        self._dns: DnsFront | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the stack until cancelled."""
+        stack = self._stack
+        async with trio.open_nursery() as nursery:
+            self._dns = DnsFront(
+                stack, self._dns_service, self.counters, nursery, clock=self._clock
+            )
+            echoes = Echoes(
+                stack,
+                self._tunnel,
+                self.policy,
+                self.counters,
+                nursery,
+                mode=self._config.icmp,
+                worker_icmp=lambda: self._tunnel.peer is not None and self._tunnel.peer.icmp,
+            )
+            stack.on_echo = echoes.on_echo
+            stack.on_datagrams = self.on_datagrams
+            stack.on_flow = self.on_flow
+            task_status.started()
+            try:
+                while True:
+                    await trio.sleep(SWEEP_SECONDS)
+                    self._sweep()
+            finally:
+                stack.on_flow = stack.on_datagrams = stack.on_echo = None
+                self._associations.close()
+
+    def on_flow(self, flow: Flow) -> None:
+        """A new SYN, held by the stack."""
+        self.counters.flows_opened += 1
+        service = self.policy.decide(flow.destination)
+        if isinstance(service, Reject):
+            flow.reject(service)
+        elif not self._table.make_room():
+            flow.reject(Reject.RST)
+        elif service is Service.DNS:
+            assert self._dns is not None
+            self._dns.open_flow(flow, self._table)
+        else:
+            bridge = TcpBridge(flow, self._table, self.counters, self._clock)
+            bridge.start(self._tunnel, self.policy, fast_connect=self._config.fast_connect)
+
+    def on_datagrams(self, batch: Iterable[Datagram]) -> None:
+        """UDP datagrams of the applications."""
+        peer = self._tunnel.peer
+        no_udp = peer is not None and not peer.udp
+        for datagram in batch:
+            service = self.policy.decide(datagram.destination)
+            if service is Service.DNS:
+                assert self._dns is not None
+                self._dns.on_datagram(datagram)
+            elif isinstance(service, Reject):
+                self._associations.refuse(datagram, service)
+            elif no_udp:
+                self._associations.refuse(datagram, Reject.PORT_UNREACHABLE)
+            else:
+                self._associations.send(datagram)
+
+    def stats(self) -> dict[str, Any]:
+        """The counters, and how much is open at this moment."""
+        result = self.counters.as_dict()
+        result["flows"] = len(self._table)
+        result["flows_held"] = self._table.held
+        result["associations"] = len(self._associations)
+        result["dns_in_flight"] = 0 if self._dns is None else self._dns.in_flight
+        return result
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        peer = self._tunnel.peer
+        idle = DEFAULT_IDLE if peer is None else min(DEFAULT_IDLE, peer.idle_udp)
+        self._table.expire(now)
+        self._associations.expire(now, idle)
+        if self._dns is not None:
+            self._dns.expire(now)

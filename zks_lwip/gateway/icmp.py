@@ -1,0 +1,93 @@
+"""ICMP echo: carried to the worker, answered here, or dropped (``--icmp``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from ..config import Icmp
+from ..errors import TunnelError
+from ..stats import GatewayCounters
+from .policy import Policy
+
+__all__ = ["MAX_ECHOES", "EchoStack", "EchoTunnel", "Echoes"]
+
+_log = logging.getLogger(__name__)
+
+#: Echo requests that wait for a reply; more are dropped, as a busy network would.
+MAX_ECHOES = 256
+#: No reply within this time is no reply (seconds).
+ECHO_SECONDS = 10.0
+
+
+class EchoStack(Protocol):
+    """What is needed of the stack."""
+
+    def send_echo_reply(
+        self, source: str, destination: str, ident: int, seq: int, payload: bytes
+    ) -> bool: ...
+
+
+class EchoTunnel(Protocol):
+    """What is needed of the tunnel."""
+
+    async def echo(self, host: str, payload: bytes) -> bytes: ...
+
+
+class Echoes:
+    """Answers the echo requests of the applications."""
+
+    def __init__(
+        self,
+        stack: EchoStack,
+        tunnel: EchoTunnel,
+        policy: Policy,
+        counters: GatewayCounters,
+        nursery: trio.Nursery,
+        *,
+        mode: Icmp,
+        worker_icmp: Callable[[], bool],
+    ) -> None:
+        self._stack = stack
+        self._tunnel = tunnel
+        self._policy = policy
+        self._counters = counters
+        self._nursery = nursery
+        self._mode = mode
+        self._worker_icmp = worker_icmp
+        self.in_flight = 0
+
+    def on_echo(self, source: str, destination: str, ident: int, seq: int, payload: bytes) -> None:
+        """One echo request of an application."""
+        self._counters.echoes += 1
+        if self._mode is Icmp.REPLY:
+            self._stack.send_echo_reply(destination, source, ident, seq, payload)
+        elif (
+            self._mode is Icmp.OFF
+            or not self._worker_icmp()
+            or (":" in destination and self._policy.blocks_ipv6())
+            or self.in_flight >= MAX_ECHOES
+        ):
+            self._counters.echoes_dropped += 1
+        else:
+            self.in_flight += 1
+            self._nursery.start_soon(self._carry, source, destination, ident, seq, bytes(payload))
+
+    async def _carry(
+        self, source: str, destination: str, ident: int, seq: int, payload: bytes
+    ) -> None:
+        reply: bytes | None = None
+        try:
+            with trio.move_on_after(ECHO_SECONDS):
+                reply = await self._tunnel.echo(self._policy.to_worker(destination), payload)
+        except TunnelError as error:
+            _log.debug("echo to %s: %s", destination, error)
+        finally:
+            self.in_flight -= 1
+        if reply is None:
+            self._counters.echoes_dropped += 1
+        else:
+            self._stack.send_echo_reply(destination, source, ident, seq, reply)
