@@ -23,10 +23,10 @@ def answer(query: dns.message.Message, *records: str, ttl: int = 60, rcode: int 
     """A response that gives the question's name these records."""
     response = dns.message.make_response(query)
     response.set_rcode(rcode)
-    if records:
-        question = query.question[0]
+    question = query.question[0]
+    for record in records:  # each a set of its own: dnspython shuffles a set
         response.answer.append(
-            dns.rrset.from_text(question.name, ttl, "IN", question.rdtype, *records)
+            dns.rrset.from_text(question.name, ttl, "IN", question.rdtype, record)
         )
     return response.to_wire()
 
@@ -103,7 +103,7 @@ class FakeNameServer:
 
 @asynccontextmanager
 async def tcp_server(
-    handler: Callable[[trio.SocketStream], Awaitable[None]], host: str = "127.0.0.1"
+    handler: Callable[[trio.SocketStream], Awaitable[None]], host: str = "127.0.0.1", port: int = 0
 ) -> AsyncIterator[int]:
     """A TCP server on loopback; its port."""
 
@@ -113,7 +113,7 @@ async def tcp_server(
                 await handler(stream)
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, guarded, 0, host=host))
+        listeners = await nursery.start(partial(trio.serve_tcp, guarded, port, host=host))
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
