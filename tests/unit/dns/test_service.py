@@ -1,0 +1,397 @@
+"""The service with upstreams that are scripted, the clock of trio's test kit, and the TCP side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+import trio
+import trio.testing
+
+from zks_lwip.dns import Cache, DnsService, ResolverError, WorkerResolver, frame, serve_stream
+from zks_lwip.errors import ConfigError, DnsError
+
+
+class Upstream:
+    """Answers every A query with 192.0.2.1 after `delay` seconds, or does what `act` says."""
+
+    size = 1232
+    padding = 0
+
+    def __init__(
+        self, name: str = "one", delay: float = 0, act: Callable[[bytes], bytes] | None = None
+    ) -> None:
+        self.name = name
+        self.delay = delay
+        self.act = act
+        self.asked: list[bytes] = []
+        self.gate: Switch | None = None
+
+    async def run(self) -> None:
+        pass
+
+    async def resolve(self, query: bytes) -> bytes:
+        self.asked.append(query)
+        await trio.sleep(self.delay)
+        return (self.act or good)(query)
+
+
+class Switch:
+    up = False
+
+
+def good(query: bytes) -> bytes:
+    asked = dns.message.from_wire(query)
+    made = dns.message.make_response(asked)
+    name = asked.question[0].name
+    made.answer.append(dns.rrset.from_text(name, 300, "IN", "A", "192.0.2.1"))
+    return made.to_wire()
+
+
+def fail(query: bytes) -> bytes:
+    raise ResolverError("it is broken", 23)
+
+
+def query(name: str = "www.example.com", kind: str = "A", **arguments: object) -> bytes:
+    return dns.message.make_query(name, kind, **arguments).to_wire()  # type: ignore[arg-type]
+
+
+def read(message: bytes | None) -> dns.message.Message:
+    assert message is not None
+    return dns.message.from_wire(message)
+
+
+@asynccontextmanager
+async def running(*upstreams: Upstream, **arguments: object) -> AsyncIterator[DnsService]:
+    arguments.setdefault("hosts", None)
+    service = DnsService(upstreams, **arguments)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        yield service
+        nursery.cancel_scope.cancel()
+
+
+async def test_asked_once_then_from_the_cache(autojump_clock: trio.testing.MockClock) -> None:
+    upstream = Upstream()
+    async with running(upstream, cache=Cache(clock=trio.current_time)) as service:
+        assert service.answer_now(query()) is None
+        assert read(await service.answer(query())).answer[0].ttl == 300
+        await trio.sleep(10.5)
+        asked = query("WWW.EXAMPLE.COM", use_edns=0)
+        seen = read(service.answer_now(asked))
+        assert seen.answer[0].ttl == 290 and seen.id == dns.message.from_wire(asked).id
+        await trio.sleep(289.6)
+        assert service.answer_now(query()) is None
+        assert len(upstream.asked) == 1
+        assert service.stats()["cache_hits"] == 1
+        await service.answer(query())
+        assert service.flush() == 1
+        assert service.answer_now(query()) is None
+
+
+async def test_do_and_cd_do_not_mix() -> None:
+    upstream = Upstream()
+    async with running(upstream) as service:
+        await service.answer(query())
+        assert service.answer_now(query(want_dnssec=True)) is None
+        checking = dns.message.make_query("www.example.com", "A")
+        checking.flags |= dns.flags.CD
+        assert service.answer_now(checking.to_wire()) is None
+        assert service.answer_now(query()) is not None
+
+
+async def test_equal_queries_in_flight_are_one(autojump_clock: trio.testing.MockClock) -> None:
+    upstream = Upstream(delay=1)
+    async with running(upstream) as service:
+        answers: list[bytes] = []
+        asked = [query(name) for name in ("www.example.com", "WWW.example.com") * 50]
+        for message in asked:
+            service.submit(message, answers.append)
+        await trio.sleep(1.1)
+        assert len(upstream.asked) == 1
+        assert [answer[:2] for answer in answers] == [message[:2] for message in asked]
+        assert {str(read(answer).question[0].name) for answer in answers} == {
+            "www.example.com.", "WWW.example.com.",
+        }  # fmt: skip
+        assert service.stats()["coalesced"] == 99 and service.stats()["waiting"] == 0
+
+
+async def test_a_client_that_gives_up_does_not_hurt_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    upstream = Upstream(delay=2)
+    async with running(upstream) as service:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.answer, query())
+            await trio.sleep(0.1)
+            other = trio.Event()
+            service.submit(query(), lambda _: other.set())
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(3):
+            await other.wait()
+        assert len(upstream.asked) == 1
+
+
+async def test_the_next_resolver_after_the_deadline_and_first_until_a_probe(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow, second = Upstream("slow", delay=99), Upstream("second")
+    async with running(slow, second) as service:
+        start = trio.current_time()
+        assert read(await service.answer(query())).answer
+        assert trio.current_time() - start == pytest.approx(5, abs=0.1)
+        # From now on the second one is asked first, at no cost.
+        start = trio.current_time()
+        assert read(await service.answer(query("other.example"))).answer
+        assert trio.current_time() == start
+        # Probes find out when the first one answers again.
+        slow.delay = 0
+        await trio.sleep(40)
+        asked = len(second.asked)
+        await service.answer(query("third.example"))
+        assert len(second.asked) == asked
+
+
+async def test_servfail_with_the_reason_when_all_fail(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(Upstream("a", act=fail), Upstream("b", act=fail)) as service:
+        seen = read(await service.answer(query(use_edns=0)))
+        assert seen.rcode() == dns.rcode.SERVFAIL
+        assert (seen.options[0].code, seen.options[0].text) == (23, "it is broken")
+        assert service.stats()["failed b"] == 1
+    async with running(Upstream(delay=99)) as service:
+        start = trio.current_time()
+        seen = read(await service.answer(query(use_edns=0)))
+        assert trio.current_time() - start == pytest.approx(5, abs=0.1)
+        assert (seen.rcode(), seen.options[0].code) == (dns.rcode.SERVFAIL, 22)
+    async with running() as service:
+        assert read(await service.answer(query(use_edns=0))).options[0].code == 14
+
+
+def wrong_id(message: bytes) -> bytes:
+    return b"\0\1" + good(message)[2:]
+
+
+def other_question(message: bytes) -> bytes:
+    return good(query("www.example.org", use_edns=0))
+
+
+def loops(message: bytes) -> bytes:
+    asked = dns.message.from_wire(message)
+    head = b"\0\0\x81\x80\0\1\0\1\0\0\0\0" + asked.question[0].name.to_wire() + b"\0\1\0\1"
+    return head + b"\xc0" + bytes([len(head)]) + b"\0\1\0\1\0\0\0\5\0\4\1\2\3\4"
+
+
+@pytest.mark.parametrize("act", [wrong_id, other_question, loops, lambda _: b"", lambda m: m])
+async def test_bad_answers_never_reach_the_client(
+    act: Callable[[bytes], bytes], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(Upstream("bad", act=act)) as service:
+        seen = read(await service.answer(query(use_edns=0)))
+        assert (seen.rcode(), seen.options[0].code) == (dns.rcode.SERVFAIL, 24)
+        assert service.stats()["cache_entries"] == 0
+    async with running(Upstream("bad", act=act), Upstream("good")) as service:
+        assert read(await service.answer(query())).answer
+
+
+async def test_a_tunnel_that_is_down_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    upstream = Upstream()
+    upstream.gate = Switch()
+    async with running(upstream) as service:
+        start = trio.current_time()
+        seen = read(await service.answer(query(use_edns=0)))
+        assert trio.current_time() - start == pytest.approx(10, abs=0.2)
+        assert seen.rcode() == dns.rcode.SERVFAIL and "tunnel is down" in seen.options[0].text
+        assert not upstream.asked
+        async with trio.open_nursery() as nursery:
+
+            async def up() -> None:
+                await trio.sleep(3)
+                assert upstream.gate is not None
+                upstream.gate.up = True
+
+            nursery.start_soon(up)
+            assert read(await service.answer(query())).answer
+
+
+async def test_the_worker_is_asked_by_its_frames() -> None:
+    class Tunnel:
+        asked = b""
+
+        async def dns_query(self, message: bytes) -> bytes:
+            if b"fail" in message:
+                raise DnsError("no answer")
+            self.asked = message
+            return b"\x12\x34" + good(message)[2:]
+
+    tunnel = Tunnel()
+    async with running(WorkerResolver(tunnel)) as service:  # type: ignore[arg-type]
+        assert read(await service.answer(query())).answer
+        assert tunnel.asked[:2] == b"\0\0"
+        assert read(await service.answer(query("fail.example"))).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_too_much_at_once_is_refused_not_kept(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Upstream(delay=1), max_flights=10, max_waiting=20) as service:
+        answers: list[bytes] = []
+        for number in range(30):
+            service.submit(query(f"n{number}.example"), answers.append)
+        assert len(answers) == 20
+        assert all(read(answer).rcode() == dns.rcode.SERVFAIL for answer in answers)
+        for _ in range(15):
+            service.submit(query("n1.example"), answers.append)
+        assert len(answers) == 25
+        await trio.sleep(2)
+        assert len(answers) == 45 and service.stats()["waiting"] == 0
+
+
+async def test_who_waits_at_the_end_is_answered() -> None:
+    answers: list[bytes] = []
+    async with running(Upstream(delay=99)) as service:
+        service.submit(query(use_edns=0), answers.append)
+        await trio.testing.wait_all_tasks_blocked()
+    assert [read(answer).rcode() for answer in answers] == [dns.rcode.SERVFAIL]
+    with pytest.raises(RuntimeError):
+        await service.answer(query("another.example"))
+
+
+async def test_forwarded_domains_go_to_their_resolver_only() -> None:
+    general, lan, inner = Upstream(), Upstream("lan"), Upstream("inner")
+    async with running(
+        general, forward=[("lan.example", lan), ("deep.lan.example", inner)]
+    ) as service:
+        for name in ("lan.example", "a.LAN.example", "xlan.example", "b.deep.lan.example"):
+            await service.answer(query(name))
+        assert (len(general.asked), len(lan.asked), len(inner.asked)) == (1, 2, 1)
+
+
+async def test_names_that_are_answered_here(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.9 Host.example alias # comment\nfe80::1%eth0 link\nrubbish\n")
+    block = tmp_path / "block"
+    block.write_text("# list\n0.0.0.0 ads.example other.example\nbad.example\n1.2.3.4 odd\n\n")
+    upstream = Upstream()
+    async with running(
+        upstream,
+        hosts=hosts,
+        block=[block],
+        static=["Db.test=192.0.2.7", "db.test=2001:db8::7", "bad.example=192.0.2.8"],
+    ) as service:
+
+        def ask(name: str, kind: str = "A") -> str:
+            seen = read(service.answer_now(query(name, kind, use_edns=0)))
+            data = " ".join(str(item) for rrset in seen.answer for item in rrset)
+            return data or dns.rcode.to_text(seen.rcode())
+
+        assert ask("db.TEST") == "192.0.2.7"
+        assert ask("db.test", "AAAA") == "2001:db8::7"
+        assert ask("db.test", "HTTPS") == "NOERROR"
+        assert ask("7.2.0.192.in-addr.arpa", "PTR") == "db.test."
+        assert ask("host.example") == "192.0.2.9"
+        assert ask("host.example", "AAAA") == "NOERROR"
+        assert service.answer_now(query("host.example", "MX")) is None
+        assert ask("9.2.0.192.in-addr.arpa", "PTR") == "host.example. alias."
+        assert ask("link", "AAAA") == "fe80::1"
+        assert ask("ads.example") == "0.0.0.0"
+        assert ask("ads.example", "AAAA") == "::"
+        assert ask("ads.example", "HTTPS") == "NOERROR"
+        assert service.answer_now(query("x.ads.example")) is None
+        assert ask("bad.example") == "192.0.2.8"
+        assert ask("x.bad.example") == "NXDOMAIN"
+        assert ask("use-application-dns.net") == "NXDOMAIN"
+        assert ask("_dns.resolver.arpa", "SVCB") == "NOERROR"
+        assert ask("localhost") == "127.0.0.1"
+        assert ask("a.localhost", "AAAA") == "::1"
+        assert ask("x.onion") == "NXDOMAIN"
+        assert service.answer_now(query("ads.example", rdclass="CH")) is None
+        blocked = read(service.answer_now(query("x.bad.example", use_edns=0)))
+        assert blocked.options[0].code == 15
+        assert not upstream.asked
+        hosts.write_text("192.0.2.10 host.example\n")
+        os.utime(hosts, (1, 1))
+        block.write_text("new.example\n")
+        service.flush()
+        assert ask("host.example") == "192.0.2.10"
+        assert ask("new.example") == "NXDOMAIN"
+        block.unlink()
+        with pytest.raises(ConfigError, match="cannot be read"):
+            service.flush()
+        assert ask("new.example") == "NXDOMAIN"
+
+
+async def test_a_changed_hosts_file_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zks_lwip.dns.service.HOSTS_INTERVAL", 0.01)
+    hosts = tmp_path / "hosts"
+    async with running(Upstream(), hosts=hosts) as service:
+        assert service.answer_now(query("host.example")) is None
+        hosts.write_text("192.0.2.9 host.example\n")
+        with trio.fail_after(5):
+            while service.answer_now(query("host.example")) is None:
+                await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("text", ["a.test", "=192.0.2.1", "a.test=", "a..test=192.0.2.1", "a=b"])
+def test_a_malformed_static_name_is_a_clear_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="--dns-static"):
+        DnsService([], static=[text])
+
+
+async def test_silence_only_for_what_cannot_be_a_query() -> None:
+    async with running() as service:
+        assert await service.answer(b"x" * 11) is None
+        assert await service.answer(query()[:2] + b"\x81\x80" + query()[4:]) is None
+        stats = service.stats()
+        assert (stats["rejected short"], stats["rejected response"]) == (1, 1)
+        with pytest.raises(DnsError):
+            await service.resolve(b"x")
+
+
+async def test_tcp_pipelined_and_split_anyhow(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Upstream(delay=0.1)) as service:
+        client, server = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_stream, service, server)
+            asked = [query(f"n{number}.example") for number in range(300)]
+            data = b"".join(frame(message) for message in asked) + frame(b"short") + frame(b"")
+            for start in range(0, len(data), 7):
+                await client.send_all(data[start : start + 7])
+            await client.send_eof()
+            received = bytearray()
+            async for part in client:
+                received += part
+        answers = []
+        while received:
+            size = int.from_bytes(received[:2], "big")
+            answers.append(bytes(received[2 : 2 + size]))
+            del received[: 2 + size]
+        assert sorted(answer[:2] for answer in answers) == sorted(one[:2] for one in asked)
+        assert service.stats()["rejected short"] == 2
+
+
+async def test_tcp_is_bounded_and_ends_when_idle(autojump_clock: trio.testing.MockClock) -> None:
+    upstream = Upstream(delay=3)
+    async with running(upstream) as service:
+        client, server = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_stream, service, server)
+            await client.send_all(
+                b"".join(frame(query(f"n{number}.example")) for number in range(500))
+            )
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert service.stats()["waiting"] == 128
+            start = trio.current_time()
+            received = 0
+            async for part in client:
+                received += len(part)
+            assert received > 500 * 40
+            assert 30 < trio.current_time() - start < 45

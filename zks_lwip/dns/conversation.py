@@ -1,0 +1,134 @@
+"""DNS over TCP, the server's side of one connection: pipelined queries in, answers out as they
+come.
+
+Answers may overtake each other (RFC 7766 §6.2.1.1). :class:`Conversation` has no sockets: whoever
+owns the connection moves the bytes. :func:`serve_stream` does so for any trio stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from zks_lwip.dns.framing import Deframer, frame
+
+__all__ = ["Conversation", "serve_stream"]
+
+logger = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT = 128
+"""Queries of one connection that are being answered; nothing more is read beyond."""
+MAX_UNSENT = 1 << 20
+"""Bytes of answers that the client has not taken; likewise."""
+IDLE = 30.0
+"""Seconds without a query and without an answer under way, after which a connection is closed."""
+
+
+class _Service(Protocol):
+    def submit(
+        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+    ) -> None: ...
+
+
+class Conversation:
+    """One connection. `wake` is called whenever an answer is added to the output."""
+
+    def __init__(self, service: _Service, wake: Callable[[], None]) -> None:
+        self._service = service
+        self._wake = wake
+        self._deframer = Deframer()
+        self._backlog: deque[bytes] = deque()
+        self._output: list[bytes] = []
+        self._unsent = 0
+        self._ended = False
+        self.in_flight = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the owner should leave what comes unread."""
+        return bool(self._backlog) or self.in_flight >= MAX_IN_FLIGHT or self._unsent >= MAX_UNSENT
+
+    @property
+    def finished(self) -> bool:
+        """Whether the client has ended its side and has been given all answers."""
+        return self._ended and not self._backlog and not self.in_flight and not self._output
+
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the client. What cannot be a query is dropped, as over UDP."""
+        self._backlog += self._deframer.feed(data)
+        self._ask()
+
+    def end(self) -> None:
+        """The client sends no more."""
+        self._ended = True
+
+    def take(self) -> bytes:
+        """Return what is to be sent, and count it as sent."""
+        data = b"".join(self._output)
+        self._output.clear()
+        self._unsent = 0
+        self._ask()
+        return data
+
+    def _ask(self) -> None:
+        while self._backlog and self.in_flight < MAX_IN_FLIGHT and self._unsent < MAX_UNSENT:
+            query = self._backlog.popleft()
+            if len(query) < 12 or query[2] & 0x80:
+                # Dropped and counted; no answer is to be waited for.
+                self._service.submit(query, self._reply, transport="tcp")
+                continue
+            self.in_flight += 1
+            self._service.submit(query, self._reply, transport="tcp")
+
+    def _reply(self, message: bytes) -> None:
+        self.in_flight -= 1
+        self._output.append(frame(message))
+        self._unsent += len(message) + 2
+        self._wake()
+
+
+async def serve_stream(service: _Service, stream: trio.abc.Stream, *, idle: float = IDLE) -> None:
+    """Answer the queries on `stream` until the client ends or resets it, or is idle; then close."""
+    news = trio.Event()
+    room = trio.Event()
+    conversation = Conversation(service, lambda: news.set())
+
+    async def write() -> None:
+        nonlocal news, room
+        while not conversation.finished:
+            await news.wait()
+            news = trio.Event()
+            while data := conversation.take():
+                await stream.send_all(data)
+            room.set()
+            room = trio.Event()
+        nursery.cancel_scope.cancel()
+
+    async def read() -> None:
+        while True:
+            while conversation.paused:
+                await room.wait()
+            with trio.move_on_after(idle) as scope:
+                data = await stream.receive_some(65536)
+            if scope.cancelled_caught:
+                if conversation.in_flight:
+                    continue
+                nursery.cancel_scope.cancel()
+                return
+            if not data:
+                conversation.end()
+                news.set()
+                return
+            conversation.receive(data)
+
+    async with stream:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                nursery.start_soon(write)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("a client has reset its DNS connection")

@@ -1,0 +1,263 @@
+"""Names that are answered without asking anyone: static ones, /etc/hosts, blocked ones, and those
+of special use.
+
+Everything is looked up by the wire form of the name in lower case, so that a query costs a few
+dictionary look-ups.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from zks_lwip.dns.answer import Answer, local_answer
+from zks_lwip.dns.intercept import Query
+from zks_lwip.dns.wire import Ede, Rcode, Type, WireError, ede_option, encode_name
+from zks_lwip.errors import ConfigError
+
+__all__ = ["LocalNames", "parse_static"]
+
+logger = logging.getLogger(__name__)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+STATIC_TTL = 60
+HOSTS_TTL = 5
+"""/etc/hosts may change at any time; resolvers that answer from it say 0 or little."""
+BLOCK_TTL = 60
+
+_IN = 1
+_ANY_CLASS = 255
+_ADDRESS_KINDS = frozenset((Type.A, Type.AAAA, Type.ANY, Type.HTTPS, Type.SVCB))
+_UNSPECIFIED = frozenset(("0.0.0.0", "::", "127.0.0.1", "::1"))
+
+# What a browser or a system asks in order to go around us is answered "no" (Mozilla's canary; RFC
+# 9462 §6.4 asks the same for resolver.arpa). Names that must never reach a resolver: RFC 6761
+# (invalid, localhost), RFC 7686 (onion).
+_CANARY = encode_name("use-application-dns.net")
+_NODATA_BELOW = frozenset((encode_name("resolver.arpa"),))
+_NXDOMAIN_BELOW = frozenset((encode_name("invalid"), encode_name("onion")))
+_LOCALHOST = encode_name("localhost")
+
+
+@dataclass(slots=True)
+class _Names:
+    """Addresses by name and names by address."""
+
+    addresses: dict[bytes, list[Address]] = field(default_factory=dict)
+    pointers: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+    def add(self, name: bytes, address: Address) -> None:
+        known = self.addresses.setdefault(name, [])
+        if address not in known:
+            known.append(address)
+        names = self.pointers.setdefault(encode_name(address.reverse_pointer), [])
+        if name not in names:
+            names.append(name)
+
+
+@dataclass(slots=True)
+class _Blocks:
+    zeroed: set[bytes] = field(default_factory=set)
+    denied: set[bytes] = field(default_factory=set)
+
+
+def parse_static(text: str) -> tuple[bytes, Address]:
+    """Read ``NAME=ADDRESS``; the name comes back in wire form. Raises :class:`ConfigError`."""
+    name, equals, address = text.partition("=")
+    if not equals or not name.strip("."):
+        raise ConfigError(f"--dns-static {text}: write it as NAME=ADDRESS, as in db.test=192.0.2.7")
+    try:
+        return encode_name(name.strip()), ipaddress.ip_address(address.strip().strip("[]"))
+    except (WireError, ValueError) as error:
+        raise ConfigError(f"--dns-static {text}: {error}") from error
+
+
+class LocalNames:
+    """The tables, and the look-up.
+
+    `static` are texts ``NAME=ADDRESS``; `hosts` is the path of a hosts file or None; `block` are
+    paths of lists, one entry a line: ``0.0.0.0 NAME...`` (hosts style: that name has the
+    unspecified address) or ``NAME`` (neither it nor anything below it exists). Raises
+    :class:`ConfigError` for a malformed static name and for a list that cannot be read; a hosts
+    file that cannot be read counts as empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        static: Iterable[str] = (),
+        hosts: str | os.PathLike[str] | None = "/etc/hosts",
+        block: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        self._static = _Names()
+        for text in static:
+            self._static.add(*parse_static(text))
+        self._hosts_path = hosts
+        self._block_paths = tuple(block)
+        self._hosts = _Names()
+        self._hosts_stamp: object = None
+        self._blocks = _Blocks()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the block lists and the hosts file again. What cannot be read raises or counts as
+        empty, as above.
+        """
+        blocks = _Blocks()
+        for path in self._block_paths:
+            _read_blocks(path, blocks)
+        self._blocks = blocks
+        self._hosts_stamp = None
+        self.refresh_hosts()
+
+    def refresh_hosts(self) -> bool:
+        """Read the hosts file if it has changed since it was last read; whether it had. May run
+        in any thread.
+        """
+        stamp = _stamp(self._hosts_path)
+        if stamp == self._hosts_stamp:
+            return False
+        self._hosts = _read_hosts(self._hosts_path)
+        self._hosts_stamp = stamp
+        return True
+
+    @property
+    def blocked_names(self) -> int:
+        """How many names the block lists hold."""
+        return len(self._blocks.zeroed) + len(self._blocks.denied)
+
+    def lookup(self, query: Query) -> tuple[Answer, str] | None:
+        """Return the answer and what it came from ("static", "hosts", "special", "blocked"), or
+        None: ask on.
+        """
+        name, kind = query.name, query.kind
+        if query.klass != _IN and query.klass != _ANY_CLASS:
+            return None
+        addresses = self._static.addresses.get(name)
+        if addresses is not None:
+            return _addresses(query, addresses, STATIC_TTL), "static"
+        addresses = self._hosts.addresses.get(name)
+        if addresses is not None and kind in _ADDRESS_KINDS:
+            return _addresses(query, addresses, HOSTS_TTL), "hosts"
+        if kind == Type.PTR:
+            names = self._static.pointers.get(name)
+            if names is not None:
+                return _pointers(query, names, STATIC_TTL), "static"
+            names = self._hosts.pointers.get(name)
+            if names is not None:
+                return _pointers(query, names, HOSTS_TTL), "hosts"
+        if name == _CANARY:
+            return local_answer(query, rcode=Rcode.NXDOMAIN), "special"
+        blocks = self._blocks
+        if name in blocks.zeroed:
+            return _zeroed(query), "blocked"
+        denied = blocks.denied
+        position = 0
+        while name[position]:
+            suffix = name[position:]
+            if suffix in denied:
+                return local_answer(
+                    query, rcode=Rcode.NXDOMAIN, ttl=BLOCK_TTL, options=_BLOCKED
+                ), "blocked"
+            if suffix in _SPECIAL:
+                return _special(query, suffix), "special"
+            position += name[position] + 1
+        return None
+
+
+_SPECIAL = _NODATA_BELOW | _NXDOMAIN_BELOW | {_LOCALHOST}
+_BLOCKED = ede_option(Ede.BLOCKED, "on a block list")
+_LOOPBACK: list[Address] = [ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")]
+_ZERO: list[Address] = [ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)]
+
+
+def _special(query: Query, suffix: bytes) -> Answer:
+    if suffix == _LOCALHOST:
+        return _addresses(query, _LOOPBACK, STATIC_TTL)
+    return local_answer(query, rcode=Rcode.NXDOMAIN if suffix in _NXDOMAIN_BELOW else Rcode.NOERROR)
+
+
+def _zeroed(query: Query) -> Answer:
+    return local_answer(query, _address_records(query, _ZERO), ttl=BLOCK_TTL, options=_BLOCKED)
+
+
+def _address_records(query: Query, addresses: list[Address]) -> list[tuple[int, bytes]]:
+    records: list[tuple[int, bytes]] = []
+    for address in addresses:
+        kind = Type.A if address.version == 4 else Type.AAAA
+        if query.kind in (kind, Type.ANY):
+            records.append((kind, address.packed))
+    return records
+
+
+def _addresses(query: Query, addresses: list[Address], ttl: int) -> Answer:
+    return local_answer(query, _address_records(query, addresses), ttl=ttl)
+
+
+def _pointers(query: Query, names: list[bytes], ttl: int) -> Answer:
+    return local_answer(query, [(Type.PTR, name) for name in names], ttl=ttl)
+
+
+def _stamp(path: str | os.PathLike[str] | None) -> object:
+    if path is None:
+        return ()
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read_hosts(path: str | os.PathLike[str] | None) -> _Names:
+    names = _Names()
+    if path is None:
+        return names
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields = line.partition("#")[0].split()
+                if len(fields) < 2:
+                    continue
+                try:
+                    address = ipaddress.ip_address(fields[0].partition("%")[0])
+                    for name in fields[1:]:
+                        names.add(encode_name(name), address)
+                except (ValueError, WireError):
+                    logger.debug("%s: a line that is not understood: %r", path, line)
+    except OSError as error:
+        logger.warning("%s cannot be read (%s); no name in it is answered", path, error.strerror)
+    return names
+
+
+def _read_blocks(path: str | os.PathLike[str], blocks: _Blocks) -> None:
+    wrong = 0
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields = line.partition("#")[0].split()
+                try:
+                    if len(fields) == 1:
+                        blocks.denied.add(encode_name(fields[0].removeprefix("*.")))
+                    elif fields and fields[0] in _UNSPECIFIED:
+                        # Such lists begin with the lines of an ordinary hosts file: localhost is
+                        # not to be blocked.
+                        blocks.zeroed.update(
+                            encode_name(name) for name in fields[1:] if "." in name
+                        )
+                    elif fields:
+                        wrong += 1
+                except WireError:
+                    wrong += 1
+    except OSError as error:
+        raise ConfigError(f"--dns-block {path}: it cannot be read: {error.strerror}") from error
+    blocks.denied.discard(b"\0")
+    if wrong:
+        logger.warning(
+            "%s: %d lines are neither NAME nor 0.0.0.0 NAME; they block nothing",
+            os.fspath(path),
+            wrong,
+        )

@@ -1,0 +1,104 @@
+"""Who is asked: the protocol that every upstream fulfils, and the worker's name servers as one."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import trio
+
+from zks_lwip.dns.wire import Ede
+from zks_lwip.errors import DnsError
+
+__all__ = ["DnsTunnel", "Gate", "Resolver", "ResolverError", "WorkerResolver"]
+
+
+class ResolverError(DnsError):
+    """An upstream did not answer; `ede` is the Extended DNS Error that says why (RFC 8914)."""
+
+    def __init__(self, message: str, ede: int = Ede.NETWORK_ERROR) -> None:
+        super().__init__(message)
+        self.ede = ede
+
+
+class Gate(Protocol):
+    """Something that must be up before an upstream can be asked: the tunnel."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+class Resolver(Protocol):
+    """An upstream. Queries and answers are wire messages with id 0; any number may be in flight."""
+
+    @property
+    def name(self) -> str:
+        """What logs and counters call it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The UDP payload size that queries to it state."""
+        ...
+
+    @property
+    def padding(self) -> int:
+        """The block size that queries to it are padded to (RFC 8467), 0 for none."""
+        ...
+
+    @property
+    def gate(self) -> Gate | None:
+        """What must be up before it can be asked."""
+        ...
+
+    async def run(self) -> None:
+        """Work in the background for as long as the service lives; may return at once."""
+        ...
+
+    async def resolve(self, query: bytes) -> bytes:
+        """Ask. Raises :class:`~zks_lwip.errors.DnsError`; the caller sets the deadline."""
+        ...
+
+
+class DnsTunnel(Protocol):
+    """What carries a DNS message to the worker (DNS_QUERY, PROTOCOL.md §5)."""
+
+    async def dns_query(self, message: bytes) -> bytes:
+        """Ask. Raises :class:`~zks_lwip.errors.DnsError` when no answer comes."""
+        ...
+
+
+class WorkerResolver:
+    """The worker's own name servers, asked by DNS_QUERY frames."""
+
+    name = "worker"
+    size = 1232
+    padding = 0
+
+    def __init__(self, tunnel: DnsTunnel, gate: Gate | None = None) -> None:
+        self._tunnel = tunnel
+        self.gate = gate
+
+    async def run(self) -> None:
+        """Nothing is to be done in the background."""
+
+    async def resolve(self, query: bytes) -> bytes:
+        """Ask the worker. The frame's request id has matched the answer, so the message's own id
+        is made 0.
+        """
+        answer = await self._tunnel.dns_query(query)
+        return b"\0\0" + answer[2:] if len(answer) >= 12 else answer
+
+
+async def wait_up(gate: Gate, seconds: float) -> bool:
+    """Wait until `gate` is up, at most `seconds`; whether it is. (It has no event to wait for; 20
+    looks a second.)
+    """
+    deadline = trio.current_time() + (seconds if math.isfinite(seconds) else 1e9)
+    while not gate.up:
+        if trio.current_time() >= deadline:
+            return False
+        await trio.sleep(0.05)
+    return True
