@@ -34,8 +34,7 @@ class GatewayCounters:
     datagrams_refused: int = 0  #: answered with ICMP
     udp_errors: int = 0  #: ICMP errors that the worker told of
     dns_queries: int = 0
-    dns_dropped: int = 0  #: no DNS message at all, or its asker had gone
-    dns_overload: int = 0  #: answered SERVFAIL since too many were in flight
+    dns_dropped: int = 0  #: answers that the stack had no room for
     echoes: int = 0
     echoes_dropped: int = 0
     refused: Counter[int] = field(default_factory=Counter)  #: TCP connections, by ERROR code
@@ -79,9 +78,9 @@ def format_summary(stats: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, int]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """The numbers in a nested mapping that are not zero, with dotted names."""
-    result: list[tuple[str, int]] = []
+    result: list[tuple[str, float]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
             result.extend(_flat(value, f"{prefix}{key}."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,11 +20,10 @@ V4, V6 = ("192.0.2.1", 443), ("2001:db8::1", 443)
 
 
 class Names:
-    async def answer(self, message: bytes, *, tcp: bool) -> bytes | None:
-        return b"answer to " + message
-
-    def overloaded(self, message: bytes) -> bytes | None:
-        return None
+    def submit(
+        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+    ) -> None:
+        reply(b"answer to " + query)
 
 
 class Bench:
@@ -58,10 +57,10 @@ async def test_tcp_goes_to_the_tunnel_and_port_53_to_the_dns_service() -> None:
         assert b.flow(("198.18.0.2", 8000)).log == []
         assert [s.host for s in b.tunnel.streams] == ["192.0.2.1", "2001:db8::1", "127.0.0.1"]
         dns = b.flow(("9.9.9.9", 53))
-        dns.incoming += b"\0\1q"
+        dns.incoming += b"\0\x0d" + b"q" * 2 + bytes(11)
         dns.handler.on_readable()
         await wait_all_tasks_blocked()
-        assert dns.delivered == b"\0\x0banswer to q" and len(b.tunnel.streams) == 3
+        assert dns.delivered == b"\0\x17answer to qq" + bytes(11) and len(b.tunnel.streams) == 3
 
 
 async def test_a_worker_elsewhere_is_asked_for_the_address_itself() -> None:

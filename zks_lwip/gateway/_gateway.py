@@ -50,8 +50,8 @@ class GatewayTunnel(StreamOpener, AssociationOpener, EchoTunnel, Protocol):
 class Gateway:
     """Gives each flow what the policy says; :meth:`run` keeps it going.
 
-    Everything but the queries and echo requests that wait for an answer happens in the callbacks
-    of the stack and the tunnel, in the trio thread.
+    Everything but the echo requests that wait for a reply happens in the callbacks of the stack,
+    the tunnel and the DNS service, in the trio thread.
     """
 
     def __init__(
@@ -71,20 +71,16 @@ class Gateway:
         )
         self._stack = stack
         self._tunnel = tunnel
-        self._dns_service = dns
         self._config = config
         self._clock = clock
         self._table = FlowTable(config.max_flows, self.counters)
         self._associations = Associations(stack, tunnel, self.policy, self.counters, clock=clock)
-        self._dns: DnsFront | None = None
+        self._dns = DnsFront(stack, dns, self.counters, clock=clock)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the stack until cancelled."""
         stack = self._stack
         async with trio.open_nursery() as nursery:
-            self._dns = DnsFront(
-                stack, self._dns_service, self.counters, nursery, clock=self._clock
-            )
             echoes = Echoes(
                 stack,
                 self._tunnel,
@@ -115,7 +111,6 @@ class Gateway:
         elif not self._table.make_room():
             flow.reject(Reject.RST)
         elif service is Service.DNS:
-            assert self._dns is not None
             self._dns.open_flow(flow, self._table)
         else:
             bridge = TcpBridge(flow, self._table, self.counters, self._clock)
@@ -128,7 +123,6 @@ class Gateway:
         for datagram in batch:
             service = self.policy.decide(datagram.destination)
             if service is Service.DNS:
-                assert self._dns is not None
                 self._dns.on_datagram(datagram)
             elif isinstance(service, Reject):
                 self._associations.refuse(datagram, service)
@@ -143,7 +137,6 @@ class Gateway:
         result["flows"] = len(self._table)
         result["flows_held"] = self._table.held
         result["associations"] = len(self._associations)
-        result["dns_in_flight"] = 0 if self._dns is None else self._dns.in_flight
         return result
 
     def _sweep(self) -> None:
@@ -152,5 +145,4 @@ class Gateway:
         idle = DEFAULT_IDLE if peer is None else min(DEFAULT_IDLE, peer.idle_udp)
         self._table.expire(now)
         self._associations.expire(now, idle)
-        if self._dns is not None:
-            self._dns.expire(now)
+        self._dns.expire(now)

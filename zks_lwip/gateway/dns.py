@@ -1,49 +1,38 @@
 """Port 53, UDP and TCP: every query goes to the DNS service, whatever server it was meant for.
 
-The answer leaves as if from the server asked. A query that waits for its answer is one task; a TCP
-connection itself has none. TCP messages are length-prefixed, pipelined and may be answered out of
-order (RFC 7766).
+The answer leaves as if from the server asked. Nothing here waits, and there is no task: the
+service calls back with each answer, at once or later. TCP messages are length-prefixed, pipelined
+and may be answered out of order (RFC 7766).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-import trio
-
-from ..dns.framing import Deframer, frame
+from ..dns.conversation import Conversation
 from ..stack import Datagram, Flow, Reject
 from ..stats import GatewayCounters
 from .tcp import FlowTable
 from .udp import UdpStack
 
-__all__ = ["IDLE_SECONDS", "MAX_IN_FLIGHT", "MAX_PIPELINED", "DnsFlow", "DnsFront", "DnsService"]
+__all__ = ["IDLE_SECONDS", "DnsFlow", "DnsFront", "DnsService"]
 
-_log = logging.getLogger(__name__)
-
-#: Queries that wait for an answer, of all applications; more are answered SERVFAIL at once.
-MAX_IN_FLIGHT = 4096
-#: Unanswered queries on one TCP connection; while there are that many it is not read.
-MAX_PIPELINED = 64
 #: A TCP connection without a query in flight is closed after this time (RFC 7766 §6.2.3).
 IDLE_SECONDS = 30.0
 
-_scratch = memoryview(bytearray(65536))
+_scratch = memoryview(bytearray(16384))
 
 
 class DnsService(Protocol):
-    """Who answers. ``tcp`` says that the answer may be as long as 65535 bytes."""
+    """Who answers: :class:`zks_lwip.dns.DnsService`."""
 
-    async def answer(self, message: bytes, *, tcp: bool) -> bytes | None:
-        """The answer to ``message``; None where it deserves none. Raises no error of its own."""
-        ...
-
-    def overloaded(self, message: bytes) -> bytes | None:
-        """SERVFAIL for a query that is not asked on, without waiting."""
+    def submit(
+        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+    ) -> None:
+        """Call ``reply`` with the answer, once, at once or later; never for what is no query."""
         ...
 
 
@@ -55,27 +44,20 @@ class DnsFront:
         stack: UdpStack,
         service: DnsService,
         counters: GatewayCounters,
-        nursery: trio.Nursery,
         *,
-        limit: int = MAX_IN_FLIGHT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stack = stack
-        self._service = service
-        self._counters = counters
-        self._nursery = nursery
-        self._limit = limit
+        self.service = service
+        self.counters = counters
         self.clock = clock
+        self._stack = stack
         self._flows: set[DnsFlow] = set()
-        self.in_flight = 0
 
     def on_datagram(self, datagram: Datagram) -> None:
         """Answer one UDP query, now or later."""
-        message = bytes(datagram.payload)
-        if self._admit():
-            self._nursery.start_soon(self._answer_datagram, datagram, message)
-        else:
-            self._reply(datagram, self._service.overloaded(message))
+        self.counters.dns_queries += 1
+        reply = partial(self._reply, datagram.destination, datagram.source)
+        self.service.submit(bytes(datagram.payload), reply)
 
     def open_flow(self, flow: Flow, table: FlowTable) -> None:
         """Serve a TCP connection to port 53."""
@@ -86,61 +68,34 @@ class DnsFront:
         for flow in tuple(self._flows):
             flow.expire(now)
 
-    def query(self, flow: DnsFlow, message: bytes) -> None:
-        """Answer one query of a TCP connection, now or later."""
-        if self._admit():
-            self._nursery.start_soon(self._answer_flow, flow, message)
-        else:
-            flow.answer(self._service.overloaded(message))
-
     def forget(self, flow: DnsFlow) -> None:
+        """A connection has ended."""
         self._flows.discard(flow)
 
-    def _admit(self) -> bool:
-        self._counters.dns_queries += 1
-        if self.in_flight >= self._limit:
-            self._counters.dns_overload += 1
-            return False
-        self.in_flight += 1
-        return True
-
-    async def _answer_datagram(self, datagram: Datagram, message: bytes) -> None:
-        try:
-            answer = await self._service.answer(message, tcp=False)
-        finally:
-            self.in_flight -= 1
-        self._reply(datagram, answer)
-
-    async def _answer_flow(self, flow: DnsFlow, message: bytes) -> None:
-        try:
-            answer = await self._service.answer(message, tcp=True)
-        finally:
-            self.in_flight -= 1
-        flow.answer(answer)
-
-    def _reply(self, datagram: Datagram, answer: bytes | None) -> None:
-        sent = answer is not None and self._stack.send_datagram(
-            datagram.destination, datagram.source, answer
-        )
-        if not sent:
-            self._counters.dns_dropped += 1
+    def _reply(self, source: tuple[str, int], destination: tuple[str, int], answer: bytes) -> None:
+        if not self._stack.send_datagram(source, destination, answer):
+            self.counters.dns_dropped += 1
 
 
 class DnsFlow:
-    """One TCP connection to port 53; the handler of its flow."""
+    """One TCP connection to port 53; the handler of its flow.
+
+    What it holds is bounded by the :class:`Conversation`: while too many queries wait, or the
+    client does not read its answers, nothing more is taken from it.
+    """
 
     __slots__ = (
-        "_deframer",
+        "_conversation",
         "_done",
         "_eof",
         "_finished",
         "_flow",
         "_front",
+        "_moving",
         "_out",
         "_readable",
         "_table",
         "_used",
-        "_waiting",
         "since",
     )
 
@@ -148,10 +103,10 @@ class DnsFlow:
         self._front = front
         self._flow = flow
         self._table = table
-        self._deframer = Deframer()
-        self._out: deque[memoryview] = deque()  # bounded by MAX_PIPELINED answers
-        self._waiting = 0
+        self._conversation = Conversation(self, self._move)
+        self._out = memoryview(b"")  # taken from the conversation, not yet by the stack
         self._readable = False
+        self._moving = False
         self._eof = False  # nothing more is read
         self._finished = False  # our FIN is sent
         self._done = False  # forgotten
@@ -160,26 +115,25 @@ class DnsFlow:
         table.accept(self)
         flow.accept()
 
+    def submit(
+        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "tcp"
+    ) -> None:
+        """Pass a query of the conversation on."""
+        self._front.counters.dns_queries += 1
+        self._used = self._front.clock()
+        self._front.service.submit(query, reply, transport=transport)
+
     def on_established(self) -> None:
         """The handshake is done."""
 
     def on_readable(self) -> None:
         """Bytes or the end of them: read as long as there is room for more queries."""
         self._readable = True
-        self._read()
+        self._move()
 
     def on_writable(self) -> None:
         """The stack takes bytes again."""
-        out = self._out
-        while out:
-            chunk = out[0]
-            taken = self._flow.push(chunk)
-            if taken < len(chunk):
-                out[0] = chunk[taken:]
-                return
-            out.popleft()
-        self._read()
-        self._end_if_over()
+        self._move()
 
     def on_reset(self) -> None:
         """The application aborted: its answers are not delivered."""
@@ -194,54 +148,67 @@ class DnsFlow:
         self._forget()
         self._flow.abort()
 
-    def answer(self, message: bytes | None) -> None:
-        """One query has been answered (None: it deserves no answer)."""
-        self._waiting -= 1
-        if self._done:
-            self._front._counters.dns_dropped += 1
-            return
-        if message is not None:
-            self._used = self._front.clock()
-            self._out.append(memoryview(frame(message)))
-        self.on_writable()
-
     def expire(self, now: float) -> None:
         """Close after :data:`IDLE_SECONDS` without a query; abort if that does not end it."""
-        if self._done or self._waiting or now - self._used < IDLE_SECONDS:
+        if self._conversation.in_flight or now - self._used < IDLE_SECONDS:
             return
         if self._out or self._finished:  # it does not read, or does not close its side
             self.refuse(Reject.RST)
         else:
             self._used = now
-            self._eof = True
-            self._end_if_over()
+            self._readable = False
+            self._end()
+            self._move()
 
-    def _read(self) -> None:
-        while self._readable and not self._done and not self._eof:
-            if self._waiting + len(self._out) >= MAX_PIPELINED:
-                return
-            # Room for this many whole queries; the smallest is 14 bytes with its length.
-            count = self._flow.pull_into(_scratch[:1024])
-            if count == 0:
-                self._readable = False
-                return
-            if count is None:
-                self._eof = True
-                self._end_if_over()
-                return
-            self._used = self._front.clock()
-            for message in self._deframer.feed(_scratch[:count]):
-                self._waiting += 1
-                self._front.query(self, message)
+    def _move(self) -> None:
+        """Move answers out and queries in until one side has no more or no room.
 
-    def _end_if_over(self) -> None:
-        if not self._eof or self._finished or self._done or self._waiting or self._out:
+        An answer that comes at once calls this from within; the outer loop then goes on.
+        """
+        if self._moving or self._done:
             return
-        self._finished = True
-        self._flow.send_eof()
+        self._moving = True
+        try:
+            while self._push_answers() and self._pull_queries():
+                pass
+        finally:
+            self._moving = False
+        if self._conversation.finished and not self._out and not self._finished:
+            self._finished = True
+            self._flow.send_eof()
+
+    def _push_answers(self) -> bool:
+        """Whether all that there is to send has been taken."""
+        while True:
+            if not self._out:
+                self._out = memoryview(self._conversation.take())
+                if not self._out:
+                    return True
+            taken = self._flow.push(self._out)
+            self._out = self._out[taken:]
+            if self._out:
+                return False
+            self._used = self._front.clock()
+
+    def _pull_queries(self) -> bool:
+        """Whether anything has come, and so might be answered already."""
+        if self._eof or not self._readable or self._conversation.paused:
+            return False
+        count = self._flow.pull_into(_scratch)
+        if count is None:
+            self._end()
+        elif count == 0:
+            self._readable = False
+        else:
+            self._conversation.receive(_scratch[:count])
+        return bool(count)
+
+    def _end(self) -> None:
+        self._eof = True
+        self._conversation.end()
 
     def _forget(self) -> None:
         self._done = True
-        self._out.clear()
+        self._out = memoryview(b"")
         self._table.remove(self)
         self._front.forget(self)
