@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     suites: tuple[str, ...]
     components: tuple[str, ...]
     signed_by: str  # a path, an embedded key (continuation lines kept) or ""
+    trusted: str  # "yes": the administrator waives signatures; "" otherwise
 
 
 def parse_deb822(text: str) -> Iterator[Entry]:
@@ -57,6 +58,7 @@ def parse_deb822(text: str) -> Iterator[Entry]:
             tuple(fields.get("suites", "").split()),
             tuple(fields.get("components", "").split()),
             fields.get("signed-by", ""),
+            fields.get("trusted", ""),
         )
 
 
@@ -68,7 +70,8 @@ def parse_one_line(text: str) -> Iterator[Entry]:
         if match:
             options = dict(x.partition("=")[::2] for x in (match[1] or "").split())
             signed_by = options.get("signed-by", "").replace(",", " ")
-            yield Entry((match[2],), (match[3],), tuple(match[4].split()), signed_by)
+            trusted = options.get("trusted", "")
+            yield Entry((match[2],), (match[3],), tuple(match[4].split()), signed_by, trusted)
 
 
 def system_entries(etc: Path) -> list[Entry]:
@@ -153,10 +156,11 @@ def _fetch_suite(
     for part in ("lists/partial", "cache/archives/partial", "state"):
         (folder / part).mkdir(parents=True)
     sources = folder / "private.sources"  # apt takes the format from the name
-    signed_by = f"Signed-By: {entry.signed_by}\n" if entry.signed_by else ""
+    options = f"Signed-By: {entry.signed_by}\n" if entry.signed_by else ""
+    options += f"Trusted: {entry.trusted}\n" if entry.trusted else ""
     sources.write_text(
         f"Types: deb-src\nURIs: {' '.join(entry.uris)}\nSuites: {suite}\n"
-        f"Components: {component}\n{signed_by}",
+        f"Components: {component}\n{options}",
         encoding="utf-8",
     )
     command = [

@@ -23,6 +23,7 @@ import tomllib
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ MAX_MEMBERS = 20_000
 # lwIP's members all look like `lwip-2.2.1/src/core/tcp.c`; anything else is not written, so no name
 # can lead out.
 _MEMBER = re.compile(
-    r"(?:\./)?(?:[A-Za-z0-9._+-]+/)?(?:src/((?:core|include)/[A-Za-z0-9_/-]+\.[ch])|(COPYING))"
+    r"(?:\./)?(?:[A-Za-z0-9][A-Za-z0-9._+-]*/)?(?:src/((?:core|include)/[A-Za-z0-9_/-]+\.[ch])|(COPYING))"
 )
 
 
@@ -171,7 +172,8 @@ def unpack(archive: Path, target: Path) -> None:
         lzma.LZMAError,
         EOFError,
         OSError,
-        NotImplementedError,
+        RuntimeError,
+        zlib.error,
     ) as error:
         raise SourceError(f"it cannot be unpacked: {error}") from error
     if total == 0:
