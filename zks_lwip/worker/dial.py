@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 from collections.abc import Iterator
 
@@ -145,6 +146,7 @@ class Dialer:
         winner: socket.socket | None = None
         wake = trio.Event()
         running = 0
+        next_attempt = 0.0
 
         def signal() -> None:
             nonlocal wake
@@ -152,7 +154,7 @@ class Dialer:
             wake = trio.Event()
 
         async def attempt(address: IPAddress) -> None:
-            nonlocal winner, running
+            nonlocal winner, running, next_attempt
             try:
                 sock = await self._connect(address, port)
                 if winner is None:
@@ -161,6 +163,7 @@ class Dialer:
                     sock.close()
             except OSError as error:
                 failures.append(DialError(error_code(error), error.strerror or str(error)))
+                next_attempt = 0.0
             finally:
                 running -= 1
                 signal()
@@ -189,16 +192,19 @@ class Dialer:
                     nursery.start_soon(announce, lookup.v4.done)
                     nursery.start_soon(announce, lookup.v6.done)
                 while winner is None:
-                    address = next_address()
+                    due = not running or trio.current_time() >= next_attempt
+                    address = next_address() if due else None
                     if address is not None:
                         running += 1
                         nursery.start_soon(attempt, address)
-                        with trio.move_on_after(_ATTEMPT_DELAY):
-                            await wake.wait()
-                    elif running or not lookup.done:
-                        await wake.wait()
-                    else:
+                        next_attempt = trio.current_time() + _ATTEMPT_DELAY
+                    elif due and not running and lookup.done:
                         break
+                    # past its turn with nothing left to try: only news can help
+                    with trio.CancelScope(
+                        deadline=math.inf if address is None and due else next_attempt
+                    ):
+                        await wake.wait()
                 nursery.cancel_scope.cancel()
         except BaseException:
             if winner is not None:
