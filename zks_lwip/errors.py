@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AuthError",
     "CertificateError",
+    "CommandError",
     "ConfigError",
     "DeviceError",
     "DnsError",
@@ -108,3 +109,11 @@ class DnsError(ZksError):
     """A DNS query could not be answered."""
 
     exit_code = 20
+
+
+class CommandError(ZksError):
+    """The command of ``run`` cannot be executed; ``exit_code`` is that of a shell: 127 or 126."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
