@@ -1,0 +1,191 @@
+"""What the applications of the tests do, as functions and as commands.
+
+python -m tests.netns.client ACTION ARGS...      ends with 0, or shows the error and ends with 1
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+
+from tests.netns import servers
+
+TIMEOUT = 40.0
+
+
+def connect(host: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
+    """A connected TCP socket; ``timeout`` holds for each later operation, too."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_error(
+    host: str, port: int, timeout: float = TIMEOUT, syn_retries: int | None = None
+) -> str:
+    """The name of the error that a blocking ``connect()`` ends with, or ``"connected"``.
+
+    The socket has no timeout of its own: what ends the wait is the kernel's TCP, which sends the
+    SYN again ``syn_retries`` times (TCP_SYNCNT) if that is given.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    result: list[str] = []
+
+    def attempt() -> None:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            if syn_retries is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, syn_retries)
+            number = sock.connect_ex((host, port))
+            result.append(errno.errorcode[number] if number else "connected")
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return result[0] if result else f"nothing within {timeout} s"
+
+
+def duplex(host: str, port: int, up: int, down: int) -> None:
+    """Send ``up`` and receive ``down`` bytes at once; both ends' SHA-256 must agree."""
+    with connect(host, port) as sock:
+        sock.sendall(struct.pack("!QQ", up, down))
+        failure: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                for chunk in servers.pattern(up):
+                    sock.sendall(chunk)
+            except BaseException as error:
+                failure.append(error)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        count, digest = servers.digest_of(sock, down)
+        sender.join(TIMEOUT)
+        if failure:
+            raise failure[0]
+        assert (count, digest) == (down, servers.pattern_digest(down)), "received data differs"
+        theirs = servers.receive_exactly(sock, 64).decode()
+        assert theirs == servers.pattern_digest(up), "sent data arrived otherwise"
+        assert sock.recv(1) == b"", "data after the end"
+
+
+def duplex_many(host: str, port: int, flows: int, total: int) -> None:
+    """``total`` bytes each way at once, over ``flows`` connections that are open together."""
+    failures: list[BaseException] = []
+
+    def one() -> None:
+        try:
+            duplex(host, port, total // flows, total // flows)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(flows)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive(), "a transfer hangs"
+    if failures:
+        raise failures[0]
+
+
+def download(host: str, port: int, total: int) -> None:
+    """Receive ``total`` bytes of a SOURCE server and its EOF; digest checked."""
+    with connect(host, port) as sock:
+        sock.sendall(struct.pack("!Q", total))
+        assert servers.digest_of(sock) == (total, servers.pattern_digest(total))
+
+
+def who(host: str, port: int = servers.WHO) -> str:
+    """The address that the server sees us come from."""
+    with connect(host, port) as sock, sock.makefile() as lines:
+        return lines.readline().strip()
+
+
+def counters(host: str) -> dict[str, int]:
+    with connect(host, servers.COUNTERS) as sock, sock.makefile() as lines:
+        return dict(json.loads(lines.readline()))
+
+
+def udp_exchange(host: str, port: int, payload: bytes, tries: int = 3) -> bytes:
+    """Send a datagram, return the answer; UDP may lose, so a lost one is sent again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(3)
+        sock.connect((host, port))
+        for attempt in range(tries):
+            sock.send(payload)
+            try:
+                return sock.recv(65536)
+            except TimeoutError:
+                if attempt == tries - 1:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def client_closes_first(host: str, total: int) -> None:
+    """Send, shut down our side, and only then get the answer (SINK)."""
+    with connect(host, servers.SINK) as sock:
+        for chunk in servers.pattern(total):
+            sock.sendall(chunk)
+        sock.shutdown(socket.SHUT_WR)
+        with sock.makefile() as lines:
+            assert lines.readline().split() == [str(total), servers.pattern_digest(total)]
+            assert lines.readline() == ""
+
+
+def server_closes_first(host: str, total: int) -> str:
+    """Get all and the server's EOF, and only then send (SOURCE); the counter it must show."""
+    with connect(host, servers.SOURCE) as sock:
+        sock.sendall(struct.pack("!Q", total))
+        assert servers.digest_of(sock) == (total, servers.pattern_digest(total))
+        digest = hashlib.sha256()
+        for chunk in servers.pattern(total + 1):
+            sock.sendall(chunk)
+            digest.update(chunk)
+        sock.shutdown(socket.SHUT_WR)
+        return f"source heard {total + 1} {digest.hexdigest()}"
+
+
+def main(argv: list[str]) -> None:
+    action, *rest = argv
+    if action == "duplex":
+        duplex_many(rest[0], servers.DUPLEX, int(rest[1]), int(rest[2]))
+    elif action == "who":
+        print(who(rest[0]))
+    elif action == "errors":
+        for target in rest:
+            host, _, port = target.rpartition("|")
+            print(connect_error(host, int(port), syn_retries=1))
+    elif action == "half-close":
+        client_closes_first(rest[0], int(rest[1]))
+        expected = server_closes_first(rest[0], int(rest[1]))
+        for _ in range(100):
+            if expected in counters(rest[0]):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"the server did not note: {expected}")
+    elif action == "udp":
+        payload = bytes(int(rest[1]))
+        assert udp_exchange(rest[0], servers.ECHO, payload) == payload
+    elif action == "resolve":
+        found = socket.getaddrinfo(rest[0], 80, type=socket.SOCK_STREAM)
+        print(" ".join(sorted({str(item[4][0]) for item in found})))
+    else:
+        raise SystemExit(f"unknown action {action}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,117 @@
+"""Fixtures of the end-to-end tests, and the proof that they leave the machine as they found it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.netns import child, machine
+from tests.netns.child import Child
+from tests.netns.lab import NOBODY, PYTHON, Lab, Namespace, our_namespaces
+
+ROOT_ONLY = "needs root: makes network namespaces"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if "net" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=ROOT_ONLY))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        for one in child.alive:
+            report.sections.append((f"child process {one.name} {one.pid}", one.output))
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_is_left_as_found() -> Iterator[None]:
+    """Routes, rules, nftables, sysctls, resolv.conf, processes and namespaces: after as before."""
+    before = machine.picture()
+    yield
+    deadline = time.monotonic() + 5
+    while True:  # others may work on this machine, too: only a lasting difference counts
+        changed = machine.difference(before, machine.picture())
+        processes, namespaces = child.leftovers(), our_namespaces()
+        if not (changed or processes or namespaces) or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    assert not changed, f"the tests changed this machine:\n{changed}"
+    assert not processes, f"processes were left behind: {processes}"
+    assert not namespaces, f"namespaces were left behind: {namespaces}"
+
+
+@pytest.fixture(scope="session")
+def net(machine_is_left_as_found: None) -> Iterator[Lab]:
+    """Worker's namespace, internet, and hosts (see ``lab.py``); for the whole session."""
+    built = Lab()
+    yield built
+    built.close()
+
+
+@pytest.fixture(scope="session")
+def worker(net: Lab) -> Iterator[Child]:
+    """The worker that most tests share."""
+    with net.worker() as running:
+        yield running
+    running.no_traceback()
+
+
+@pytest.fixture(scope="session")
+def tunnel(net: Lab, worker: Child) -> Iterator[Child]:
+    """A ``connect`` in ``net.host`` that most tests share."""
+    with net.connect(net.host) as running:
+        yield running
+    running.no_traceback()
+    assert running.process.returncode == 0
+
+
+class Way:
+    """One way into the tunnel: starts programs whose packets go through it."""
+
+    def __init__(self, name: str, start: Callable[..., Child]) -> None:
+        self.name = name
+        self.start = start
+
+    def client(self, *arguments: object, timeout: float = 90) -> str:
+        """Run ``tests.netns.client`` there to a good end; what it printed."""
+        argv = [*PYTHON, "-m", "tests.netns.client", *map(str, arguments)]
+        return self.start(*argv).succeed(timeout)
+
+
+@pytest.fixture(scope="session")
+def captured(net: Lab, worker: Child) -> Iterator[Namespace]:
+    """A namespace with loopback alone, captured by a ``connect --netns`` in a host of its own."""
+    inside = net.namespace("captured")
+    with net.connect(net.add_host(), "--netns", inside.name) as running:
+        yield inside
+    running.no_traceback()
+    assert running.process.returncode == 0
+
+
+@pytest.fixture(params=["connect", "netns", "run", "run-user"])
+def way(request: pytest.FixtureRequest, net: Lab, worker: Child) -> Way:
+    """Each way in turn: ``connect``, ``connect --netns``, ``run`` as root, ``run`` as nobody."""
+    name = request.param
+    if name == "connect":
+        request.getfixturevalue("tunnel")
+        return Way(name, lambda *argv, **options: net.application(net.host, *argv, **options))
+    if name == "netns":
+        inside = request.getfixturevalue("captured")
+        return Way(name, lambda *argv, **options: net.application(inside, *argv, **options))
+    host = request.getfixturevalue("run_host")
+    user = NOBODY if name == "run-user" else None
+    return Way(name, lambda *argv, **options: net.run(host, *argv, user=user, **options))
+
+
+@pytest.fixture(scope="session")
+def run_host(net: Lab) -> Namespace:
+    """The host that ``run`` is used in."""
+    return net.add_host()

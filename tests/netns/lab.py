@@ -1,0 +1,288 @@
+"""Network namespaces that play host, worker's machine and internet.
+
+::
+
+    host (one or more)  ──veth──  mid: worker, router  ──veth──  far: the internet's servers
+    25.1.N.2                      25.1.N.1  25.2.2.1             25.2.2.2, .53
+    2a0e:1:N::2                   2a0e:1:N::1  2a0e:2:2::1       2a0e:2:2::2
+
+The ranges are public ones, so a worker takes them without ``--allow``; they exist in these
+namespaces only. ``mid`` also routes, so that a host can go directly: that is the control of the
+tests. Which way a connection went shows at the far end, as its source address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.netns import enter
+from tests.netns.child import ROOT, SESSION, Child
+
+WORKER4, WORKER6 = "25.1.1.1", "2a0e:1:1::1"
+WORKER_PORT = 8787
+MID4, MID6 = "25.2.2.1", "2a0e:2:2::1"  # where the worker's connections come from
+FAR4, FAR6 = "25.2.2.2", "2a0e:2:2::2"
+NAMES4 = "25.2.2.53"
+PRIVATE4, PRIVATE6 = "10.66.0.1", "fd66::1"  # far answers there, too: only the policy forbids it
+NO_ROUTE4, NO_ROUTE6 = "25.66.1.1", "2a0e:66:1::1"  # mid: ENETUNREACH
+NO_HOST4, NO_HOST6 = "25.66.2.1", "2a0e:66:2::1"  # mid: EHOSTUNREACH
+SILENT4, SILENT6 = "25.66.3.1", "2a0e:66:3::1"  # far drops it
+NAMESERVER = "25.250.250.250"  # of the hosts; routed nowhere, so only the tunnel can answer
+TOKEN = "correct-horse-battery-staple"
+NOBODY = 65534
+
+PYTHON = [sys.executable]
+ZKS = [sys.executable, "-m", "zks_lwip"]
+
+
+class Namespace:
+    """A named network namespace; ``close`` removes it."""
+
+    def __init__(self, name: str, sysctls: Sequence[str] = ()) -> None:
+        self.name = f"zt-{SESSION[:6]}-{name}"
+        self.path = f"/run/netns/{self.name}"
+        _execute("ip", "netns", "add", self.name)
+        try:
+            self.ip("link set lo up")
+            defaults = ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"]
+            self.sysctl(*defaults, *sysctls)
+        except BaseException:
+            self.close()
+            raise
+
+    def ip(self, *lines: str) -> None:
+        """Run ``ip`` commands, all in one process, in this namespace."""
+        _execute("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines) + "\n")
+
+    def sysctl(self, *settings: str) -> None:
+        _execute("nsenter", f"--net={self.path}", "sysctl", "-qw", *settings)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """The calling thread, and the threads that it starts, are in this namespace."""
+        own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+        home = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter.set_net(self.path)
+            try:
+                yield
+            finally:
+                enter.set_net(f"/proc/self/fd/{home}")
+        finally:
+            os.close(home)
+
+    def command(
+        self,
+        argv: Sequence[str],
+        *,
+        resolv: Path | None = None,
+        user: int | None = None,
+        tun: Path | None = None,
+        sshd: bool = False,
+    ) -> list[str]:
+        """``argv`` preceded by what puts it into this namespace, as ``user``, with own files.
+
+        ``resolv`` becomes its /etc/resolv.conf, ``tun`` its /dev/net/tun.
+        """
+        options = ["--net", self.path, "--sysfs"]
+        if resolv:
+            options += ["--bind", str(resolv), "/etc/resolv.conf"]
+        if tun:
+            options += ["--bind", str(tun), "/dev/net/tun"]
+        if sshd:
+            options += ["--run-tmpfs"]
+        if user is not None:
+            for directory in (str(ROOT), sys.prefix, sys.base_prefix):
+                options += ["--expose", directory]
+            options += ["--user", str(user)]
+        return [sys.executable, "-I", "-S", enter.__file__, *options, "--", *argv]
+
+    def close(self) -> None:
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, timeout=20)
+
+
+class Lab:
+    """``mid`` and ``far`` with their servers, a folder for files, and hosts as asked for."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="zks-lab-"))
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self._numbers = itertools.count(1)
+        try:
+            self._build()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _build(self) -> None:
+        self.directory.chmod(0o755)
+        self.token_file = self.file("token", TOKEN + "\n", 0o644)
+        self.resolv = self.file(
+            "resolv.conf", f"nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n"
+        )
+        self.tun = self.directory / "tun"
+        self.mid = self.namespace("mid", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        self.far = self.namespace("far")
+        self.mid.ip(
+            f"link add far0 type veth peer name mid0 netns {self.far.name}",
+            f"addr add {MID4}/24 dev far0",
+            f"addr add {MID6}/64 dev far0 nodad",
+            "link set far0 up",
+            f"route add {PRIVATE4}/32 via {FAR4}",
+            f"route add unreachable {NO_HOST4}/32",
+            f"route add {SILENT4}/32 via {FAR4}",
+        )
+        self.far.ip(
+            f"addr add {FAR4}/24 dev mid0",
+            f"addr add {NAMES4}/24 dev mid0",
+            f"addr add {FAR6}/64 dev mid0 nodad",
+            f"addr add {PRIVATE4}/32 dev lo",
+            f"addr add {PRIVATE6}/128 dev lo",
+            "link set mid0 up",
+            f"route add 25.1.0.0/16 via {MID4}",
+            f"route add blackhole {SILENT4}/32",
+            f"route add 2a0e:1::/32 via {MID6}",
+            f"route add blackhole {SILENT6}/128",
+        )
+        self.mid.ip(
+            f"route add {PRIVATE6}/128 via {FAR6}",
+            f"route add {SILENT6}/128 via {FAR6}",
+            f"route add unreachable {NO_HOST6}/128",
+        )
+        self.host = self.add_host()
+        self.pages = self.directory / "pages"
+        self.pages.mkdir()
+        argv = [*PYTHON, "-m", "tests.netns.servers", str(self.pages)]
+        far = self.child("far servers", self.far.command(argv))
+        self.names = self.child(
+            "name server", self.far.command([*PYTHON, "-m", "tests.netns.names", NAMES4])
+        )
+        far.wait_for("servers are ready")
+        self.names.wait_for("names are ready")
+
+    def file(self, name: str, text: str, mode: int = 0o644) -> Path:
+        path = self.directory / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def namespace(self, name: str, *sysctls: str) -> Namespace:
+        return self._stack.enter_context(contextlib.closing(Namespace(name, sysctls)))
+
+    def add_host(self) -> Namespace:
+        """Another host with its own link to ``mid``, its default routes through it."""
+        number = next(self._numbers)
+        host = self.namespace(f"host{number}", "net.ipv4.tcp_syn_retries=1")
+        net4, net6 = f"25.1.{number}", f"2a0e:1:{number}"
+        host.ip(
+            f"link add up0 type veth peer name h{number} netns {self.mid.name}",
+            f"addr add {net4}.2/24 dev up0",
+            f"addr add {net6}::2/64 dev up0 nodad",
+            "link set up0 up",
+        )
+        self.mid.ip(
+            f"addr add {net4}.1/24 dev h{number}",
+            f"addr add {net6}::1/64 dev h{number} nodad",
+            f"link set h{number} up",
+        )
+        host.ip(f"route add default via {net4}.1", f"route add ::/0 via {net6}::1")
+        return host
+
+    def tun_node(self) -> Path:
+        """A TUN device node of our own that anyone may open; the machine's is left alone."""
+        if not self.tun.exists():
+            os.mknod(self.tun, 0o666 | 0o020000, os.makedev(10, 200))
+            self.tun.chmod(0o666)
+        return self.tun
+
+    def child(self, name: str, argv: Sequence[str], **options: Any) -> Child:
+        """A child that lives as long as the lab."""
+        return self._stack.enter_context(Child(name, argv, **options))
+
+    def application(self, host: Namespace, *argv: str, **options: Any) -> Child:
+        """A program in ``host``; its resolv.conf names a server that only a tunnel answers for."""
+        return Child(argv[0], host.command(argv, resolv=self.resolv), **options)
+
+    def worker(
+        self, *options: str, listen: str = f"{WORKER4}:{WORKER_PORT}", token: bool = True
+    ) -> Child:
+        """A worker in ``mid``, ready; stop it, or use it as a context manager."""
+        argv = [*ZKS, "worker", "--listen", listen, "--resolver", NAMES4, *options]
+        if token:
+            argv += ["--token-file", str(self.token_file)]
+        return _ready(Child("worker", self.mid.command(argv)), r"listening on \S+:\d+")
+
+    def tunnel_options(self, url: str | None = None) -> list[str]:
+        url = url or f"ws://{WORKER4}:{WORKER_PORT}"
+        return ["--worker", url, "--plaintext", "--token-file", str(self.token_file)]
+
+    def connect(
+        self,
+        host: Namespace,
+        *options: str,
+        url: str | None = None,
+        embedded: bool = False,
+        ready: bool = True,
+        user: int | None = None,
+    ) -> Child:
+        """``connect`` in ``host``; ``embedded`` leaves ``--worker`` away."""
+        argv = [*ZKS, "connect", *([] if embedded else self.tunnel_options(url)), *options]
+        child = Child("connect", host.command(argv, resolv=self.resolv, user=user))
+        return _ready(child, r"^ready: ") if ready else child
+
+    def run(
+        self,
+        host: Namespace,
+        *command: str,
+        options: Sequence[str] = (),
+        url: str | None = None,
+        embedded: bool = False,
+        user: int | None = None,
+        **more: Any,
+    ) -> Child:
+        """``run -- command`` in ``host``; as another ``user``, with a TUN node that it may open."""
+        argv = [
+            *ZKS,
+            "run",
+            *([] if embedded else self.tunnel_options(url)),
+            *options,
+            "--",
+            *command,
+        ]
+        tun = None if user is None else self.tun_node()
+        return Child("run", host.command(argv, resolv=self.resolv, user=user, tun=tun), **more)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _ready(child: Child, pattern: str) -> Child:
+    try:
+        child.wait_for(pattern)
+    except BaseException:
+        child.__exit__(None, None, None)
+        raise
+    return child
+
+
+def _execute(*argv: str, stdin: str = "") -> None:
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=20)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}\n{stdin}")
+
+
+def our_namespaces() -> list[str]:
+    """Names of this session's namespaces that exist now."""
+    directory = Path("/run/netns")
+    return sorted(p.name for p in directory.glob(f"zt-{SESSION[:6]}-*"))

@@ -1,0 +1,254 @@
+"""A worker that is absent, hostile or dies; and nothing that is left over afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns import client, lab, machine, servers
+from tests.netns.child import Child, until
+from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
+
+_ports = itertools.count(9000)
+
+
+@pytest.fixture
+def host(net: Lab) -> Namespace:
+    return net.add_host()
+
+
+@contextlib.contextmanager
+def hostile(net: Lab, mode: str) -> Iterator[tuple[Child, str]]:
+    """A misbehaving worker, and the URL that it is at."""
+    port = next(_ports)
+    argv = [*PYTHON, "-m", "tests.netns.hostile", mode, WORKER4, str(port)]
+    with Child(f"hostile {mode}", net.mid.command(argv)) as child:
+        child.wait_for("hostile worker listens")
+        yield child, f"ws://{WORKER4}:{port}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [("401", 13), ("403", 13), ("404", 14), ("html", 14), ("redirect", 14), ("no-subprotocol", 14)],
+)
+def test_at_the_start_a_wrong_answer_ends_it(
+    net: Lab, host: Namespace, mode: str, code: int
+) -> None:
+    before = machine.picture(host.path)
+    with hostile(net, mode) as (_, url):
+        child = net.connect(host, url=url, ready=False)
+        assert child.wait(15) == code, child.output
+    child.no_traceback()
+    assert 1 <= len(child.stderr) <= 3, child.output
+    assert "<html" not in child.output and lab.TOKEN not in child.output
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+def test_a_wrong_token_ends_it(net: Lab, worker: Child, host: Namespace) -> None:
+    wrong = net.file("wrong-token", "not-the-token\n")
+    child = net.connect(host, "--token-file", str(wrong), ready=False)
+    assert child.wait(15) == 13, child.output
+    child.no_traceback()
+    assert "not-the-token" not in child.output
+
+
+def test_an_absent_worker_is_retried_until_it_is_there(net: Lab, host: Namespace) -> None:
+    port = next(_ports)
+    child = net.connect(host, url=f"ws://{WORKER4}:{port}", ready=False)
+    with child:
+        child.wait_for(rf"{port}")
+        with net.worker(listen=f"{WORKER4}:{port}"):
+            child.wait_for("^ready: ")
+            with host.entered():
+                assert client.who(lab.FAR4) == lab.MID4
+    assert child.process.returncode == 0
+    child.no_traceback()
+
+
+@pytest.mark.parametrize("mode", ["absent", "mute", "hang-up", "garbage-http", "500"])
+def test_a_worker_that_does_not_answer_is_retried(net: Lab, host: Namespace, mode: str) -> None:
+    before = machine.picture(host.path)
+    with contextlib.ExitStack() as stack:
+        url = f"ws://{WORKER4}:{next(_ports)}"
+        if mode != "absent":
+            _, url = stack.enter_context(hostile(net, mode))
+        child = stack.enter_context(net.connect(host, url=url, ready=False))
+        with contextlib.suppress(AssertionError):
+            child.wait_for("does not match anything", timeout=2.5)
+        if mode != "garbage-http" or child.process.poll() is None:
+            assert child.process.poll() is None, child.output
+            assert child.stderr or mode == "mute", "silence"
+            assert child.stop() == 0
+        else:
+            assert child.wait() == 14, child.output
+    child.no_traceback()
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+@pytest.mark.parametrize(
+    "mode", ["garbage", "garbage-bytes", "bad-json", "bad-range", "bad-type", "early-data"]
+)
+def test_garbage_in_place_of_hello(net: Lab, host: Namespace, mode: str) -> None:
+    """A clear line; then either retried, or ended as a protocol error. Never a crash."""
+    before = machine.picture(host.path)
+    with hostile(net, mode) as (other, url):
+        child = net.connect(host, url=url, ready=False)
+        with child:
+            other.wait_for("upgrade asked for")
+            child.wait_for("(?i)worker|protocol|tunnel|websocket")
+        assert child.process.returncode in (0, 14, 15), child.output
+    child.no_traceback()
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["overrun", "middle", "long-length", "idle-stream", "twice-connected", "window-overflow",
+     "unknown-command", "text", "close-1002"],
+)  # fmt: skip
+def test_a_protocol_error_costs_the_websocket_only(net: Lab, host: Namespace, mode: str) -> None:
+    """The application sees a reset, the log has a line, and a new WebSocket is opened."""
+    with hostile(net, mode) as (other, url):
+        child = net.connect(host, url=url)
+        with child, host.entered():
+            said = len(child.stderr)
+            with pytest.raises((ConnectionError, OSError)) as caught:
+                with client.connect(lab.FAR4, 80, timeout=15) as sock:
+                    while sock.recv(65536):
+                        pass
+                raise ConnectionResetError("the end, not a reset")
+            assert not isinstance(caught.value, TimeoutError)
+            until(lambda: sum("upgrade asked" in x for x in other.stdout) >= 2)
+            assert len(child.stderr) > said, "no line in the log"
+            assert _memory(child) < 250 << 20
+        assert child.process.returncode == 0
+    child.no_traceback()
+    assert sum(mode in x for x in ("overrun", "idle-stream")) == 0 or any(
+        "client closed 1002" in line for line in other.stdout
+    ), other.output
+
+
+def test_a_worker_that_stalls_in_a_frame(net: Lab, host: Namespace) -> None:
+    """Nothing more comes; SIGTERM still ends it."""
+    with hostile(net, "stall") as (other, url):
+        child = net.connect(host, url=url)
+        with child, host.entered(), client.connect(lab.FAR4, 80, timeout=1) as sock:
+            with pytest.raises(TimeoutError):
+                sock.recv(10)
+            assert child.stop() == 0
+        other.wait_for("asked to connect")
+    child.no_traceback()
+
+
+def test_a_worker_that_dies_resets_its_flows_and_may_come_back(net: Lab, host: Namespace) -> None:
+    port = next(_ports)
+    first = net.worker(listen=f"{WORKER4}:{port}")
+    child = net.connect(host, url=f"ws://{WORKER4}:{port}")
+    with child, host.entered():
+        sock = client.connect(lab.FAR4, servers.ECHO)
+        with sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            first.process.kill()
+            first.wait()
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        assert client.connect_error(lab.FAR4, servers.ECHO, 15) in ("ECONNREFUSED", "ETIMEDOUT")
+        with net.worker(listen=f"{WORKER4}:{port}"):
+            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 40)
+            client.duplex_many(lab.FAR4, servers.DUPLEX, 3, 3_000_000)
+        assert child.process.poll() is None
+    assert child.process.returncode == 0
+    child.no_traceback()
+
+
+def test_a_401_later_keeps_it_closed_and_retrying(net: Lab, host: Namespace) -> None:
+    port = next(_ports)
+    first = net.worker(listen=f"{WORKER4}:{port}")
+    child = net.connect(host, url=f"ws://{WORKER4}:{port}")
+    with child, host.entered():
+        first.stop()
+        other = net.file("other-token", "another\n")
+        with net.worker("--token-file", str(other), listen=f"{WORKER4}:{port}", token=False):
+            child.wait_for("401")
+            assert client.connect_error(lab.FAR4, servers.ECHO, 15) != "connected"
+            assert child.process.poll() is None
+        with net.worker(listen=f"{WORKER4}:{port}"):
+            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 40)
+    assert child.process.returncode == 0
+    child.no_traceback()
+
+
+def test_a_worker_that_is_told_to_stop_says_goodbye(net: Lab, host: Namespace) -> None:
+    """SIGTERM: it ends by itself within its 10 s, with 0, and shows no traceback."""
+    port = next(_ports)
+    running = net.worker(listen=f"{WORKER4}:{port}")
+    with net.connect(host, url=f"ws://{WORKER4}:{port}") as child, host.entered():
+        with client.connect(lab.FAR4, servers.ECHO) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        assert running.stop(15) == 0
+    running.no_traceback()
+    child.no_traceback()
+
+
+def test_a_name_that_resolves_to_a_private_address(net: Lab, host: Namespace) -> None:
+    """Over a DNS answer the application connects to the address, which the worker refuses."""
+    with net.worker(listen=f"{WORKER4}:{next(_ports)}") as running:
+        url = "ws://" + running.wait_for(r"listening on (\S+)").group(1)
+        with net.connect(host, url=url), host.entered():
+            before = client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0)
+            for name in ("private.zks.test", "loop.zks.test"):
+                page = f"http://{name}:{servers.HTTP}/hello"
+                curl = net.application(host, "curl", "-sS", "-m", "10", page)
+                assert curl.wait() == 7, curl.output
+            assert client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0) == before
+
+
+def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
+    """Descriptors and threads of both ends: as many after many flows, and faults, as before."""
+    port = next(_ports)
+    with net.worker(listen=f"{WORKER4}:{port}") as running, net.connect(
+        host, url=f"ws://{WORKER4}:{port}"
+    ) as child, host.entered():  # fmt: skip
+        client.duplex_many(lab.FAR4, servers.DUPLEX, 2, 200_000)
+        client.udp_exchange(lab.FAR4, servers.ECHO, b"x")
+        time.sleep(1)
+        before = _holdings(child), _holdings(running)
+        client.duplex_many(lab.FAR4, servers.DUPLEX, 50, 5_000_000)
+        hung = [client.connect(lab.FAR4, servers.HANG) for _ in range(20)]
+        for sock in hung:
+            sock.close()
+        for address in (lab.NO_ROUTE4, lab.NO_HOST6, lab.PRIVATE4):
+            client.connect_error(address, 80)
+        for _ in range(10):
+            client.connect_error(lab.FAR4, servers.CLOSED)
+            with client.connect(lab.FAR6, servers.RESET) as sock, contextlib.suppress(OSError):
+                sock.sendall(b"x")
+                sock.recv(2)
+        given_up = socket.socket()
+        given_up.setblocking(False)
+        given_up.connect_ex((lab.SILENT4, 80))
+        time.sleep(0.2)
+        given_up.close()
+        until(
+            lambda: (_holdings(child), _holdings(running)) == before,
+            message=lambda: f"{before} before, {_holdings(child), _holdings(running)} after",
+        )
+    running.no_traceback()
+    child.no_traceback()
+
+
+def _holdings(child: Child) -> tuple[int, int]:
+    return child.descriptors(), child.threads()
+
+
+def _memory(child: Child) -> int:
+    """Resident bytes."""
+    return int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * 4096

@@ -1,0 +1,233 @@
+"""``run -- CMD``: a program in a namespace of its own, as root and as anybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.netns import lab, machine, servers
+from tests.netns.child import ROOT, Child
+from tests.netns.lab import NOBODY, PYTHON, ZKS, Lab, Namespace
+
+USERS = pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "nobody"])
+
+REPORT = """
+import json, os, resource, socket
+print(json.dumps({
+    "uid": os.getuid(), "gid": os.getgid(), "cwd": os.getcwd(), "variable": os.environ.get("MINE"),
+    "descriptors": sorted(int(n) for n in os.listdir("/proc/self/fd") if int(n) < 1000),
+    "links": sorted(n for _, n in socket.if_nameindex()),
+    "resolv": open("/etc/resolv.conf").read(),
+    "capabilities": [x.split()[1] for x in open("/proc/self/status") if x.startswith("CapEff")][0],
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "ping": open("/proc/sys/net/ipv4/ping_group_range").read().split(),
+}))
+"""
+
+
+@USERS
+def test_the_command_is_the_callers(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    """Its uid, folder, environment; no descriptor of ours; one way out."""
+    before = machine.picture(run_host.path)
+    child = net.run(run_host, *PYTHON, "-c", REPORT, user=user, env={"MINE": "yes ä"})
+    seen = json.loads(child.succeed())
+    child.no_traceback()
+    assert seen["uid"] == (user or 0)
+    assert seen["variable"] == "yes ä"
+    assert seen["cwd"] == str(ROOT)
+    assert len(seen["descriptors"]) <= 4, "0, 1, 2 and the folder that is being listed"
+    assert len(seen["links"]) == 2 and "lo" in seen["links"]
+    assert lab.NAMESERVER not in seen["resolv"]
+    assert seen["ping"] != ["1", "0"]
+    if user:
+        assert int(seen["capabilities"], 16) == 0
+    assert machine.difference(before, machine.picture(run_host.path)) == ""
+
+
+@USERS
+@pytest.mark.parametrize("code", [0, 1, 77])
+def test_exit_codes_pass(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None, code: int
+) -> None:
+    child = net.run(run_host, "sh", "-c", f"exit {code}", user=user)
+    assert child.wait() == code, child.output
+    child.no_traceback()
+
+
+@USERS
+def test_a_command_that_is_not_there(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    child = net.run(run_host, "/nonexistent/program", user=user)
+    assert child.wait() == 127, child.output
+    child.no_traceback()
+    assert "/nonexistent/program" in "\n".join(child.stderr)
+
+
+@USERS
+def test_signals_pass(net: Lab, worker: Child, run_host: Namespace, user: int | None) -> None:
+    script = "trap 'echo got it; exit 9' TERM; echo started; while :; do sleep 0.1; done"
+    child = net.run(run_host, "sh", "-c", script, user=user)
+    child.wait_for("started")
+    child.signal(signal.SIGTERM)
+    assert child.wait() == 9, child.output
+    assert "got it" in child.stdout
+    child.no_traceback()
+
+
+def test_a_command_that_dies_of_a_signal(net: Lab, worker: Child, run_host: Namespace) -> None:
+    child = net.run(run_host, "sh", "-c", "kill -KILL $$")
+    assert child.wait() in (137, -9), child.output
+    child.no_traceback()
+
+
+@USERS
+def test_standard_input_passes(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    child = net.run(run_host, "sha256sum", user=user, stdin=subprocess.PIPE)
+    assert child.process.stdin
+    with child.process.stdin as pipe:
+        pipe.write(b"".join(servers.pattern(1_000_000)))
+    assert child.succeed().split()[0] == servers.pattern_digest(1_000_000)
+
+
+def test_the_terminal_passes(net: Lab, worker: Child, run_host: Namespace) -> None:
+    """The command is in the foreground: it reads the terminal, and Ctrl-C reaches it."""
+    argv = [
+        *ZKS,
+        "run",
+        *net.tunnel_options(),
+        "--",
+        "sh",
+        "-c",
+        "tty; stty size; read x; echo got $x; cat",
+    ]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os.chdir(ROOT)
+            os.execvp(sys.executable, run_host.command(argv, resolv=net.resolv))
+        finally:
+            os._exit(126)
+    try:
+        seen = _read_until(terminal, b"\n", 2)
+        os.write(terminal, b"word\n")
+        seen += _read_until(terminal, b"got word", 1)
+        os.write(terminal, b"\x03")
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert b"/dev/pts/" in seen and b"not a tty" not in seen
+    assert os.waitstatus_to_exitcode(status) in (-2, 130), (status, seen)
+
+
+@USERS
+def test_ping_in_run(net: Lab, worker: Child, run_host: Namespace, user: int | None) -> None:
+    text = net.run(run_host, "ping", "-c1", "-W5", lab.FAR4, user=user).succeed()
+    assert " 0% packet loss" in text
+
+
+@USERS
+def test_embedded_worker_and_the_hosts_loopback(net: Lab, user: int | None) -> None:
+    """What the quickstart does: a page on the host's loopback, by a static name."""
+    host = net.add_host()
+    with host.entered():
+        page = Child("page", host.command([*PYTHON, "-m", "tests.netns.servers", str(net.pages)]))
+    with page:
+        page.wait_for("servers are ready")
+        url = f"http://hello.zks.test:{servers.HTTP}/hello"
+        static = ["--dns-static", "hello.zks.test=198.18.0.2"]
+        child = net.run(host, "curl", "-sS", url, options=static, embedded=True, user=user)
+        assert child.succeed() == "hello 127.0.0.1"
+        child.no_traceback()
+        assert "this machine" in "\n".join(child.stderr)
+        closed = [*static, "--host-loopback", "none"]
+        argv = ["curl", "-sS", "-m", "5", url]
+        child = net.run(host, *argv, options=closed, embedded=True, user=user)
+        assert child.wait() != 0, child.output
+
+
+def test_the_tunnel_ends_with_the_command(net: Lab, worker: Child, run_host: Namespace) -> None:
+    """Background processes of the command lose their network; they do not keep ``run`` alive."""
+    child = net.run(run_host, "sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!")
+    started = time.monotonic()
+    assert child.wait() == 0
+    assert time.monotonic() - started < 25, "run waited for the background process"
+    pid = int(child.stdout[0])
+    if os.path.exists(f"/proc/{pid}"):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_no_tun_device_is_explained(net: Lab, worker: Child, run_host: Namespace) -> None:
+    """A node that nobody may open: the error names it and ends with the privilege exit code."""
+    closed = net.directory / "closed-tun"
+    if not closed.exists():
+        os.mknod(closed, 0o600 | 0o020000, os.makedev(10, 200))
+    argv = [*ZKS, "run", *net.tunnel_options(), "--", "true"]
+    child = Child("run", run_host.command(argv, resolv=net.resolv, user=NOBODY, tun=closed))
+    assert child.wait() == 3, child.output
+    child.no_traceback()
+    assert "/dev/net/tun" in "\n".join(child.stderr)
+
+
+def test_no_user_namespaces_is_explained(net: Lab, worker: Child, run_host: Namespace) -> None:
+    """Inside a user namespace that allows no more of them, as in many containers."""
+    limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    argv = [
+        "unshare",
+        "-Ur",
+        "sh",
+        "-c",
+        limit,
+        "-",
+        *ZKS,
+        "run",
+        *net.tunnel_options(),
+        "--",
+        "true",
+    ]
+    command = run_host.command(argv, resolv=net.resolv, user=NOBODY, tun=net.tun_node())
+    child = Child("run", command)
+    code = child.wait()
+    child.no_traceback()
+    assert code == 3, child.output
+    assert "max_user_namespaces" in "\n".join(child.stderr)
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/net/tun", os.R_OK | os.W_OK),
+    reason="/dev/net/tun is root's on this machine",
+)
+def test_here_with_the_embedded_worker() -> None:
+    """On this very host, by whoever runs the tests; the namespace tests need root."""
+    with socket.create_server(("127.0.0.1", 0)) as local:
+        port = local.getsockname()[1]
+        argv = [*ZKS, "run", "--", "curl", "-sS", "-m", "10", f"http://198.18.0.2:{port}/"]
+        with Child("run", argv) as child:
+            local.settimeout(20)
+            sock, _ = local.accept()
+            with sock:
+                sock.recv(4096)
+                sock.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+            assert child.succeed() == "hello"
+            child.no_traceback()
+
+
+def _read_until(terminal: int, what: bytes, times: int, timeout: float = 20) -> bytes:
+    seen = b""
+    deadline = time.monotonic() + timeout
+    while seen.count(what) < times:
+        assert time.monotonic() < deadline, seen
+        seen += os.read(terminal, 4096)
+    return seen
