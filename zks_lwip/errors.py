@@ -1,7 +1,8 @@
 """The one error tree of zks_lwip.
 
-Every error that a user can meet says what happened, to what, and what to do. A command ends with the
-``exit_code`` of the error that ended it; the numbers are part of the interface and stay as they are.
+Every error that a user can meet says what happened, to what, and what to do. A command ends with
+the ``exit_code`` of the error that ended it; the numbers are part of the interface and stay as they
+are.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class ConfigError(ZksError):
 
 
 class PrivilegeError(ZksError):
-    """The operating system refuses what is needed; the message names the setting or the privilege."""
+    """The operating system refuses what is needed; the message names the setting or the privilege.
+    """
 
     exit_code = 3
 
@@ -90,7 +92,8 @@ class WorkerNotFound(TunnelError):
 
 
 class ProtocolError(TunnelError):
-    """The peer broke the tunnel protocol (PROTOCOL.md); ``status`` is the WebSocket close status."""
+    """The peer broke the tunnel protocol (PROTOCOL.md); ``status`` is the WebSocket close status.
+    """
 
     exit_code = 15
 
