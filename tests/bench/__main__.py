@@ -1,0 +1,25 @@
+"""``python -m tests.bench NAME ARGS...`` runs ``tests/bench/NAME.py``; no name: lists them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+
+def names() -> list[str]:
+    """The benchmarks there are."""
+    folder = Path(__file__).parent
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] not in names():
+        print("usage: python -m tests.bench NAME [--help]\nbenchmarks: " + ", ".join(names()))
+        return 0 if argv in (["--help"], ["-h"]) else 2
+    result = importlib.import_module(f"tests.bench.{argv[0]}").main(argv[1:])
+    return int(result or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
