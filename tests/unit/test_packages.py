@@ -1,0 +1,137 @@
+"""What the sdist and the wheel hold, and that the wheel works where there is no compiler."""
+
+from __future__ import annotations
+
+import email
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from zks_lwip import __version__
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / "vendor" / "lwip" / "src").is_dir(),
+        reason="vendor/lwip/src is not there: build first",
+    ),
+]
+
+NOT_COPIED = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyd", "node_modules"
+)
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(x) for x in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive, made from a copy of this checkout."""
+    tree = tmp_path_factory.mktemp("checkout") / "zks_lwip"
+    shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", cwd=tree)
+    (archive,) = (tree / "dist").iterdir()
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the source archive alone, without any package index."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, sdist]
+    run(*command, cwd=folder, CFLAGS="-O0")
+    (archive,) = folder.iterdir()
+    return archive
+
+
+def test_sdist_holds_the_source_of_lwip(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for path in (ROOT / "vendor" / "lwip" / "src").rglob("*.[ch]"):
+        relative = path.relative_to(ROOT).as_posix()
+        if relative.startswith(("vendor/lwip/src/core/", "vendor/lwip/src/include/")):
+            assert relative in names
+    wanted = ["vendor/lwip/src/COPYING", "vendor/lwip/lwip.toml", "build_lwip.py", "LICENSE"]
+    wanted += ["PROTOCOL.md", "CHANGELOG.md", "tests/run.sh", "examples/quickstart.sh"]
+    wanted += [x.relative_to(ROOT).as_posix() for x in (ROOT / "zks_lwip").rglob("*.[ch]")]
+    wanted += [x.relative_to(ROOT).as_posix() for x in (ROOT / "zks_lwip").rglob("*.py")]
+    assert [name for name in wanted if name not in names] == []
+    assert [name for name in names if name.endswith((".so", ".pyd", ".o", ".pyc"))] == []
+
+
+def test_wheel_holds_the_extension(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    extensions = [name for name in names if name.endswith((".so", ".pyd"))]
+    assert len(extensions) == 1
+    assert extensions[0].startswith("zks_lwip/_lwip.")
+
+
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="has no stable ABI")
+def test_wheel_is_for_every_later_python(wheel: Path) -> None:
+    assert "-cp311-abi3-" in wheel.name
+
+
+def test_wheel_holds_all_modules_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [x for x in archive.namelist() if ".dist-info/" not in x]
+    modules = {x.relative_to(ROOT).as_posix() for x in (ROOT / "zks_lwip").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    rest = [x for x in names if not x.endswith((".py", ".so", ".pyd"))]
+    assert rest == ["zks_lwip/py.typed"]
+
+
+def test_wheel_holds_both_notices_and_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(x for x in archive.namelist() if x.endswith(".dist-info/METADATA"))
+        folder = info.rpartition("/")[0]
+        notice = archive.read(f"{folder}/licenses/vendor/lwip/src/COPYING")
+        ours = archive.read(f"{folder}/licenses/LICENSE").decode()
+        metadata = email.message_from_bytes(archive.read(info))
+        commands = archive.read(f"{folder}/entry_points.txt").decode()
+    assert b"Swedish Institute of Computer Science" in notice
+    assert "zks_lwip authors" in ours
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert "zks-lwip = zks_lwip.cli:main" in commands
+
+
+def test_wheel_works_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False, symlinks=os.name != "nt")
+    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
+    python = scripts / ("python.exe" if os.name == "nt" else "python")
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
+    run(*pip, wheel, cwd=tmp_path)
+    # What the package depends on is lent by the environment of the tests.
+    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run(python, "-c", script, cwd=tmp_path).strip())
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = scripts / ("zks-lwip.exe" if os.name == "nt" else "zks-lwip")
+    shown = run(command, "--version", cwd=tmp_path, PATH=str(scripts), PYTHONPATH="")
+    assert __version__ in shown and "lwIP 2.2.1" in shown
+    code = "import zks_lwip._lwip as m; print(m.__file__)"
+    found = run(python, "-c", code, cwd=tmp_path, PATH=str(scripts), PYTHONPATH="")
+    assert found.startswith(str(packages))
