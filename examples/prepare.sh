@@ -13,7 +13,7 @@ choose_python() {
     if command -v python3 >/dev/null; then python=python3.11; fi
 }
 
-# Adds to the array packages what is missing for building and for the quickstart.
+# Adds to the array packages what is missing for building.
 need_for_build() {
     choose_python
     local name=${python##*/} include
@@ -27,7 +27,6 @@ need_for_build() {
     command -v gcc >/dev/null || packages+=(gcc)
     echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || packages+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
-    need_command curl curl
 }
 
 # need_command COMMAND PACKAGE: adds PACKAGE to the array packages where COMMAND is missing.
@@ -79,7 +78,7 @@ make_venv() {
     fi
     say "Python packages for .venv"
     .venv/bin/python - "$@" <<'PYTHON' | PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        .venv/bin/python -m pip install --quiet --requirement /dev/stdin
+        .venv/bin/python -m pip install --quiet --no-cache-dir --requirement /dev/stdin
 import sys, tomllib
 
 with open("pyproject.toml", "rb") as file:

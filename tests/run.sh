@@ -27,7 +27,7 @@ without_services() {
 packages=()
 need_for_build
 build_packages=${#packages[@]}
-for pair in dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
+for pair in curl:curl dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
     ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
     sysctl:procps tcpdump:tcpdump; do
     need_command "${pair%%:*}" "${pair##*:}"
