@@ -14,6 +14,7 @@ __all__ = [
     "DATA_HEADER",
     "MAX_DATAGRAM",
     "MAX_DNS",
+    "NAMES",
     "Ack",
     "Buffer",
     "Close",
@@ -345,3 +346,27 @@ def _encode_dns(command: int, request: int, message: bytes) -> bytes:
     if len(message) > MAX_DNS:
         raise ValueError(f"a DNS message of {len(message)} bytes is over {MAX_DNS}")
     return b"".join((DATA_HEADER.pack(command, request, len(message)), message))
+
+
+NAMES: dict[type, str] = {
+    Connect: "CONNECT",
+    Data: "DATA",
+    Close: "CLOSE",
+    Error: "ERROR",
+    Ping: "PING",
+    Pong: "PONG",
+    Udp: "UDP",
+    DnsQuery: "DNS_QUERY",
+    DnsResponse: "DNS_RESPONSE",
+    Connected: "CONNECTED",
+    Hello: "HELLO",
+    Eof: "EOF",
+    Window: "WINDOW",
+    Ack: "ACK",
+    UdpClose: "UDP_CLOSE",
+    Echo: "ECHO",
+    EchoReply: "ECHO_REPLY",
+    GoAway: "GOAWAY",
+    UdpError: "UDP_ERROR",
+}
+"""The protocol's name of each frame that it has."""
