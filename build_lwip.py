@@ -227,7 +227,11 @@ def _compile_changed(compiler: Any, names: list[str], **options: Any) -> list[st
         path.with_suffix(".cmd").write_text(command)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(one, plan))
+        try:
+            list(pool.map(one, plan))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the first error is enough to read
+            raise
     return list(objects)
 
 
@@ -269,8 +273,11 @@ def build(into: Path) -> Path:
         command.force = True
         try:
             distribution.run_command("build_ext")
-        except (CompileError, LinkError) as error:
-            raise BuildError(f"build_lwip: {error} (what the compiler said stands above)") from None
+        except (CompileError, LinkError):
+            raise BuildError(
+                "build_lwip: A file could not be compiled or linked; what the compiler said stands "
+                "above."
+            ) from None
         (made,) = (Path(x) for x in command.get_outputs())
         target = into / made.name
         # Never written over: programs that have the old one mapped keep it.
