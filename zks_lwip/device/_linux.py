@@ -14,6 +14,7 @@ import platform
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zks_lwip.device._netns import run_in_netns
 from zks_lwip.errors import ConfigError, DeviceError, PrivilegeError
@@ -85,6 +86,11 @@ class TunDevice:
     """What is left undone in packets from the kernel; NONE without ``vnet_hdr``."""
     vnet_header_size: int = field(default=0)
     """Bytes of that header; 0 without ``vnet_hdr``."""
+
+    @property
+    def framing(self) -> Literal["raw", "vnet"]:
+        """How packets lie on the descriptor (:class:`zks_lwip.device.FdDevice`)."""
+        return "vnet" if self.vnet_hdr else "raw"
 
     def close(self) -> None:
         """Close the descriptor, and so remove the interface; twice is harmless."""

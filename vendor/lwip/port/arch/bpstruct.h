@@ -1,0 +1,2 @@
+/* Structures are packed from here (compilers without an attribute for it). */
+#pragma pack(push, 1)

@@ -1,0 +1,2 @@
+/* ... to here. */
+#pragma pack(pop)

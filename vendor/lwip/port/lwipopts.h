@@ -1,0 +1,101 @@
+/* How zks_lwip builds lwIP 2.2.1: no OS, no sockets, TCP, reassembly and raw pcbs over one point-to-point
+ * interface. What is not named here keeps the default of lwip/opt.h. */
+#ifndef ZKS_LWIPOPTS_H
+#define ZKS_LWIPOPTS_H
+
+/* No threads inside lwIP: native/zks_core.c holds one lock around every call and runs the timers itself. */
+#define NO_SYS 1
+#define SYS_LIGHTWEIGHT_PROT 0
+#define LWIP_TIMERS 0
+#define LWIP_NETCONN 0
+#define LWIP_SOCKET 0
+
+/* Memory comes from the heap, through the allocator of native/zks_mem.c, so nothing is sized in advance. */
+#define MEM_CUSTOM_ALLOCATOR 1
+#define MEM_CUSTOM_MALLOC zks_mem_malloc
+#define MEM_CUSTOM_CALLOC zks_mem_calloc
+#define MEM_CUSTOM_FREE zks_mem_free
+#define MEMP_MEM_MALLOC 1
+#define MEM_ALIGNMENT 16
+#define MEM_SIZE 0x7fffffff /* makes mem_size_t 32 bits wide */
+
+/* One interface whose address is set, packet by packet, to the packet's destination. */
+#define LWIP_SINGLE_NETIF 1
+#define LWIP_ARP 0
+#define LWIP_ETHERNET 0
+#define LWIP_HAVE_LOOPIF 0
+#define LWIP_NETIF_LOOPBACK 0
+#define LWIP_IPV4 1
+#define LWIP_IPV6 1
+#define LWIP_IPV6_MLD 0
+#define LWIP_IPV6_SCOPES 0
+#define LWIP_IPV6_AUTOCONFIG 0
+#define LWIP_IPV6_SEND_ROUTER_SOLICIT 0
+#define LWIP_IPV6_DUP_DETECT_ATTEMPTS 0
+#define LWIP_ND6_ALLOW_RA_UPDATES 0
+#define LWIP_ND6_QUEUEING 0
+#define IP_FORWARD 0
+#define LWIP_MULTICAST_TX_OPTIONS 0
+#define LWIP_IGMP 0
+#define IP_OPTIONS_ALLOWED 0
+
+/* The glue answers ICMP and carries UDP through raw pcbs. lwIP 2.2.1 does not link without ICMPv6. */
+#define LWIP_RAW 1
+#define LWIP_UDP 0
+#define LWIP_ICMP 0
+#define LWIP_ICMP6 1
+#define LWIP_DNS 0
+#define LWIP_DHCP 0
+
+/* Fragments: a datagram of 65,535 bytes at MTU 576 is 119 of them. The glue bounds how many may wait. */
+#define IP_REASSEMBLY 1
+#define IP_FRAG 1
+#define IP_REASS_MAXAGE 15
+#define IP_REASS_MAX_PBUFS 4096
+#define MEMP_NUM_REASSDATA 256
+#define LWIP_IPV6_REASS 1
+#define LWIP_IPV6_FRAG 1
+#define IPV6_REASS_MAXAGE 15
+#define IPV6_FRAG_COPYHEADER 1 /* pointers are 64 bits wide */
+
+/* Checksums are verified and made by the glue, which knows what the device has offloaded. */
+#define CHECKSUM_GEN_IP 1
+#define CHECKSUM_GEN_TCP 0
+#define CHECKSUM_GEN_ICMP6 1
+#define CHECKSUM_CHECK_IP 0
+#define CHECKSUM_CHECK_TCP 0
+#define CHECKSUM_CHECK_ICMP6 0
+#define LWIP_CHECKSUM_ON_COPY 0
+
+/* TCP towards this machine's own kernel: no loss, microseconds of round trip, windows that keep it busy. */
+#define LWIP_TCP 1
+#define LWIP_CALLBACK_API 1
+#define LWIP_WND_SCALE 1
+#define TCP_RCV_SCALE 4
+#define TCP_WND (1048560) /* 0xffff << TCP_RCV_SCALE: the most that the scale can say */
+#define TCP_MSS 65495     /* 65,535 less the headers; per flow the device's MTU and the peer's MSS bound it */
+#define TCP_SND_BUF (1048560)
+#define TCP_SND_QUEUELEN 8192
+#define TCP_SNDLOWAT 65535
+#define TCP_SNDQUEUELOWAT 4096
+#define TCP_WND_UPDATE_THRESHOLD 131072
+#define TCP_OVERSIZE 0 /* at an MSS of 64 KB it would give every small write a buffer of 64 KB */
+#define TCP_QUEUE_OOSEQ 1
+#define TCP_OOSEQ_MAX_BYTES 1048560
+#define TCP_OOSEQ_MAX_PBUFS 1024
+#define LWIP_TCP_SACK_OUT 1
+#define TCP_CALCULATE_EFF_SEND_MSS 1
+#define TCP_LISTEN_BACKLOG 0
+#define TCP_MSL 1000UL /* TIME_WAIT for 2 s: the peer is this machine's own kernel */
+#define LWIP_TCP_RTO_TIME 1000
+#define SO_REUSE 0
+#define LWIP_DISABLE_TCP_SANITY_CHECKS 1 /* its checks of 16-bit limits are for an MSS of at most 16,382 */
+#define PBUF_POOL_BUFSIZE 1600           /* not used, but its default overflows 16 bits at this MSS */
+#define LWIP_HOOK_FILENAME "zks_hooks.h"
+#define LWIP_HOOK_TCP_ISN zks_tcp_isn
+
+#define LWIP_STATS 0
+#define LWIP_NETIF_TX_SINGLE_PBUF 0
+#define LWIP_SUPPORT_CUSTOM_PBUF 1
+
+#endif

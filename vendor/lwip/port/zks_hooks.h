@@ -1,0 +1,8 @@
+/* What lwIP calls of ours: initial sequence numbers (RFC 6528) and the allocator. */
+#ifndef ZKS_HOOKS_H
+#define ZKS_HOOKS_H
+#include "lwip/ip_addr.h"
+
+u32_t zks_tcp_isn(const ip_addr_t *local_ip, u16_t local_port, const ip_addr_t *remote_ip, u16_t remote_port);
+
+#endif

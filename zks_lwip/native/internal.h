@@ -1,0 +1,179 @@
+/* What the files of the C core share. */
+#ifndef ZKS_INTERNAL_H
+#define ZKS_INTERNAL_H
+
+#include "lwip/netif.h"
+#include "lwip/pbuf.h"
+#include "lwip/priv/tcp_priv.h"
+
+#include "packet.h"
+#include "platform.h"
+#include "zks_core.h"
+
+/* ---- counters: one list makes the enum, the names and the array ---- */
+#define ZKS_COUNTERS(X)                                                                                  \
+    X(PACKETS_IN, packets_in)                                                                            \
+    X(BYTES_IN, bytes_in)                                                                                \
+    X(PACKETS_OUT, packets_out)                                                                          \
+    X(BYTES_OUT, bytes_out)                                                                              \
+    X(FLOWS, flows)                                                                                      \
+    X(FLOWS_HELD, flows_held)                                                                            \
+    X(FLOWS_OPENED, flows_opened)                                                                        \
+    X(FLOWS_REFUSED, flows_refused)                                                                      \
+    X(FLOWS_OVER_LIMIT, flows_over_limit)                                                                \
+    X(FLOWS_TIME_WAIT, flows_time_wait)                                                                  \
+    X(SYN_JOINED, syn_joined)                                                                            \
+    X(STRAY_SEGMENTS, stray_segments)                                                                    \
+    X(DATAGRAMS_IN, datagrams_in)                                                                        \
+    X(DATAGRAMS_OUT, datagrams_out)                                                                      \
+    X(DATAGRAMS_DROPPED, datagrams_dropped)                                                              \
+    X(ECHO_ANSWERED, echo_answered)                                                                      \
+    X(OUTPUT_DROPPED, output_dropped)                                                                    \
+    X(NO_MEMORY, no_memory)                                                                              \
+    X(DROP_FIRST, drop_short)
+
+enum {
+#define X(upper, lower) ZKS_C_##upper,
+    ZKS_COUNTERS(X)
+#undef X
+};
+#define ZKS_C_TOTAL (ZKS_C_DROP_FIRST + ZKS_DROP_REASONS)
+
+/* ---- received bytes that the application's side has not taken ---- */
+struct chunk {
+    struct chunk *next;
+    struct pbuf *pbuf; /* data lies in this pbuf, which we own; NULL: in the chunk itself */
+    const uint8_t *data;
+    uint32_t start, end, size;
+};
+
+enum flow_state {
+    FLOW_HELD,   /* the SYN waits for accept */
+    FLOW_OPEN,   /* a pcb lives */
+    FLOW_LINGER, /* a pcb lives, but nobody holds the id any more */
+    FLOW_WAIT,   /* the pcb is in TIME_WAIT */
+    FLOW_DEAD    /* no pcb: waits for the id's holder to let go */
+};
+
+struct flow {
+    struct flow *hash_next;
+    struct flow *prev, *next;           /* in one of the core's lists */
+    struct flow *ready_next;            /* in the queue of flows with events */
+    struct tcp_pcb *pcb;
+    struct chunk *rx_head, *rx_tail;
+    uint8_t *syn;                       /* the held packet */
+    uint64_t id;
+    uint64_t since_ms;
+    struct zks_address source, destination;
+    uint32_t rx_bytes;
+    uint32_t hash;
+    uint16_t source_port, destination_port;
+    uint16_t syn_length;
+    uint16_t mss;                       /* what one segment on the wire may hold */
+    uint8_t events;                     /* not yet reported */
+    uint8_t state;
+    uint8_t list;                       /* LIST_*: which list prev and next belong to */
+    uint8_t ready : 1;                  /* queued for an event */
+    uint8_t rx_eof : 1;                 /* FIN has come */
+    uint8_t want_write : 1;             /* a push was cut short */
+    uint8_t held_id : 1;                /* the other side still holds the id */
+    uint8_t fin_sent : 1;
+    uint8_t ended : 1;                  /* RESET or CLOSED has been reported */
+    uint8_t linked : 1;                 /* survived the timers */
+};
+
+struct flow_list {
+    struct flow *first, *last;
+    uint32_t count;
+};
+enum { LIST_NONE, LIST_HELD, LIST_BUSY, LIST_WAIT, LIST_DEAD, LIST_COUNT };
+
+struct queued_datagram {
+    struct queued_datagram *next;
+    struct zks_datagram meta;
+    uint8_t payload[];
+};
+
+struct queued_packet {
+    struct queued_packet *next;
+    uint32_t length;
+    uint8_t data[];
+};
+
+struct zks_core {
+    struct zks_config config;
+    struct netif netif;
+    struct tcp_pcb_listen *listener;
+    uint32_t tcp_ticks; /* lwIP's clock (500 ms), kept for each core */
+    uint8_t half_tick;
+    uint64_t now_ms, last_tick_ms;
+
+    struct flow **table;
+    uint32_t table_mask, flow_count;
+    struct flow **slots; /* by the low half of an id */
+    uint32_t *generations;
+    uint32_t slot_count, slot_hint;
+    struct flow_list lists[LIST_COUNT];
+    struct flow *current; /* whose segments are being made */
+    struct flow *ready_first, *ready_last;
+
+    struct queued_datagram *datagram_first, *datagram_last;
+    uint32_t datagram_bytes;
+    struct queued_packet *output_first, *output_last;
+    uint32_t output_bytes;
+    uint32_t fragments_seen; /* since when reassembly may hold something, in ticks */
+    uint8_t reassembled; /* the packet at hand is a fragment: what comes out of lwIP is not verified yet */
+    uint8_t datagram_event;
+    uint8_t wake_sent;
+
+    int fd, framing, device_errno;
+    int stop_pipe[2];
+    uint8_t pump_sleeps; /* in poll without a time-out */
+    struct chunk *spare[2];
+    uint32_t spare_count[2];
+    uint8_t *scratch; /* 64 KiB and a header, for packets that must be in one piece */
+    uint64_t counters[ZKS_C_TOTAL];
+};
+
+#define ZKS_PACKET_MAX 65535u
+#define ZKS_TICK_MS 250u
+
+/* core.c: the lock, and which core lwIP works for. */
+void core_enter(zks_core *core);
+void core_leave(zks_core *core);
+extern zks_core *core_current;
+void core_count(zks_core *core, int counter);
+void core_ready(zks_core *core, struct flow *flow, uint8_t events);
+void core_wake_reader(zks_core *core);
+void core_kick_pump(zks_core *core);
+void core_advance(zks_core *core, uint64_t now_ms);
+int core_wants_ticks(const zks_core *core);
+void core_inject(zks_core *core, struct pbuf *p, const struct zks_packet *packet);
+uint32_t core_hash(const zks_core *core, const struct zks_address *source, uint16_t source_port,
+                   const struct zks_address *destination, uint16_t destination_port);
+
+/* flow.c */
+void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes);
+void flow_tick(zks_core *core);
+uint16_t flow_mss(const zks_core *core, const struct zks_packet *reply);
+int flow_setup(zks_core *core);
+void flow_teardown(zks_core *core);
+
+/* rx.c */
+int rx_append(zks_core *core, struct flow *flow, struct pbuf *p);
+size_t rx_take(zks_core *core, struct flow *flow, uint8_t *buffer, size_t size);
+void rx_clear(zks_core *core, struct flow *flow);
+void rx_trim(zks_core *core);
+
+/* datagram.c */
+int datagram_setup(void);
+void datagram_teardown(zks_core *core);
+void icmp_error(zks_core *core, const uint8_t *packet, uint32_t length, int how, uint32_t mtu);
+
+/* device.c */
+err_t device_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *to);
+err_t device_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *to);
+int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trusted, struct pbuf_custom *owner);
+void device_teardown(zks_core *core);
+
+#endif

@@ -1,0 +1,60 @@
+/* lwIP's allocator: the heap, with the large blocks of bulk traffic kept for the next segment.
+ *
+ * malloc gives blocks of 64 KB back to the system and fetches them again, a page fault each 4 KB: more than the
+ * copy into them costs. Called under the core lock only. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lwip/arch.h"
+
+#define LARGE 16384u
+#define LARGE_SIZE (65536u + 512u) /* the largest pbuf that TCP asks for, with its headers */
+#define SPARE_MOST 64
+
+struct block {
+    size_t large;
+    size_t padding; /* keeps what follows aligned to 16 bytes */
+};
+
+static struct block *spare[SPARE_MOST];
+static int spare_count;
+
+void *zks_mem_malloc(size_t size)
+{
+    struct block *block;
+    int large = size >= LARGE && size <= LARGE_SIZE;
+    if (large && spare_count)
+        return spare[--spare_count] + 1;
+    if (large)
+        size = LARGE_SIZE;
+    if (size > (size_t)-1 - sizeof *block)
+        return NULL;
+    block = malloc(sizeof *block + size);
+    if (!block)
+        return NULL;
+    block->large = (size_t)large;
+    return block + 1;
+}
+
+void *zks_mem_calloc(size_t count, size_t size)
+{
+    void *memory;
+    if (size && count > (size_t)-1 / size)
+        return NULL;
+    memory = zks_mem_malloc(count * size);
+    if (memory)
+        memset(memory, 0, count * size);
+    return memory;
+}
+
+void zks_mem_free(void *memory)
+{
+    struct block *block;
+    if (!memory)
+        return;
+    block = (struct block *)memory - 1;
+    if (block->large && spare_count < SPARE_MOST)
+        spare[spare_count++] = block;
+    else
+        free(block);
+}

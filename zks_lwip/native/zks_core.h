@@ -1,0 +1,153 @@
+/* The C core: lwIP for any address and any port, with one lock, one event queue and one packet pump.
+ *
+ * Every function may be called from any thread; each takes the core lock for as long as it runs. Addresses are
+ * 16 bytes in network order: IPv6 as it is, IPv4 in the first four with the rest zero. A flow is named by an id
+ * that is never used again, so a stale id is harmless (ZKS_GONE). */
+#ifndef ZKS_CORE_H
+#define ZKS_CORE_H
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct zks_core zks_core;
+
+enum {
+    ZKS_OK = 0,
+    ZKS_EOF = -1,     /* the peer has sent FIN and everything before it has been taken */
+    ZKS_GONE = -2,    /* no such flow, or not in a state that allows it */
+    ZKS_NOMEM = -3,   /* out of memory */
+    ZKS_INVALID = -4, /* an argument that makes no sense */
+    ZKS_DEVICE = -5   /* the device has failed; zks_device_errno says how */
+};
+
+/* What has happened to a flow since the last look (struct zks_event.mask). */
+enum {
+    ZKS_EV_SYN = 1,         /* a new flow: its SYN is held until accept or reject */
+    ZKS_EV_ESTABLISHED = 2, /* the handshake is done */
+    ZKS_EV_READABLE = 4,    /* bytes or FIN have come */
+    ZKS_EV_WRITABLE = 8,    /* there is room again after a short push */
+    ZKS_EV_RESET = 16,      /* ended by RST, by time-out or by lack of memory; nothing more will come */
+    ZKS_EV_CLOSED = 32,     /* both directions ended in order */
+    ZKS_EV_DATAGRAM = 64    /* flow 0: datagrams wait */
+};
+
+/* How a held SYN or a datagram is refused. */
+enum {
+    ZKS_REJECT_RST = 0,
+    ZKS_REJECT_NET_UNREACHABLE = 1,
+    ZKS_REJECT_HOST_UNREACHABLE = 2,
+    ZKS_REJECT_PROHIBITED = 3,
+    ZKS_REJECT_SILENT = 4,
+    ZKS_REJECT_PORT_UNREACHABLE = 5,
+    ZKS_REJECT_TOO_BIG = 6
+};
+
+/* How packets are framed on the device. */
+enum {
+    ZKS_FRAMING_RAW = 0,  /* an IP packet a read */
+    ZKS_FRAMING_VNET = 1, /* a virtio_net_hdr of 10 bytes before it: Linux with IFF_VNET_HDR */
+    ZKS_FRAMING_UTUN = 2  /* the address family, 4 bytes in network order, before it: macOS */
+};
+
+/* What is done with ICMP echo requests for other addresses than our own. */
+enum { ZKS_ICMP_OFF = 0, ZKS_ICMP_REPLY = 1, ZKS_ICMP_TUNNEL = 2 };
+
+struct zks_config {
+    uint8_t seed[16];       /* random: keys the flow table and the initial sequence numbers */
+    uint32_t mtu;           /* 576 to 65535 */
+    uint32_t max_flows;     /* flows at a time, held ones included */
+    uint32_t max_held;      /* held SYNs at a time; over it the oldest is refused */
+    uint32_t max_datagrams; /* bytes of datagrams that wait for zks_datagram_take; over it the oldest go */
+    uint32_t max_output;    /* bytes of packets that wait for zks_output_take; over it new ones are dropped */
+    int32_t icmp;           /* ZKS_ICMP_* */
+    int32_t wake_fd;        /* a non-blocking socket that gets one byte when events wait, or -1 */
+    uint8_t own4[16];       /* our own addresses, whose pings are always answered here; zero: none */
+    uint8_t own6[16];
+};
+
+struct zks_event {
+    uint64_t flow;
+    uint32_t mask;
+    uint32_t reserved;
+};
+
+struct zks_flow_info {
+    uint8_t source[16];
+    uint8_t destination[16];
+    uint16_t source_port;
+    uint16_t destination_port;
+    uint8_t family; /* 4 or 6 */
+    uint8_t held;
+    uint8_t reserved[2];
+};
+
+enum { ZKS_KIND_UDP = 0, ZKS_KIND_ECHO = 1 };
+
+struct zks_datagram {
+    uint8_t source[16];
+    uint8_t destination[16];
+    uint16_t source_port; /* ICMP echo: the identifier */
+    uint16_t destination_port; /* ICMP echo: the sequence number */
+    uint8_t family;
+    uint8_t kind; /* ZKS_KIND_* */
+    uint8_t hop_limit;
+    uint8_t traffic_class;
+    uint32_t offset; /* of the payload in the caller's buffer */
+    uint32_t length;
+};
+
+const char *zks_lwip_version(void);
+
+/* NULL: out of memory or a configuration out of its range. */
+zks_core *zks_core_new(const struct zks_config *config);
+/* Aborts what is left (RST to the applications) and frees everything. The pump must have returned. */
+void zks_core_free(zks_core *core);
+
+/* The device that packets go to and come from. Without one they wait for zks_output_take. */
+int zks_device_attach(zks_core *core, int fd, int framing);
+int zks_device_errno(zks_core *core);
+/* Moves packets until zks_pump_stop (ZKS_OK) or until the device fails (ZKS_DEVICE). Blocks. */
+int zks_pump_run(zks_core *core);
+void zks_pump_stop(zks_core *core);
+
+/* The pump of a core without a device: packets in, packets out, time passed in. */
+int zks_packet_input(zks_core *core, const uint8_t *packet, size_t length);
+/* Takes whole packets, one after the other, their lengths into lengths[]; how many. */
+int zks_packet_output(zks_core *core, uint8_t *buffer, size_t size, uint32_t *lengths, int most);
+/* Runs what is due at now (ms, monotonic); ms until it wants to be called again, or -1: not before an event. */
+int64_t zks_tick(zks_core *core, uint64_t now_ms);
+
+int zks_events(zks_core *core, struct zks_event *events, int most);
+
+int zks_flow_info(zks_core *core, uint64_t id, struct zks_flow_info *info);
+int zks_flow_accept(zks_core *core, uint64_t id);
+int zks_flow_reject(zks_core *core, uint64_t id, int how);
+/* Opens a flow from us to the device's side (an active open); 0: no. */
+uint64_t zks_flow_connect(zks_core *core, int family, const uint8_t *from, uint16_t from_port,
+                          const uint8_t *to, uint16_t to_port);
+/* Bytes taken (the receive window opens by as much), 0: none now, ZKS_EOF, ZKS_GONE. */
+int64_t zks_flow_pull(zks_core *core, uint64_t id, uint8_t *buffer, size_t size);
+/* Bytes accepted, maybe fewer than length: then ZKS_EV_WRITABLE follows. ZKS_GONE. */
+int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t length);
+/* Bytes that have been pushed and not been acknowledged, or ZKS_GONE. */
+int64_t zks_flow_unacked(zks_core *core, uint64_t id);
+/* FIN after what has been pushed. */
+int zks_flow_shutdown(zks_core *core, uint64_t id);
+/* Ends the flow in order: FIN, and RST for whatever still comes. The id is gone. RST if bytes wait unread. */
+int zks_flow_close(zks_core *core, uint64_t id);
+/* RST. The id is gone. */
+int zks_flow_abort(zks_core *core, uint64_t id);
+
+/* Takes waiting datagrams, payloads one after the other into buffer; how many. */
+int zks_datagram_take(zks_core *core, struct zks_datagram *datagrams, int most, uint8_t *buffer,
+                      size_t size);
+/* Sends a UDP datagram, or an ICMP echo reply, to the device's side. */
+int zks_datagram_send(zks_core *core, const struct zks_datagram *datagram, const uint8_t *payload);
+/* An ICMP error for a UDP datagram that came from the device: ZKS_REJECT_*; mtu for TOO_BIG. */
+int zks_datagram_reject(zks_core *core, const struct zks_datagram *datagram, const uint8_t *payload,
+                        int how, uint32_t mtu);
+
+/* Counters, in a fixed order; the name of one, or NULL past the last. */
+int zks_counters(zks_core *core, uint64_t *values, int most);
+const char *zks_counter_name(int index);
+
+#endif
