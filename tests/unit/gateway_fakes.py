@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from zks_lwip.errors import StackError
 from zks_lwip.stack import Datagram, Reject
 
 
@@ -24,10 +25,13 @@ class FakeFlow:
         self.room = 1 << 30
         self.delivered = bytearray()  # to the application
         self.log: list[str | Reject] = []
+        self.memory = True
 
     def accept(self) -> None:
         assert "accept" not in self.log
         self.log.append("accept")
+        if not self.memory:
+            raise StackError("out of memory")
 
     def reject(self, how: Reject) -> None:
         assert "accept" not in self.log
@@ -51,6 +55,10 @@ class FakeFlow:
     def send_eof(self) -> None:
         assert "eof" not in self.log
         self.log.append("eof")
+
+    def close(self) -> None:
+        assert not self.incoming
+        self.log.append("close")
 
     def abort(self) -> None:
         self.log.append("abort")

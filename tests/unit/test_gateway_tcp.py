@@ -42,6 +42,7 @@ def test_the_syn_is_held_until_the_far_end_has_connected() -> None:
     flow, stream = bench.open()
     assert (stream.host, stream.port) == ("192.0.2.1", 80)
     assert flow.log == [] and bench.table.held == 1
+    flow.incoming += b"of a SYN that is only held"
     assert pull(stream) == b""
     stream.peer.on_connected()
     assert flow.log == ["accept"] and bench.table.held == 0 and len(bench.table) == 1
@@ -164,6 +165,7 @@ def test_half_close_by_the_far_end_first() -> None:
     assert pull(stream) is None
     assert len(bench.table) == 1
     flow.handler.on_closed()
+    assert flow.log == ["accept", "eof", "close"]  # the stack may forget it
     assert len(bench.table) == 0 and stream.closed == 0
 
 
@@ -222,6 +224,19 @@ def test_a_reset_by_the_application_closes_the_stream(connected: bool) -> None:
     stream.peer.on_end(0, "")
     assert pull(stream) == b"" and flow.log == before and flow.delivered == b""
     assert stream.credit == 0
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_stack_without_memory_ends_one_connection_only(fast: bool) -> None:
+    bench = Bench()
+    flow = FakeFlow()
+    flow.memory = False
+    bridge = TcpBridge(flow, bench.table, bench.counters)  # type: ignore[arg-type]
+    bridge.start(bench.tunnel, Policy(), fast_connect=fast)
+    if not fast:
+        bench.tunnel.streams[0].peer.on_connected()
+        assert bench.tunnel.streams[0].closed == 1
+    assert len(bench.table) == 0 and len(bench.tunnel.streams) == (0 if fast else 1)
 
 
 def test_over_the_limit_the_oldest_held_one_makes_room() -> None:

@@ -7,18 +7,22 @@ and may be answered out of order (RFC 7766).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from ..dns.conversation import Conversation
+from ..errors import StackError
 from ..stack import Datagram, Flow, Reject
 from ..stats import GatewayCounters
 from .tcp import FlowTable
 from .udp import UdpStack
 
 __all__ = ["IDLE_SECONDS", "DnsFlow", "DnsFront", "DnsService"]
+
+_log = logging.getLogger(__name__)
 
 #: A TCP connection without a query in flight is closed after this time (RFC 7766 §6.2.3).
 IDLE_SECONDS = 30.0
@@ -61,7 +65,9 @@ class DnsFront:
 
     def open_flow(self, flow: Flow, table: FlowTable) -> None:
         """Serve a TCP connection to port 53."""
-        self._flows.add(DnsFlow(self, flow, table))
+        served = DnsFlow(self, flow, table)
+        if not served.over:
+            self._flows.add(served)
 
     def expire(self, now: float) -> None:
         """Close the TCP connections that have been idle for :data:`IDLE_SECONDS`."""
@@ -113,7 +119,16 @@ class DnsFlow:
         self.since = self._used = front.clock()
         flow.handler = self
         table.accept(self)
-        flow.accept()
+        try:
+            flow.accept()
+        except StackError as error:
+            _log.warning("a DNS connection was dropped: %s", error)
+            self._forget()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self._done
 
     def submit(
         self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "tcp"
@@ -142,6 +157,7 @@ class DnsFlow:
     def on_closed(self) -> None:
         """Both directions are done."""
         self._forget()
+        self._flow.close()
 
     def refuse(self, how: Reject) -> None:
         """Abort; a connection of ours is never held."""

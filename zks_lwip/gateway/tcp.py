@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from ..errors import StackError
 from ..stack import Flow, Reject
 from ..stats import GatewayCounters
 from .policy import Policy, refusal_for
@@ -150,10 +151,10 @@ class TcpBridge:
         """Ask the worker to connect; the flow is held meanwhile, unless ``fast_connect``."""
         self._flow.handler = self
         host, port = self._flow.destination
-        if fast_connect:
-            self._accept()
-        else:
+        if not fast_connect:
             self._table.hold(self)
+        elif not self._accept():
+            return
         stream = tunnel.open_stream(policy.to_worker(host), port, self)
         if self._done:  # it was refused at once
             stream.close()
@@ -191,7 +192,7 @@ class TcpBridge:
             return
         taken = self._flow.push(payload)
         self._took(taken)
-        if taken < len(payload):
+        if taken < len(payload) and not self._done:  # it ends in the push if memory runs out
             self._pending = deque((memoryview(bytes(payload[taken:])),))
 
     def on_eof(self) -> None:
@@ -286,11 +287,18 @@ class TcpBridge:
         if stream is not None:
             stream.close()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Hand the held SYN to lwIP; whether there was memory for that."""
         self._accepted = True
         self._table.accept(self)
         self._counters.flows_accepted += 1
-        self._flow.accept()
+        try:
+            self._flow.accept()
+        except StackError as error:
+            _log.warning("a TCP connection was dropped: %s", error)
+            self.on_reset()
+            return False
+        return True
 
     def _took(self, count: int) -> None:
         if count:
@@ -302,6 +310,7 @@ class TcpBridge:
         """Both directions are over and delivered."""
         stream = self._stream
         self._forget()
+        self._flow.close()
         if stream is not None and not self._remote_eof:
             stream.close()
 
