@@ -11,10 +11,43 @@ For a worker, this is the server side of the same WebSocket::
 no WebSocket. The :class:`WsConnection` has ``send_message(bytes-like)``, ``receive_message() ->
 bytes`` (holds the peer up), ``deliver(on_message)`` (never does), ``keep_alive()``,
 ``aclose(status, reason)``, ``ping()``, ``subprotocol``, ``closed_status`` and ``closed_reason``.
+
+And this runs a session over it, for either end::
+
+    link = SessionLink(connection)
+    session = Session(role, settings, wake=link.wake)
+    end = await link.run(session, on_frame)      # link.close(status, reason) ends it
 """
 
 from __future__ import annotations
 
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+from .dial import connect_worker
+from .frames import (
+    Close,
+    Connected,
+    Data,
+    DnsResponse,
+    EchoReply,
+    Eof,
+    Error,
+    Frame,
+    GoAway,
+    Hello,
+    Udp,
+    UdpClose,
+    UdpError,
+)
+from .link import LinkEnd, SessionLink
+from .options import TunnelConfig
+from .session import Role, Session, Settings
+from .streams import TunnelStream
 from .websocket import (
     Accept,
     Authorize,
@@ -29,10 +62,194 @@ from .websocket import (
 __all__ = [
     "Accept",
     "Authorize",
+    "Channel",
+    "ChannelOwner",
     "Headers",
     "HttpRequest",
     "HttpResponse",
+    "LinkEnd",
+    "SessionLink",
     "WebSocketClosed",
     "WsConnection",
     "accept_websocket",
 ]
+
+log = logging.getLogger(__name__)
+
+#: Codes of ERROR that mean: not on this channel (PROTOCOL.md §4).
+_ELSEWHERE = (429, 503)
+_MOST_TRIES = 3
+
+
+class ChannelOwner(Protocol):
+    """What a channel tells the pool it belongs to."""
+
+    def on_ready(self, channel: Channel) -> None:
+        """The worker's HELLO has come."""
+
+    def on_capacity(self, channel: Channel) -> None:
+        """A stream has ended, or the channel takes no new ones any more."""
+
+    def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
+        """The worker refused a stream on this channel only; it is the owner's again."""
+
+    def on_datagram(self, frame: Udp) -> None: ...
+    def on_udp_error(self, frame: UdpError) -> None: ...
+    def on_udp_close(self, frame: UdpClose) -> None: ...
+    def on_dns_response(self, frame: DnsResponse) -> None: ...
+    def on_echo_reply(self, frame: EchoReply) -> None: ...
+
+
+class Channel:
+    """A client's session over a WebSocket of its own, and the streams that it carries."""
+
+    def __init__(self, connection: WsConnection, owner: ChannelOwner, settings: Settings) -> None:
+        self.connection = connection
+        self.link = SessionLink(connection)
+        self.session = Session(Role.CLIENT, settings, wake=self.link.wake)
+        self.streams: dict[int, TunnelStream] = {}
+        #: Since when it has had no streams (``trio.current_time``); None while it has.
+        self.idle_since: float | None = trio.current_time()
+        #: The worker takes no new streams here (GOAWAY).
+        self.going_away = False
+        #: Holds back what would be more DNS queries in flight than the worker takes.
+        self.questions = trio.CapacityLimiter(1)
+        self._full = False  # 429 came: wait for a stream to end
+        self._owner = owner
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Data: self._on_data,
+            Hello: self._on_hello,
+            Connected: self._on_connected,
+            Eof: self._on_eof,
+            Close: self._on_close,
+            Error: self._on_error,
+            GoAway: self._on_goaway,
+            Udp: owner.on_datagram,
+            UdpError: owner.on_udp_error,
+            UdpClose: owner.on_udp_close,
+            DnsResponse: owner.on_dns_response,
+            EchoReply: owner.on_echo_reply,
+        }
+
+    @classmethod
+    async def open(
+        cls,
+        config: TunnelConfig,
+        owner: ChannelOwner,
+        nursery: trio.Nursery,
+        *,
+        context: ssl.SSLContext | None = None,
+        settings: Settings | None = None,
+    ) -> Channel:
+        """Connect to the worker; :meth:`run` is then to be called. Raises as connect_worker."""
+        settings = settings or Settings()
+        connection = await connect_worker(
+            config, nursery, context=context, max_message=settings.max_message
+        )
+        return cls(connection, owner, settings)
+
+    async def run(self, config: TunnelConfig) -> LinkEnd:
+        """Carry the session until it ends, for whatever reason; then all its streams have ended."""
+        end = LinkEnd(1006, "the tunnel was stopped")
+        try:
+            end = await self.link.run(
+                self.session,
+                self._on_frame,
+                hello_timeout=config.hello_timeout,
+                quiet=config.quiet,
+                patience=config.patience,
+            )
+        finally:
+            streams = list(self.streams.values())
+            self.streams.clear()
+            for stream in streams:
+                stream.end(503, f"session lost: {end.reason}")
+        return end
+
+    @property
+    def can_connect(self) -> bool:
+        """Whether :meth:`connect` may be called now."""
+        return not self._full and not self.going_away and self.session.can_connect
+
+    def connect(self, stream: TunnelStream) -> None:
+        """Open ``stream`` on this channel."""
+        stream.tries += 1
+        stream.identifier = self.session.connect(stream.host, stream.port, stream)
+        stream.channel = self
+        self.streams[stream.identifier] = stream
+        self.idle_since = None
+        self.session.mark_ready(stream.identifier)
+
+    def close_stream(self, stream: TunnelStream) -> None:
+        """Abort a stream."""
+        self.session.close(stream.identifier)
+        self.forget(stream)
+
+    def forget(self, stream: TunnelStream) -> None:
+        """The stream is gone, in the session too."""
+        stream.channel = None
+        if self.streams.pop(stream.identifier, None) is not None:
+            self._full = False
+            if not self.streams:
+                self.idle_since = trio.current_time()
+            self._owner.on_capacity(self)
+
+    def _on_frame(self, frame: Frame) -> None:
+        handler = self._handlers.get(type(frame))
+        if handler is not None:
+            handler(frame)
+
+    def _on_hello(self, frame: Hello) -> None:
+        self.questions.total_tokens = max(1, frame.requests)
+        self._owner.on_ready(self)
+
+    def _on_connected(self, frame: Connected) -> None:
+        stream = self.streams.get(frame.stream)
+        if stream is not None:
+            stream.connected = True
+            stream.peer.on_connected()
+
+    def _on_data(self, frame: Data) -> None:
+        stream = self.streams.get(frame.stream)
+        if stream is not None:
+            payload = frame.payload
+            stream.peer.on_data(payload if type(payload) is memoryview else memoryview(payload))
+
+    def _on_eof(self, frame: Eof) -> None:
+        stream = self.streams.get(frame.stream)
+        if stream is not None:
+            stream.eof_received = True
+            if stream.eof_sent:
+                self.forget(stream)
+            stream.peer.on_eof()
+
+    def _on_close(self, frame: Close) -> None:
+        stream = self.streams.get(frame.stream)
+        if stream is not None:
+            self.forget(stream)
+            stream.end(0, "")
+
+    def _on_error(self, frame: Error) -> None:
+        stream = self.streams.get(frame.stream)
+        if stream is None:
+            return
+        elsewhere = (
+            frame.code in _ELSEWHERE
+            and not stream.connected
+            and not stream.pulled
+            and stream.tries < _MOST_TRIES
+        )
+        if frame.code == 429 and len(self.streams) > 1:
+            self.forget(stream)
+            self._full = True
+        else:
+            self.forget(stream)
+        if elsewhere:
+            self._owner.on_elsewhere(self, stream)
+        else:
+            stream.end(frame.code, frame.message)
+
+    def _on_goaway(self, frame: GoAway) -> None:
+        self.going_away = True
+        log.info("the worker is going away (%d %s)", frame.code, frame.reason)
+        self._owner.on_capacity(self)

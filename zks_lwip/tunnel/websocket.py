@@ -251,13 +251,18 @@ class WsConnection:
             self._own_close = (status, reason)
         if isinstance(self._protocol, FramedConnection):
             self._protocol.on_message = None
-        with trio.CancelScope(deadline=trio.current_time() + _CLOSE_TIMEOUT, shield=True):
-            if not self._broken:
+        if not self._broken:
+            with trio.CancelScope(deadline=trio.current_time() + _CLOSE_TIMEOUT, shield=True):
                 try:
                     await self._ws.aclose(status, reason or None)
                 except LocalProtocolError as error:
                     log.debug("close: %s", error)
         await trio.aclose_forcefully(self._wire)
+
+    async def abort(self) -> None:
+        """Close the stream at once, without a Close frame."""
+        self._broken = True
+        await self.aclose(ABNORMAL)
 
     async def _read(self) -> None:
         """trio-websocket's reader, kept from taking its nursery down with it."""

@@ -1,0 +1,430 @@
+"""The tunnel as its user sees it: streams, datagrams and questions, over a pool of channels.
+
+There is one channel as long as that is enough; another is opened when all are full, and closed
+when it has been idle (PROTOCOL.md §3). Lost channels are replaced, with growing delays; what is
+asked for meanwhile waits for a bounded time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict
+from typing import Any
+
+import trio
+
+from ..errors import DnsError, TunnelError, WorkerUnreachable, ZksError
+from ._requests import Requests
+from .backoff import Backoff
+from .channel import Channel
+from .dial import tls_context
+from .frames import DnsResponse, EchoReply, Hello, Udp, UdpClose, UdpError, encode_host
+from .link import LinkEnd
+from .options import TunnelConfig
+from .session import SessionStats, Settings
+from .streams import Association, StreamPeer, TunnelStream, UdpPeer
+from .tcpstream import TcpStream
+
+__all__ = [
+    "Association",
+    "StreamPeer",
+    "Tunnel",
+    "TunnelConfig",
+    "TunnelStream",
+    "UdpPeer",
+]
+
+log = logging.getLogger(__name__)
+
+_DNS_TIMEOUT = 5.0
+_MOST_QUESTIONS = 4096
+_MOST_ID = 2**32 - 1
+_FULL = 0.05  # seconds to wait where a channel takes no more questions
+_LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
+_NOT_NEEDED = "not needed"
+_AT_ONCE = 4  # channels that may be opening at the same time
+_STABLE = 10.0  # seconds after which a channel counts as a success
+
+
+class Tunnel:
+    """Streams, UDP associations, DNS and ICMP echo through a worker.
+
+    Everything but :meth:`run` is for use while that runs, in the same trio thread.
+    """
+
+    def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
+        self.config = config
+        self._settings = settings or Settings()
+        self._context = tls_context(config.ca_file) if config.worker.secure else None
+        self._channels: list[Channel] = []  # those whose HELLO has come, oldest first
+        self._opening = 0
+        self._waiting: dict[TunnelStream, None] = {}
+        self._refused: list[TunnelStream] = []  # to be told 503, but not from inside open_stream
+        self._changed = trio.Event()
+        self._up = trio.Event()
+        self._first = trio.Event()  # up for the first time, or never to be
+        self._peer: Hello | None = None
+        self._associations: dict[int, Association] = {}
+        self._last_association = 0
+        self._questions = Requests()
+        self._asking = 0
+        self._echoes = Requests()
+        self._backoff = Backoff(*config.backoff)
+        self._not_before = -math.inf
+        self._lingering: dict[TunnelStream, float] = {}
+        self._fatal: ZksError | None = None
+        self._started = False
+        self._stopped = False
+        self._totals = SessionStats()
+        self._counters = {"channels_opened": 0, "channels_lost": 0, "connect_failures": 0}
+        self._counters |= {"streams_opened": 0, "streams_refused": 0, "wire_in": 0, "wire_out": 0}
+
+    # what is known
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a channel now."""
+        return bool(self._channels)
+
+    @property
+    def peer(self) -> Hello | None:
+        """The HELLO of the worker, the last known one while the tunnel is down."""
+        return self._peer
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and gauges (``channels``, ``streams``, ``waiting``)."""
+        totals = asdict(self._totals)
+        wire_in, wire_out = self._counters["wire_in"], self._counters["wire_out"]
+        for channel in self._channels:
+            for name, value in asdict(channel.session.stats).items():
+                totals[name] += value
+            wire_in += channel.connection.bytes_received
+            wire_out += channel.connection.bytes_sent
+        return (
+            totals
+            | self._counters
+            | {
+                "wire_in": wire_in,
+                "wire_out": wire_out,
+                "channels": len(self._channels),
+                "streams": sum(len(channel.streams) for channel in self._channels),
+                "waiting": len(self._waiting),
+                "associations": len(self._associations),
+            }
+        )
+
+    # running
+
+    async def run(self, *, task_status: trio.TaskStatus[Hello] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the tunnel up until cancelled; started, with the worker's HELLO, when it first is.
+
+        Before that, what will not pass by itself is raised: AuthError, CertificateError,
+        WorkerNotFound, ConfigError, PrivilegeError. An unreachable worker is tried again, with
+        delays, for ever. After the start nothing is raised for what worker and network do.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._supervise, nursery)
+                await self._first.wait()
+                if self._fatal is None:
+                    self._started = True
+                    assert self._peer is not None
+                    task_status.started(self._peer)
+                    await trio.sleep_forever()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._stopped = True
+            for stream in [*self._waiting, *self._refused]:
+                stream.end(503, "the tunnel was stopped")
+            self._waiting.clear()
+        raise self._fatal
+
+    async def _supervise(self, nursery: trio.Nursery) -> None:
+        """Decide, whenever something has changed or is due, what to do about it."""
+        while True:
+            self._changed = trio.Event()
+            now = trio.current_time()
+            due = min(self._close_idle(now), self._end_lingering(now), self._assign(now))
+            for _ in range(self._lacking()):
+                if now < self._not_before:
+                    due = min(due, self._not_before)
+                    break
+                self._opening += 1
+                nursery.start_soon(self._run_channel, nursery)
+            with trio.move_on_at(due):
+                await self._changed.wait()
+
+    def _assign(self, now: float) -> float:
+        """Give the streams that wait to channels that have room; refuse those that are late."""
+        refused, self._refused = self._refused, []
+        for stream in refused:
+            stream.end(503, "too many streams wait for a channel")
+        for stream in list(self._waiting):
+            channel = self._with_room()
+            late = stream.deadline <= now
+            if channel is not None or late:
+                self._waiting.pop(stream, None)
+            if stream.over:
+                continue
+            if channel is not None:
+                channel.connect(stream)
+            elif late:
+                self._counters["streams_refused"] += 1
+                stream.end(503, "no channel to the worker")
+        return min((stream.deadline for stream in self._waiting), default=math.inf)
+
+    def _with_room(self) -> Channel | None:
+        return next((each for each in self._channels if each.can_connect), None)
+
+    def _primary(self) -> Channel | None:
+        """The channel for datagrams and questions."""
+        usable = (each for each in self._channels if not each.going_away)
+        return next(usable, self._channels[0] if self._channels else None)
+
+    def _lacking(self) -> int:
+        """How many channels to open now."""
+        if all(channel.going_away for channel in self._channels):
+            return 0 if self._opening else 1
+        if not self._waiting or self._peer is None or not self._peer.streams:
+            return 0
+        wanted = min(math.ceil(len(self._waiting) / self._peer.streams), _AT_ONCE)
+        room = self.config.max_channels - len(self._channels)
+        return max(0, min(wanted, room) - self._opening)
+
+    def _close_idle(self, now: float) -> float:
+        """Close the channels that nobody needs; when to look again."""
+        due = math.inf
+        primary = self._primary()
+        for channel in self._channels:
+            if channel.idle_since is None or (channel is primary and not channel.going_away):
+                continue
+            expiry = channel.idle_since + self.config.idle_channel
+            if channel.going_away or expiry <= now:
+                channel.link.close(1000, _NOT_NEEDED)
+            else:
+                due = min(due, expiry)
+        return due
+
+    def _end_lingering(self, now: float) -> float:
+        for stream, expiry in list(self._lingering.items()):
+            if stream.over or stream.ended or expiry <= now:
+                del self._lingering[stream]
+                stream.close()
+        return min(self._lingering.values(), default=math.inf)
+
+    async def _run_channel(self, nursery: trio.Nursery) -> None:
+        """Open one channel, and carry it until it ends."""
+        channel = None
+        try:
+            channel = await Channel.open(
+                self.config, self, nursery, context=self._context, settings=self._settings
+            )
+            began = trio.current_time()
+            end = await channel.run(self.config)
+            if trio.current_time() - began >= _STABLE:
+                self._backoff.succeeded()
+            self._lost(end)
+        except ZksError as error:
+            self._counters["connect_failures"] += 1
+            if isinstance(error, WorkerUnreachable) or self._started:
+                self._try_again(str(error))
+            else:
+                self._fatal = error
+                self._first.set()
+        finally:
+            if channel in self._channels:
+                self._drop(channel)
+            else:
+                self._opening -= 1
+            self._changed.set()
+
+    def _drop(self, channel: Channel) -> None:
+        """A channel has ended."""
+        self._channels.remove(channel)
+        if not self._channels:
+            self._up = trio.Event()
+        for name, value in asdict(channel.session.stats).items():
+            setattr(self._totals, name, getattr(self._totals, name) + value)
+        self._counters["wire_in"] += channel.connection.bytes_received
+        self._counters["wire_out"] += channel.connection.bytes_sent
+        self._questions.lost(channel)
+        self._echoes.lost(channel)
+
+    def _lost(self, end: LinkEnd) -> None:
+        if end.reason == _NOT_NEEDED:
+            log.debug("closed a channel that was not needed")
+            return
+        self._counters["channels_lost"] += 1
+        what = "the worker broke the protocol" if end.error else "lost a channel to the worker"
+        self._try_again(f"{what}: {end.reason}.")
+
+    def _try_again(self, why: str) -> None:
+        delay = self._backoff.failed()
+        self._not_before = trio.current_time() + delay
+        if all(channel.going_away for channel in self._channels):
+            log.warning("%s Trying again in %.1f s.", why, delay)
+        else:
+            log.info("%s Another channel is still up.", why)
+
+    # what a channel tells
+
+    def on_ready(self, channel: Channel) -> None:
+        self._opening -= 1
+        self._channels.append(channel)
+        self._counters["channels_opened"] += 1
+        self._peer = channel.session.peer
+        if self._started and not self._up.is_set():
+            log.info("the tunnel to %s is up again", self.config.worker)
+        self._up.set()
+        self._first.set()
+        self._changed.set()
+
+    def on_capacity(self, channel: Channel) -> None:
+        if self._waiting or channel.going_away or len(self._channels) > 1:
+            self._changed.set()
+
+    def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
+        self._waiting[stream] = None
+        self._changed.set()
+
+    def on_datagram(self, frame: Udp) -> None:
+        association = self._associations.get(frame.association)
+        if association is not None:
+            payload = frame.payload
+            if type(payload) is not memoryview:
+                payload = memoryview(payload)
+            association.peer.on_datagram(frame.host, frame.port, payload)
+
+    def on_udp_error(self, frame: UdpError) -> None:
+        association = self._associations.get(frame.association)
+        if association is not None:
+            association.peer.on_udp_error(frame.code, frame.host, frame.port)
+
+    def on_udp_close(self, frame: UdpClose) -> None:
+        association = self._associations.get(frame.association)
+        if association is not None:
+            association.peer.on_udp_close()
+
+    def on_dns_response(self, frame: DnsResponse) -> None:
+        self._questions.answered(frame.request, bytes(frame.message))
+
+    def on_echo_reply(self, frame: EchoReply) -> None:
+        self._echoes.answered(frame.request, bytes(frame.payload))
+
+    # what it is for
+
+    def open_stream(self, host: str, port: int, peer: StreamPeer) -> TunnelStream:
+        """Open a TCP stream to ``host`` (an IP literal or a name) and ``port``; never blocks.
+
+        Without a channel it waits for one, up to ``grace`` seconds. ``peer`` is told what becomes
+        of it, not before this has returned, except that a tunnel that was stopped ends it at once.
+        Raises ValueError for what cannot be a host or a port.
+        """
+        encode_host(host)
+        if not 0 <= port <= 65535:
+            raise ValueError(f"{port} is not a port")
+        deadline = trio.current_time() + self.config.grace
+        stream = TunnelStream(host, port, peer, deadline, self._forget_waiting)
+        self._counters["streams_opened"] += 1
+        channel = None if self._waiting else self._with_room()
+        if self._stopped:
+            stream.end(503, "the tunnel was stopped")
+        elif channel is not None:
+            channel.connect(stream)
+        else:
+            if len(self._waiting) < self.config.max_waiting:
+                self._waiting[stream] = None
+            else:
+                self._counters["streams_refused"] += 1
+                self._refused.append(stream)
+            self._changed.set()
+        return stream
+
+    def _forget_waiting(self, stream: TunnelStream) -> None:
+        self._waiting.pop(stream, None)
+
+    def _linger(self, stream: TunnelStream) -> None:
+        """Reset a stream that was closed here, unless it ends by itself in time."""
+        self._lingering[stream] = trio.current_time() + _LINGER
+        self._changed.set()
+
+    async def connect_tcp(self, host: str, port: int) -> TcpStream:
+        """Connect through the tunnel. Raises OSError with the errno that a socket would have."""
+        stream = TcpStream(self._linger)
+        stream.attach(self.open_stream(host, port, stream))
+        try:
+            await stream.wait_connected()
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
+
+    def open_association(self, peer: UdpPeer) -> Association:
+        """A new UDP association. It outlives channels: the worker's end of it may change."""
+        identifier = self._last_association
+        while True:
+            identifier = identifier % _MOST_ID + 1
+            if identifier not in self._associations:
+                break
+        self._last_association = identifier
+        association = Association(identifier, peer, self._send_udp, self._close_association)
+        self._associations[identifier] = association
+        return association
+
+    def _send_udp(self, identifier: int, host: str, port: int, payload: memoryview | bytes) -> bool:
+        channel = self._primary()
+        return channel is not None and channel.session.send_udp(identifier, host, port, payload)
+
+    def _close_association(self, identifier: int) -> None:
+        channel = self._primary()
+        if self._associations.pop(identifier, None) is not None and channel is not None:
+            channel.session.udp_close(identifier)
+
+    async def dns_query(self, message: bytes) -> bytes:
+        """Have the worker resolve a DNS message; its answer. Raises DnsError after 5 s."""
+        if self._asking >= _MOST_QUESTIONS:
+            raise DnsError("too many DNS queries are in flight: this one was not sent.")
+        self._asking += 1
+        try:
+            with trio.move_on_after(_DNS_TIMEOUT):
+                while True:  # a query is lost with its channel, and asked again on the next
+                    answer = await self._ask(message)
+                    if answer is not None:
+                        return answer
+        finally:
+            self._asking -= 1
+        raise DnsError(f"the worker did not answer a DNS query within {_DNS_TIMEOUT:g} s.")
+
+    async def _ask(self, message: bytes) -> bytes | None:
+        channel = self._primary()
+        if channel is None:
+            await self._up.wait()
+            return None
+        if self._peer is None or not self._peer.dns:
+            raise DnsError("this worker answers no DNS queries.")
+        async with channel.questions:
+            if channel not in self._channels:
+                return None
+            answer = await self._questions.ask(
+                channel, lambda request: channel.session.dns_query(request, message)
+            )
+        if answer is None and channel in self._channels:
+            await trio.sleep(_FULL)  # it takes no more now
+        return answer
+
+    async def echo(self, host: str, payload: bytes, timeout: float = 10.0) -> bytes:
+        """Have the worker ping ``host`` (an IP literal); the payload of the reply.
+
+        Raises TunnelError if the worker does not, or no reply came within ``timeout`` seconds.
+        """
+        channel = self._primary()
+        answer = None
+        if channel is not None:
+            with trio.move_on_after(timeout):
+                answer = await self._echoes.ask(
+                    channel, lambda request: channel.session.echo(request, host, payload)
+                )
+        if answer is None:
+            raise TunnelError("no reply to an ICMP echo request came through the worker.")
+        return answer
