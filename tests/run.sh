@@ -48,7 +48,7 @@ else
     install_packages
 fi
 
-make_venv test
+make_venv test cross
 build
 
 failed=0
