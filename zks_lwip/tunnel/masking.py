@@ -307,6 +307,8 @@ class FramedConnection(WSConnection):
             return
         connection.receive_data(data)
         for event in connection.events():
+            if self._dead:
+                return
             if isinstance(event, CloseConnection):
                 self._dead = True
                 self._breach = connection.state is ConnectionState.OPEN
@@ -328,6 +330,8 @@ class FramedConnection(WSConnection):
         whole = b"".join(self._pieces)
         self._pieces.clear()
         self._pieces_size = 0
+        if too_big:
+            self._dead = True  # trio-websocket closes with 1009; nothing after it counts
         if too_big or self.on_message is None:
             yield BytesMessage(data=whole)
         else:
