@@ -1,0 +1,123 @@
+"""Listening: the ``--listen`` argument, the sockets, TLS, and how many descriptors there may be."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import ssl
+from pathlib import Path
+
+import trio
+
+from ..errors import ConfigError, PrivilegeError
+from .sockets import open_socket
+
+__all__ = ["has_ipv6", "open_listener", "parse_listen", "raise_descriptor_limit", "tls_context"]
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_RESERVE = 256  # descriptors for WebSockets, DNS questions and the interpreter itself
+_MOST_DESCRIPTORS = 1 << 20
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """``ADDRESS:PORT`` or ``[IPV6]:PORT`` (``localhost`` is 127.0.0.1). Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError("it is no ADDRESS:PORT")
+        return str(ipaddress.ip_address(host)), int(port)
+    except ValueError as error:
+        raise ConfigError(
+            f"--listen {text}: {error}; give for example 127.0.0.1:8787 or [::1]:8787"
+        ) from None
+
+
+def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
+    """What ``--tls-cert`` and ``--tls-key`` name (PEM; one file may hold both). ConfigError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, cert, key)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    """Put certificate and key into a context, for connections from now on. Raises ConfigError."""
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        both = f"{cert} and {key}" if key is not None else str(cert)
+        raise ConfigError(f"TLS: {both} cannot be used: {detail}") from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; give one that is not")
+
+
+def open_listener(
+    host: str, port: int, context: ssl.SSLContext | None
+) -> tuple[trio.SocketListener | trio.SSLListener[trio.SocketStream], tuple[str, int]]:
+    """Listen; also says where. Raises ConfigError or PrivilegeError; nothing is looked up."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        message = f"cannot listen on {shown}: {error.strerror}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise PrivilegeError(f"{message}; ports below 1024 need privilege") from None
+        raise ConfigError(message) from None
+    address = sock.getsockname()[:2]
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    if context is None:
+        return listener, address
+    return trio.SSLListener(listener, context, https_compatible=True), address
+
+
+def has_ipv6(mark: int | None) -> bool:
+    """Whether IPv6 leads anywhere beyond this machine: a route to the internet, or an address."""
+    with contextlib.suppress(OSError), open_socket(socket.AF_INET6, socket.SOCK_DGRAM, mark) as s:
+        # connects a datagram socket: the routes are asked, nothing is sent
+        s.connect(("2001:4860:4860::8888", 53))
+        return True
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+        return any(line.split()[3] == "00" for line in lines)  # 00: global scope
+    return False
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may have; how many streams can use."""
+    try:
+        import resource
+    except ImportError:  # Windows: there is no such limit on sockets
+        return 8192
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else _MOST_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError) as error:  # macOS refuses more than kern.maxfilesperproc
+            log.warning("the limit of descriptors stays at %d: %s", soft, error)
+    if soft == resource.RLIM_INFINITY:
+        soft = _MOST_DESCRIPTORS
+    return max(soft - _RESERVE, soft // 2)

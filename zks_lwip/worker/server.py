@@ -1,0 +1,342 @@
+"""The worker: listens for WebSockets, decides who may come in, and ends in order.
+
+Everything of one client is in :mod:`.client`; here is what clients share, and the door.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from ..errors import ConfigError
+from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, accept_websocket
+from ..tunnel.frames import Code
+from ..tunnel.link import LinkEnd, SessionLink
+from ..tunnel.session import Role, Session, Settings
+from .auth import ANYONE, Principal, TokenFile
+from .client import Client
+from .dial import Dialer
+from .dnsclient import DnsClient
+from .icmp import can_echo
+from .limits import Account, Descriptors, Limits
+from .listen import has_ipv6, load_certificate, open_listener, raise_descriptor_limit, tls_context
+from .nameservers import HostsFile, NameServer, SystemNameServers
+from .policy import IPNetwork, Policy
+from .readiness import make_readiness
+from .resolver import Resolver
+from .sockets import check_mark
+from .tcp import TcpStream
+
+__all__ = ["SUBPROTOCOL", "Worker", "WorkerConfig"]
+
+log = logging.getLogger(__name__)
+
+SUBPROTOCOL = "zks-tunnel.v2"
+
+_MOST_HANDSHAKES = 512  # connections that have not shown a token yet
+_LINGER = 60.0  # seconds for a far end to take what its client had sent before it left
+_SWEEP = 1.0
+_GOING_AWAY = 1001
+_POLICY_VIOLATION = 1008
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a worker is told. Times are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8787
+    """0: any free one."""
+    token_file: Path | str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow: tuple[IPNetwork, ...] = ()
+    """Networks that may be reached although they are not public."""
+    resolvers: tuple[NameServer, ...] = ()
+    """Name servers; none: the system's."""
+    origins: tuple[str, ...] = ()
+    """Web origins whose pages may connect."""
+    mark: int | None = None
+    """SO_MARK of every outgoing socket."""
+    limits: Limits = field(default_factory=Limits)
+    window: int = 1 << 18
+    """Bytes of credit that every stream starts with; it grows where that is too little."""
+    idle_udp: int = 60
+    drain: float = 10.0
+    """How long streams may go on after SIGTERM."""
+
+
+class _Served:
+    """A session that is being served."""
+
+    __slots__ = ("client", "link", "principal", "session")
+
+    def __init__(
+        self, link: SessionLink, session: Session, client: Client, principal: Principal
+    ) -> None:
+        self.link = link
+        self.session = session
+        self.client = client
+        self.principal = principal
+
+
+class Worker:
+    """Serves until :meth:`stop`.
+
+    Raises ConfigError or PrivilegeError for what it cannot be run with: no token beyond loopback,
+    files that cannot be read, a mark that the system refuses.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
+        self.mark = config.mark
+        self._loopback = config.host.startswith("127.") or config.host == "::1"
+        self._tokens = TokenFile(config.token_file) if config.token_file is not None else None
+        if self._tokens is None and not self._loopback:
+            raise ConfigError(
+                f"refusing to listen on {config.host} without a token: everybody who reaches it"
+                " could use this machine's network; give --token-file, or listen on 127.0.0.1"
+            )
+        self._tls: ssl.SSLContext | None = None
+        if config.tls_cert is not None:
+            self._tls = tls_context(config.tls_cert, config.tls_key)
+        elif config.tls_key is not None:
+            raise ConfigError("--tls-key is of no use without --tls-cert")
+        elif not self._loopback:
+            log.warning(
+                "listening on %s without TLS: tokens and traffic are in the clear unless"
+                " something in front of this worker adds it",
+                config.host,
+            )
+        check_mark(config.mark)
+        self.policy = Policy(config.allow)
+        servers = config.resolvers
+        beside_vpn = config.mark is not None
+        self.dns = DnsClient(
+            (lambda: servers)
+            if servers
+            else SystemNameServers(follow=not beside_vpn, loopback=not beside_vpn),
+            mark=config.mark,
+        )
+        self.descriptors = Descriptors(raise_descriptor_limit())
+        self.readiness = make_readiness()
+        self._ipv6 = has_ipv6(config.mark)
+        self._icmp = can_echo(config.mark)
+        self._resolver = Resolver(self.dns, HostsFile(), ipv6=self._ipv6)
+        self.dialer = Dialer(self.policy, self._resolver, mark=config.mark)
+        self._accounts: dict[bytes, Account] = {}
+        self._served: set[_Served] = set()
+        self._lingering: dict[TcpStream, float] = {}
+        self._handshakes = 0
+        self._listening = trio.CancelScope()
+        self._stopping = trio.Event()
+        self._forced = trio.CancelScope()
+        #: Set when :meth:`run` has ended.
+        self.ended = trio.Event()
+        if self.descriptors.total < config.limits.streams:
+            log.warning(
+                "only %d streams are possible: the limit of descriptors (ulimit -n) is too low",
+                self.descriptors.total,
+            )
+
+    # running
+
+    async def run(
+        self, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen and serve; ``started`` gets the address and the port. Returns after stop()."""
+        listener, address = open_listener(self.config.host, self.config.port, self._tls)
+        try:
+            async with trio.open_nursery() as services:
+                await services.start(self.readiness.run)
+                await services.start(self._resolver.run)
+                services.start_soon(self._sweep)
+                with self._forced:
+                    async with trio.open_nursery() as connections:
+                        task_status.started(address)
+                        with self._listening:
+                            await trio.serve_listeners(
+                                self._serve, [listener], handler_nursery=connections
+                            )
+                        await self._drain()
+                        connections.cancel_scope.cancel()
+                services.cancel_scope.cancel()
+        finally:
+            for stream in list(self._lingering):
+                stream.abort()
+            self.readiness.close()
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Take no new connection, tell clients to go, and end in at most ``drain`` seconds.
+
+        A second call ends at once.
+        """
+        if self._stopping.is_set():
+            self._forced.cancel()
+            return
+        self._stopping.set()
+        self._listening.cancel()
+
+    def reload(self) -> None:
+        """Read the token file and the certificate again; close the sessions of removed tokens.
+
+        What cannot be read stays as it was, with an error in the log.
+        """
+        try:
+            if self._tls is not None and self.config.tls_cert is not None:
+                load_certificate(self._tls, self.config.tls_cert, self.config.tls_key)
+            removed = self._tokens.reload() if self._tokens is not None else frozenset()
+        except ConfigError as error:
+            log.error("nothing was reloaded: %s", error)
+            return
+        for served in list(self._served):
+            if served.principal in removed:
+                served.link.close(_POLICY_VIOLATION, "the token was removed")
+        log.info("reloaded; %d tokens were removed", len(removed))
+
+    async def _drain(self) -> None:
+        log.info("going away; %d sessions are open", len(self._served))
+        for served in self._served:
+            served.session.goaway(Code.GOING_AWAY, "the worker is shutting down")
+        with trio.move_on_after(self.config.drain):
+            while self._served or self._lingering:
+                for served in self._served:
+                    if not served.client.open_streams:
+                        served.link.close(_GOING_AWAY, "the worker is shutting down")
+                await trio.sleep(0.05)
+        for served in self._served:
+            served.link.close(_GOING_AWAY, "the worker is shutting down")
+        with trio.move_on_after(1):
+            while self._served:
+                await trio.sleep(0.01)
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP)
+            for served in self._served:
+                served.client.sweep()
+            now = trio.current_time()
+            for stream in [s for s, until in self._lingering.items() if until < now]:
+                stream.abort()
+
+    # streams that outlive their session's interest
+
+    def linger(self, stream: TcpStream) -> None:
+        """See :class:`~zks_lwip.worker.client.Shared`."""
+        self._lingering[stream] = trio.current_time() + _LINGER
+
+    def lingered(self, stream: TcpStream) -> None:
+        """See :class:`~zks_lwip.worker.client.Shared`."""
+        self._lingering.pop(stream, None)
+
+    # the door
+
+    def _admit(self, request: HttpRequest) -> Principal | HttpResponse:
+        """Who it is, or the answer to what is no upgrade that we accept."""
+        path = request.path.partition("?")[0]
+        if path == "/health":
+            return HttpResponse(200, b"ok\n")
+        if path != "/tunnel":
+            return HttpResponse(404, b"not found\n")
+        origin = request.header(b"origin")
+        if origin is not None and origin.decode("latin-1") not in self.config.origins:
+            return HttpResponse(403, b"this origin may not connect\n")
+        principal: Principal | None = ANYONE
+        if self._tokens is not None:
+            principal = self._tokens.check(request.header(b"authorization"))
+        if principal is None:
+            return HttpResponse(
+                401, b"a bearer token is needed\n", ((b"WWW-Authenticate", b"Bearer"),)
+            )
+        if self._stopping.is_set():
+            return HttpResponse(503, b"shutting down\n")
+        return principal
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        if self._handshakes >= _MOST_HANDSHAKES:
+            await trio.aclose_forcefully(stream)
+            return
+        admitted: list[tuple[Principal, Account]] = []
+
+        def authorize(request: HttpRequest) -> Accept | HttpResponse:
+            principal = self._admit(request)
+            if isinstance(principal, HttpResponse):
+                return principal
+            if SUBPROTOCOL not in request.subprotocols:
+                return HttpResponse(400, b"this worker speaks " + SUBPROTOCOL.encode() + b"\n")
+            account = self._account(principal)
+            if account.sessions >= account.limits.sessions:
+                return HttpResponse(429, b"too many sessions for this token\n")
+            account.sessions += 1
+            admitted.append((principal, account))
+            return Accept(SUBPROTOCOL)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                self._handshakes += 1
+                try:
+                    connection = await accept_websocket(nursery, stream, authorize=authorize)
+                finally:
+                    self._handshakes -= 1
+                if connection is not None:
+                    await self._run_session(connection, *admitted[0], nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            for principal, account in admitted:
+                account.sessions -= 1
+                self._forget_account(principal)
+
+    def _account(self, principal: Principal) -> Account:
+        account = self._accounts.get(principal.digest)
+        if account is None:
+            account = self._accounts[principal.digest] = Account(self.config.limits)
+        return account
+
+    def _forget_account(self, principal: Principal) -> None:
+        if self._tokens is not None and principal not in self._tokens.principals:
+            account = self._accounts.get(principal.digest)
+            if account is not None and account.idle:
+                del self._accounts[principal.digest]
+
+    async def _run_session(
+        self,
+        connection: WsConnection,
+        principal: Principal,
+        account: Account,
+        nursery: trio.Nursery,
+    ) -> None:
+        link = SessionLink(connection)
+        limits = account.limits
+        settings = Settings(
+            window=self.config.window,
+            streams=min(limits.streams, self.descriptors.total),
+            associations=limits.associations,
+            requests=limits.requests,
+            udp=True,
+            icmp=self._icmp,
+            dns=self.dns.usable,
+            ipv6=self._ipv6,
+            idle_udp=self.config.idle_udp,
+        )
+        session = Session(Role.WORKER, settings, wake=link.wake, budget=account.budget)
+        client = Client(self, session, account, nursery)
+        served = _Served(link, session, client, principal)
+        self._served.add(served)
+        peer = connection.request.peer if connection.request is not None else None
+        log.info("a session of %s from %s began", principal.name, peer[0] if peer else "?")
+        end = LinkEnd(_GOING_AWAY, "cut short")
+        try:
+            end = await link.run(session, client.on_frame)
+        except Exception:  # a bug costs this session, not the others
+            log.exception("internal error in a session of %s", principal.name)
+        finally:
+            self._served.discard(served)
+            session.end()
+            client.close()
+            level = logging.WARNING if end.error is not None else logging.INFO
+            log.log(level, "a session of %s ended: %d %s", principal.name, end.status, end.reason)
