@@ -41,7 +41,6 @@ from zks_lwip.tunnel.frames import (
     UdpError,
     Unknown,
     Window,
-    parse,
 )
 from zks_lwip.tunnel.session import Role, Session, Settings
 
