@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 
 
 def blocked_pings(net: Lab) -> list[float]:
-    """Ping times of a stack whose trio thread sleeps 500 ms of every 600."""
+    """Ping times of a stack whose Python is away for 500 of every 550 ms."""
     host = net.add_host()
     argv = [*PYTHON, "-m", "tests.bench._blocked"]
     with Child("blocked stack", host.command(argv)) as stack:

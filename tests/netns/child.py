@@ -144,6 +144,7 @@ class Child:
             "Traceback (most recent call last)",
             "Fatal Python error",
             "Exception ignored in",
+            "internal error",
             "was never awaited",
             "ResourceWarning",
         ):
