@@ -73,12 +73,14 @@ async def connect_worker(
 ) -> WsConnection:
     """Open a WebSocket to the worker; its reader runs in ``nursery``.
 
-    ``context`` is what :func:`tls_context` gave (made here if None). A worker that does not select
+    ``context`` is what :func:`tls_context` gave (made here if None) for ``wss://``. A worker that does not select
     ``subprotocol`` is an error; None offers none. ``session`` goes into ``Zks-Session``. Raises
     WorkerUnreachable, which is worth another try, or AuthError, CertificateError, WorkerNotFound,
     ConfigError or PrivilegeError, which will not pass by themselves.
     """
     worker = config.worker
+    if worker.secure and context is None:
+        context = tls_context(config.ca_file)
     try:
         with trio.fail_after(config.connect_timeout):
             tcp = await open_tcp(
@@ -106,8 +108,8 @@ async def connect_worker(
     try:
         with trio.fail_after(config.upgrade_timeout):
             stream: trio.abc.Stream = tcp
-            if worker.secure:
-                stream = await _start_tls(tcp, worker, context or tls_context(config.ca_file))
+            if context is not None:
+                stream = await _start_tls(tcp, worker, context)
             connection = await upgrade_websocket(
                 nursery,
                 stream,

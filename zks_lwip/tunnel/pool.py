@@ -78,7 +78,7 @@ class Tunnel:
         self._stopped = False
         self._totals = SessionStats()
         self._counters = {"channels_opened": 0, "channels_lost": 0, "connect_failures": 0}
-        self._counters |= {"streams_opened": 0, "streams_refused": 0, "wire_in": 0, "wire_out": 0}
+        self._counters |= {"streams_refused_here": 0, "wire_in": 0, "wire_out": 0}
 
     # what is known
 
@@ -170,7 +170,7 @@ class Tunnel:
             if channel is not None:
                 channel.connect(stream)
             elif late:
-                self._counters["streams_refused"] += 1
+                self._counters["streams_refused_here"] += 1
                 stream.end(503, "no channel to the worker")
         return min((stream.deadline for stream in self._waiting), default=math.inf)
 
@@ -326,7 +326,6 @@ class Tunnel:
             raise ValueError(f"{port} is not a port")
         deadline = trio.current_time() + self.config.grace
         stream = TunnelStream(host, port, peer, deadline, self._forget_waiting)
-        self._counters["streams_opened"] += 1
         channel = None if self._waiting else self._with_room()
         if self._stopped:
             stream.end(503, "the tunnel was stopped")
@@ -336,7 +335,7 @@ class Tunnel:
             if len(self._waiting) < self.config.max_waiting:
                 self._waiting[stream] = None
             else:
-                self._counters["streams_refused"] += 1
+                self._counters["streams_refused_here"] += 1
                 self._refused.append(stream)
             self._changed.set()
         return stream
