@@ -1,0 +1,254 @@
+"""Do and undo steps through rtnetlink, sysctl files and programs; runs in a thread in the
+namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from zks_lwip.device import TunDevice, open_tun
+from zks_lwip.errors import HostError, PrivilegeError
+from zks_lwip.host._observe import nft_path, read_sysctl, sysctl_path
+from zks_lwip.host.steps import (
+    PROTOCOL,
+    TABLE_NAME,
+    Address,
+    LinkDns,
+    LinkUp,
+    Nftables,
+    Resolvconf,
+    Route,
+    Rule,
+    Step,
+    Sysctl,
+    Tun,
+)
+
+__all__ = ["Applier"]
+
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_UNREACHABLE = 7
+# rtnetlink scopes: a route without a gateway is on the link (IPv4); IPv6 knows no such thing.
+_SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
+_THERE = {errno.EEXIST}
+_GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_NODAD = 0x02
+_TIMEOUT = 20
+
+
+class Applier:
+    """Does steps in the network namespace of the thread that calls it, and made ``ip``."""
+
+    def __init__(self, ip: IPRoute) -> None:
+        self._ip = ip
+        self.device: TunDevice | None = None
+        """The TUN, once its step has been done."""
+
+    def do(self, step: Step) -> None:
+        """Make it so; harmless where it is so already.
+
+        :raises HostError: it cannot be done; says what and why.
+        :raises PrivilegeError: for want of a privilege.
+        """
+        self._run(step, step.commands(), _DO[type(step)])
+
+    def undo(self, step: Step) -> None:
+        """Take it back; harmless where it has gone already. Raises as :meth:`do`."""
+        if not step.vanishes:
+            self._run(step, step.undo_commands(), _UNDO[type(step)])
+
+    def _run(
+        self, step: Step, commands: Sequence[str], action: Callable[[Applier, Any], None]
+    ) -> None:
+        try:
+            action(self, step)
+        except NetlinkError as error:
+            raise _explain(commands, error.code) from error
+        except OSError as error:
+            raise _explain(commands, error.errno or 0) from error
+        except subprocess.SubprocessError as error:
+            raise HostError(f"{_shown(commands)}: {error}") from error
+
+    def _index(self, name: str) -> int:
+        return socket.if_nametoindex(name)
+
+    def _route(self, step: Route, command: str) -> None:
+        request: dict[str, Any] = {
+            "family": _FAMILY[step.family],
+            "dst_len": 0,
+            "table": step.table,
+            "priority": step.metric,
+            "proto": PROTOCOL,
+        }
+        if step.device is None:
+            request |= {"type": _UNREACHABLE, "scope": _SCOPE_UNIVERSE}
+        else:
+            scope = _SCOPE_LINK if step.family == 4 else _SCOPE_UNIVERSE
+            request |= {"oif": self._index(step.device), "scope": scope}
+        self._ip.route(command, **request)
+
+    def _rule(self, step: Rule, command: str) -> None:
+        request: dict[str, Any] = {
+            "family": _FAMILY[step.family],
+            "priority": step.priority,
+            "protocol": PROTOCOL,
+        }
+        if step.table is None:
+            request["action"] = _UNREACHABLE
+        else:
+            request |= {"table": step.table, "action": 1}
+        if step.fwmark is not None:
+            request |= {"fwmark": step.fwmark, "fwmask": 0xFFFFFFFF}
+        if step.to is not None:
+            network = ipaddress.ip_network(step.to)
+            request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
+        if step.ipproto is not None:
+            request["ip_proto"] = socket.getprotobyname(step.ipproto)
+        for name, value in (("uid", step.uid), ("sport", step.sport), ("dport", step.dport)):
+            if value is not None:
+                request[f"{name}_range"] = f"{value}:{value}"
+        self._ip.rule(command, **request)
+
+    def _address(self, step: Address) -> None:
+        interface = ipaddress.ip_interface(step.interface)
+        extra = {"IFA_FLAGS": _NODAD} if interface.version == 6 else {}
+        self._ip.addr(
+            "add",
+            index=self._index(step.device),
+            family=_FAMILY[interface.version],
+            address=str(interface.ip),
+            prefixlen=interface.network.prefixlen,
+            **extra,
+        )
+
+    def _tun(self, step: Tun) -> None:
+        if self.device is None:
+            self.device = open_tun(
+                step.name,
+                mtu=step.mtu,
+                vnet_hdr=step.vnet_hdr,
+                queue_length=step.queue_length,
+                node=step.node,
+            )
+
+    def _remove_tun(self, step: Tun) -> None:
+        """It vanishes with its descriptor, so that of an instance that died has gone."""
+        if self.device is not None:
+            self.device.close()
+            self.device = None
+
+    def _link_up(self, step: LinkUp) -> None:
+        for name, value in step.settings():
+            # A kernel without the setting makes a link that is a little noisier, no worse.
+            if read_sysctl(name) is not None:
+                sysctl_path(name).write_text(value, encoding="ascii")
+        self._ip.link("set", index=self._index(step.device), state="up")
+
+
+def _tolerate(codes: set[int], action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (NetlinkError, OSError) as error:
+        code = error.code if isinstance(error, NetlinkError) else error.errno
+        if code not in codes:
+            raise
+
+
+def _set_sysctl(name: str, value: str) -> None:
+    sysctl_path(name).write_text(value, encoding="ascii")
+
+
+def _restore_sysctl(applier: Applier, step: Sysctl) -> None:
+    # Who changed it after us meant it.
+    if read_sysctl(step.name) == step.value:
+        _set_sysctl(step.name, step.previous)
+
+
+def _program(argv: Sequence[str], text: str = "") -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    try:
+        done = subprocess.run(
+            argv, input=text.encode(), capture_output=True, timeout=_TIMEOUT, env=environment
+        )
+    except FileNotFoundError:
+        raise HostError(f"{argv[0]} is not installed, but needed here") from None
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip()
+        if "Operation not permitted" in reason:
+            raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
+        raise HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
+
+
+def _nft(arguments: Sequence[str], text: str = "") -> None:
+    path = nft_path()
+    if path is None:
+        raise HostError("nft is not installed: install the package nftables")
+    _program([path, *arguments], text)
+
+
+def _delete_table(applier: Applier, step: Nftables) -> None:
+    # `add` first: then the deletion succeeds whether or not it is there.
+    _nft(["-f", "-"], f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n")
+
+
+def _link_dns(applier: Applier, step: LinkDns) -> None:
+    _program(["resolvectl", "dns", step.device, step.server])
+    _program(["resolvectl", "domain", step.device, "~."])
+    _program(["resolvectl", "default-route", step.device, "true"])
+
+
+def _revert_link_dns(applier: Applier, step: LinkDns) -> None:
+    # It goes with the link; resolved no longer knows one that has gone.
+    if os.path.exists(f"/sys/class/net/{step.device}"):
+        _program(["resolvectl", "revert", step.device])
+
+
+def _resolvconf(applier: Applier, step: Resolvconf) -> None:
+    _program(["resolvconf", "-a", step.device, "-m", "0", "-x"], f"nameserver {step.server}\n")
+
+
+_DO: dict[type[Step], Callable[[Applier, Any], None]] = {
+    Nftables: lambda self, step: _nft(["-f", "-"], step.ruleset),
+    Sysctl: lambda self, step: _set_sysctl(step.name, step.value),
+    Route: lambda self, step: self._route(step, "replace"),
+    Rule: lambda self, step: _tolerate(_THERE, lambda: self._rule(step, "add")),
+    Tun: Applier._tun,
+    LinkUp: Applier._link_up,
+    Address: lambda self, step: _tolerate(_THERE, lambda: self._address(step)),
+    LinkDns: _link_dns,
+    Resolvconf: _resolvconf,
+}
+
+_UNDO: dict[type[Step], Callable[[Applier, Any], None]] = {
+    Nftables: _delete_table,
+    Sysctl: _restore_sysctl,
+    Route: lambda self, step: _tolerate(_GONE, lambda: self._route(step, "del")),
+    Rule: lambda self, step: _tolerate(_GONE, lambda: self._rule(step, "del")),
+    Tun: Applier._remove_tun,
+    LinkDns: _revert_link_dns,
+    Resolvconf: lambda self, step: _program(["resolvconf", "-d", step.device, "-f"]),
+}
+
+
+def _shown(commands: Sequence[str]) -> str:
+    return commands[0].split("\n")[0] if commands else "this step"
+
+
+def _explain(commands: Sequence[str], code: int) -> HostError | PrivilegeError:
+    message = f"`{_shown(commands)}` failed: {os.strerror(code)}"
+    if code in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(
+            f"{message}; `connect` needs root or CAP_NET_ADMIN, `run -- COMMAND` needs neither"
+        )
+    if code == errno.EOPNOTSUPP:
+        return HostError(f"{message}; the kernel lacks CONFIG_IP_MULTIPLE_TABLES, perhaps")
+    return HostError(message)

@@ -1,0 +1,207 @@
+"""Look at a network namespace through rtnetlink; runs in a thread that is in it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from zks_lwip.device._netns import namespace_id
+from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, Network
+from zks_lwip.host.plan import PRIORITY_ALL
+from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
+from zks_lwip.host.steps import PROTOCOL, TABLE_NAME, Route, Rule, Step
+
+__all__ = ["look", "nft_path"]
+
+_FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_TO_TABLE, _UNREACHABLE = 1, 7
+_MAIN = 254
+_SYSCTLS = (
+    "net.ipv4.conf.all.src_valid_mark",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.tcp_fwmark_accept",
+)
+_PROTOCOLS = {socket.IPPROTO_UDP: "udp", socket.IPPROTO_TCP: "tcp"}
+# nft(8) is where ordinary users' PATH does not reach.
+_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
+
+
+def nft_path() -> str | None:
+    """Where nft(8) is."""
+    return shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+
+
+def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | None) -> HostState:
+    """The state of the namespace that this thread, and ``ip``, are in."""
+    inode = namespace_id(None)
+    ipv6 = Path("/proc/net/if_inet6").exists()
+    links = {link.index: link for link in map(_link, ip.get_links())}
+    ours, foreign, uses = _rules(ip)
+    networks, uplinks, routes, claimed = _routes(ip, links)
+    nft = nft_path()
+    return HostState(
+        netns=netns,
+        inode=inode,
+        own_inode=own_inode,
+        ipv6=ipv6,
+        links=tuple(links.values()),
+        addresses=tuple(_addresses(ip, links)),
+        routes=tuple(networks),
+        uplinks=tuple(uplinks),
+        ours=(*ours, *routes),
+        foreign_rules=tuple(foreign),
+        foreign_uses=(*uses, *claimed),
+        nft=nft,
+        nft_table=nft is not None and _has_table(nft),
+        sysctls={name: value for name in _SYSCTLS if (value := read_sysctl(name)) is not None},
+        strict_rp_filter=_strict_rp_filter(links),
+        resolver=_resolver(inode),
+        leftover=leftover,
+    )
+
+
+def read_sysctl(name: str) -> str | None:
+    """The value of a sysctl in this namespace; None if the kernel does not have it."""
+    try:
+        return sysctl_path(name).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+
+
+def sysctl_path(name: str) -> Path:
+    """The file of a sysctl. An interface's name may have dots: `net.ipv4.conf.eth0.5.forwarding`."""
+    start, _, rest = name.partition(".conf.")
+    path = Path("/proc/sys", *start.split("."))
+    if not rest:
+        return path
+    interface, _, setting = rest.rpartition(".")
+    return path / "conf" / interface / setting
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_KIND") if info else None
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=kind or "",
+        master=message.get_attr("IFLA_MASTER"),
+        up=bool(message["flags"] & 1),
+    )
+
+
+def _addresses(ip: IPRoute, links: dict[int, Link]) -> list[HostAddress]:
+    found = []
+    for message in ip.get_addr():
+        if message["family"] not in _FAMILIES or message["index"] not in links:
+            continue
+        # On a point-to-point link IFA_ADDRESS is the peer's.
+        local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        interface = ipaddress.ip_interface(f"{local}/{message['prefixlen']}")
+        found.append(HostAddress(links[message["index"]].name, interface))
+    return found
+
+
+def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str]]:
+    """Ours; those of others that come before our last; those of others that use what is ours."""
+    ours: list[Step] = []
+    foreign, uses = [], []
+    for family, version in _FAMILIES.items():
+        for message in ip.get_rules(family=family):
+            priority = message.get_attr("FRA_PRIORITY") or 0
+            if message.get_attr("FRA_PROTOCOL") == PROTOCOL:
+                ours.append(_rule(message, version, priority))
+                continue
+            table = message.get_attr("FRA_TABLE") or message["table"]
+            text = f"ip -{version} rule with priority {priority}"
+            if table == TABLE or message.get_attr("FRA_FWMARK") in (MARK, MARK_INBOUND):
+                uses.append(f"{text} (table {table})")
+            elif 0 < priority <= PRIORITY_ALL:
+                foreign.append(text)
+    return ours, foreign, uses
+
+
+def _rule(message: Any, version: int, priority: int) -> Rule:
+    destination = message.get_attr("FRA_DST")
+    table = message.get_attr("FRA_TABLE") or message["table"]
+
+    def first(name: str) -> int | None:
+        value = message.get_attr(name)
+        return None if value is None else int(str(value).split(":")[0])
+
+    protocol = message.get_attr("FRA_IP_PROTO")
+    return Rule(
+        family=version,
+        priority=priority,
+        table=table if message["action"] == _TO_TABLE else None,
+        fwmark=message.get_attr("FRA_FWMARK"),
+        to=None if destination is None else f"{destination}/{message['dst_len']}",
+        uid=first("FRA_UID_RANGE"),
+        ipproto=None if protocol is None else _PROTOCOLS.get(protocol, str(protocol)),
+        sport=first("FRA_SPORT_RANGE"),
+        dport=first("FRA_DPORT_RANGE"),
+    )
+
+
+def _routes(
+    ip: IPRoute, links: dict[int, Link]
+) -> tuple[list[Network], list[str], list[Step], list[str]]:
+    """The main table's destinations and default routes; our routes; others' routes in our table."""
+    networks: list[Network] = []
+    uplinks = []
+    ours: list[Step] = []
+    claimed = []
+    for family, version in _FAMILIES.items():
+        for message in ip.get_routes(family=family):
+            table = message.get_attr("RTA_TABLE") or message["table"]
+            length = message["dst_len"]
+            link = links.get(message.get_attr("RTA_OIF") or 0)
+            if table == _MAIN and length:
+                networks.append(ipaddress.ip_network(f"{message.get_attr('RTA_DST')}/{length}"))
+            elif table == _MAIN:
+                uplinks.append(f"{message.get_attr('RTA_GATEWAY')} {link.name if link else ''}")
+            if table != TABLE:
+                continue
+            if message["proto"] != PROTOCOL or length:
+                claimed.append(f"a route of another program is in table {TABLE}")
+                continue
+            device = None if message["type"] == _UNREACHABLE or link is None else link.name
+            ours.append(Route(version, TABLE, message.get_attr("RTA_PRIORITY") or 0, device))
+    return networks, uplinks, ours, claimed
+
+
+def _has_table(nft: str) -> bool:
+    argv = [nft, "list", "table", "inet", TABLE_NAME]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+    return done.returncode == 0
+
+
+def _strict_rp_filter(links: dict[int, Link]) -> bool:
+    names = ["all", *(link.name for link in links.values() if link.name != "lo")]
+    values = {name: read_sysctl(f"net.ipv4.conf.{name}.rp_filter") for name in names}
+    return any(max(values["all"] or "0", value or "0") == "1" for value in values.values())
+
+
+def _resolver(inode: int) -> str:
+    """Which resolver serves this namespace: there is none but in the one that init is in."""
+    try:
+        if os.stat("/proc/1/ns/net").st_ino != inode:
+            return ""
+    except PermissionError:
+        return ""  # not root: then nothing of it can be changed, either
+    path = f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
+    if Path("/run/systemd/resolve/io.systemd.Resolve").exists() and shutil.which(
+        "resolvectl", path=path
+    ):
+        return "resolved"
+    resolvconf = shutil.which("resolvconf", path=path)
+    if resolvconf and Path(resolvconf).resolve().name != "resolvectl":
+        return "resolvconf"
+    return ""

@@ -1,0 +1,134 @@
+"""What the host is to be set up for: :class:`HostConfig`, and the readers of its options."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zks_lwip.errors import ConfigError
+
+__all__ = [
+    "MARK",
+    "MARK_INBOUND",
+    "STATE_DIR",
+    "TABLE",
+    "HostConfig",
+    "KillSwitch",
+    "Network",
+    "parse_network",
+    "parse_user",
+]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MARK = 0x7A6B
+"""SO_MARK of the tunnel's own sockets ("zk"): they stay out of the TUN."""
+MARK_INBOUND = 0x7A6C
+"""Mark of connections from outside to a port of --allow-inbound, and of their replies."""
+TABLE = 0x7A6B
+"""Our routing table, 31339."""
+STATE_DIR = Path("/run/zks_lwip")
+"""Journals and control sockets; root only."""
+
+
+class KillSwitch(enum.Enum):
+    """What holds the traffic when the tunnel does not."""
+
+    STRICT = "strict"
+    """Routes that refuse, and a firewall table that drops what would leave elsewhere."""
+    ROUTE = "route"
+    """Routes that refuse; a socket that is bound to a device goes around them."""
+    OFF = "off"
+    """Nothing: the host falls back to its own network when the TUN is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Everything about the host that the user or the tunnel decides.
+
+    A networks' tuple must not overlap in itself; ``bypass`` and ``only`` exclude each other.
+
+    :raises ConfigError: they do.
+    """
+
+    tun: str = "zks0"
+    mtu: int = 1500
+    """Bytes, 1280 to 65535."""
+    vnet_hdr: bool = False
+    """Make the TUN with ``IFF_VNET_HDR`` offloads."""
+    queue_length: int = 64
+    """Packets."""
+    node: str = "/dev/net/tun"
+    netns: str | None = None
+    """The network namespace to capture; None: our own, where our sockets need marks."""
+    ipv6: bool = True
+    """IPv6 goes through the tunnel; otherwise it is refused at once (its DNS is still ours)."""
+    kill_switch: KillSwitch = KillSwitch.STRICT
+    lan: bool = True
+    """Connected private subnets may be reached directly (their port 53 may not)."""
+    bypass: tuple[Network, ...] = ()
+    bypass_users: tuple[int, ...] = ()
+    """User ids whose traffic stays out of the tunnel (not their DNS)."""
+    only: tuple[Network, ...] = ()
+    """If not empty, only these go through the tunnel (and DNS)."""
+    forward: bool = False
+    """Packets that the host forwards (containers, bridges) go through the tunnel, too."""
+    inbound: tuple[int, ...] = ()
+    """TCP and UDP ports whose callers from outside are answered the way they came."""
+    peers: tuple[Network, ...] | None = None
+    """Where marked sockets may go: the worker, the resolvers; None: anywhere (embedded worker)."""
+    resolver: bool = True
+    """Tell systemd-resolved or resolvconf, where they run."""
+    state_dir: Path = STATE_DIR
+
+    def __post_init__(self) -> None:
+        for option, networks in (("--bypass", self.bypass), ("--only", self.only)):
+            _check_overlap(option, networks)
+        for network in self.bypass:
+            if network.prefixlen == 0:
+                raise ConfigError(f"--bypass {network} is everything: nothing would be tunnelled")
+        if self.only and (self.bypass or self.bypass_users):
+            raise ConfigError("--only and --bypass exclude each other: give one of them")
+        for port in self.inbound:
+            if not 1 <= port <= 65535:
+                raise ConfigError(f"--allow-inbound {port} is not a port: give 1 to 65535")
+
+
+def _check_overlap(option: str, networks: Iterable[Network]) -> None:
+    seen: list[Network] = []
+    for network in networks:
+        for other in seen:
+            if network.version == other.version and network.overlaps(other):
+                raise ConfigError(f"{option} {network} overlaps {option} {other}: give one of them")
+        seen.append(network)
+
+
+def parse_network(text: str, option: str) -> Network:
+    """Read a CIDR or a single address.
+
+    :raises ConfigError: it is none, or has host bits set; names the option.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{option} {text}: {error}; give an address or a network such as 192.168.7.0/24"
+        ) from None
+
+
+def parse_user(name: str, option: str) -> int:
+    """The user id of a user's name, or of a number.
+
+    :raises ConfigError: no such user.
+    """
+    import pwd  # not on Windows
+
+    if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(f"{option} user:{name}: there is no user of that name") from None

@@ -1,0 +1,166 @@
+"""The nftables table of ``--kill-switch strict``, as text for one ``nft -f`` (nft(8)).
+
+What leaves is judged at postrouting: at output a packet that was rerouted still shows its old
+interface, and forwarded packets do not pass there. All of it is by interface *name*, so it holds
+before the TUN is there and after it has gone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from zks_lwip.host.config import MARK, MARK_INBOUND, HostConfig, Network
+from zks_lwip.host.steps import TABLE_NAME
+
+__all__ = ["Firewall", "ruleset"]
+
+# What is on a link besides its subnets: multicast (mDNS), broadcast, link-local.
+_LAN_ALWAYS = {4: ("224.0.0.0/4", "255.255.255.255/32"), 6: ("fe80::/10", "ff02::/16")}
+_NDP = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert"
+_MLD = "mld-listener-report, mld-listener-done, mld2-listener-report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firewall:
+    """What the ruleset is made from, besides the configuration."""
+
+    marks: bool
+    """The tunnel's sockets are in this namespace, and marked."""
+    tun4: Network
+    tun6: Network | None
+    server4: str
+    """What answers DNS behind the TUN."""
+    lan: Sequence[Network]
+    """Subnets that may be reached directly, if any."""
+
+
+def ruleset(config: HostConfig, firewall: Firewall) -> str:
+    """The whole table; loading it replaces one that is there, without a moment between."""
+    sets = {"lan": _lan_set(config, firewall.lan)}
+    if config.bypass:
+        sets["bypass"] = config.bypass
+    if config.only:
+        sets["only"] = config.only
+    if firewall.marks and config.peers is not None:
+        sets["peers"] = config.peers
+    chains = [
+        _chain("spoofed", "filter", "prerouting", "raw", _spoofed(config, firewall)),
+        _chain("restore", "filter", "prerouting", "mangle", _restore(config, firewall)),
+        _chain("replies", "route", "output", "mangle", _replies(config, firewall)),
+        _chain("dns", "nat", "output", "-100", _dns(config, firewall)),
+        _chain("forwarded", "filter", "forward", "filter", _forwarded(config)),
+        _chain("leaving", "filter", "postrouting", "filter", _leaving(config, firewall)),
+    ]
+    body = [*_sets(sets), "counter refused { }", *[line for chain in chains for line in chain]]
+    inner = "".join(f"\t{line}\n" for line in body)
+    return (
+        f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
+        f"table inet {TABLE_NAME} {{\n{inner}}}\n"
+    )
+
+
+def _lan_set(config: HostConfig, lan: Sequence[Network]) -> Sequence[Network]:
+    if not config.lan:
+        return lan
+    always = [ipaddress.ip_network(text) for texts in _LAN_ALWAYS.values() for text in texts]
+    return [*lan, *always]
+
+
+def _elements(networks: Iterable[Network], version: int) -> str:
+    return ", ".join(str(network) for network in networks if network.version == version)
+
+
+def _sets(sets: dict[str, Sequence[Network]]) -> list[str]:
+    lines = []
+    for name, networks in sets.items():
+        for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+            elements = _elements(networks, version)
+            inside = f" elements = {{ {elements} }};" if elements else ""
+            head = f"set {name}{version} {{ type {kind}; flags interval; auto-merge;"
+            lines.append(f"{head}{inside} }}")
+    return lines
+
+
+def _chain(name: str, kind: str, hook: str, priority: str, rules: list[str]) -> list[str]:
+    if not rules:
+        return []
+    head = f"type {kind} hook {hook} priority {priority}; policy accept;"
+    return [f"chain {name} {{", f"\t{head}", *(f"\t{rule}" for rule in rules), "}"]
+
+
+def _outside(config: HostConfig, direction: str) -> str:
+    return f'{direction} != {{ "lo", "{config.tun}" }}'
+
+
+def _spoofed(config: HostConfig, firewall: Firewall) -> list[str]:
+    """Neighbours must not reach, and so find out, the TUN's own addresses (CVE-2019-14899)."""
+    outside = _outside(config, "iifname")
+    rules = [f"{outside} ip daddr {firewall.tun4} drop"]
+    if firewall.tun6 is not None:
+        rules.append(f"{outside} ip6 daddr {firewall.tun6} drop")
+    return rules
+
+
+def _restore(config: HostConfig, firewall: Firewall) -> list[str]:
+    """Packets of marked connections get the mark back before the reverse path is looked at."""
+    outside = _outside(config, "iifname")
+    rules = []
+    if firewall.marks:
+        rules.append(f"{outside} ct mark {MARK:#x} meta mark set {MARK:#x}")
+    if ports := ", ".join(map(str, sorted(set(config.inbound)))):
+        new = f"{outside} ct state new meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
+        rules.append(f"{new} ct mark set {MARK_INBOUND:#x}")
+        rules.append(f"ct mark {MARK_INBOUND:#x} meta mark set {MARK_INBOUND:#x}")
+    return rules
+
+
+def _replies(config: HostConfig, firewall: Firewall) -> list[str]:
+    """What the kernel itself sends for a marked connection (a RST) has no mark of its own."""
+    rules = []
+    if firewall.marks:
+        rules.append(f"meta mark 0 ct mark {MARK:#x} meta mark set {MARK:#x}")
+    if config.inbound:
+        reply = f"ct direction reply ct mark {MARK_INBOUND:#x}"
+        rules.append(f"{reply} meta mark set {MARK_INBOUND:#x}")
+    return rules
+
+
+def _dns(config: HostConfig, firewall: Firewall) -> list[str]:
+    """A resolver that picks the interface itself (IP_UNICAST_IF) is led back to the TUN."""
+    unmarked = f"meta mark != {MARK:#x} " if firewall.marks else ""
+    match = f"meta nfproto ipv4 {unmarked}{_outside(config, 'oifname')}"
+    return [f"{match} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {firewall.server4}"]
+
+
+def _forwarded(config: HostConfig) -> list[str]:
+    return [] if config.forward else [f'oifname "{config.tun}" counter name refused reject']
+
+
+def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
+    rules = [f'oifname {{ "lo", "{config.tun}" }} accept']
+    if firewall.marks:
+        ours = f"meta mark {MARK:#x}"
+        if config.peers is None:
+            rules.append(f"{ours} ct mark set {MARK:#x} accept")
+        else:
+            for family, version in (("ip", 4), ("ip6", 6)):
+                where = f"{family} daddr @peers{version}"
+                rules.append(f"{ours} {where} ct mark set {MARK:#x} accept")
+    if config.inbound:
+        rules.append(f"meta mark {MARK_INBOUND:#x} accept")
+    rules += [
+        "meta nfproto ipv4 udp sport 68 udp dport 67 accept",
+        "meta nfproto ipv6 udp sport 546 udp dport 547 accept",
+        f"icmpv6 type {{ {_NDP} }} ip6 hoplimit 255 accept",
+        f"icmpv6 type {{ {_MLD} }} ip6 hoplimit 1 accept",
+        "meta l4proto { tcp, udp } th dport 53 counter name refused drop",
+    ]
+    if config.bypass:
+        rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
+    rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
+    rules += ["ip daddr @lan4 accept", "ip6 daddr @lan6 accept"]
+    if config.only:
+        rules += ["ip daddr != @only4 accept", "ip6 daddr != @only6 accept"]
+    return [*rules, "counter name refused drop"]

@@ -1,0 +1,216 @@
+"""The journal: what has been changed on a host, written down before it is changed.
+
+One file per network namespace, ``/run/zks_lwip/net-INODE.journal`` (0600): a line of JSON that says
+who and where, then one per step. Who writes it holds a lock on it, so whether its writer lives is
+seen without looking at process ids. A line that is torn was never acted on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zks_lwip.errors import HostError, PrivilegeError
+from zks_lwip.host.state import Leftover
+from zks_lwip.host.steps import Step, from_json, to_json
+
+__all__ = ["Journal", "Record", "journal_path", "parse", "running"]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a journal says."""
+
+    version: int
+    """0: it cannot be read."""
+    boot: str
+    """Of which boot of the machine; after another one nothing of it is left."""
+    netns: str | None
+    """The namespace's name, None for the one that the writer was in."""
+    pid: int
+    tun: str
+    steps: tuple[Step, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What could not be read."""
+
+    def leftover(self) -> Leftover:
+        """The steps of an instance that died."""
+        return Leftover(self.pid, self.steps)
+
+
+def journal_path(directory: Path, inode: int) -> Path:
+    """Where the journal of the network namespace with that inode is."""
+    return directory / f"net-{inode}.journal"
+
+
+def boot_id() -> str:
+    """Changes with every boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def parse(text: str) -> Record:
+    """Read a journal, as much of it as can be read; never raises for its contents."""
+    lines = text.split("\n")
+    head = _object(lines[0]) or {}
+    version, pid = head.get("zks_lwip_journal"), head.get("pid")
+    if version != VERSION or type(pid) is not int:
+        what = f"of version {version}" if "zks_lwip_journal" in head else "unreadable"
+        return Record(0, "", None, 0, "", problems=(f"the journal is {what}",))
+    steps, problems = [], []
+    for number, line in enumerate(lines[1:], 2):
+        if not line:
+            continue
+        try:
+            steps.append(from_json(_object(line)))
+        except ValueError:
+            # The last line was torn by the death of its writer, before the step was done.
+            if number < len(lines):
+                problems.append(f"line {number} of the journal is unreadable")
+    netns = head.get("netns")
+    return Record(
+        version=VERSION,
+        boot=str(head.get("boot", "")),
+        netns=netns if isinstance(netns, str) else None,
+        pid=pid,
+        tun=str(head.get("tun", "")),
+        steps=tuple(steps),
+        problems=tuple(problems),
+    )
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def running(path: Path) -> bool:
+    """Whether an instance that lives holds this journal."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot read {path}: {error.strerror}; run it as root") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+class Journal:
+    """The journal of one network namespace, open and locked: there is one writer.
+
+    :raises HostError: another instance lives in this namespace, or the file cannot be used.
+    """
+
+    def __init__(self, directory: Path, inode: int) -> None:
+        self.path = journal_path(directory, inode)
+        self._fd = _open_locked(self.path)
+        with open(os.dup(self._fd), encoding="utf-8", errors="replace") as file:
+            self._text = file.read()
+        os.lseek(self._fd, 0, os.SEEK_END)
+
+    @property
+    def record(self) -> Record | None:
+        """What it said when it was opened; None if it was empty, or of another boot."""
+        if not self._text:
+            return None
+        record = parse(self._text)
+        return None if record.version and record.boot != boot_id() else record
+
+    def begin(self, netns: str | None, tun: str) -> None:
+        """Say who we are. Steps of an instance that died stay in it, before ours."""
+        record = self.record
+        head = {
+            "zks_lwip_journal": VERSION,
+            "boot": boot_id(),
+            "netns": netns,
+            "pid": os.getpid(),
+            "tun": tun,
+        }
+        old = [] if record is None else [to_json(step) for step in record.steps]
+        text = "".join(json.dumps(line) + "\n" for line in (head, *old))
+        # A new file takes the old one's place in one moment, with our lock on it.
+        fd = os.open(
+            f"{self.path}.new",
+            os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND,
+            0o600,
+        )
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.write(fd, text.encode())
+            os.rename(f"{self.path}.new", self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+
+    def append(self, step: Step) -> None:
+        """Write down a step that is about to be done."""
+        os.write(self._fd, (json.dumps(to_json(step)) + "\n").encode())
+
+    def finish(self) -> None:
+        """Everything has been undone: empty it, and remove it where we still may."""
+        os.ftruncate(self._fd, 0)
+        # Without privileges the directory is not ours any more; an empty journal says the same.
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            os.unlink(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it; what it says stays. Twice is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _open_locked(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(path, flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # it was replaced or removed before we had the lock: the new one, then
+    except BlockingIOError:
+        raise HostError(_in_use(path)) from None
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"cannot write {path}: {error.strerror}; `connect` needs root or CAP_NET_ADMIN and "
+            "this "
+            "directory; `run -- COMMAND` needs neither"
+        ) from error
+    except OSError as error:
+        what = "is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise HostError(f"cannot use the journal {path}: {what}") from error
+
+
+def _in_use(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    record = parse(text)
+    who = f" (process {record.pid}, {record.tun})" if record.version else ""
+    return (
+        f"another instance runs in this network namespace already{who}; stop it first "
+        "(`zks-lwip disconnect`)"
+    )

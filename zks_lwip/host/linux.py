@@ -1,0 +1,261 @@
+"""Put a plan into force on Linux, and take it back: :func:`observe`, :func:`applied`.
+
+::
+
+    state = await observe(config.netns)
+    plan = make_plan(config, state)
+    async with applied(plan) as host:
+        ...  # host.device is the TUN; sockets of the tunnel are marked with plan.mark
+
+All of it happens in one thread that lives in the captured namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import trio
+from pyroute2 import IPRoute
+
+from zks_lwip.device import TunDevice
+from zks_lwip.device._netns import NamespaceThread, namespace_id
+from zks_lwip.errors import DeviceError, HostError, ZksError
+from zks_lwip.host import journal as journals
+from zks_lwip.host._apply import Applier
+from zks_lwip.host._observe import look
+from zks_lwip.host.config import STATE_DIR, HostConfig
+from zks_lwip.host.plan import Plan, make_plan, missing, with_state
+from zks_lwip.host.state import HostState
+from zks_lwip.host.steps import Nftables, Rule, Step
+
+__all__ = ["Host", "applied", "make_plan", "observe"]
+
+_log = logging.getLogger(__name__)
+
+
+async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> HostState:
+    """Look at a network namespace (a name of ``ip netns``, a path, or None for our own).
+
+    :raises HostError: there is no such namespace.
+    :raises PrivilegeError: it may not be entered.
+    """
+    thread = NamespaceThread(netns)
+    try:
+        return await thread.run(_observe, netns, namespace_id(None), state_dir)
+    finally:
+        thread.close()
+
+
+def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
+    leftover = None
+    path = journals.journal_path(state_dir, namespace_id(None))
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        # (Not root: then nothing can be changed, and the first step will say so.)
+        record = journals.parse(path.read_text(encoding="utf-8", errors="replace"))
+        if record.version and record.boot == journals.boot_id():
+            leftover = record.leftover()
+    with IPRoute() as ip:
+        return look(ip, netns, own_inode, leftover)
+
+
+OnStep = Callable[[int, Step], None]
+
+
+@contextlib.asynccontextmanager
+async def applied(plan: Plan, *, on_step: OnStep | None = None) -> AsyncIterator[Host]:
+    """Do all steps of a plan, and undo them at the end, in reverse; also after a failure half-way.
+
+    Takes over what an instance that died has left, without opening anything in between; if *that*
+    fails, the host stays as closed as it was. ``on_step`` is called, in the namespace's thread,
+    with the number of a step and the step, when it is in the journal and not yet done.
+
+    :raises HostError: a step failed, or another instance runs in this namespace.
+    :raises PrivilegeError: for want of a privilege.
+    """
+    host = Host(plan, on_step)
+    try:
+        await host.start()
+    except ZksError:
+        await host.stop(keep=plan.state.leftover is not None)
+        raise
+    except BaseException:
+        await host.stop()
+        raise
+    try:
+        yield host
+    finally:
+        await host.stop()
+
+
+class Host:
+    """A network namespace that has been set up; made by :func:`applied`."""
+
+    def __init__(self, plan: Plan, on_step: OnStep | None = None) -> None:
+        self.plan = plan
+        """What is in force."""
+        self.paused = False
+        self._on_step = on_step or (lambda number, step: None)
+        self._thread = NamespaceThread(plan.config.netns)
+        self._lock = trio.Lock()
+        self._journal: journals.Journal | None = None
+        self._ip: IPRoute | None = None
+        self._applier: Applier | None = None
+        self._done: list[Step] = []
+
+    @property
+    def device(self) -> TunDevice:
+        """The TUN; closed at the end of :func:`applied`."""
+        device = self._working.device
+        if device is None:
+            raise HostError(f"the interface {self.plan.config.tun} has gone")
+        return device
+
+    @property
+    def _working(self) -> Applier:
+        if self._applier is None:
+            raise HostError("the host is not set up")
+        return self._applier
+
+    async def start(self) -> None:
+        """Do the plan; for :func:`applied`."""
+        await self._thread.run(self._open)
+        for number, step in enumerate(self.plan.steps):
+            # One job each: a cancellation is seen between two.
+            await self._thread.run(self._do, number, step)
+            await trio.lowlevel.checkpoint()
+        for step in self.plan.stale:
+            await self._thread.run(self._undo, step)
+
+    async def stop(self, *, keep: bool = False) -> None:
+        """Undo everything, or (``keep``) leave it for whoever comes next; not interrupted.
+
+        :raises HostError: something could not be undone; the journal keeps it for ``recover``.
+        """
+        with trio.CancelScope(shield=True):
+            try:
+                await self._thread.run(self._close, keep)
+            finally:
+                self._thread.close()
+
+    async def update(self, config: HostConfig) -> None:
+        """Change to another configuration with nothing open in between; the TUN stays as it is.
+
+        :raises HostError: see :func:`make_plan` and :func:`applied`.
+        """
+        async with self._lock:
+            await self._thread.run(self._change, make_plan(config, self.plan.state, keep=self.plan))
+
+    async def reassert(self) -> HostState:
+        """Look again; bring back what somebody has removed, follow the subnets that are connected.
+
+        :raises DeviceError: the TUN itself has gone.
+        """
+        async with self._lock:
+            return await self._thread.run(self._reassert)
+
+    async def pause(self) -> None:
+        """Open the host: its own routes and no firewall, until :meth:`resume`."""
+        async with self._lock:
+            self.paused = True
+            for step in reversed(self._pausing()):
+                await self._thread.run(self._undo, step)
+
+    async def resume(self) -> None:
+        """Close what :meth:`pause` has opened."""
+        async with self._lock:
+            for step in self._pausing():
+                await self._thread.run(self._working.do, step)
+            self.paused = False
+
+    def _pausing(self) -> list[Step]:
+        return [step for step in self.plan.steps if isinstance(step, (Nftables, Rule))]
+
+    async def run(self, function: Callable[..., object], *args: object) -> object:
+        """Call something in the captured namespace's thread."""
+        return await self._thread.run(function, *args)
+
+    def _open(self) -> None:
+        inode = namespace_id(None)
+        self._journal = journals.Journal(self.plan.config.state_dir, inode)
+        self._ip = IPRoute()
+        self._applier = Applier(self._ip)
+        self._journal.begin(self.plan.config.netns, self.plan.config.tun)
+
+    def _do(self, number: int, step: Step) -> None:
+        assert self._journal is not None
+        self._journal.append(step)
+        self._done.append(step)
+        for command in step.commands():
+            _log.info("[#] %s", command)
+        self._on_step(number, step)
+        self._working.do(step)
+
+    def _undo(self, step: Step) -> None:
+        for command in step.undo_commands():
+            _log.info("[#] %s", command)
+        self._working.undo(step)
+
+    def _change(self, plan: Plan) -> None:
+        before, after = self.plan.steps, set(plan.steps)
+        for number, step in enumerate(plan.steps):
+            if step not in before:
+                self._do(number, step)
+        for step in reversed(before):
+            # A firewall is replaced by the next one; only its absence has to be made.
+            replaced = isinstance(step, Nftables) and any(isinstance(s, Nftables) for s in after)
+            if step not in after and not replaced:
+                self._undo(step)
+        self.plan = plan
+
+    def _reassert(self) -> HostState:
+        assert self._ip is not None
+        state = look(self._ip, self.plan.state.netns, self.plan.state.own_inode, None)
+        if self.paused:
+            return state
+        if state.link(self.plan.config.tun) is None:
+            raise DeviceError(f"somebody has removed the interface {self.plan.config.tun}")
+        wanted = with_state(self.plan, state)
+        self._change(wanted)
+        for step in missing(wanted, state):
+            _log.warning("somebody has undone `%s`: done again", step.commands()[0].split("\n")[0])
+            self._working.do(step)
+        return state
+
+    def _close(self, keep: bool) -> None:
+        journal, applier = self._journal, self._applier
+        problems: list[str] = []
+        if journal is not None and applier is not None and not keep:
+            record = journal.record
+            old = () if record is None else record.steps
+            problems = undo_all([*old, *self._done], self._undo)
+        if applier is not None and applier.device is not None:
+            applier.device.close()
+        if self._ip is not None:
+            self._ip.close()
+            self._ip = None
+        if journal is None:
+            return
+        if keep or problems:
+            journal.close()
+        else:
+            journal.finish()
+        self._journal = None
+        if problems:
+            raise HostError(
+                "not everything could be undone, `zks-lwip recover` tries again: "
+                + "; ".join(problems)
+            )
+
+
+def undo_all(steps: list[Step], undo: Callable[[Step], None]) -> list[str]:
+    """Undo steps in reverse, each once, whatever fails; what failed."""
+    problems = []
+    for step in dict.fromkeys(reversed(steps)):
+        try:
+            undo(step)
+        except ZksError as error:
+            problems.append(str(error))
+    return problems

@@ -1,0 +1,293 @@
+"""From a configuration and a host's state to the list of changes: pure, golden-tested.
+
+The order is the point. What closes comes first (firewall, then routes that refuse, then the rules
+that lead to them), what opens a way comes last (the TUN's routes); taking down goes backwards. So a
+death between any two steps leaves a host that is either untouched or closed.
+
+Rules, for each family (table ``main`` is the host's own, T is ours)::
+
+    100  marked sockets of the tunnel           main
+    101  the same, where main has no route      unreachable: never into our own TUN
+    105  DHCP renewals                          main
+    110  port 53, to anybody                    T: a resolver on the LAN is captured, too
+    115  --bypass                               main
+    120  each private subnet that is connected  main
+    130  everything else                        T
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, replace
+
+from zks_lwip.errors import ConfigError, DeviceError, HostError
+from zks_lwip.host.addresses import free_addresses
+from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, HostConfig, KillSwitch, Network
+from zks_lwip.host.firewall import Firewall, ruleset
+from zks_lwip.host.state import HostState, lan_networks
+from zks_lwip.host.steps import (
+    Address,
+    LinkDns,
+    LinkUp,
+    Nftables,
+    Resolvconf,
+    Route,
+    Rule,
+    Step,
+    Sysctl,
+    Tun,
+    render,
+)
+
+__all__ = ["Plan", "make_plan", "missing"]
+
+MAIN = 254
+# The better metric wins; the other one is what remains when the TUN is gone.
+_METRIC_TUN, _METRIC_REFUSE = 100, 20000
+PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP, PRIORITY_DNS = 100, 101, 105, 110
+PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
+_SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
+_RP_FILTER = "net.ipv4.conf.all.rp_filter"
+_ACCEPT_MARK = "net.ipv4.tcp_fwmark_accept"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done to one network namespace, in order."""
+
+    config: HostConfig
+    state: HostState
+    ipv4: ipaddress.IPv4Interface
+    """The TUN's address; the other host of its network is ours, in the tunnel."""
+    ipv6: ipaddress.IPv6Interface
+    steps: tuple[Step, ...]
+    stale: tuple[Step, ...] = ()
+    """Left by an instance that died, and not wanted any more: taken away after all steps."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: limits of what was asked for."""
+
+    @property
+    def peer4(self) -> ipaddress.IPv4Address:
+        """The tunnel's own address next to the TUN's: DNS server, and the host's loopback."""
+        return other_host(self.ipv4)
+
+    @property
+    def mark(self) -> int | None:
+        """The SO_MARK that the tunnel's sockets need; None: they are in another namespace."""
+        return MARK if self.state.own else None
+
+    def render(self) -> list[str]:
+        """The commands that do the same, in order."""
+        stale = [command for step in self.stale for command in step.undo_commands()]
+        return [*render(self.steps), *stale]
+
+
+def other_host(interface: ipaddress.IPv4Interface) -> ipaddress.IPv4Address:
+    """The other usable address of a /30."""
+    return next(host for host in interface.network.hosts() if host != interface.ip)
+
+
+def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None) -> Plan:
+    """What is to be changed on a host that looks like this.
+
+    ``keep`` is the plan that is in force, when this one is to take its place (other addresses,
+    another configuration): its TUN and addresses stay.
+
+    :raises HostError: nft is missing, or our table or mark is used by somebody else.
+    :raises DeviceError: the interface name is taken.
+    """
+    _check(config, state, keep)
+    if keep is None:
+        ipv4, ipv6 = free_addresses(_taken(state))
+    else:
+        ipv4, ipv6 = keep.ipv4, keep.ipv6
+    families = (4, 6) if state.ipv6 else (4,)
+    strict = config.kill_switch is KillSwitch.STRICT
+    lan = lan_networks(state, config.tun, internal_only=not config.lan)
+    steps: list[Step] = []
+    if strict:
+        firewall = Firewall(
+            marks=state.own,
+            tun4=ipv4.network,
+            tun6=ipv6.network if state.ipv6 else None,
+            server4=str(other_host(ipv4)),
+            lan=lan,
+        )
+        steps.append(Nftables(ruleset(config, firewall)))
+    steps += _sysctls(config, state)
+    if config.kill_switch is not KillSwitch.OFF:
+        steps += [Route(family, TABLE, _METRIC_REFUSE) for family in families]
+    for family in families:
+        steps += _rules(config, state.own, family, lan)
+    steps.append(
+        Tun(config.tun, config.mtu, config.queue_length, config.vnet_hdr, config.node),
+    )
+    steps.append(LinkUp(config.tun, state.ipv6))
+    steps.append(Address(config.tun, str(ipv4)))
+    if state.ipv6:
+        steps.append(Address(config.tun, str(ipv6)))
+    steps += [Route(family, TABLE, _METRIC_TUN, config.tun) for family in families]
+    steps += _resolver(config, state, str(other_host(ipv4)))
+    stale = _stale(state, steps) if keep is None else ()
+    return Plan(config, state, ipv4, ipv6, tuple(steps), stale, _notes(config, state))
+
+
+def missing(plan: Plan, state: HostState) -> list[Step]:
+    """Steps of a plan in force that somebody has taken back, as far as the state shows it."""
+    there = set(state.ours)
+    lost: list[Step] = []
+    for step in plan.steps:
+        if isinstance(step, (Rule, Route)) and step not in there:
+            lost.append(step)
+        elif isinstance(step, Nftables) and not state.nft_table:
+            lost.append(step)
+        elif isinstance(step, Sysctl) and state.sysctls.get(step.name, step.value) != step.value:
+            lost.append(step)
+        elif isinstance(step, Address) and not _has_address(state, step):
+            lost.append(step)
+        elif isinstance(step, LinkUp) and not _is_up(state, step):
+            lost.append(step)
+    return lost
+
+
+def _has_address(state: HostState, step: Address) -> bool:
+    return any(
+        a.link == step.device and str(a.interface) == step.interface for a in state.addresses
+    )
+
+
+def _is_up(state: HostState, step: LinkUp) -> bool:
+    link = state.link(step.device)
+    return link is not None and link.up
+
+
+def _check(config: HostConfig, state: HostState, keep: Plan | None) -> None:
+    if config.kill_switch is KillSwitch.STRICT and state.nft is None:
+        raise HostError(
+            "the kill switch needs nft, which is not installed: install the package nftables "
+            "(`apt install nftables`), or do without the firewall (`--kill-switch route`)"
+        )
+    if state.foreign_uses:
+        raise HostError(
+            "somebody else uses what would be ours, another VPN perhaps: "
+            + "; ".join(state.foreign_uses)
+        )
+    if keep is None and state.link(config.tun) is not None:
+        raise DeviceError(
+            f"the interface name {config.tun} is taken (`ip link show {config.tun}`); choose "
+            "another "
+            "with `--tun NAME`"
+        )
+    if config.inbound and config.kill_switch is not KillSwitch.STRICT:
+        raise ConfigError("--allow-inbound needs `--kill-switch strict`: the firewall does it")
+
+
+def _taken(state: HostState) -> list[Network]:
+    return [*(address.interface.network for address in state.addresses), *state.routes]
+
+
+def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
+    wanted = {}
+    if config.kill_switch is KillSwitch.STRICT:
+        # With it a reply's mark counts when its reverse path is checked (rp_filter).
+        if state.own or config.inbound:
+            wanted[_SRC_VALID_MARK] = "1"
+        if config.inbound:
+            wanted[_ACCEPT_MARK] = "1"
+    elif state.own and state.strict_rp_filter:
+        # Without the firewall nothing gives replies their mark: loose mode, for as long as we run.
+        wanted[_RP_FILTER] = "2"
+    before = {
+        step.name: step.previous
+        for step in reversed(state.leftover.steps if state.leftover else ())
+        if isinstance(step, Sysctl)
+    }
+    steps: list[Step] = []
+    for name, value in wanted.items():
+        now = before.get(name, state.sysctls.get(name))
+        if now is not None and (now != value or name in before):
+            steps.append(Sysctl(name, value, now))
+    return steps
+
+
+def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> list[Step]:
+    rules: list[Step] = []
+    if own:
+        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK))
+        rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=MARK))
+    if config.inbound:
+        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK_INBOUND))
+    client, server = (68, 67) if family == 4 else (546, 547)
+    dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server)
+    rules += [dhcp, Rule(family, PRIORITY_DNS, TABLE, dport=53)]
+    for network in config.bypass:
+        if network.version == family:
+            rules.append(Rule(family, PRIORITY_BYPASS, MAIN, to=str(network)))
+    rules += [Rule(family, PRIORITY_BYPASS, MAIN, uid=uid) for uid in config.bypass_users]
+    direct = [str(network) for network in lan if network.version == family]
+    if config.lan:
+        direct.append("224.0.0.0/4" if family == 4 else "fe80::/10")
+    rules += [Rule(family, PRIORITY_LAN, MAIN, to=to) for to in direct]
+    # Refused by a rule, not in T: port 53 over IPv6 is still ours.
+    action = TABLE if family == 4 or config.ipv6 else None
+    captured = [str(n) for n in config.only if n.version == family] if config.only else [None]
+    rules += [Rule(family, PRIORITY_ALL, action, to=to) for to in captured]
+    return rules
+
+
+def _resolver(config: HostConfig, state: HostState, server: str) -> list[Step]:
+    if not config.resolver or not state.resolver:
+        return []
+    if state.resolver == "resolved":
+        return [LinkDns(config.tun, server)]
+    return [Resolvconf(config.tun, server)]
+
+
+def _stale(state: HostState, steps: list[Step]) -> tuple[Step, ...]:
+    """What a dead instance has left and the new one does not want, last first."""
+    wanted = set(steps)
+    settings = {step.name for step in steps if isinstance(step, Sysctl)}
+    stale: list[Step] = []
+    for step in reversed(state.leftover.steps if state.leftover else ()):
+        if isinstance(step, Sysctl) and step.name not in settings:
+            stale.append(step)
+        elif isinstance(step, Resolvconf) and step not in wanted:
+            stale.append(step)
+    stale += [step for step in state.ours if step not in wanted]
+    if state.nft_table and not any(isinstance(step, Nftables) for step in steps):
+        stale.append(Nftables(""))
+    return tuple(dict.fromkeys(stale))
+
+
+def _notes(config: HostConfig, state: HostState) -> tuple[str, ...]:
+    notes = []
+    if config.kill_switch is KillSwitch.ROUTE:
+        notes.append(
+            "--kill-switch route: a program that binds its sockets to another interface goes "
+            "around the tunnel; only `strict` stops it"
+        )
+    elif config.kill_switch is KillSwitch.OFF:
+        notes.append(
+            "--kill-switch off: when this process ends, traffic goes out as without a tunnel"
+        )
+    if state.own and config.peers is None and config.kill_switch is KillSwitch.STRICT:
+        notes.append("the worker runs on this machine: its own connections leave from here")
+    notes += [f"a rule of somebody else comes before ours: {rule}" for rule in state.foreign_rules]
+    return tuple(notes)
+
+
+def with_state(plan: Plan, state: HostState) -> Plan:
+    """The plan for the same configuration on a host that has changed since.
+
+    What was there before us, and what the sysctls were, stays as the first look saw it.
+    """
+    first = plan.state
+    seen = replace(
+        state,
+        sysctls=first.sysctls,
+        strict_rp_filter=first.strict_rp_filter,
+        leftover=first.leftover,
+        foreign_uses=(),
+        resolver=first.resolver,
+    )
+    return make_plan(plan.config, seen, keep=plan)

@@ -1,0 +1,259 @@
+"""What is changed on a host, as data: each step is one command that one could type.
+
+A step says what is to be there, not how it is found: doing it twice is harmless, and so is undoing
+it twice. Steps are equal when they ask for the same; they go to and from JSON for the journal.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+__all__ = [
+    "PROTOCOL",
+    "TABLE_NAME",
+    "Address",
+    "LinkDns",
+    "LinkUp",
+    "Nftables",
+    "Resolvconf",
+    "Route",
+    "Rule",
+    "Step",
+    "Sysctl",
+    "Tun",
+    "from_json",
+    "to_json",
+]
+
+PROTOCOL = 122
+"""Who made a route or a rule (rtnetlink's "protocol"): marks ours, for every look at the host."""
+TABLE_NAME = "zks_lwip"
+"""Our nftables table, of family inet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change. ``vanishes``: it goes with the TUN, by itself."""
+
+    vanishes: ClassVar[bool] = False
+
+    def commands(self) -> list[str]:
+        """What one would type for it."""
+        raise NotImplementedError
+
+    def undo_commands(self) -> list[str]:
+        """What one would type to take it back; empty where it vanishes with the TUN."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Nftables(Step):
+    """Our nftables table, loaded as one transaction."""
+
+    ruleset: str
+
+    def commands(self) -> list[str]:
+        return [f"nft -f - <<'END'\n{self.ruleset}END"]
+
+    def undo_commands(self) -> list[str]:
+        return [f"nft delete table inet {TABLE_NAME}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl(Step):
+    """A kernel setting; ``previous`` is what it was before we ever touched it."""
+
+    name: str
+    value: str
+    previous: str
+
+    def commands(self) -> list[str]:
+        return [f"sysctl -w {self.name}={self.value}"]
+
+    def undo_commands(self) -> list[str]:
+        return [f"sysctl -w {self.name}={self.previous}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Step):
+    """A default route in our table: through an interface, or (``device`` None) unreachable."""
+
+    family: int
+    table: int
+    metric: int
+    device: str | None = None
+
+    def _words(self) -> str:
+        target = "unreachable default" if self.device is None else f"default dev {self.device}"
+        return f"{target} table {self.table} metric {self.metric} proto {PROTOCOL}"
+
+    def commands(self) -> list[str]:
+        return [f"ip -{self.family} route replace {self._words()}"]
+
+    def undo_commands(self) -> list[str]:
+        return [f"ip -{self.family} route del {self._words()}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Step):
+    """A rule of policy routing; ``table`` None makes it say unreachable."""
+
+    family: int
+    priority: int
+    table: int | None
+    fwmark: int | None = None
+    to: str | None = None
+    uid: int | None = None
+    ipproto: str | None = None
+    sport: int | None = None
+    dport: int | None = None
+
+    def _words(self) -> str:
+        words = [f"priority {self.priority}"]
+        if self.to is not None:
+            words.append(f"to {self.to}")
+        if self.fwmark is not None:
+            words.append(f"fwmark {self.fwmark:#x}")
+        if self.uid is not None:
+            words.append(f"uidrange {self.uid}-{self.uid}")
+        for name in ("ipproto", "sport", "dport"):
+            if (value := getattr(self, name)) is not None:
+                words.append(f"{name} {value}")
+        action = {None: "unreachable", 254: "lookup main"}.get(self.table, f"lookup {self.table}")
+        return " ".join([*words, action, f"protocol {PROTOCOL}"])
+
+    def commands(self) -> list[str]:
+        return [f"ip -{self.family} rule add {self._words()}"]
+
+    def undo_commands(self) -> list[str]:
+        return [f"ip -{self.family} rule del {self._words()}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tun(Step):
+    """The TUN device; it is there for as long as a process holds it."""
+
+    name: str
+    mtu: int
+    queue_length: int
+    vnet_hdr: bool
+    node: str
+
+    def commands(self) -> list[str]:
+        header = " vnet_hdr" if self.vnet_hdr else ""
+        return [
+            f"ip tuntap add dev {self.name} mode tun{header}",
+            f"ip link set dev {self.name} mtu {self.mtu} txqueuelen {self.queue_length}",
+        ]
+
+    def undo_commands(self) -> list[str]:
+        return [f"ip link del dev {self.name}"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp(Step):
+    """The TUN up, without a link-local address and router solicitations of its own."""
+
+    vanishes: ClassVar[bool] = True
+    device: str
+    ipv6: bool
+
+    def settings(self) -> list[tuple[str, str]]:
+        """Sysctls of the interface, which vanish with it."""
+        names = ("disable_ipv6", "0"), ("accept_ra", "0"), ("addr_gen_mode", "1")
+        start = f"net.ipv6.conf.{self.device}."
+        return [(start + name, value) for name, value in names] if self.ipv6 else []
+
+    def commands(self) -> list[str]:
+        settings = [f"sysctl -w {name}={value}" for name, value in self.settings()]
+        return [*settings, f"ip link set dev {self.device} up"]
+
+    def undo_commands(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Step):
+    """An address of the TUN, such as ``198.18.0.1/30``."""
+
+    vanishes: ClassVar[bool] = True
+    device: str
+    interface: str
+
+    def commands(self) -> list[str]:
+        nodad = " nodad" if ":" in self.interface else ""
+        return [f"ip address add {self.interface} dev {self.device}{nodad}"]
+
+    def undo_commands(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDns(Step):
+    """systemd-resolved asks this server, over the TUN, for every name (``~.``)."""
+
+    device: str
+    server: str
+
+    def commands(self) -> list[str]:
+        return [
+            f"resolvectl dns {self.device} {self.server}",
+            f"resolvectl domain {self.device} {shlex.quote('~.')}",
+            f"resolvectl default-route {self.device} true",
+        ]
+
+    def undo_commands(self) -> list[str]:
+        return [f"resolvectl revert {self.device}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolvconf(Step):
+    """resolvconf(8) puts this server first, and alone, into /etc/resolv.conf."""
+
+    device: str
+    server: str
+
+    def commands(self) -> list[str]:
+        return [f"echo nameserver {self.server} | resolvconf -a {self.device} -m 0 -x"]
+
+    def undo_commands(self) -> list[str]:
+        return [f"resolvconf -d {self.device} -f"]
+
+
+_KINDS: dict[str, type[Step]] = {
+    kind.__name__: kind
+    for kind in (Nftables, Sysctl, Route, Rule, Tun, LinkUp, Address, LinkDns, Resolvconf)
+}
+
+
+def to_json(step: Step) -> dict[str, Any]:
+    """A step as what :func:`json.dumps` takes."""
+    values = asdict(step)
+    return {"kind": type(step).__name__} | {k: v for k, v in values.items() if v is not None}
+
+
+def from_json(data: Any) -> Step:
+    """The step that :func:`to_json` gave.
+
+    :raises ValueError: it is no such thing.
+    """
+    if not isinstance(data, dict) or data.get("kind") not in _KINDS:
+        raise ValueError(f"no step: {data!r}")
+    kind = _KINDS[data["kind"]]
+    values = {name: value for name, value in data.items() if name != "kind"}
+    types = {field.name: str(field.type) for field in fields(kind)}
+    for name, value in values.items():
+        if name not in types or type(value).__name__ not in types[name].split(" | "):
+            raise ValueError(f"no {kind.__name__}: {data!r}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"no {kind.__name__}: {error}") from None
+
+
+def render(steps: Iterable[Step]) -> list[str]:
+    """The commands of several steps."""
+    return [command for step in steps for command in step.commands()]
