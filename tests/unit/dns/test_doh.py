@@ -1,0 +1,303 @@
+"""The DNS-over-HTTPS client against a real HTTP/2 server on loopback that misbehaves on demand."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import dns.message
+import dns.rcode
+import pytest
+import trio
+import trustme
+
+from tests.unit.dns import servers
+from tests.unit.dns.servers import AUTHORITY, NAME, Server, http2, listening, server_context
+from zks_lwip.dns import DnsService, Resolver, ResolverError
+from zks_lwip.dns.dial import direct
+from zks_lwip.dns.doh import DohResolver
+from zks_lwip.dns.intercept import Query, examine
+
+
+def query(name: str = "ok.example", kind: str = "A") -> bytes:
+    message = dns.message.make_query(name, kind, use_edns=0).to_wire()
+    read = examine(message)
+    assert isinstance(read, Query)
+    return read.upstream(4096, 128)
+
+
+def client(server: Server, context: ssl.SSLContext | None = None, **arguments: str) -> DohResolver:
+    address = server.address(**arguments)
+    return DohResolver(address, direct(), context or servers.client_context())
+
+
+@asynccontextmanager
+async def running(resolver: DohResolver) -> AsyncIterator[DohResolver]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(resolver.run)
+        await trio.sleep(0)
+        yield resolver
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DohResolver]]:
+    async with listening(http2, server, server_context("h2")) as served:
+        async with running(client(served)) as resolver:
+            yield served, resolver
+
+
+async def ask(resolver: Resolver, name: str, kind: str = "A") -> dns.message.Message:
+    with trio.fail_after(8):
+        return dns.message.from_wire(await resolver.resolve(query(name, kind)))
+
+
+async def test_what_goes_over_the_wire() -> None:
+    async with pair() as (server, resolver):
+        assert (await ask(resolver, "ok.example")).answer
+        assert (await ask(resolver, "ok2.example")).answer
+        assert server.connections == 1
+        assert server.requests[0] == {
+            b":method": b"POST",
+            b":scheme": b"https",
+            b":authority": f"{NAME}:{server.port}".encode(),
+            b":path": b"/dns-query",
+            b"accept": b"application/dns-message",
+            b"content-type": b"application/dns-message",
+            b"content-length": b"128",
+        }
+        assert server.queries[0][:2] == b"\0\0" and len(server.queries[0]) == 128
+
+
+async def test_get() -> None:
+    async with listening(http2, None, server_context("h2")) as server:
+        text = f"https://{NAME}:PORT/dns-query{{?dns}}@127.0.0.1"
+        async with running(client(server, text=text)) as resolver:
+            assert (await ask(resolver, "ok.example")).answer
+            assert server.requests[0][b":method"] == b"GET"
+            assert b"content-type" not in server.requests[0]
+            assert b"=" not in server.requests[0][b":path"].partition(b"dns=")[2]
+
+
+async def test_two_thousand_at_once_within_the_servers_limit() -> None:
+    async with pair(Server(streams=40)) as (server, resolver):
+        seen = 0
+
+        async def one(number: int) -> None:
+            nonlocal seen
+            assert (await ask(resolver, f"n{number}.example")).answer
+            seen += 1
+
+        async with trio.open_nursery() as nursery:
+            for number in range(2000):
+                nursery.start_soon(one, number)
+        assert seen == 2000
+        assert server.connections == 1 and server.most_in_flight <= 40
+
+
+async def test_tiny_windows() -> None:
+    """A server that grants 10 bytes at a time still gets whole queries, and large answers come."""
+    async with pair(Server(window=10)) as (server, resolver):
+        for number in range(5):
+            assert (await ask(resolver, f"n{number}.example")).answer
+        assert len(server.queries[-1]) == 128
+        large = await ask(resolver, "large.example", "TXT")
+        assert len(large.to_wire(max_size=65535)) > 60000
+
+
+@pytest.mark.parametrize("fault", ["goaway", "rst", "tcpreset", "eof", "blackhole", "garbage"])
+async def test_sent_once_more_without_the_application_noticing(fault: str) -> None:
+    async with pair(Server(once={fault})) as (server, resolver):
+        assert (await ask(resolver, "ok.example")).answer
+        start = time.monotonic()
+        assert (await ask(resolver, f"{fault}.example")).answer
+        assert time.monotonic() - start < (3.5 if fault == "blackhole" else 1)
+        assert len(server.queries) == 3
+        assert server.connections == (1 if fault == "rst" else 2)
+
+
+@pytest.mark.parametrize("fault", ["goaway", "rst", "tcpreset", "eof"])
+async def test_a_fault_that_stays_is_an_error_after_two_tries(fault: str) -> None:
+    async with pair() as (server, resolver):
+        with pytest.raises(ResolverError):
+            await ask(resolver, f"{fault}.example")
+        assert len(server.queries) == 2
+        assert (await ask(resolver, "ok.example")).answer
+
+
+async def test_a_graceful_goaway_lets_what_is_under_way_finish() -> None:
+    async with pair(Server(once={"graceful"})) as (server, resolver):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, resolver, "graceful.example")
+            await trio.sleep(0.08)
+            nursery.start_soon(ask, resolver, "ok.example")
+        assert (server.connections, len(server.queries)) == (2, 2)
+
+
+async def test_others_survive_a_dying_connection() -> None:
+    async with pair(Server(once={"tcpreset"})) as (server, resolver):
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(ask, resolver, f"n{number}.example")
+            nursery.start_soon(ask, resolver, "tcpreset.example")
+        assert server.connections == 2
+
+
+async def test_an_idle_connection_closed_by_the_server() -> None:
+    async with pair() as (server, resolver):
+        await ask(resolver, "ok.example")
+        server.disconnect()
+        await trio.sleep(0.05)
+        await ask(resolver, "ok2.example")
+        assert (server.connections, len(server.queries)) == (2, 2)
+
+
+async def test_a_slow_answer_on_a_living_connection_is_waited_for() -> None:
+    """Quiet is not dead: the server answers the PING."""
+    async with pair() as (server, resolver):
+        start = time.monotonic()
+        assert (await ask(resolver, "slow.example")).answer
+        assert time.monotonic() - start > 1.5
+        assert (server.connections, len(server.queries)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("http400", "HTTP status 400"),
+        ("http429", "HTTP status 429"),
+        ("http502", "HTTP status 502"),
+        ("redirect", "HTTP status 302"),
+        ("wrongtype", "content type is text/html"),
+        ("oversized", "more than 65535 bytes"),
+    ],
+)
+async def test_answers_that_are_refused(fault: str, words: str) -> None:
+    async with pair() as (server, resolver):
+        with pytest.raises(ResolverError, match=words):
+            await ask(resolver, f"{fault}.example")
+        assert (await ask(resolver, "ok.example")).answer
+        assert server.connections == 1
+
+
+async def test_the_age_of_an_answer_from_an_http_cache_counts() -> None:
+    async with pair() as (_, resolver):
+        assert (await ask(resolver, "aged.example")).answer[0].ttl == 200
+
+
+async def test_a_query_that_is_given_up_is_reset() -> None:
+    async with pair() as (server, resolver):
+        for fault in ("silent", "slowloris"):
+            with trio.move_on_after(0.2):
+                await ask(resolver, f"{fault}.example")
+        await ask(resolver, "ok.example")
+        assert server.resets == 2
+        assert server.connections == 1
+
+
+async def test_down_at_start_and_then_up() -> None:
+    server = Server()
+    async with listening(http2, server, server_context("h2")):
+        pass
+    async with running(client(server)) as resolver:
+        with pytest.raises(ResolverError, match="refused"):
+            await ask(resolver, "ok.example")
+        assert resolver.unreachable
+        async with listening(http2, server, server_context("h2")):
+            assert (await ask(resolver, "ok.example")).answer
+            assert not resolver.unreachable
+
+
+async def test_the_address_that_answers_is_found() -> None:
+    """127.0.0.2 refuses, 127.0.0.3 takes the connection and says nothing."""
+    async with listening(http2, None, server_context("h2")) as server:
+        silent = trio.socket.socket()
+        await silent.bind(("127.0.0.3", server.port))
+        silent.listen()
+        text = f"https://{NAME}:PORT/dns-query@127.0.0.2,127.0.0.3,127.0.0.1"
+        async with running(client(server, text=text)) as resolver:
+            start = time.monotonic()
+            assert (await ask(resolver, "ok.example")).answer
+            assert time.monotonic() - start < 1
+            server.disconnect()
+            start = time.monotonic()
+            assert (await ask(resolver, "ok2.example")).answer
+            assert time.monotonic() - start < 0.3  # it is tried first now
+        silent.close()
+
+
+def expired() -> trustme.LeafCert:
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    return AUTHORITY.issue_cert(NAME, not_after=past)
+
+
+@pytest.mark.parametrize(
+    ("cert", "words"),
+    [
+        (lambda: AUTHORITY.issue_cert("other.test"), "does not verify: Hostname mismatch"),
+        (expired, "does not verify: certificate has expired"),
+        (lambda: trustme.CA().issue_cert(NAME), "does not verify: unable to get local issuer"),
+    ],
+)
+async def test_bad_certificates(cert: object, words: str) -> None:
+    context = server_context("h2", cert())  # type: ignore[operator]
+    async with listening(http2, None, context) as server:
+        async with running(client(server)) as resolver:
+            with pytest.raises(ResolverError, match=words):
+                await ask(resolver, "ok.example")
+            assert not server.queries and not resolver.unreachable
+
+
+async def test_a_server_without_http2_or_tls() -> None:
+    async with listening(http2, None, server_context("http/1.1")) as server:
+        async with running(client(server)) as resolver:
+            with pytest.raises(ResolverError, match="does not speak h2"):
+                await ask(resolver, "ok.example")
+    async with listening(http2) as server:
+        async with running(client(server)) as resolver:
+            with pytest.raises(ResolverError, match="TLS"):
+                await ask(resolver, "ok.example")
+
+
+async def test_the_service_over_it_answers_through_every_fault() -> None:
+    """Two resolvers, one of them at fault: the application gets its answer, or SERVFAIL, never
+    silence.
+    """
+    async with listening(http2, None, server_context("h2")) as bad:
+        async with listening(http2, Server(once=set()), server_context("h2")) as good:
+            for name in ("http502", "wrongtype", "oversized", "other", "wrongid", "loop", "rst"):
+                service = DnsService([client(bad)], hosts=None)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(service.run)
+                    message = dns.message.make_query(f"{name}.example", "A").to_wire()
+                    seen = dns.message.from_wire(await service.answer(message) or b"")
+                    assert seen.rcode() == dns.rcode.SERVFAIL
+                    nursery.cancel_scope.cancel()
+                good.once |= {f"{name}-done"}
+                service = DnsService([client(bad), client(good)], hosts=None)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(service.run)
+                    seen = dns.message.from_wire(await service.answer(message) or b"")
+                    assert str(seen.answer[0][0]) == "192.0.2.1"
+                    nursery.cancel_scope.cancel()
+
+
+async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver() -> None:
+    async with (
+        pair() as (_, bad),
+        pair(Server(once={"slowloris-done", "silent-done"})) as (_, good),
+    ):
+        for name in ("slowloris", "silent"):
+            service = DnsService([bad, good], hosts=None, deadline=0.7)
+            async with trio.open_nursery() as nursery:
+                # The resolvers run already.
+                nursery.start_soon(service.run)
+                await trio.sleep(0.01)
+                start = time.monotonic()
+                message = dns.message.make_query(f"{name}.example", "A").to_wire()
+                seen = dns.message.from_wire(await service.answer(message) or b"")
+                assert seen.answer and 0.6 < time.monotonic() - start < 1.5
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,86 @@
+"""The DNS-over-TLS client against a TLS server on loopback that misbehaves on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import dns.message
+import pytest
+import trio
+
+from tests.unit.dns import servers
+from tests.unit.dns.servers import AUTHORITY, NAME, Server, listening, over_tls, server_context
+from tests.unit.dns.test_doh import ask
+from zks_lwip.dns import ResolverError
+from zks_lwip.dns.dial import direct
+from zks_lwip.dns.dot import DotResolver
+
+
+@asynccontextmanager
+async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DotResolver]]:
+    async with listening(over_tls, server, server_context("dot")) as served:
+        address = served.address(f"tls://{NAME}:PORT@127.0.0.1")
+        resolver = DotResolver(address, direct(), servers.client_context("dot"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resolver.run)
+            yield served, resolver
+            nursery.cancel_scope.cancel()
+
+
+async def test_many_on_one_connection_in_any_order() -> None:
+    async with pair() as (server, resolver):
+        names: set[str] = set()
+
+        async def one(name: str) -> None:
+            names.add(str((await ask(resolver, name)).question[0].name))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(300):
+                nursery.start_soon(one, f"n{number}.example")
+        assert names == {f"n{number}.example." for number in range(300)}
+        assert server.connections == 1
+        assert len({query[:2] for query in server.queries}) == 300
+        assert all(len(query) == 128 for query in server.queries)
+
+
+@pytest.mark.parametrize("fault", ["eof", "tcpreset", "blackhole"])
+async def test_sent_once_more(fault: str) -> None:
+    async with pair(Server(once={fault})) as (server, resolver):
+        await ask(resolver, "ok.example")
+        start = time.monotonic()
+        assert (await ask(resolver, f"{fault}.example")).answer
+        assert time.monotonic() - start < (3.5 if fault == "blackhole" else 1)
+        assert server.connections == 2
+
+
+async def test_a_fault_that_stays_is_an_error() -> None:
+    async with pair() as (_, resolver):
+        with pytest.raises(ResolverError, match="closed the connection"):
+            await ask(resolver, "eof.example")
+
+
+async def test_no_answer_to_one_query_is_not_a_dead_connection() -> None:
+    """The probe is answered; answers with a strange id are for nobody."""
+    async with pair() as (server, resolver):
+        await ask(resolver, "ok.example")
+        await ask(resolver, "ok2.example")
+        for fault in ("silent", "wrongid"):
+            with trio.move_on_after(2.5) as scope:
+                await ask(resolver, f"{fault}.example")
+            assert scope.cancelled_caught
+        assert server.connections == 1
+        assert any(dns.message.from_wire(query).question[0].rdtype == 2 for query in server.queries)
+
+
+async def test_the_certificate_is_verified() -> None:
+    context = server_context("dot", AUTHORITY.issue_cert("other.test"))
+    async with listening(over_tls, None, context) as server:
+        address = server.address(f"tls://{NAME}:PORT@127.0.0.1")
+        resolver = DotResolver(address, direct(), servers.client_context("dot"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resolver.run)
+            with pytest.raises(ResolverError, match="Hostname mismatch"):
+                await ask(resolver, "ok.example")
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,109 @@
+"""The DNS-over-HTTPS client (RFC 8484): HTTP/2 by :mod:`zks_lwip.dns.h2session` over trio's TLS."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import trio
+
+from zks_lwip.dns.dial import Connect, Unreachable, dial
+from zks_lwip.dns.h2session import Answered, DohSession, Event
+from zks_lwip.dns.link import Again, Due, Link, LinkedResolver
+from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.dns.servers import Server
+from zks_lwip.dns.wire import Ede, WireError, reduce_ttls
+
+__all__ = ["DohResolver"]
+
+
+class _DohLink(Link):
+    def __init__(self, stream: trio.abc.Stream, rtt: float, server: Server) -> None:
+        super().__init__(stream, rtt)
+        self._server = server
+        self._session = DohSession(server.authority, server.path, get=server.get)
+        self._next = 0
+
+    @property
+    def usable(self) -> bool:
+        return not self.dead and not self._session.dead and not self._session.closing
+
+    @property
+    def waiting(self) -> int:
+        return self._session.in_flight
+
+    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
+        if not self.usable:
+            raise Again(self.dead or "the connection is winding down")
+        token = self._next = self._next + 1
+        self._due[token] = due
+        self._session.ask(token, query)
+
+        def forget() -> None:
+            if self._due.pop(token, None) is not None:
+                self._session.cancel(token)
+
+        return forget
+
+    def _received(self, data: bytes) -> None:
+        self._finish(self._session.receive(data))
+        if self._session.dead:
+            self.die(self._session.dead)
+        elif self._session.closing and not self._session.in_flight:
+            self.die("the server has wound the connection down")
+
+    def _pending(self) -> bytes:
+        return self._session.data_to_send()
+
+    def _test(self) -> None:
+        self._session.ping()
+
+    def _lost(self, reason: str) -> None:
+        self._finish(self._session.fail(reason))
+
+    def _finish(self, events: list[Event]) -> None:
+        for event in events:
+            due = self._due.pop(event.token)
+            if not isinstance(event, Answered):
+                text = f"{self._server.host}: {event.reason}"
+                due.finish(problem=Again(text) if event.again else ResolverError(text))
+                continue
+            try:
+                due.finish(reduce_ttls(event.body, event.age) if event.age else event.body)
+            except WireError as error:
+                text = f"a bad answer from {self._server.host}: {error}"
+                due.finish(problem=ResolverError(text, Ede.INVALID_DATA))
+
+
+class DohResolver(LinkedResolver):
+    """One DNS-over-HTTPS server, asked over one HTTP/2 connection.
+
+    `connect` makes the TCP connections, `context` is a verifying TLS context with ALPN "h2"
+    (:func:`~zks_lwip.dns.dial.tls_context`), `gate` what must be up before it can be asked.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        connect: Connect,
+        context: ssl.SSLContext,
+        *,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(str(server), gate)
+        self._server = server
+        self._connect = connect
+        self._context = context
+        self._address: str | None = None
+
+    async def _open(self) -> Link:
+        start = trio.current_time()
+        try:
+            self._address, stream = await dial(
+                self._connect, self._server, self._context, alpn="h2", first=self._address
+            )
+        except Unreachable:
+            self.unreachable = self.gate is None or self.gate.up
+            raise
+        self.unreachable = False
+        return _DohLink(stream, trio.current_time() - start, self._server)

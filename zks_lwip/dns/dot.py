@@ -1,0 +1,114 @@
+"""The DNS-over-TLS client (RFC 7858): pipelined, answers in any order, matched by id and
+question.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import trio
+
+from zks_lwip.dns.dial import Connect, Unreachable, dial
+from zks_lwip.dns.framing import Deframer, frame
+from zks_lwip.dns.link import Again, Due, Link, LinkedResolver
+from zks_lwip.dns.resolver import Gate
+from zks_lwip.dns.servers import Server
+
+__all__ = ["DotResolver"]
+
+MAX_IN_FLIGHT = 1024
+"""Queries of one connection that wait for an answer; the ids are 16 bits."""
+
+_PROBE = b"\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1"  # without its id: RD, ". NS IN"
+
+
+class _DotLink(Link):
+    def __init__(self, stream: trio.abc.Stream, rtt: float) -> None:
+        super().__init__(stream, rtt)
+        self._deframer = Deframer()
+        self._to_send: list[bytes] = []
+        self._next = 0
+
+    @property
+    def usable(self) -> bool:
+        return not self.dead and len(self._due) < MAX_IN_FLIGHT
+
+    @property
+    def waiting(self) -> int:
+        return len(self._due)
+
+    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
+        if not self.usable:
+            raise Again(self.dead or "too many queries on one connection")
+        ident = self._ident()
+        self._due[ident] = due
+        self._to_send.append(frame(ident.to_bytes(2, "big") + query[2:]))
+
+        def forget() -> None:
+            if self._due.get(ident) is due:
+                del self._due[ident]
+
+        return forget
+
+    def _received(self, data: bytes) -> None:
+        for message in self._deframer.feed(data):
+            ident = int.from_bytes(message[:2], "big") if len(message) >= 12 else -1
+            due = self._due.pop(ident, None)
+            # None: the answer to a query whose time was up, to a probe, or to nothing.
+            if due is not None:
+                due.finish(b"\0\0" + message[2:])
+
+    def _pending(self) -> bytes:
+        data = b"".join(self._to_send)
+        self._to_send.clear()
+        return data
+
+    def _test(self) -> None:
+        """There is no ping: ask for the root's name servers. Whatever comes is a sign of life."""
+        self._to_send.append(frame(self._ident().to_bytes(2, "big") + _PROBE))
+
+    def _ident(self) -> int:
+        while (ident := self._next & 0xFFFF) in self._due:
+            self._next += 1
+        self._next += 1
+        return ident
+
+    def _lost(self, reason: str) -> None:
+        waiting = list(self._due.values())
+        self._due.clear()
+        for due in waiting:
+            due.finish(problem=Again(reason))
+
+
+class DotResolver(LinkedResolver):
+    """One DNS-over-TLS server. The arguments are those of :class:`~zks_lwip.dns.doh.DohResolver`.
+
+    The TLS context may offer ALPN "dot"; servers that do not know it are fine.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        connect: Connect,
+        context: ssl.SSLContext,
+        *,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(str(server), gate)
+        self._server = server
+        self._connect = connect
+        self._context = context
+        self._address: str | None = None
+
+    async def _open(self) -> Link:
+        start = trio.current_time()
+        try:
+            self._address, stream = await dial(
+                self._connect, self._server, self._context, alpn=None, first=self._address
+            )
+        except Unreachable:
+            self.unreachable = self.gate is None or self.gate.up
+            raise
+        self.unreachable = False
+        return _DotLink(stream, trio.current_time() - start)

@@ -1,0 +1,360 @@
+"""The HTTP/2 side of DNS over HTTPS, sans-IO (RFC 8484, RFC 9113): bytes and queries in and out.
+
+One :class:`DohSession` is one connection. Queries beyond what the server allows at a time wait
+inside; every query ends in exactly one event, unless it is cancelled. Everything that a server can
+make us keep is bounded: bodies at 65,535 bytes, streams at :data:`MAX_STREAMS`.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import h2.settings
+
+from zks_lwip.dns.wire import MAX_MESSAGE
+
+__all__ = ["Answered", "DohSession", "Failed"]
+
+MAX_STREAMS = 256
+"""Queries in flight at most, whatever the server allows."""
+ASSUMED_STREAMS = 10
+"""Until the server's SETTINGS have come: enough for a start, and below every real limit."""
+STREAM_WINDOW = 131072
+"""A whole answer fits, so that none needs WINDOW_UPDATE."""
+CONNECTION_WINDOW = 4 << 20
+_LAST_STREAM = 1 << 30
+
+_MAX_FRAME = 16384  # SETTINGS_MAX_FRAME_SIZE, which we leave as it is
+_GOAWAY = 7
+_FRAME = struct.Struct("!HBBBI")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A query was answered with 200 and a DNS message."""
+
+    token: int
+    body: bytes
+    age: int
+    """Seconds that the answer has been in an HTTP cache (the Age header)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A query was not answered."""
+
+    token: int
+    reason: str
+    again: bool
+    """Whether asking once more, on another connection, may help."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    token: int
+    unsent: bytes
+    status: int = 0
+    problem: str = ""
+    age: int = 0
+    body: bytearray | None = None
+
+
+Event = Answered | Failed
+
+
+class DohSession:
+    """One connection of a client to ``https://authority/path``."""
+
+    def __init__(self, authority: str, path: str, *, get: bool = False) -> None:
+        self._get = get
+        self._path = path
+        self._prefix: list[tuple[bytes, bytes]] = [
+            (b":method", b"GET" if get else b"POST"),
+            (b":scheme", b"https"),
+            (b":authority", authority.encode("ascii")),
+        ]
+        self._accept: list[tuple[bytes, bytes]] = [(b"accept", b"application/dns-message")]
+        if not get:
+            self._prefix.append((b":path", path.encode("ascii")))
+            self._accept.append((b"content-type", b"application/dns-message"))
+        self._connection = h2.connection.H2Connection(
+            h2.config.H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self._connection.local_settings = h2.settings.Settings(
+            client=True,
+            initial_values={
+                h2.settings.SettingCodes.ENABLE_PUSH: 0,
+                h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 16384,
+            },
+        )
+        self._connection.initiate_connection()
+        self._connection.increment_flow_control_window(CONNECTION_WINDOW)
+        self._streams: dict[int, _Stream] = {}
+        self._numbers: dict[int, int] = {}
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._cancelled: set[int] = set()
+        self._limit = ASSUMED_STREAMS
+        self._head = bytearray()
+        self._skip = 0
+        self._collect = 0
+        self.closing = False
+        """The server has said GOAWAY (or ids run out): no further query may be asked here."""
+        self.dead = ""
+        """Why nothing works any more; empty while it does."""
+
+    @property
+    def in_flight(self) -> int:
+        """Queries that wait for their answer."""
+        return len(self._streams) + len(self._waiting) - len(self._cancelled)
+
+    def ask(self, token: int, message: bytes) -> None:
+        """Ask; `token` comes back in the event. Must not be called when :attr:`closing`."""
+        if self.closing or self.dead:
+            raise RuntimeError("this session takes no more queries")
+        self._waiting.append((token, message))
+        self._open_streams()
+
+    def cancel(self, token: int) -> None:
+        """Nobody waits for that answer any more. No event will come for it."""
+        number = self._numbers.pop(token, None)
+        if number is None:
+            if any(waiting == token for waiting, _ in self._waiting):
+                self._cancelled.add(token)
+            return
+        del self._streams[number]
+        if not self.dead:
+            self._reset(number)
+            self._open_streams()
+
+    def ping(self) -> None:
+        """Ask for a sign of life; whatever bytes come then are one."""
+        if not self.dead:
+            self._connection.ping(b"zks-lwip")
+
+    def data_to_send(self) -> bytes:
+        """Take what is to be sent."""
+        return self._connection.data_to_send()
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the server; return how queries ended."""
+        events: list[Event] = []
+        if self.dead:
+            return events
+        try:
+            passed = self._without_goaway(data, events)
+            for event in self._connection.receive_data(passed) if passed else ():
+                self._handle(event, events)
+        except (h2.exceptions.H2Error, struct.error, ValueError) as error:
+            # h2 raises ValueError for some malformed frames and header fields.
+            return events + self.fail(f"the server broke HTTP/2: {error or type(error).__name__}")
+        self._open_streams()
+        return events
+
+    def fail(self, reason: str) -> list[Event]:
+        """The connection is lost: end every query."""
+        self.dead = reason
+        tokens = [*self._numbers, *(token for token, _ in self._waiting)]
+        ended: list[Event] = [
+            Failed(token, reason, True) for token in tokens if token not in self._cancelled
+        ]
+        self._numbers.clear()
+        self._streams.clear()
+        self._waiting.clear()
+        self._cancelled.clear()
+        return ended
+
+    def _without_goaway(self, data: bytes, events: list[Event]) -> bytes:
+        """Take GOAWAY frames out of the byte stream and obey them.
+
+        h2 closes everything when it meets one, but a server that winds down still answers the
+        streams up to the last one that it names (RFC 9113 §6.8).
+        """
+        kept: list[bytes | memoryview] = []
+        view = memoryview(data)
+        while view:
+            if self._collect:
+                part = view[: self._collect]
+                self._head += part
+                self._collect -= len(part)
+                view = view[len(part) :]
+                if not self._collect:
+                    last, _ = struct.unpack_from("!II", self._head, 9)
+                    self._head.clear()
+                    self._go_away(last & 0x7FFFFFFF, events)
+            elif self._skip:
+                part = view[: self._skip]
+                kept.append(part)
+                self._skip -= len(part)
+                view = view[len(part) :]
+            else:
+                part = view[: 9 - len(self._head)]
+                self._head += part
+                view = view[len(part) :]
+                if len(self._head) < 9:
+                    break
+                high, low, kind, _, _ = _FRAME.unpack(self._head)
+                length = high << 8 | low
+                if length > _MAX_FRAME:
+                    # h2 would keep up to 16 MiB before it looked.
+                    raise h2.exceptions.FrameTooLargeError(f"a frame of {length} bytes")
+                if kind == _GOAWAY:
+                    if length < 8:
+                        raise h2.exceptions.ProtocolError("a GOAWAY frame of a wrong length")
+                    self._collect = length
+                else:
+                    kept.append(bytes(self._head))
+                    self._head.clear()
+                    self._skip = length
+        return b"".join(kept)
+
+    def _go_away(self, last: int, events: list[Event]) -> None:
+        self.closing = True
+        for token, number in list(self._numbers.items()):
+            if number > last:
+                del self._numbers[token], self._streams[number]
+                events.append(Failed(token, "the server is going away", True))
+        for token, _ in self._waiting:
+            if token not in self._cancelled:
+                events.append(Failed(token, "the server is going away", True))
+        self._waiting.clear()
+        self._cancelled.clear()
+
+    def _open_streams(self) -> None:
+        while self._waiting and len(self._streams) < self._limit and not self.dead:
+            token, message = self._waiting.popleft()
+            if token in self._cancelled:
+                self._cancelled.discard(token)
+                continue
+            number = self._connection.get_next_available_stream_id()
+            if number >= _LAST_STREAM:
+                self.closing = True
+            self._numbers[token] = number
+            if self._get:
+                query = base64.urlsafe_b64encode(message).rstrip(b"=")
+                joint = b"&" if "?" in self._path else b"?"
+                path = self._path.encode("ascii") + joint + b"dns=" + query
+                self._streams[number] = _Stream(token, b"")
+                headers = [*self._prefix, (b":path", path), *self._accept]
+                self._connection.send_headers(number, headers, end_stream=True)
+            else:
+                self._streams[number] = stream = _Stream(token, message)
+                length = (b"content-length", b"%d" % len(message))
+                self._connection.send_headers(number, [*self._prefix, *self._accept, length])
+                self._send_body(number, stream)
+
+    def _send_body(self, number: int, stream: _Stream) -> None:
+        """Send as much of a query as the server's windows allow."""
+        while stream.unsent:
+            try:
+                room = self._connection.local_flow_control_window(number)
+            except h2.exceptions.StreamClosedError:
+                # The server has ended it; the event that says so is on its way.
+                return
+            size = min(room, self._connection.max_outbound_frame_size, len(stream.unsent))
+            if size <= 0:
+                return
+            part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
+            self._connection.send_data(number, part, end_stream=not stream.unsent)
+
+    def _handle(self, event: h2.events.Event, events: list[Event]) -> None:
+        if isinstance(event, h2.events.DataReceived):
+            self._connection.acknowledge_received_data(
+                event.flow_controlled_length, event.stream_id
+            )
+            self._take_body(event.stream_id, event.data, events)
+        elif isinstance(event, h2.events.ResponseReceived):
+            self._take_headers(event.stream_id, event.headers, events)
+        elif isinstance(event, h2.events.StreamEnded):
+            self._finish(event.stream_id, events)
+        elif isinstance(event, h2.events.StreamReset):
+            stream = self._streams.pop(event.stream_id, None)
+            if stream is not None:
+                del self._numbers[stream.token]
+                reason = f"the server reset the stream (error {int(event.error_code)})"
+                events.append(Failed(stream.token, reason, True))
+        elif isinstance(event, h2.events.RemoteSettingsChanged):
+            allowed = self._connection.remote_settings.max_concurrent_streams
+            self._limit = min(MAX_STREAMS, allowed)
+            self._send_bodies(self._streams)
+        elif isinstance(event, h2.events.WindowUpdated):
+            self._send_bodies([event.stream_id] if event.stream_id else self._streams)
+
+    def _send_bodies(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            stream = self._streams.get(number)
+            if stream is not None and stream.unsent:
+                self._send_body(number, stream)
+
+    def _take_headers(
+        self, number: int, headers: Iterable[tuple[bytes, bytes]], events: list[Event]
+    ) -> None:
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        stream.body = bytearray()
+        content_type = b""
+        for name, value in headers:
+            if name == b":status":
+                stream.status = int(value)
+            elif name == b"content-type":
+                content_type = value.partition(b";")[0].strip().lower()
+            elif name == b"age" and value.isdigit():
+                stream.age = min(int(value[:10]), 1 << 31)
+            elif name == b"content-length" and value.isdigit() and len(value) > 5:
+                stream.problem = f"an answer of {value[:20].decode()} bytes"
+        if stream.status != 200:
+            stream.problem = f"HTTP status {stream.status}"
+        elif content_type != b"application/dns-message":
+            text = content_type[:60].decode("ascii", "replace")
+            stream.problem = f"the content type is {text or 'missing'}"
+        if stream.problem:
+            self._give_up(number, stream, events)
+
+    def _take_body(self, number: int, data: bytes, events: list[Event]) -> None:
+        stream = self._streams.get(number)
+        if stream is None or stream.body is None:
+            return
+        stream.body += data
+        if len(stream.body) > MAX_MESSAGE:
+            stream.problem = f"an answer of more than {MAX_MESSAGE} bytes"
+            self._give_up(number, stream, events)
+
+    def _give_up(self, number: int, stream: _Stream, events: list[Event]) -> None:
+        """End a query whose answer is of no use; what still comes of it is thrown away by h2."""
+        del self._streams[number], self._numbers[stream.token]
+        events.append(Failed(stream.token, stream.problem, False))
+        self._reset(number)
+
+    def _reset(self, number: int) -> None:
+        """Tell the server to stop, unless it has ended the stream itself."""
+        try:
+            self._connection.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
+        except h2.exceptions.StreamClosedError:
+            return
+
+    def _finish(self, number: int, events: list[Event]) -> None:
+        stream = self._streams.pop(number, None)
+        if stream is None:
+            return
+        del self._numbers[stream.token]
+        if stream.unsent:
+            self._reset(number)
+        if stream.body is None:
+            events.append(Failed(stream.token, "an answer without headers", False))
+        else:
+            events.append(Answered(stream.token, bytes(stream.body), stream.age))

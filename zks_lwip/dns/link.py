@@ -1,0 +1,290 @@
+"""What DNS over HTTPS and over TLS share: one lasting connection, opened when needed, asked again.
+
+A :class:`Link` is one connection; a :class:`LinkedResolver` keeps at most one that takes queries.
+A query that meets a dying connection is sent once more on a fresh one (DNS queries may be
+repeated); a connection that has fallen silent is found out by the link itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import trio
+
+from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.errors import DnsError
+
+__all__ = ["Again", "Link", "LinkedResolver"]
+
+logger = logging.getLogger(__name__)
+
+QUIET = 1.0
+"""Seconds without a byte, while an answer is due, after which a connection is put to the test."""
+SILENCE = 1.0
+"""Seconds that the test may take, if three round trips are not more."""
+IDLE = 10.0
+"""Seconds without traffic after which the next query puts the connection to the test at once."""
+MAX_UNSENT = 1 << 20
+"""Bytes that a server may leave unread before its connection is given up."""
+CONNECT_TIME = 10.0
+"""Seconds that TCP and TLS may take."""
+_TICK = 0.25
+
+
+class Again(DnsError):
+    """The connection could not carry the query to its end; another one may."""
+
+
+class Due:
+    """A query that waits for its answer."""
+
+    __slots__ = ("answer", "done", "problem")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer = b""
+        self.problem: DnsError | None = None
+
+    def finish(self, answer: bytes = b"", problem: DnsError | None = None) -> None:
+        self.answer, self.problem = answer, problem
+        self.done.set()
+
+
+class Link(ABC):
+    """One connection. :meth:`run` moves the bytes until it dies; `rtt` is how long TCP took, in
+    s.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, rtt: float) -> None:
+        self._stream = stream
+        self._silence = max(SILENCE, 3 * rtt)
+        self._due: dict[int, Due] = {}
+        self._out = bytearray()
+        self._news = trio.Event()
+        self._busy = trio.Event()
+        self._heard = trio.current_time()
+        self._tested: float | None = None
+        self._scope = trio.CancelScope()
+        self.retired = False
+        self.dead = ""
+
+    @property
+    @abstractmethod
+    def usable(self) -> bool:
+        """Whether another query may be sent here."""
+
+    @abstractmethod
+    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
+        """Queue a query; return what to call if nobody waits for the answer any more."""
+
+    @abstractmethod
+    def _received(self, data: bytes) -> None:
+        """Take bytes. Calls :meth:`die` on nonsense."""
+
+    @abstractmethod
+    def _pending(self) -> bytes:
+        """Take what the protocol has to send."""
+
+    @abstractmethod
+    def _test(self) -> None:
+        """Ask for a sign of life, where the protocol can."""
+
+    @abstractmethod
+    def _lost(self, reason: str) -> None:
+        """End every query with :class:`Again`."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many queries wait for an answer."""
+
+    async def ask(self, query: bytes) -> bytes:
+        """Ask. Raises :class:`Again` and :class:`ResolverError`."""
+        due = Due()
+        forget = self._send(query, due)
+        now = trio.current_time()
+        if self.waiting == 1:
+            if now - self._heard > IDLE and self._tested is None:
+                self._tested = now
+                self._test()
+            elif self._tested is None:
+                self._heard = now
+        self._news.set()
+        self._busy.set()
+        try:
+            await due.done.wait()
+        except trio.Cancelled:
+            forget()
+            self._news.set()
+            raise
+        if due.problem is not None:
+            raise due.problem
+        return due.answer
+
+    def die(self, reason: str) -> None:
+        """Give the connection up."""
+        if not self.dead:
+            self.dead = reason
+            self._lost(reason)
+            self._scope.cancel()
+
+    def retire(self) -> None:
+        """Another connection has taken over: end with the last answer."""
+        self.retired = True
+        self._busy.set()
+
+    async def run(self) -> None:
+        """Work until the connection dies."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._watch)
+        finally:
+            self.die("we are shutting down")
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = bytes(await self._stream.receive_some(65536))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                self.die("the server has closed the connection")
+                return
+            self._heard = trio.current_time()
+            self._tested = None
+            self._received(data)
+            self._out += self._pending()
+            self._news.set()
+            if len(self._out) > MAX_UNSENT:
+                self.die("the server does not read")
+
+    async def _write(self) -> None:
+        while True:
+            self._out += self._pending()
+            if not self._out:
+                await self._news.wait()
+                self._news = trio.Event()
+                continue
+            data, self._out = self._out, bytearray()
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.die("the server has closed the connection")
+                return
+
+    async def _watch(self) -> None:
+        """Find out when the server has fallen silent."""
+        while True:
+            if not self.waiting:
+                if self.retired:
+                    self.die("another connection has taken over")
+                self._tested = None
+                await self._busy.wait()
+                self._busy = trio.Event()
+            await trio.sleep(_TICK)
+            now = trio.current_time()
+            if self._tested is not None:
+                if now - self._tested > self._silence:
+                    self.die("the server has fallen silent")
+            elif self.waiting and now - self._heard > QUIET:
+                self._tested = now
+                self._test()
+                self._news.set()
+
+
+class LinkedResolver(ABC):
+    """An upstream over one lasting connection; a :class:`~zks_lwip.dns.resolver.Resolver`."""
+
+    size = 4096
+    padding = 128
+
+    def __init__(self, name: str, gate: Gate | None) -> None:
+        self.name = name
+        self.gate = gate
+        self.connections = 0
+        """How many connections have been opened so far."""
+        self.unreachable = False
+        """Whether no address took the last TCP connection that was tried, with the gate up."""
+        self._link: Link | None = None
+        self._attempt: _Attempt | None = None
+        self._nursery: trio.Nursery | None = None
+        self._started = trio.Event()
+
+    @abstractmethod
+    async def _open(self) -> Link:
+        """Connect. Raises :class:`ResolverError`."""
+
+    async def run(self) -> None:
+        """Hold the connections until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._started.set()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            self._link = None
+
+    async def resolve(self, query: bytes) -> bytes:
+        """Ask, once more on a fresh connection if the first one dies over it."""
+        problem: DnsError | None = None
+        for _ in range(2):
+            link = await self._usable()
+            try:
+                return await link.ask(query)
+            except Again as error:
+                logger.debug("%s: %s", self.name, error)
+                problem = error
+        raise ResolverError(f"{self.name}: {problem}") from problem
+
+    async def _usable(self) -> Link:
+        """The connection that takes queries; opened for all who need it, whoever gives up."""
+        link = self._link
+        if link is not None and link.usable:
+            return link
+        await self._started.wait()
+        attempt = self._attempt
+        if attempt is None:
+            if self._nursery is None:
+                raise ResolverError(f"{self.name}: shutting down")
+            attempt = self._attempt = _Attempt()
+            self._nursery.start_soon(self._connect_once, attempt)
+        await attempt.done.wait()
+        if attempt.link is None:
+            raise ResolverError(str(attempt.problem)) from attempt.problem
+        return attempt.link
+
+    async def _connect_once(self, attempt: _Attempt) -> None:
+        try:
+            with trio.fail_after(CONNECT_TIME):
+                link = await self._open()
+        except trio.TooSlowError:
+            attempt.problem = ResolverError(f"{self.name}: no connection in {CONNECT_TIME:g} s")
+        except ResolverError as error:
+            attempt.problem = error
+        else:
+            if self._link is not None:
+                self._link.retire()
+            self._link = attempt.link = link
+            self.connections += 1
+            if self._nursery is not None:
+                self._nursery.start_soon(link.run)
+        finally:
+            self._attempt = None
+            attempt.done.set()
+
+
+class _Attempt:
+    """A connection that is being opened."""
+
+    __slots__ = ("done", "link", "problem")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.link: Link | None = None
+        self.problem = ResolverError("the attempt to connect was given up")
