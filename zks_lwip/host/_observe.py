@@ -76,7 +76,7 @@ def read_sysctl(name: str) -> str | None:
 
 
 def sysctl_path(name: str) -> Path:
-    """The file of a sysctl. An interface's name may have dots: `net.ipv4.conf.eth0.5.forwarding`."""
+    """The file of a sysctl; an interface may be called ``eth0.5``."""
     start, _, rest = name.partition(".conf.")
     path = Path("/proc/sys", *start.split("."))
     if not rest:

@@ -1,0 +1,340 @@
+"""A command in user, mount and network namespaces: as root and, mostly, as nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.child import ROOT, Child
+from tests.netns.lab import NOBODY, Namespace
+from zks_lwip.errors import CommandError, PrivilegeError
+from zks_lwip.host.rootless import Rootless, spawn
+
+pytestmark = [
+    pytest.mark.usefixtures("machine_is_left_as_found"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes user, mounts over /etc"),
+]
+
+USERS = pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "nobody"])
+Run = Callable[..., Child]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that everybody may read, with a TUN node that everybody may open."""
+    path = Path(tempfile.mkdtemp(prefix="zks-rootless-"))
+    path.chmod(0o755)
+    os.mknod(path / "tun", 0o666 | 0o020000, os.makedev(10, 200))
+    (path / "tun").chmod(0o666)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Namespace]:
+    with contextlib.closing(Namespace("rootless")) as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def run(net: Namespace, place: Path) -> Run:
+    """Start ``CMD`` below ``rootless_command``; ``prelude`` is a script that runs before, as root,
+    in a mount namespace of its own."""
+
+    def start(*command: str, user: int | None = NOBODY, prelude: str = "", **options) -> Child:
+        argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"), *command]
+        argv = net.command(argv, user=user)
+        if prelude:
+            argv = ["unshare", "-m", "sh", "-ec", f'{prelude}\nexec "$@"', "prelude", *argv]
+        return Child("rootless", argv, **options)
+
+    return start
+
+
+def output(child: Child, status: int = 0) -> str:
+    with child:
+        code = child.process.wait(timeout=20)
+        assert code == status, child.output
+        child.process.wait()
+        for reader in child._readers:
+            reader.join(5)
+        return "\n".join(child.stdout)
+
+
+@USERS
+def test_the_command_is_the_callers_and_has_nothing_of_ours(run: Run, user: int | None) -> None:
+    script = "id -u; id -g; echo $FRUIT; pwd; ls /proc/self/fd; grep CapEff /proc/self/status"
+    with tempfile.TemporaryFile() as secret:
+        # What the caller left open for us is not for the command, either.
+        fd = secret.fileno()
+        child = run("sh", "-c", script, user=user, env={"FRUIT": "kiwi"}, pass_fds=[fd])
+        lines = output(child).split("\n")
+    uid = str(user or 0)
+    assert lines[:4] == [uid, uid, "kiwi", str(ROOT)]
+    assert lines[4:-1] == ["0", "1", "2", "3"], "3 is ls's own"
+    if user is not None:
+        assert int(lines[-1].split()[1], 16) == 0
+
+
+@USERS
+def test_the_tun_is_the_only_way_out(run: Run, user: int | None) -> None:
+    script = "ip -br a; ip r; ip -6 r; cat /proc/sys/net/ipv4/ping_group_range"
+    text = output(run("sh", "-c", script, user=user))
+    assert re.findall(r"^(\S+) +U", text, re.M) == ["lo", "zks0"]
+    assert "198.18.0.1/30 fdb5:7a6b:7301::1/126" in text and "fe80" not in text
+    assert re.findall(r"^default.*dev (\S+)", text, re.M) == ["zks0", "zks0"]
+    low, high = map(int, text.split("\n")[-1].split())
+    assert low <= (user or 0) <= high
+
+
+def test_packets_come_out_of_the_descriptor() -> None:
+    with spawn(vnet_hdr=True, mtu=1400) as rootless:
+        assert rootless.ipv6 and rootless.ping and rootless.device.vnet_header_size == 10
+        rootless.start(["getent", "ahosts", "no.zks.test"], env={"PATH": "/usr/bin:/bin"})
+        with open(rootless.tun_fd, "rb", buffering=0, closefd=False) as tun:
+            select.select([tun], [], [], 5)
+            packet = tun.read(2000)
+        assert packet is not None
+        packet = packet[10:]
+        assert packet[12:20] == bytes([198, 18, 0, 1, 198, 18, 0, 2])
+        assert packet[9] == socket.IPPROTO_UDP and packet[22:24] == (53).to_bytes(2, "big")
+        assert b"\x02no\x03zks\x04test\0" in packet
+
+
+# ip(8)'s names of namespaces stay.
+OWN_RUN = """
+mkdir -p {place}/run
+mount -t tmpfs none {place}/run
+mkdir {place}/run/netns
+mount --rbind /run/netns {place}/run/netns
+mount --rbind {place}/run /run
+"""
+ETC = """
+mkdir -p {place}/etc.{name}
+cp -a /etc/passwd /etc/group /etc/hosts /etc/ld.so.cache /etc/nsswitch.conf {place}/etc.{name}/
+mount --bind {place}/etc.{name} /etc
+"""
+
+
+@USERS
+@pytest.mark.parametrize("name", ["regular", "link", "stub", "dangling", "missing"])
+def test_resolv_conf_whatever_the_hosts_is(
+    run: Run, place: Path, name: str, user: int | None
+) -> None:
+    make = {
+        "regular": "echo nameserver 9.9.9.9 > /etc/resolv.conf",
+        "link": "echo nameserver 9.9.9.9 > /etc/real; ln -s real /etc/resolv.conf",
+        "stub": OWN_RUN.format(place=place) + "mkdir -p /run/systemd/resolve; "
+        "echo nameserver 9.9.9.9 > /run/systemd/resolve/stub-resolv.conf; "
+        "ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+        "dangling": "ln -s ../run/systemd/nowhere/resolv.conf /etc/resolv.conf",
+        "missing": "",
+    }[name]
+    name = f"{name}{user or 0}"
+    prelude = ETC.format(place=place, name=name) + make
+    script = "cat /etc/resolv.conf; grep hosts /etc/nsswitch.conf; id -un; echo >> /etc/hosts"
+    child = run("sh", "-c", script, user=user, prelude=prelude)
+    with child:
+        child.process.wait(timeout=20)
+        child.wait_for("hosts:")
+        text = "\n".join(child.stdout)
+    assert re.findall("nameserver (.*)", text) == ["198.18.0.2"]
+    assert re.findall("hosts: *(.*)", text) == ["files dns"]
+    assert "nobody" in text or user is None
+    before = Path("/etc/hosts").read_text()
+    after = (place / f"etc.{name}/hosts").read_text()
+    assert after == before + "\n" * (user is None), "a user still cannot write there, root can"
+
+
+RUN = """
+mkdir -p /run/nscd /run/dbus /run/avahi-daemon /run/systemd/resolve /run/other
+for d in nscd dbus avahi-daemon systemd/resolve other; do echo here > /run/$d/socket; done
+"""
+
+
+@USERS
+def test_sockets_of_resolvers_are_covered(run: Run, place: Path, user: int | None) -> None:
+    script = "cd /run; cat other/socket; find . -name socket -not -path './netns/*'"
+    text = output(run("sh", "-c", script, user=user, prelude=OWN_RUN.format(place=place) + RUN))
+    assert text == "here\n./other/socket"
+
+
+def test_a_resolver_that_is_restarted_stays_covered(run: Run, place: Path) -> None:
+    """Its directory is removed, and with it what was mounted there; the new one must not show."""
+    restart = "(sleep 0.7; rm -r /run/nscd; mkdir -m 755 /run/nscd; echo new > /run/nscd/socket) &"
+    script = "sleep 1.2; cat /run/other/socket; cat /run/nscd/socket || echo covered"
+    assert (
+        output(run("sh", "-c", script, prelude=OWN_RUN.format(place=place) + RUN + restart))
+        == "here\ncovered"
+    )
+
+
+def test_exit_codes(run: Run, place: Path) -> None:
+    (place / "plain").write_text("no program")
+    output(run("sh", "-c", "exit 7"), 7)
+    output(run("sh", "-c", "kill -TERM $$"), 128 + 15)
+    missing, plain = run("no-such-program"), run(str(place / "plain"))
+    output(missing, 127)
+    assert missing.stderr[-1] == "cannot run no-such-program: No such file or directory"
+    output(plain, 126)
+    assert "Permission denied" in plain.stderr[-1]
+
+
+def test_a_directory_that_is_not_there() -> None:
+    with spawn() as rootless, pytest.raises(CommandError, match="cannot enter its directory /nope"):
+        rootless.start(["true"], cwd="/nope")
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2"])
+def test_signals_are_forwarded(run: Run, name: str) -> None:
+    script = f"trap 'echo got {name}; exit 5' {name}; echo ready; while :; do sleep 0.02; done"
+    with run("bash", "-c", script) as child:
+        child.wait_for("ready")
+        child.process.send_signal(getattr(signal, f"SIG{name}"))
+        assert child.process.wait(timeout=5) == 5
+        assert child.stdout.count(f"got {name}") == 1
+
+
+def test_the_command_dies_with_its_parent(run: Run) -> None:
+    with run("sh", "-c", "echo $$; exec sleep 100") as child:
+        child.wait_for(r"^\d+$")
+        pid = int(child.stdout[0])
+        child.process.kill()
+        deadline = time.monotonic() + 5
+        while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not Path(f"/proc/{pid}/exe").exists()
+
+
+class Terminal:
+    """A session of its own with a terminal."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.fd, inner = pty.openpty()
+        self.text = ""
+        environment = {**os.environ, "PS1": "$ ", "TERM": "dumb", "HISTFILE": ""}
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *argv], stdin=inner, stdout=inner, stderr=inner,
+            env=environment, cwd=ROOT)  # fmt: skip
+        os.close(inner)
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def expect(self, pattern: str) -> None:
+        deadline = time.monotonic() + 10
+        while not (found := re.search(pattern, self.text)):
+            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no {pattern!r} in {self.text!r}"
+            self.text += os.read(self.fd, 1000).decode()
+        self.text = self.text[found.end() :]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+
+
+def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: Path) -> None:
+    argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"),
+            "bash", "--norc", "-i"]  # fmt: skip
+    with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
+        terminal.expect(r"\$ ")
+        terminal.type("tty; sleep 100\n")
+        terminal.expect("/dev/pts/")
+        time.sleep(0.2)
+        terminal.type("\x1a")
+        terminal.expect(r"\[1\]\+ +Stopped +sleep 100")
+        terminal.type("fg\n")
+        terminal.expect("sleep 100")
+        time.sleep(0.2)
+        terminal.type("\x03")
+        terminal.expect(r"\$ ")
+        terminal.type("echo alive $?\n")
+        terminal.expect("\nalive 130")
+        assert "job control" not in terminal.text
+        terminal.type("exit 3\n")
+        assert terminal.process.wait(timeout=5) == 3
+
+
+def test_ctrl_c_reaches_the_command_once(net: Namespace, place: Path) -> None:
+    script = "n=0; trap 'n=$((n+1))' INT; echo ready; sleep 1; sleep 0.5; echo got $n; exit 4"
+    argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"),
+            "bash", "-c", script]  # fmt: skip
+    with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
+        terminal.expect("ready")
+        terminal.type("\x03")
+        terminal.expect("got 1")
+        assert terminal.process.wait(timeout=5) == 4
+
+
+def refusal(child: Child) -> str:
+    output(child, 99)
+    return child.stderr[-1]
+
+
+def test_why_there_is_no_tun(run: Run, place: Path) -> None:
+    text = refusal(run("true", prelude=f"mount --bind /dev/null {place}/tun"))
+    assert text.startswith("DeviceError: cannot make the interface zks0")
+    closed = "mknod $D/t c 10 200; chmod 0600 $D/t; mount --bind $D/t $D/tun; rm $D/t"
+    text = refusal(run("true", prelude=closed.replace("$D", str(place))))
+    assert text.startswith("PrivilegeError") and f"sudo chmod 0666 {place}/tun" in text
+
+
+@pytest.mark.parametrize("kind", ["user", "net"])
+def test_why_there_are_no_namespaces(place: Path, kind: str) -> None:
+    """A limit of 0 in a user namespace around us, as an administrator sets it for everybody."""
+    limit = f"echo 0 > /proc/sys/user/max_{kind}_namespaces"
+    inner = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"), "true"]
+    script = f'{limit} && exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all -- "$@"'
+    argv = ["unshare", "-U", "-r", "sh", "-c", script, "x", *inner]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=20)
+    assert done.returncode == 99
+    assert f"user.max_{kind}_namespaces is 0" in done.stderr, done.stderr
+
+
+def test_it_must_be_the_main_thread() -> None:
+    import threading
+
+    seen: list[BaseException] = []
+
+    def inside() -> None:
+        try:
+            spawn()
+        except RuntimeError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(seen[0])
+
+
+def test_nothing_is_left_when_it_is_given_up() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    with spawn() as rootless:
+        pid = rootless.pid
+        assert isinstance(rootless, Rootless) and rootless.tun_fd >= 0
+    rootless.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(Exception, match="modprobe tun") as caught:
+        spawn(node="/dev/net/none")
+    assert not isinstance(caught.value, PrivilegeError)
