@@ -17,9 +17,9 @@ from zks_lwip.stack import TcpListener, TcpStream, connect_tcp, open_stack
 async def shout(stream: TcpStream) -> None:
     """Send back in capitals what comes, and end when the client does."""
     async with stream:
-        where = "%s port %d" % stream.destination
+        host, port = stream.destination
         async for data in stream:
-            await stream.send_all(f"{where} says {data.decode().upper()}".encode())
+            await stream.send_all(f"{host} port {port} says {data.decode().upper()}".encode())
 
 
 async def main() -> None:
