@@ -88,7 +88,7 @@ def test_goaway() -> None:
 def test_associations_over_the_limit_evict_the_least_recently_used() -> None:
     session = worker(settings=Settings(udp=True, associations=2))
     one, two, three = (Udp(n, "192.0.2.1", 1, b"") for n in (1, 2, 3))
-    assert feed(session, one, two) == [one, two]
+    assert feed(session, one, two, one, two) == [one, two, one, two]
     assert session.send_udp(1, "192.0.2.1", 1, b"")  # 2 is now the older one
     drain(session)
     assert feed(session, three) == [UdpClose(2), three]
@@ -102,6 +102,7 @@ def test_associations_over_the_limit_evict_the_least_recently_used() -> None:
     session.udp_close(2)
     assert drain(session) == [UdpClose(2)]
     assert feed(session, three) == [three]
+    assert feed(session, one, three, one, two) == [one, three, one, UdpClose(3), two]
 
 
 def test_worker_without_associations_takes_none() -> None:
@@ -241,8 +242,12 @@ def test_ping_is_always_answered() -> None:
     session = client()
     assert feed(session, Ping(), Ping(), Pong()) == []
     assert drain(session) == [Pong(), Pong()]
-    feed(session, *[Ping()] * 4000)
-    assert drain(session, limit=4096) == [Pong()] * 4000
+    feed(session, *[Ping()] * 4090)
+    session.goaway(1001, "bye")
+    sizes = []
+    while (message := session.next_message(limit=4096)) is not None:
+        sizes.append(len(message))
+    assert sum(sizes) == 4090 + 14 and max(sizes) <= 4096
 
 
 def test_ping_flood() -> None:
@@ -303,7 +308,7 @@ def test_queries_of_a_client_are_bounded() -> None:
     taken = sum(session.dns_query(n, bytes(60_000)) for n in range(1, 100))
     assert 10 < taken < 20 and session.stats.dns_refused == 99 - taken
     assert len(drain(session)) == taken
-    assert session.dns_query(100, b"")
+    assert session.dns_query(100, bytes(60_000))
 
 
 def test_connects_of_a_stalled_client_are_bounded() -> None:

@@ -61,8 +61,7 @@ class Outbox:
         self.control_size += len(frame) + (_COST if waiting is None else 0)
 
     def forget(self, stream: int) -> bool:
-        """Drop all that waits for a stream; True if its CONNECT was still among that."""
-        self.windows.pop(stream, None)
+        """Drop the control frames of a stream; True if its CONNECT was still among them."""
         waiting = self.control.pop(stream, None)
         if waiting is None:
             return False

@@ -119,14 +119,17 @@ class Session(Inbound):
 
     def _assemble(self, limit: int, streams: bool) -> bytearray:
         outbox, queue = self._outbox, self._queue
-        pinged = outbox.pings
-        parts, size, counted = outbox.take(limit, streams)
-        self._sent += counted
-        if pinged and not outbox.pings:
-            self._round_trip.sent(self._clock())
-        for request in outbox.answered:
-            self._release_request(request)
-        outbox.answered.clear()
+        parts: list[bytes] = []
+        size = 0
+        if outbox:
+            pinged = outbox.pings
+            parts, size, counted = outbox.take(limit, streams)
+            self._sent += counted
+            if pinged and not outbox.pings:
+                self._round_trip.sent(self._clock())
+            for request in outbox.answered:
+                self._release_request(request)
+            outbox.answered.clear()
         # While control frames wait, a stream's CONNECT or CONNECTED may be among them
         if not queue or outbox.control or limit - size < _LEAST_ROOM:
             return bytearray().join(parts)
@@ -136,7 +139,8 @@ class Session(Inbound):
         frames, payload = queue.frames, queue.payload
         assert self.peer is not None
         with memoryview(scratch) as whole, whole[:limit] as view:
-            view[:size] = b"".join(parts)
+            if parts:
+                view[:size] = b"".join(parts)
             end = queue.fill(view, size, self.peer.max_data)
         self._sent += queue.frames - frames
         self.stats.data_out += queue.payload - payload
