@@ -189,6 +189,13 @@ async def working(
         nursery.cancel_scope.cancel()
 
 
+async def eventually(condition: Callable[[], object], seconds: float = 2) -> None:
+    """Wait until something has become true."""
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.005)
+
+
 def raw_server(
     *steps: bytes | float | None, then_hang: bool = False
 ) -> Callable[[trio.SocketStream], Awaitable[None]]:

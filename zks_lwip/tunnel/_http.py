@@ -15,6 +15,7 @@ __all__ = ["Headers", "HttpRequest", "HttpResponse", "read_request", "respond"]
 Headers = Sequence[tuple[bytes, bytes]]
 
 _MAX_HEAD = 16 * 1024
+_DRAIN = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,15 @@ def _peer(stream: trio.abc.Stream) -> tuple[str, int] | None:
 async def respond(
     stream: trio.abc.Stream, response: HttpResponse, *, with_body: bool = True
 ) -> None:
-    """Send ``response`` and close the stream."""
+    """Send ``response`` and close the stream.
+
+    What the client is still sending is read for a moment: closing over it would reset the
+    connection, and the client might never see the response.
+    """
     await stream.send_all(response.encode(with_body=with_body))
+    if isinstance(stream, trio.SocketStream):
+        with trio.move_on_after(_DRAIN):
+            await stream.send_eof()
+            while await stream.receive_some(_MAX_HEAD):
+                pass
     await stream.aclose()

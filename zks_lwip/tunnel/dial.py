@@ -73,13 +73,16 @@ async def connect_worker(
 ) -> WsConnection:
     """Open a WebSocket to the worker; its reader runs in ``nursery``.
 
-    ``context`` is what :func:`tls_context` gave (made here if None) for ``wss://``. A worker that does not select
-    ``subprotocol`` is an error; None offers none. ``session`` goes into ``Zks-Session``. Raises
-    WorkerUnreachable, which is worth another try, or AuthError, CertificateError, WorkerNotFound,
-    ConfigError or PrivilegeError, which will not pass by themselves.
+    ``context`` is what :func:`tls_context` gave, made here if None, and used for ``wss://``. A
+    worker that does not select ``subprotocol`` is an error; None offers none. ``session`` goes into
+    ``Zks-Session``. Raises WorkerUnreachable, which is worth another try, or AuthError,
+    CertificateError, WorkerNotFound, ConfigError or PrivilegeError, which will not pass by
+    themselves.
     """
     worker = config.worker
-    if worker.secure and context is None:
+    if not worker.secure:
+        context = None
+    elif context is None:
         context = tls_context(config.ca_file)
     try:
         with trio.fail_after(config.connect_timeout):
