@@ -15,12 +15,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
+from .host.config import KillSwitch
 
 __all__ = [
     "DEFAULT_HOST_LOOPBACK",
     "DEFAULT_MTU",
     "Icmp",
     "Ipv6",
+    "KillSwitch",
     "StaticName",
     "VpnConfig",
     "WorkerUrl",
@@ -119,6 +121,7 @@ class VpnConfig:
     tun: str = "zks0"
     mtu: int = DEFAULT_MTU
     netns: str | None = None
+    kill_switch: KillSwitch = KillSwitch.STRICT
     ipv6: Ipv6 = Ipv6.AUTO
     icmp: Icmp = Icmp.TUNNEL
     dns_static: tuple[StaticName, ...] = ()

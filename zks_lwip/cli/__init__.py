@@ -1,0 +1,143 @@
+"""The command line: ``python -m zks_lwip`` and ``zks-lwip``.
+
+Sub-commands are imported when they are named, so that none waits for another's dependencies.
+Whatever goes wrong ends in one sentence on stderr and an exit code, never in a traceback:
+:class:`~zks_lwip.errors.ZksError` carries both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from .._groups import leaves
+from ..errors import StackError, ZksError
+
+__all__ = ["EXIT_INTERNAL", "main"]
+
+_log = logging.getLogger(__name__)
+
+#: An error that is none of errors.py: a bug of ours (EX_SOFTWARE of sysexits.h).
+EXIT_INTERNAL = 70
+
+_COMMANDS = {"connect": "connect", "run": "run", "worker": "worker"}
+
+
+class _Failure(click.ClickException):
+    """One sentence for stderr, and the exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click sets it so itself
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"zks-lwip: {self.format_message()}", file=file, err=file is None)
+
+
+class _Commands(click.Group):
+    """Sub-commands by name; their errors become sentences."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{_COMMANDS[cmd_name]}", __name__)
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BaseException as error:
+            raise _explained(error) from error
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What to end with: a sentence for what we know, and for a bug where to look."""
+    errors = list(leaves(error))
+    _log.debug("ended by an error", exc_info=error)
+    for known in errors:
+        if isinstance(known, ZksError):
+            return _Failure(str(known), known.exit_code)
+    for other in errors:
+        if isinstance(other, KeyboardInterrupt):
+            return click.exceptions.Exit(130)
+        if isinstance(other, SystemExit):
+            return other
+    first = errors[0]
+    return _Failure(
+        f"internal error, please report it: {type(first).__name__}: {first} "
+        "(-vv shows where it happened)",
+        EXIT_INTERNAL,
+    )
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    click.echo(f"zks-lwip {__version__} (lwIP {_lwip_version()})")
+    ctx.exit()
+
+
+def _lwip_version() -> str:
+    try:
+        from .._lwip import ffi, lib
+    except ImportError as error:
+        raise StackError(
+            f"the compiled part of zks_lwip cannot be loaded ({error}). Build it with "
+            "`python build_lwip.py build` in the source folder, or install the package again."
+        ) from None
+    return str(ffi.string(lib.zks_lwip_version()).decode("ascii"))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print our version and that of the lwIP inside, and exit.",
+)
+def main() -> None:
+    """Carry a machine's, a namespace's or one program's traffic through a WebSocket.
+
+    IP packets are taken from a TUN device, their TCP and UDP is ended in lwIP, and the bytes go
+    over one or more WebSockets to a worker, which opens the real connections. Applications need
+    no configuration and notice nothing.
+
+    \b
+    A first look, without root and without a worker of one's own:
+      python -m zks_lwip run -- curl http://example.com/
+    A whole machine, as root, through a worker elsewhere:
+      python -m zks_lwip connect --worker wss://worker.example --token-file token.txt
+    The worker, on the machine whose network is to be used:
+      python -m zks_lwip worker --listen 127.0.0.1:8787
+
+    \b
+    Exit codes, for scripts (`run` passes on the code of its command):
+      0   stopped as asked             11  the worker cannot be reached
+      1   another error                12  its certificate does not verify
+      2   an option is wrong           13  it refuses the token (401, 403)
+      3   a privilege is missing       14  what answers is no worker (404, a page)
+      4   the host could not be set up 15  it breaks the tunnel protocol
+      5   the stack failed             16  the session was lost
+      70  a bug of ours                20  a DNS failure
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # a terminal of ASCII must not turn an arrow into an error
+            reconfigure(errors="replace")

@@ -26,10 +26,14 @@ SWEEP_SECONDS = 1.0
 class WorkerAbilities(Protocol):
     """What the worker's HELLO says (PROTOCOL.md §3)."""
 
-    udp: bool
-    icmp: bool
-    ipv6: bool
-    idle_udp: int
+    @property
+    def udp(self) -> bool: ...
+    @property
+    def icmp(self) -> bool: ...
+    @property
+    def ipv6(self) -> bool: ...
+    @property
+    def idle_udp(self) -> int: ...
 
 
 class GatewayStack(UdpStack, EchoStack, Protocol):

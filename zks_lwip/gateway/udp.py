@@ -177,7 +177,7 @@ class Associations:
         if (":" in source) is (":" in local[0]):
             # ICMP quotes the header of what caused it: a datagram from the application to there.
             self._stack.refuse_datagram(
-                Datagram(source=local, destination=(source, port), payload=b""),
+                Datagram(source=local, destination=(source, port), payload=memoryview(b"")),
                 UDP_REFUSALS.get(code) or refusal_for(code),
             )
 

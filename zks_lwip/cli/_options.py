@@ -1,0 +1,207 @@
+"""The tunnel options that ``connect`` and ``run`` share, and the configuration made from them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..config import (
+    DEFAULT_HOST_LOOPBACK,
+    DEFAULT_MTU,
+    Icmp,
+    Ipv6,
+    KillSwitch,
+    VpnConfig,
+    parse_host_loopback,
+    parse_static_name,
+    parse_worker_url,
+    read_token_file,
+)
+from ..errors import ConfigError
+from ..stats import format_summary
+
+__all__ = [
+    "EMBEDDED_NOTE",
+    "make_config",
+    "print_stats",
+    "print_stats_json",
+    "set_up_logging",
+    "tunnel_options",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+EMBEDDED_NOTE = (
+    "no --worker given: a worker runs here, as a child process. Everything goes through the "
+    "tunnel, but still leaves from this machine and its address."
+)
+
+_OPTIONS = (
+    click.option(
+        "--worker",
+        metavar="URL",
+        help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Left out: a worker "
+        "is started here, as a child process.",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A file whose first line is the worker's token, bare or as `NAME TOKEN`.",
+    ),
+    click.option(
+        "--ca-file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="PEM certificates to trust for the worker, besides the system's.",
+    ),
+    click.option(
+        "--plaintext",
+        is_flag=True,
+        help="Allow ws:// to a worker that is not on loopback: token and traffic can then be "
+        "read on the way.",
+    ),
+    click.option(
+        "--tun",
+        metavar="NAME",
+        default="zks0",
+        show_default=True,
+        help="The name of the TUN device.",
+    ),
+    click.option(
+        "--mtu",
+        metavar="N",
+        type=int,
+        default=DEFAULT_MTU,
+        show_default=True,
+        help="The MTU of the TUN device, 1280 to 65535.",
+    ),
+    click.option(
+        "--ipv6",
+        type=click.Choice([item.value for item in Ipv6]),
+        default=Ipv6.AUTO.value,
+        show_default=True,
+        help="IPv6 is tunnelled, or refused at once so that applications fall back to IPv4. auto: "
+        "tunnelled if the worker has it.",
+    ),
+    click.option(
+        "--icmp",
+        type=click.Choice([item.value for item in Icmp]),
+        default=Icmp.TUNNEL.value,
+        show_default=True,
+        help="Pings are sent by the worker (if it can), answered here for every address, or "
+        "dropped.",
+    ),
+    click.option(
+        "--dns-static",
+        metavar="NAME=ADDRESS",
+        multiple=True,
+        help="Answer this name here. Repeatable; the same name again adds an address.",
+    ),
+    click.option(
+        "--fast-connect",
+        is_flag=True,
+        help="Accept TCP connections before the worker has connected: one round trip less, but "
+        "every port seems open.",
+    ),
+    click.option(
+        "--max-flows",
+        metavar="N",
+        type=int,
+        default=8192,
+        show_default=True,
+        help="TCP connections at a time; more are refused, the oldest unanswered first.",
+    ),
+    click.option(
+        "--host-loopback",
+        metavar="ADDRESS|none",
+        default=None,
+        help="Only without --worker: this address in the tunnel is the host's own 127.0.0.1.  "
+        f"[default: {DEFAULT_HOST_LOOPBACK}]",
+    ),
+    click.option("--stats", is_flag=True, help="Print counters at the end, on stderr."),
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        help="Say what happens, on stderr; -vv adds the addresses of every connection.",
+    ),
+)
+
+
+def tunnel_options(function: _Function) -> _Function:
+    """Add the shared options to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def make_config(
+    *,
+    worker: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    plaintext: bool,
+    tun: str,
+    mtu: int,
+    ipv6: str,
+    icmp: str,
+    dns_static: tuple[str, ...],
+    fast_connect: bool,
+    max_flows: int,
+    host_loopback: str | None,
+    netns: str | None = None,
+    kill_switch: str = KillSwitch.STRICT.value,
+) -> VpnConfig:
+    """The configuration that the options describe. Raises :class:`ConfigError`."""
+    if host_loopback is not None and worker is not None:
+        raise ConfigError(
+            "--host-loopback works only without --worker: a worker elsewhere cannot reach this "
+            "host's loopback. Leave one of them out."
+        )
+    return VpnConfig(
+        worker=None if worker is None else parse_worker_url(worker),
+        token=None if token_file is None else read_token_file(token_file),
+        ca_file=ca_file,
+        plaintext=plaintext,
+        tun=tun,
+        mtu=mtu,
+        netns=netns,
+        kill_switch=KillSwitch(kill_switch),
+        ipv6=Ipv6(ipv6),
+        icmp=Icmp(icmp),
+        dns_static=tuple(parse_static_name(text) for text in dns_static),
+        fast_connect=fast_connect,
+        max_flows=max_flows,
+        host_loopback=(
+            DEFAULT_HOST_LOOPBACK if host_loopback is None else parse_host_loopback(host_loopback)
+        ),
+    )
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log to stderr: warnings, with ``-v`` what happens, with ``-vv`` all of it."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,  # of the libraries: their debug lines name hosts and headers
+        format="zks-lwip: %(message)s" if verbose < 2 else "%(asctime)s %(name)s: %(message)s",
+    )
+    logging.getLogger("zks_lwip").setLevel(level)
+
+
+def print_stats(stats: dict[str, Any]) -> None:
+    """The counters in a few lines, on stderr."""
+    for line in format_summary(stats):
+        click.echo(f"zks-lwip: {line}", err=True)
+
+
+def print_stats_json(stats: dict[str, Any]) -> None:
+    """The counters as one line of JSON, on stderr."""
+    click.echo(json.dumps(stats, default=str, sort_keys=True), err=True)
