@@ -27,7 +27,6 @@ from zks_lwip.dns.wire import (
     RD,
     Ede,
     Rcode,
-    WireError,
     ede_option,
     filter_options,
     name_end,
@@ -151,18 +150,13 @@ def examine(message: bytes) -> Query | Rejected:
         )
     if message[end : end + 3] != b"\0\0\x29" or end + 11 > size:
         return _examine_slowly(message)
-    payload, extended, version, edns_flags, length = struct.unpack_from("!HBBHH", message, end + 3)
-    if end + 11 + length != size:
-        return Rejected(_bare(ident, flags, Rcode.FORMERR), "formerr")
-    options = b""
-    if length:
-        try:
-            options = filter_options(message[end + 11 :])
-        except WireError:
-            return Rejected(_bare(ident, flags, Rcode.FORMERR), "formerr")
+    payload, version, edns_flags, length = struct.unpack_from("!HxBHH", message, end + 3)
+    if length or end + 11 != size:
+        # EDNS options are checked by dnspython: most queries have none.
+        return _examine_slowly(message)
     body = message[:10] + b"\0\0" + message[12:end]
     return _with_edns(
-        ident, flags, name, kind, klass, question, payload, version, edns_flags, options, body, True
+        ident, flags, name, kind, klass, question, payload, version, edns_flags, b"", body, True
     )
 
 
@@ -196,12 +190,12 @@ def _with_edns(
 
 def _examine_slowly(message: bytes) -> Query | Rejected:
     """Let dnspython judge what is not a plain query."""
-    ident, flags, *_ = HEADER.unpack_from(message)
+    ident, flags, _, answers, authorities, additionals = HEADER.unpack_from(message)
     if len(message) > _MAX_UNUSUAL:
         return Rejected(_bare(ident, flags, Rcode.FORMERR), "formerr")
     try:
         parsed = dns.message.from_wire(message, keyring=False)
-        version, edns_flags, payload = parsed.edns, parsed.ednsflags, parsed.payload
+        version, edns_flags, payload = parsed.edns, parsed.ednsflags, int(parsed.payload)
         options = b"".join(
             struct.pack("!HH", option.otype, len(value)) + value
             for option in parsed.options
@@ -232,20 +226,11 @@ def _examine_slowly(message: bytes) -> Query | Rejected:
     kind, klass = struct.unpack("!HH", question[-4:])
     if version >= 0:
         options = filter_options(options)
+        plain = not answers and not authorities and additionals == 1
         return _with_edns(
-            ident,
-            flags,
-            name,
-            kind,
-            klass,
-            question,
-            payload,
-            version,
-            edns_flags,
-            options,
-            body,
-            False,
-        )
+            ident, flags, name, kind, klass, question, payload, version, edns_flags, options, body,
+            plain,
+        )  # fmt: skip
     key = b"%b%b%c\0%b" % (name, question[-4:], (flags & _KEY_FLAGS) >> 4, body[12:])
     return Query(
         ident, flags, name, kind, klass, question, False, 512, False, b"", body, key, False

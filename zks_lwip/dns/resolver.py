@@ -10,7 +10,7 @@ import trio
 from zks_lwip.dns.wire import Ede
 from zks_lwip.errors import DnsError
 
-__all__ = ["DnsTunnel", "Gate", "Resolver", "ResolverError", "WorkerResolver"]
+__all__ = ["DnsTunnel", "Gate", "NotApplicable", "Resolver", "ResolverError", "WorkerResolver"]
 
 
 class ResolverError(DnsError):
@@ -19,6 +19,10 @@ class ResolverError(DnsError):
     def __init__(self, message: str, ede: int = Ede.NETWORK_ERROR) -> None:
         super().__init__(message)
         self.ede = ede
+
+
+class NotApplicable(ResolverError):
+    """This upstream is not for this case; that says nothing about its health."""
 
 
 class Gate(Protocol):

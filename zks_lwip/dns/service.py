@@ -20,7 +20,7 @@ from zks_lwip.dns.answer import Answer, answer_from_upstream, servfail
 from zks_lwip.dns.cache import Cache
 from zks_lwip.dns.intercept import Query, Rejected, examine
 from zks_lwip.dns.local import LocalNames
-from zks_lwip.dns.resolver import Gate, Resolver, ResolverError, wait_up
+from zks_lwip.dns.resolver import Gate, NotApplicable, Resolver, ResolverError, wait_up
 from zks_lwip.dns.wire import MAX_MESSAGE, Ede, WireError, encode_name
 from zks_lwip.errors import DnsError
 
@@ -247,6 +247,8 @@ class DnsService:
                 continue
             try:
                 answer = await self._ask(upstream, query)
+            except NotApplicable as error:
+                logger.debug("%s: %s", upstream.resolver.name, error)
             except ResolverError as error:
                 problem = error
                 logger.debug("%s: %s", upstream.resolver.name, error)
@@ -273,6 +275,9 @@ class DnsService:
             raise ResolverError(
                 f"a bad answer from {resolver.name}: {error}", Ede.INVALID_DATA
             ) from error
+        except NotApplicable:
+            upstream.asked -= 1
+            raise
         except ResolverError:
             upstream.failed += 1
             raise

@@ -1,0 +1,234 @@
+"""Which way queries go, and plain DNS for forwarded domains."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+import trio
+
+from tests.unit.dns import servers
+from tests.unit.dns.servers import (
+    AUTHORITY,
+    Server,
+    answer_to,
+    http2,
+    listening,
+    server_context,
+)
+from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
+from zks_lwip.dns.dial import direct
+from zks_lwip.dns.framing import Deframer, frame
+from zks_lwip.dns.plain import PlainResolver
+from zks_lwip.errors import ConfigError, TunnelError
+
+
+class Tunnel:
+    """A tunnel that connects on this machine, or refuses."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.refuse = False
+        self.connects: list[tuple[str, int]] = []
+        self.asked: list[bytes] = []
+
+    async def dns_query(self, message: bytes) -> bytes:
+        self.asked.append(message)
+        return answer_to(message)
+
+    async def connect_tcp(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        self.connects.append((host, port))
+        if self.refuse:
+            raise TunnelError("the worker refused (502)")
+        stream = await direct()(host, port)
+        assert isinstance(stream, trio.SocketStream)
+        return stream
+
+
+@pytest.mark.parametrize(
+    ("asked", "embedded", "v1", "chosen"),
+    [
+        (Via.AUTO, True, False, Via.DIRECT),
+        (Via.AUTO, False, True, Via.WORKER),
+        (Via.AUTO, False, False, Via.AUTO),
+        (Via.DIRECT, False, False, Via.DIRECT),
+        (Via.TUNNEL, True, False, Via.TUNNEL),
+        (Via.WORKER, False, False, Via.WORKER),
+    ],
+)
+def test_which_way(asked: Via, embedded: bool, v1: bool, chosen: Via) -> None:
+    assert choose_via(asked, embedded=embedded, v1=v1) is chosen
+
+
+def test_worker_with_the_embedded_worker_would_leak() -> None:
+    with pytest.raises(ConfigError, match="plain DNS"):
+        choose_via(Via.WORKER, embedded=True)
+
+
+def test_what_is_contacted_outside_the_tunnel() -> None:
+    made = make_upstreams(
+        tunnel=Tunnel(), embedded=True, mark=7, forward=["lan=192.168.1.1", "b=[fd00::1]:99"]
+    )
+    assert ("1.1.1.1", 443, "tcp") in made.direct and ("2620:fe::fe", 443, "tcp") in made.direct
+    assert ("192.168.1.1", 53, "udp") in made.direct and ("fd00::1", 99, "tcp") in made.direct
+    inside = make_upstreams(tunnel=Tunnel(), embedded=False)
+    assert inside.direct == ()
+    assert [resolver.name for resolver in inside.resolvers][-1] == "worker"
+    only = make_upstreams(tunnel=Tunnel(), embedded=False, via=Via.WORKER)
+    assert [resolver.name for resolver in only.resolvers] == ["worker"]
+
+
+def test_contradictions_are_refused(tmp_path: Path) -> None:
+    server = Server(port=443).address()
+    with pytest.raises(ConfigError, match="--dns-via worker"):
+        make_upstreams([server], tunnel=Tunnel(), embedded=False, via=Via.WORKER)
+    with pytest.raises(ConfigError, match="--ca-file"):
+        make_upstreams(tunnel=Tunnel(), embedded=False, ca_file=tmp_path / "none")
+
+
+@asynccontextmanager
+async def running(service: DnsService) -> AsyncIterator[DnsService]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        yield service
+        nursery.cancel_scope.cancel()
+
+
+async def ask(service: DnsService, name: str = "ok.example") -> dns.message.Message:
+    query = dns.message.make_query(name, "A", use_edns=0).to_wire()
+    return dns.message.from_wire(await service.answer(query) or b"")
+
+
+async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(ca_file))
+    tunnel = Tunnel()
+    async with listening(http2, None, server_context("h2")) as server:
+        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        async with running(DnsService(made.resolvers, hosts=None)) as service:
+            assert (await ask(service)).answer
+            assert tunnel.connects == [("127.0.0.1", server.port)] and not tunnel.asked
+            # A resolver that fails without being out of reach does not send queries to the worker.
+            assert (await ask(service, "http502.example")).rcode() == dns.rcode.SERVFAIL
+            assert not tunnel.asked
+        tunnel.refuse = True
+        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        async with running(DnsService(made.resolvers, hosts=None)) as service:
+            assert (await ask(service)).answer
+            assert len(tunnel.asked) == 1
+            connects = len(tunnel.connects)
+            assert (await ask(service, "ok2.example")).answer
+            assert len(tunnel.connects) == connects
+            # When the worker can reach the resolver after all, it is asked again.
+            tunnel.refuse = False
+            with trio.fail_after(5):
+                while len(tunnel.connects) == connects:
+                    await trio.sleep(0.05)
+            await trio.sleep(0.1)
+            assert (await ask(service, "ok3.example")).answer
+            assert len(tunnel.asked) == 2
+    # A bad certificate is no reason to ask in the clear.
+    context = server_context("h2", AUTHORITY.issue_cert("other.test"))
+    async with listening(http2, None, context) as server:
+        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        async with running(DnsService(made.resolvers, hosts=None)) as service:
+            seen = await ask(service)
+            assert seen.rcode() == dns.rcode.SERVFAIL and "certificate" in seen.options[0].text
+            assert len(tunnel.asked) == 2
+
+
+async def test_a_tunnel_that_goes_down_does_not_count_as_out_of_reach(tmp_path: Path) -> None:
+    tunnel = Tunnel()
+    tunnel.refuse = True
+    made = make_upstreams([Server(port=1).address()], tunnel=tunnel, embedded=False)
+
+    async def refuse(host: str, port: int) -> trio.abc.HalfCloseableStream:
+        tunnel.up = False
+        raise TunnelError("the session is lost")
+
+    tunnel.connect_tcp = refuse  # type: ignore[method-assign]
+    made = make_upstreams([Server(port=1).address()], tunnel=tunnel, embedded=False)
+    async with running(DnsService(made.resolvers, hosts=None, grace=0.1)) as service:
+        assert (await ask(service)).rcode() == dns.rcode.SERVFAIL
+        tunnel.up = True
+        assert not tunnel.asked
+
+
+@asynccontextmanager
+async def plain_server(lose: int = 0) -> AsyncIterator[tuple[int, list[str]]]:
+    """UDP and TCP on one port: loses the first `lose`, truncates "large", lies before "spoof"."""
+    seen: list[str] = []
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    port = listener.getsockname()[1]
+    with trio.socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        await datagrams.bind(("127.0.0.1", port))
+
+        async def udp() -> None:
+            while True:
+                query, source = await datagrams.recvfrom(65535)
+                seen.append("udp")
+                if len(seen) <= lose:
+                    continue
+                answer = answer_to(query)
+                if servers.label_of(query) == "large":
+                    answer = bytes((*answer[:2], answer[2] | 2)) + answer[3:]
+                if servers.label_of(query) == "spoof":
+                    await datagrams.sendto(bytes(2) + answer[2:], source)
+                    await datagrams.sendto(b"short", source)
+                await datagrams.sendto(answer, source)
+
+        async def tcp() -> None:
+            while True:
+                connection, _ = await listener.accept()
+                async with trio.SocketStream(connection) as stream:
+                    seen.append("tcp")
+                    deframer = Deframer()
+                    for query in deframer.feed(await stream.receive_some(65536)):
+                        await stream.send_all(frame(answer_to(query)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(udp)
+            nursery.start_soon(tcp)
+            yield port, seen
+            nursery.cancel_scope.cancel()
+    listener.close()
+
+
+async def test_plain_dns_for_a_forwarded_domain() -> None:
+    async with plain_server() as (port, seen):
+        forward = PlainResolver("127.0.0.1", port, direct())
+        async with running(DnsService([], hosts=None, forward=[("lan", forward)])) as service:
+            assert (await ask(service, "ok.lan")).answer
+            assert (await ask(service, "spoof.lan")).answer
+            assert seen == ["udp", "udp"]
+            large = await ask(service, "large.lan")
+            assert large.answer and not large.flags & dns.flags.TC
+            assert seen == ["udp", "udp", "udp", "tcp"]
+            assert (await ask(service, "ok.example")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_plain_dns_asks_again_when_a_datagram_is_lost() -> None:
+    async with plain_server(lose=1) as (port, seen):
+        start = time.monotonic()
+        query = dns.message.make_query("ok.lan", "A").to_wire()
+        answer = await PlainResolver("127.0.0.1", port, direct()).resolve(query)
+        assert answer[:2] == b"\0\0" and seen == ["udp", "udp"]
+        assert 0.9 < time.monotonic() - start < 2
+
+
+async def test_plain_dns_where_nobody_listens() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    with pytest.raises(ResolverError, match="refused"):
+        query = dns.message.make_query("ok.lan", "A").to_wire()
+        await PlainResolver("127.0.0.1", port, direct()).resolve(query)
