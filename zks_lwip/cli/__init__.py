@@ -129,13 +129,14 @@ def main() -> None:
 
     \b
     Exit codes, for scripts (`run` passes on the code of its command):
-      0   stopped as asked             11  the worker cannot be reached
-      1   another error                12  its certificate does not verify
-      2   an option is wrong           13  it refuses the token (401, 403)
-      3   a privilege is missing       14  what answers is no worker (404, a page)
-      4   the host could not be set up 15  it breaks the tunnel protocol
-      5   the stack failed             16  the session was lost
-      70  a bug of ours                20  a DNS failure
+      0   stopped as asked             10  the embedded worker ended
+      1   another error                11  the worker cannot be reached
+      2   an option is wrong           12  its certificate does not verify
+      3   a privilege is missing       13  it refuses the token (401, 403)
+      4   the host could not be set up 14  what answers is no worker (404, a page)
+      5   the stack failed             15  it breaks the tunnel protocol
+      20  a DNS failure                16  the session was lost
+      70  a bug of ours
     """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

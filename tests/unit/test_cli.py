@@ -1,0 +1,158 @@
+"""The command line: help worth reading, one sentence for every error, an exit code for each."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import zks_lwip
+from zks_lwip import errors
+from zks_lwip.cli import EXIT_INTERNAL, main
+from zks_lwip.cli._notify import notify
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def failing(error: BaseException) -> Iterator[str]:
+    """What the group makes of an error in a command: the code, and what it says."""
+
+    @click.command()
+    def broken() -> None:
+        raise error
+
+    group = type(main)("zks-lwip")
+    group.get_command = lambda ctx, name: broken  # type: ignore[method-assign]
+    result = CliRunner().invoke(group, ["broken"])
+    yield str(result.exit_code)
+    yield result.stderr
+
+
+def test_version_names_ours_and_lwips() -> None:
+    code, out, _ = invoke("--version")
+    assert code == 0
+    assert re.fullmatch(
+        rf"zks-lwip {re.escape(zks_lwip.__version__)} \(lwIP \d+\.\d+\.\d+\)\n", out
+    )
+
+
+def test_the_overview_lists_every_command_and_every_exit_code() -> None:
+    code, out, _ = invoke("--help")
+    assert code == 0
+    for name in main.list_commands(click.Context(main)):
+        assert re.search(rf"^  {name} ", out, re.M), name
+    codes = {
+        item.exit_code
+        for item in vars(errors).values()
+        if isinstance(item, type) and issubclass(item, errors.ZksError)
+    }
+    for number in codes | {EXIT_INTERNAL}:
+        assert re.search(rf"(^|  ) *{number} +\w", out, re.M), number
+
+
+@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
+def test_each_help_is_a_page(name: str) -> None:
+    code, out, _ = invoke(name, "--help")
+    assert code == 0
+    assert len(out.splitlines()) > 30 and "python -m zks_lwip" in out
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["connect", "--worker", "worker.example"], "--worker"),
+        (["connect", "--worker", "ws://192.0.2.1"], "--plaintext"),
+        (["connect", "--token-file", "/nonexistent", "--worker", "wss://w.example"], "No such"),
+        (["connect", "--mtu", "99"], "--mtu"),
+        (["connect", "--mtu", "many"], "--mtu"),
+        (["connect", "--ipv6", "maybe"], "--ipv6"),
+        (["connect", "--dns-static", "a"], "--dns-static"),
+        (["connect", "--max-flows", "0"], "--max-flows"),
+        (["connect", "--host-loopback", "none", "--worker", "wss://w.example"], "--host-loopback"),
+        (["connect", "surplus"], "surplus"),
+        (["run"], "CMD"),
+        (["run", "--netns", "x", "--", "true"], "--netns"),
+        (["run", "--worker", "wss://a:b@w.example", "--", "true"], "--token-file"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_code_2(arguments: list[str], hint: str) -> None:
+    code, out, err = invoke(*arguments)
+    assert code == 2 and out == ""
+    assert hint in err and "Traceback" not in err
+
+
+def test_every_error_of_ours_has_its_sentence_and_code() -> None:
+    for item in vars(errors).values():
+        if isinstance(item, type) and issubclass(item, errors.ZksError):
+            if item is errors.CommandError:  # has the code of a shell, and passes it on
+                continue
+            code, text = failing(item("it broke. Mend it."))
+            assert (int(code), text) == (item.exit_code, "zks-lwip: it broke. Mend it.\n")
+
+
+def test_an_error_in_a_group_is_found() -> None:
+    inner = ExceptionGroup("a", [ValueError("x"), errors.AuthError("refused")])
+    code, text = failing(ExceptionGroup("b", [inner]))
+    assert (code, text) == ("13", "zks-lwip: refused\n")
+
+
+def test_a_bug_is_a_sentence_too() -> None:
+    code, text = failing(ExceptionGroup("a", [ZeroDivisionError("division by zero")]))
+    assert int(code) == EXIT_INTERNAL
+    assert "ZeroDivisionError: division by zero" in text and "Traceback" not in text
+    code, text = failing(KeyboardInterrupt())
+    assert code == "130" and text == ""
+
+
+def test_the_module_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zks_lwip", "connect", "--mtu", "1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("zks-lwip: --mtu 1 ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="systemd is on Linux")
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    if abstract and sys.platform != "linux":
+        pytest.skip("abstract sockets are Linux's")
+    path = f"@zks-test-{tmp_path.name}-{id(tmp_path)}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + path[1:] if abstract else path)
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        notify("READY=1", "STATUS=connected")
+        assert manager.recv(100) == b"READY=1\nSTATUS=connected"
+
+
+def test_a_service_manager_that_is_away_is_only_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    notify("READY=1")
+    assert "NOTIFY_SOCKET" in caplog.text
+    caplog.clear()
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
+    assert caplog.text == ""
