@@ -132,7 +132,12 @@ class Lab:
             "resolv.conf", f"nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n"
         )
         self.tun = self.directory / "tun"
-        self.mid = self.namespace("mid", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        self.mid = self.namespace(
+            "mid",
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv4.ping_group_range=0 2147483647",  # as distributions have it: ECHO
+        )
         self.far = self.namespace("far")
         self.mid.ip(
             f"link add far0 type veth peer name mid0 netns {self.far.name}",
