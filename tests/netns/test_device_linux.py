@@ -99,7 +99,7 @@ def test_mtu_out_of_range(mtu: int) -> None:
 def test_what_is_missing_is_named(net: Namespace) -> None:
     with pytest.raises(DeviceError, match="modprobe tun"):
         open_tun(netns=net.name, node="/dev/net/no-tun")
-    with pytest.raises(HostError, match="no network namespace zt-none"):
+    with pytest.raises(ConfigError, match="no network namespace zt-none"):
         open_tun(netns="zt-none")
     with pytest.raises(HostError, match="cannot enter"):
         open_tun(netns="/etc/hostname")

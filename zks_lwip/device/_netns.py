@@ -48,7 +48,7 @@ def namespace_path(netns: str | None) -> Path:
 def namespace_id(netns: str | None) -> int:
     """The inode number of a network namespace: equal for two names of the same namespace.
 
-    :raises HostError: there is no such namespace.
+    :raises ConfigError: there is no such namespace.
     """
     path = namespace_path(netns)
     try:
@@ -61,7 +61,8 @@ def enter(netns: str) -> None:
     """Move the *calling thread* into a namespace, for good.
 
     :raises PrivilegeError: CAP_SYS_ADMIN is missing.
-    :raises HostError: there is no such namespace, or the file is none.
+    :raises ConfigError: there is no such namespace.
+    :raises HostError: the file is none.
     """
     try:
         fd = os.open(namespace_path(netns), os.O_RDONLY | os.O_CLOEXEC)
@@ -177,12 +178,13 @@ class _Outcome(Generic[T]):
         return cast(T, self._value)
 
 
-def _no_namespace(netns: str | None, error: OSError) -> HostError | PrivilegeError:
+def _no_namespace(netns: str | None, error: OSError) -> ConfigError | HostError | PrivilegeError:
     if isinstance(error, PermissionError):
         return PrivilegeError(
             f"cannot open the network namespace {netns}: {error.strerror}; run it as root"
         )
-    return HostError(
+    kind = ConfigError if isinstance(error, FileNotFoundError) else HostError
+    return kind(
         f"there is no network namespace {netns} ({error.strerror}: {error.filename}); "
         "`ip netns list` shows the names, `ip netns add NAME` makes one"
     )
