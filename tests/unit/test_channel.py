@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 
 from zks_lwip.errors import ProtocolError
 from zks_lwip.tunnel.channel import (
@@ -569,3 +572,32 @@ async def test_the_kernel_is_told_to_hold_little_back() -> None:
         assert sock.getsockopt(6, _TCP_NOTSENT_LOWAT) == MIN_LIMIT
         assert channel.channel.session.role is Role.CLIENT
         assert isinstance(channel.channel.session, Session)
+
+
+async def test_bulk_over_tls(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    block = bytes(range(256)) * 1000
+    async with (
+        working(tls=context) as worker,
+        running(quick(worker.url, ca_file=tmp_path / "ca.pem")) as channel,
+    ):
+        stream = await channel.connect()
+
+        async def send() -> None:
+            for number in range(20):
+                await stream.send_all(bytes([number]) + block)
+            await stream.send_eof()
+
+        received = bytearray()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                async for data in stream:
+                    received += data
+        assert received == b"".join(bytes([number]) + block for number in range(20))
+        channel.channel.link.close(1000, "done")
+        assert (await channel.wait()).status == 1000
+        await eventually(lambda: worker.ends and worker.ends[0].reason == "done")

@@ -78,7 +78,8 @@ class Served:
         self.peers: dict[int, TcpStream] = {}
 
     def on_frame(self, frame: Frame) -> None:
-        self.frames.append(frame)
+        if not isinstance(frame, Data):
+            self.frames.append(frame)
         match frame:
             case Connect():
                 self.worker.on_connect(self, frame)

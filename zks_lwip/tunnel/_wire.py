@@ -4,6 +4,8 @@ receives straight into the buffer of :class:`~zks_lwip.tunnel.masking.FramedConn
 from __future__ import annotations
 
 import errno
+import logging
+import ssl
 from typing import Any
 
 import trio
@@ -13,7 +15,9 @@ from .masking import FramedConnection
 
 __all__ = ["Wire"]
 
-# What one receive asks for where it cannot go straight into the protocol's buffer (TLS).
+log = logging.getLogger(__name__)
+
+# What one receive asks for where it does not go straight into the protocol's buffer.
 _RECEIVE_BYTES = 256 * 1024
 
 
@@ -28,8 +32,12 @@ class Wire(trio.abc.Stream):
         self.bytes_sent = 0
         self._first = first
         self._protocol = protocol if isinstance(protocol, FramedConnection) else None
-        # TLS gives its own bytes objects; a socket can write to where we want it.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        # An SSL object gives one record (16 KiB) a call, and an SSLStream goes through the
+        # scheduler for each; asked directly, it gives all that has come. trio has no public way.
+        self._tls: ssl.SSLObject | None = None
+        if isinstance(stream, trio.SSLStream):
+            self._tls = getattr(stream, "_ssl_object", None)
 
     async def send_all(self, data: Any) -> None:
         await self.stream.send_all(data)
@@ -43,13 +51,13 @@ class Wire(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             first, self._first = self._first, b""
             return first
-        buffer = None
-        if self._socket is not None and self._protocol is not None:
-            buffer = self._protocol.get_buffer()
-        if buffer is None:
-            data: Any = await self.stream.receive_some(_RECEIVE_BYTES)
+        buffer = None if self._protocol is None else self._protocol.get_buffer()
+        if buffer is not None and self._socket is not None:
+            data: Any = buffer[: await self._receive_into(buffer)]
+        elif buffer is not None and self._tls is not None:
+            data = buffer[: await self._decrypt_into(buffer)]
         else:
-            data = buffer[: await self._receive_into(buffer)]
+            data = await self.stream.receive_some(_RECEIVE_BYTES)
         if data:
             self.heard = trio.current_time()
             self.bytes_received += len(data)
@@ -63,6 +71,24 @@ class Wire(trio.abc.Stream):
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise trio.ClosedResourceError("this socket was already closed") from None
             raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+
+    async def _decrypt_into(self, buffer: memoryview) -> int:
+        assert self._tls is not None
+        first = await self.stream.receive_some(len(buffer))
+        size = len(first)
+        buffer[:size] = first
+        read: Any = self._tls.read  # with a buffer it returns a count, whatever typeshed says
+        try:
+            while first and size < len(buffer):
+                more = read(len(buffer) - size, buffer[size:])
+                if not more:
+                    break
+                size += more
+        except ssl.SSLWantReadError:
+            return size
+        except ssl.SSLError as error:  # the stream says so too, when it is asked next
+            log.debug("TLS: %s", error)
+        return size
 
     async def aclose(self) -> None:
         await self.stream.aclose()

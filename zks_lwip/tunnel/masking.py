@@ -231,7 +231,8 @@ class FramedConnection(WSConnection):
             fresh[:held] = memoryview(self._buffer)[self._start : self._end]
             self._buffer = fresh
         elif held:
-            self._buffer[:held] = self._buffer[self._start : self._end]
+            with memoryview(self._buffer) as view:
+                view[:held] = view[self._start : self._end]
         self._start, self._end = 0, held
 
     def events(self) -> Generator[Event, None, None]:
