@@ -49,8 +49,9 @@ async def greeting(sock: socket.socket) -> str:
 
 
 async def failure(dialer: Dialer, host: str, port: int, seconds: float = 5) -> tuple[int, str]:
+    dialer.seconds = seconds
     with pytest.raises(DialError) as info:
-        await dialer.dial(host, port, seconds=seconds)
+        await dialer.dial(host, port)
     return info.value.code, str(info.value)
 
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
+from typing import Any, TypeVar
 
 import dns.flags
 import dns.message
 import dns.rrset
 import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket
 
+from zks_lwip.tunnel.frames import (
+    Connect,
+    Connected,
+    Data,
+    Frame,
+    Hello,
+    Ping,
+    Pong,
+    Window,
+    parse,
+)
+from zks_lwip.worker import Worker, WorkerConfig, parse_network
 from zks_lwip.worker.nameservers import NameServer
+from zks_lwip.worker.readiness import Readiness
 
+F = TypeVar("F", bound=Frame)
 Answerer = Callable[[dns.message.Message, bool], "bytes | list[bytes] | None"]
 
 
@@ -124,3 +142,156 @@ async def refused_port() -> int:
         await sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
     return port
+
+
+class RawClient:
+    """A client that says whatever a test wants, over a real WebSocket of another make."""
+
+    def __init__(self, websocket: WebSocketConnection) -> None:
+        self.websocket = websocket
+        self.frames: list[Frame] = []
+        self.hello = Hello()
+        self.credit: dict[int, int] = {}
+
+    async def send(self, *frames: Frame | bytes) -> None:
+        await self.websocket.send_message(
+            b"".join(f if isinstance(f, bytes) else f.encode() for f in frames)
+        )
+
+    async def receive(self) -> Frame:
+        """The next frame; PING is answered, WINDOW is added up."""
+        while True:
+            while not self.frames:
+                message = await self.websocket.get_message()
+                assert isinstance(message, bytes)
+                self.frames = parse(message)
+            frame = self.frames.pop(0)
+            if isinstance(frame, Ping):
+                await self.send(Pong())
+            elif isinstance(frame, Window):
+                self.credit[frame.stream] = self.credit.get(frame.stream, 0) + frame.credit
+            else:
+                return frame
+
+    async def expect(self, kind: type[F], seconds: float = 5) -> F:
+        """The next frame, which has to be of this kind."""
+        with trio.fail_after(seconds):
+            frame = await self.receive()
+        assert isinstance(frame, kind), frame
+        return frame
+
+    async def silent(self, seconds: float = 0.15) -> None:
+        """Nothing comes for a while."""
+        with trio.move_on_after(seconds):
+            raise AssertionError(f"unexpected: {await self.receive()}")
+
+    async def open(self, stream: int, host: str, port: int) -> None:
+        """CONNECT, and wait for CONNECTED."""
+        await self.send(Connect(stream, host, port))
+        assert (await self.expect(Connected)).stream == stream
+
+    async def data(self, stream: int, size: int) -> bytes:
+        """So many bytes of DATA of a stream; each byte is granted again."""
+        received = bytearray()
+        while len(received) < size:
+            frame = await self.expect(Data)
+            assert frame.stream == stream
+            received += frame.payload
+            await self.send(Window(stream, len(frame.payload)))
+        assert len(received) == size
+        return bytes(received)
+
+    async def closed(self, seconds: float = 5) -> tuple[int, str]:
+        """Wait until the worker has closed; status and reason."""
+        with trio.fail_after(seconds):
+            try:
+                while True:
+                    await self.receive()
+            except ConnectionClosed as error:
+                assert error.reason is not None
+                return error.reason.code, error.reason.reason or ""
+
+
+@asynccontextmanager
+async def raw_client(
+    address: tuple[str, int],
+    *,
+    token: str | None = None,
+    hello: Hello | None = None,
+    context: ssl.SSLContext | None = None,
+    greet: bool = True,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> AsyncIterator[RawClient]:
+    """A client that is connected, and has exchanged HELLOs if it ``greet``s."""
+    all_headers = list(headers)
+    if token is not None:
+        all_headers.append((b"authorization", b"Bearer " + token.encode()))
+    async with trio.open_nursery() as nursery:
+        websocket = await connect_websocket(
+            nursery,
+            address[0],
+            address[1],
+            "/tunnel",
+            use_ssl=context or False,
+            subprotocols=["zks-tunnel.v2"],
+            extra_headers=all_headers,
+            message_queue_size=64,
+            max_message_size=1 << 20,
+            receive_buffer_size=1 << 18,
+        )
+        client = RawClient(websocket)
+        try:
+            if greet:
+                await client.send(hello or Hello(window=1 << 20, max_data=1 << 18))
+                client.hello = await client.expect(Hello)
+            yield client
+        finally:
+            with trio.move_on_after(2, shield=True):
+                await websocket.aclose()
+            # it leaves the socket open when the server was first to close
+            await trio.aclose_forcefully(websocket._stream)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running_worker(
+    *,
+    allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
+    readiness: Callable[[], Readiness] | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Worker, tuple[str, int]]]:
+    """A worker in this process; nothing of it is left afterwards, descriptors included."""
+    before = open_descriptors()
+    worker = Worker(
+        WorkerConfig(port=0, allow=tuple(parse_network(network) for network in allow), **options)
+    )
+    if readiness is not None:
+        worker.readiness.close()
+        worker.readiness = readiness()
+    total = worker.descriptors.total
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(worker.run)
+        yield worker, address
+        worker.stop()
+        worker.stop()
+        with trio.fail_after(5):
+            await worker.ended.wait()
+        nursery.cancel_scope.cancel()
+    assert worker.descriptors.free == total
+    for account in worker.accounts.values():
+        assert (account.streams, account.sessions, account.held) == (0, 0, 0)
+    with trio.fail_after(2):  # far ends of the test may still be closing theirs
+        while open_descriptors() > before:
+            await trio.sleep(0.01)
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/dev/fd"))
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """A far end that sends back what it gets, and ends when that ends."""
+    async for piece in stream:
+        await stream.send_all(piece)
+    await stream.send_eof()

@@ -86,8 +86,10 @@ class Dialer:
         self._policy = policy
         self._resolver = resolver
         self._mark = mark
+        #: How long a connect may take.
+        self.seconds = _SECONDS
 
-    async def dial(self, host: str, port: int, *, seconds: float = _SECONDS) -> socket.socket:
+    async def dial(self, host: str, port: int) -> socket.socket:
         """A connected, non-blocking socket. Raises :class:`DialError`."""
         if not port:
             raise DialError(REFUSED, "port 0 cannot be connected to")
@@ -95,7 +97,7 @@ class Dialer:
             lookup = self._resolver.lookup(host)
         except InvalidHost as error:
             raise DialError(OTHER, str(error)) from None
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(self.seconds):
             single = self._single(lookup)
             if single is None:
                 return await self._race(lookup, port)

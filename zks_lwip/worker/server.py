@@ -128,7 +128,8 @@ class Worker:
         self._icmp = can_echo(config.mark)
         self._resolver = Resolver(self.dns, HostsFile(), ipv6=self._ipv6)
         self.dialer = Dialer(self.policy, self._resolver, mark=config.mark)
-        self._accounts: dict[bytes, Account] = {}
+        #: What each token uses, by its digest.
+        self.accounts: dict[bytes, Account] = {}
         self._served: set[_Served] = set()
         self._lingering: dict[TcpStream, float] = {}
         self._handshakes = 0
@@ -292,16 +293,16 @@ class Worker:
                 self._forget_account(principal)
 
     def _account(self, principal: Principal) -> Account:
-        account = self._accounts.get(principal.digest)
+        account = self.accounts.get(principal.digest)
         if account is None:
-            account = self._accounts[principal.digest] = Account(self.config.limits)
+            account = self.accounts[principal.digest] = Account(self.config.limits)
         return account
 
     def _forget_account(self, principal: Principal) -> None:
         if self._tokens is not None and principal not in self._tokens.principals:
-            account = self._accounts.get(principal.digest)
+            account = self.accounts.get(principal.digest)
             if account is not None and account.idle:
-                del self._accounts[principal.digest]
+                del self.accounts[principal.digest]
 
     async def _run_session(
         self,

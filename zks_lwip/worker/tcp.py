@@ -112,12 +112,12 @@ class TcpStream:
             self._owner.readiness.want_read(sock)
             return 0
         except OSError as error:
-            self._fail(error_code(error), error.strerror or str(error))
+            self._fail_soon(error_code(error), error.strerror or str(error))
             return 0
         if size:
             return size
         if self._broken:
-            self._fail(Code.RESET, "reset by the far end")
+            self._fail_soon(Code.RESET, "reset by the far end")
             return 0
         self._eof_sent = True
         if self._eof_taken:
@@ -233,11 +233,17 @@ class TcpStream:
         return held
 
     def _fail(self, code: int, message: str) -> None:
-        """ERROR, and the end of everything."""
+        """ERROR, and the end of everything; harmless when it has ended."""
         if not self._gone:
             self._owner.session.error(self.id, code, message)
             self._leave(lingers=False)
         self._close(abort=True)
+
+    def _fail_soon(self, code: int, message: str) -> None:
+        """ERROR, behind the message that is being put together: it may hold our last bytes."""
+        self._broken = True  # the kernel tells of a reset once, and then of a plain end
+        token = trio.lowlevel.current_trio_token()
+        token.run_sync_soon(self._fail, code, message)
 
     def _end(self) -> None:
         """EOF has gone both ways: the session has forgotten it. Deliver what is left."""

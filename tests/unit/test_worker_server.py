@@ -1,0 +1,592 @@
+"""The worker's door: tokens, refusals, hostile clients, signals, TLS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from tests.unit.worker_kit import echo, raw_client, running_worker, tcp_server
+from zks_lwip.errors import ConfigError, PrivilegeError
+from zks_lwip.tunnel.frames import (
+    Close,
+    Connect,
+    Connected,
+    Data,
+    DnsResponse,
+    Eof,
+    Error,
+    Frame,
+    GoAway,
+    Hello,
+    Ping,
+    Pong,
+    Udp,
+    Unknown,
+    Window,
+)
+from zks_lwip.worker import Limits, Worker, WorkerConfig, parse_listen
+from zks_lwip.worker.sockets import check_mark
+
+ALICE = "alice-" + "a" * 30
+BOB = "bob-" + "b" * 30
+
+UPGRADE = (
+    "Host: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: zks-tunnel.v2\r\n"
+)
+
+
+async def http(address: tuple[str, int], head: str) -> tuple[int, bytes]:
+    """Status and the whole response to a request."""
+    stream = await trio.open_tcp_stream(*address)
+    async with stream:
+        await stream.send_all(head.encode() + b"\r\n")
+        response = b""
+        with trio.fail_after(5):
+            async for piece in stream:
+                response += piece
+                if response.startswith(b"HTTP/1.1 101") and b"\r\n\r\n" in response:
+                    break
+    return int(response.split()[1]), response
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(f"alice {ALICE}\nbob {BOB}\n")
+    path.chmod(0o600)
+    return path
+
+
+# --- who may come in --------------------------------------------------------------------------
+
+
+async def test_health_and_paths() -> None:
+    async with running_worker() as (_, address):
+        status, response = await http(address, "GET /health HTTP/1.1\r\nHost: x\r\n")
+        assert status == 200 and response.endswith(b"\r\n\r\nok\n")
+        assert (await http(address, "GET / HTTP/1.1\r\nHost: x\r\n"))[0] == 404
+        assert (await http(address, f"GET /other HTTP/1.1\r\n{UPGRADE}"))[0] == 404
+        assert (await http(address, "GET /tunnel HTTP/1.1\r\nHost: x\r\n"))[0] == 400
+        assert (await http(address, f"GET /tunnel?x HTTP/1.1\r\n{UPGRADE}"))[0] == 101
+
+
+async def test_tokens(tokens: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with running_worker(token_file=tokens) as (_, address):
+            for header in (
+                "",
+                "Authorization: Bearer wrong\r\n",
+                f"Authorization: Basic {ALICE}\r\n",
+                f"Authorization: {ALICE}\r\n",
+                f"Authorization: Bearer {ALICE}x\r\n",
+            ):
+                status, response = await http(address, f"GET /tunnel HTTP/1.1\r\n{UPGRADE}{header}")
+                assert status == 401 and b"WWW-Authenticate: Bearer" in response
+            status, _ = await http(
+                address,
+                f"GET /tunnel?token={ALICE} HTTP/1.1\r\n{UPGRADE}",
+            )
+            assert status == 401
+            status, _ = await http(address, "GET /health HTTP/1.1\r\nHost: x\r\n")
+            assert status == 200
+            async with raw_client(address, token=ALICE) as client:
+                assert client.hello.session is not None and len(client.hello.session) >= 22
+    assert "alice" in caplog.text
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("zks_lwip")]
+    assert not any(ALICE in message for message in ours)
+
+
+async def test_origin() -> None:
+    async with running_worker(origins=("https://good.example",)) as (_, address):
+        head = f"GET /tunnel HTTP/1.1\r\n{UPGRADE}Origin: "
+        assert (await http(address, head + "https://evil.example\r\n"))[0] == 403
+        assert (await http(address, head + "null\r\n"))[0] == 403
+        assert (await http(address, head + "https://good.example\r\n"))[0] == 101
+
+
+async def test_a_subprotocol_that_is_not_ours() -> None:
+    async with running_worker() as (_, address):
+        head = UPGRADE.replace("zks-tunnel.v2", "chat")
+        status, response = await http(address, f"GET /tunnel HTTP/1.1\r\n{head}")
+        assert status == 400 and b"zks-tunnel.v2" in response
+
+
+async def test_too_many_sessions(tokens: Path) -> None:
+    async with (
+        running_worker(token_file=tokens, limits=Limits(sessions=1)) as (_, address),
+        raw_client(address, token=ALICE),
+    ):
+        head = f"GET /tunnel HTTP/1.1\r\n{UPGRADE}Authorization: Bearer "
+        assert (await http(address, f"{head}{ALICE}\r\n"))[0] == 429
+        async with raw_client(address, token=BOB):
+            pass
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"\0" * 100, b"A" * 100_000])
+async def test_no_http(garbage: bytes) -> None:
+    async with running_worker() as (_, address):
+        async with await trio.open_tcp_stream(*address) as stream:
+            with trio.fail_after(5):
+                try:
+                    await stream.send_all(garbage + b"\r\n\r\n")
+                    async for _ in stream:
+                        pass
+                except trio.BrokenResourceError:
+                    pass  # closed on us while we were sending: good
+        async with raw_client(address):
+            pass
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_no_listening_beyond_loopback_without_token(host: str) -> None:
+    with pytest.raises(ConfigError, match="without a token"):
+        Worker(WorkerConfig(host=host))
+
+
+def test_listening_beyond_loopback_without_tls_warns(
+    tokens: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Worker(WorkerConfig(host="0.0.0.0", token_file=tokens)).readiness.close()
+    assert "without TLS" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8787", ("127.0.0.1", 8787)),
+        ("localhost:0", ("127.0.0.1", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("0.0.0.0:443", ("0.0.0.0", 443)),
+    ],
+)
+def test_listen_option(text: str, expected: tuple[str, int]) -> None:
+    assert parse_listen(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8787", ":8787", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536"]
+)
+def test_bad_listen_option(text: str) -> None:
+    with pytest.raises(ConfigError, match="--listen"):
+        parse_listen(text)
+
+
+async def test_port_in_use() -> None:
+    async with running_worker() as (_, address):
+        other = Worker(WorkerConfig(port=address[1]))
+        with pytest.raises(ConfigError, match="in use"):
+            await other.run()
+        other.readiness.close()
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    for options, message in (
+        ({"token_file": tmp_path / "none"}, "token file"),
+        ({"tls_cert": tmp_path / "none"}, "TLS"),
+        ({"tls_key": tmp_path / "none"}, "--tls-cert"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Worker(WorkerConfig(**options))  # type: ignore[arg-type]
+
+
+def test_mark() -> None:
+    check_mark(None)
+    if sys.platform != "linux":
+        with pytest.raises(PrivilegeError):
+            check_mark(1)
+
+
+async def test_every_outgoing_socket_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        check_mark(0x5A)
+    except PrivilegeError:
+        pytest.skip("socket marks need CAP_NET_ADMIN")
+    marks: list[int] = []
+    for name in ("dial", "udp", "dnsclient", "icmp"):
+        module = sys.modules[f"zks_lwip.worker.{name}"]
+        real = module.open_socket  # type: ignore[attr-defined]
+
+        def noted(*args: object, real: object = real) -> socket.socket:
+            sock: socket.socket = real(*args)  # type: ignore[operator]
+            marks.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK))
+            return sock
+
+        monkeypatch.setattr(module, "open_socket", noted)
+    from zks_lwip.worker import parse_resolver
+
+    async with running_worker(mark=0x5A, resolvers=(parse_resolver("127.0.0.1:1"),)) as (
+        worker,
+        address,
+    ):
+        marks.clear()
+        async with raw_client(address) as client, tcp_server(echo) as port:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Udp(1, "127.0.0.1", port, b"x"), Connect(2, "name.example", 1))
+            await client.send(b"\x08" + struct.pack("!II", 1, 5) + b"12345")
+            await client.expect(Frame.__args__)  # type: ignore[arg-type, attr-defined]
+            await trio.sleep(0.1)
+        del worker
+    assert len(marks) >= 4
+    assert set(marks) == {0x5A}
+
+
+# --- TLS --------------------------------------------------------------------------------------
+
+
+async def test_tls(tmp_path: Path, tokens: Path) -> None:
+    import ssl
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with (
+        running_worker(token_file=tokens, tls_cert=tmp_path / "both.pem") as (worker, address),
+        tcp_server(echo) as port,
+    ):
+        async with raw_client(address, token=ALICE, context=context) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Data(1, b"z" * 100_000))
+            assert await client.data(1, 100_000) == b"z" * 100_000
+        # a plaintext client, and one that does not trust it, do no harm
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(b"GET /health HTTP/1.1\r\n\r\n")
+            with trio.fail_after(2):
+                assert not (await stream.receive_some()).startswith(b"HTTP")
+        stranger = await trio.open_ssl_over_tcp_stream(*address)
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+            await stranger.do_handshake()
+        await trio.aclose_forcefully(stranger)
+        worker.reload()
+        async with raw_client(address, token=BOB, context=context):
+            pass
+
+
+# --- clients that lie -------------------------------------------------------------------------
+
+HELLO = Hello().encode()
+
+
+def data(stream: int, size: int) -> bytes:
+    return Data(stream, bytes(size)).encode()
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (b"\x00", "0x00"),
+        (b"\x0b\0\0\0\0", "0x0b"),
+        (b"\x80" + bytes(8), "0x80"),
+        (b"\x02\0\0\0\1\0\0\0\xff" + b"short", "DATA"),
+        (data(1, (1 << 18) + 1), "DATA"),
+        (data(1, 1 << 18) + b"\x02\0\0\0\1\0\0\0\1x", "DATA"),
+        (data(9, 1), "DATA"),
+        (Connect(1, "127.0.0.1", 80).encode(), "CONNECT"),
+        (Connect(0, "127.0.0.1", 80).encode(), "CONNECT"),
+        (b"\x01\0\0\0\5\0\x50\0\x02\xff\xfe", "CONNECT"),
+        (Connected(1).encode(), "CONNECTED"),
+        (Error(1, 5, "").encode(), "ERROR"),
+        (Window(9, 5).encode(), "WINDOW"),
+        (Window(1, 2**31 - 1).encode(), "WINDOW"),
+        (Eof(1).encode() * 2, "EOF"),
+        (Eof(1).encode() + data(1, 1), "DATA"),
+        (HELLO, "HELLO"),
+        (DnsResponse(1, b"x").encode(), "DNS_RESPONSE"),
+        (b"\x43\0\0\0\0\0\0\0\x08" + b"\xff" * 8, "ACK"),
+    ],
+)
+async def test_lies_cost_the_liar_its_session(
+    lie: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def still(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with (
+        running_worker() as (_, address),
+        tcp_server(still) as port,
+        tcp_server(echo) as echo_port,
+        raw_client(address) as honest,
+        raw_client(address) as liar,
+    ):
+        await honest.open(1, "127.0.0.1", echo_port)
+        await liar.open(1, "127.0.0.1", port)
+        await liar.send(lie)
+        status, told = await liar.closed()
+        assert status == 1002
+        assert reason in told
+        with trio.fail_after(2):
+            while not caplog.records:
+                await trio.sleep(0.01)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"ended: 1002 {told}" in caplog.text
+        assert "127.0.0.1" not in caplog.text
+        await honest.send(Data(1, b"unharmed"))
+        assert await honest.data(1, 8) == b"unharmed"
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        data(1, 1),
+        Ping().encode(),
+        b"\x40\0\0\0\0\0\0\0\1{",
+        b"\x40\0\0\0\0" + struct.pack("!I", 2) + b"[]",
+        b"\x40\0\0\0\0" + struct.pack("!I", 15) + b'{"window": 0.5}',
+        b"\x40\0\0\0\0" + struct.pack("!I", 20) + b'{"window":999999999}' + b"9",
+        b"\x40\0\0\0\0\xff\xff\xff\xff",
+    ],
+)
+async def test_bad_hello(hello: bytes) -> None:
+    async with running_worker() as (_, address), raw_client(address, greet=False) as client:
+        await client.send(hello)
+        assert (await client.closed())[0] == 1002
+
+
+async def test_text_and_oversized_messages() -> None:
+    async with running_worker() as (_, address):
+        async with raw_client(address) as client:
+            await client.websocket.send_message("text")
+            assert (await client.closed())[0] == 1002
+        async with raw_client(address) as client:
+            await client.websocket.send_message(bytes((1 << 20) + 1))
+            assert (await client.closed())[0] == 1009
+
+
+async def test_unknown_frames_are_skipped() -> None:
+    async with running_worker() as (_, address), raw_client(address) as client:
+        await client.send(Unknown(0x5F, 3, b"x"), Unknown(0x60, 3, b""), Ping())
+        await client.expect(Pong)
+
+
+async def test_endless_tiny_frames_are_bounded() -> None:
+    """A client that asks, and never reads: what waits for it is bounded, then it is cut off."""
+    async with running_worker() as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        async with stream:
+            head = f"GET /tunnel HTTP/1.1\r\n{UPGRADE}\r\n"
+            await stream.send_all(head.encode())
+
+            def frame(payload: bytes) -> bytes:
+                size = b"\xfe" + struct.pack("!H", len(payload))
+                return b"\x82" + size + bytes(4) + payload
+
+            await stream.send_all(frame(HELLO.ljust(200, b"\x05")))
+            pings = frame(b"\x05" * 60_000)
+            with trio.fail_after(10):
+                try:
+                    while True:
+                        await stream.send_all(pings)
+                except trio.BrokenResourceError:
+                    pass  # cut off, as it should be
+        async with raw_client(address) as client:
+            await client.send(Ping())
+            await client.expect(Pong)
+
+
+async def test_a_client_that_vanishes(tokens: Path) -> None:
+    async with running_worker(token_file=tokens) as (worker, address), tcp_server(echo) as port:
+        async with raw_client(address, token=ALICE) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Udp(1, "127.0.0.1", port, b"x"))
+            await trio.sleep(0.02)
+            assert worker.descriptors.free < worker.descriptors.total
+            await client.websocket._stream.aclose()
+            with trio.fail_after(3):
+                while worker.descriptors.free < worker.descriptors.total:
+                    await trio.sleep(0.01)
+
+
+# --- life and death ---------------------------------------------------------------------------
+
+
+async def test_removed_tokens_lose_their_sessions(
+    tokens: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        running_worker(token_file=tokens) as (worker, address),
+        raw_client(address, token=ALICE) as alice,
+        raw_client(address, token=BOB) as bob,
+    ):
+        tokens.write_text(f"alice {ALICE}\ncarol {'c' * 32}\n")
+        worker.reload()
+        assert await bob.closed() == (1008, "the token was removed")
+        await alice.send(Ping())
+        await alice.expect(Pong)
+        status, _ = await http(
+            address, f"GET /tunnel HTTP/1.1\r\n{UPGRADE}Authorization: Bearer {BOB}\r\n"
+        )
+        assert status == 401
+        async with raw_client(address, token="c" * 32):
+            pass
+        tokens.write_text("")
+        worker.reload()
+        assert "nothing was reloaded" in caplog.text
+        await alice.send(Ping())
+        await alice.expect(Pong)
+
+
+async def test_stopping_lets_streams_end() -> None:
+    async with running_worker(drain=5) as (worker, address), tcp_server(echo) as port:
+        async with raw_client(address) as busy, raw_client(address) as idle:
+            await busy.open(1, "127.0.0.1", port)
+            worker.stop()
+            goaway = await busy.expect(GoAway)
+            assert goaway.code == 503
+            assert (await idle.closed())[0] == 1001
+            await busy.send(Connect(2, "127.0.0.1", port))
+            error = await busy.expect(Error)
+            assert (error.stream, error.code) == (2, 503)
+            with pytest.raises(OSError):
+                await trio.open_tcp_stream(*address)
+            await busy.send(Data(1, b"last words"), Eof(1))
+            assert await busy.data(1, 10) == b"last words"
+            await busy.expect(Eof)
+            assert (await busy.closed())[0] == 1001
+        with trio.fail_after(2):
+            await worker.ended.wait()
+
+
+async def test_stopping_does_not_wait_for_ever() -> None:
+    async with running_worker(drain=0.2) as (worker, address), tcp_server(echo) as port:
+        async with raw_client(address) as busy:
+            await busy.open(1, "127.0.0.1", port)
+            worker.stop()
+            await busy.expect(GoAway)
+            assert (await busy.closed(2))[0] == 1001
+        with trio.fail_after(2):
+            await worker.ended.wait()
+
+
+@asynccontextmanager
+async def process(*arguments: str, **options: object) -> AsyncIterator[trio.Process]:
+    """``python -m zks_lwip worker …``; killed at the end if it has not ended."""
+    command = [sys.executable, "-m", "zks_lwip", "worker", *arguments]
+    async with trio.open_nursery() as nursery:
+        child = await nursery.start(
+            lambda task_status: trio.run_process(
+                command,
+                check=False,
+                capture_stderr=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                task_status=task_status,
+                **options,
+            )
+        )
+        try:
+            yield child
+        finally:
+            if child.returncode is None:
+                child.kill()
+
+
+async def listening(child: trio.Process) -> tuple[str, int]:
+    assert child.stdout is not None
+    line = b""
+    with trio.fail_after(20):
+        while not line.endswith(b"\n"):
+            line += await child.stdout.receive_some(1)
+    assert line.startswith(b"listening on 127.0.0.1:")
+    return "127.0.0.1", int(line.rpartition(b":")[2])
+
+
+async def ends(child: trio.Process, seconds: float) -> int:
+    with trio.fail_after(seconds):
+        return await child.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals(number: signal.Signals) -> None:
+    async with (
+        process("--listen", "127.0.0.1:0", "--allow", "127.0.0.0/8") as child,
+        tcp_server(echo) as port,
+    ):
+        address = await listening(child)
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            child.send_signal(number)
+            await client.expect(GoAway)
+            await client.send(Data(1, b"going on"))
+            assert await client.data(1, 8) == b"going on"
+            await client.send(Close(1))
+            assert (await client.closed())[0] == 1001
+        assert await ends(child, 5) == 0
+
+
+async def test_a_second_signal_ends_at_once() -> None:
+    async with (
+        process("--listen", "127.0.0.1:0", "--allow", "127.0.0.0/8") as child,
+        tcp_server(echo) as port,
+    ):
+        async with raw_client(await listening(child)) as client:
+            await client.open(1, "127.0.0.1", port)
+            child.send_signal(signal.SIGTERM)
+            await client.expect(GoAway)
+            child.send_signal(signal.SIGTERM)
+            await client.closed()
+        assert await ends(child, 3) == 0
+
+
+async def test_sighup(tokens: Path) -> None:
+    async with process("--listen", "127.0.0.1:0", "--token-file", str(tokens)) as child:
+        async with raw_client(await listening(child), token=BOB) as bob:
+            tokens.write_text(f"alice {ALICE}\n")
+            child.send_signal(signal.SIGHUP)
+            assert (await bob.closed())[0] == 1008
+        child.send_signal(signal.SIGTERM)
+        assert await ends(child, 5) == 0
+
+
+async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
+    token_read, token_write = os.pipe()
+    parent_read, parent_write = os.pipe()
+    os.write(token_write, ALICE.encode() + b"\n")
+    os.close(token_write)
+    arguments = ("--token-file", f"/dev/fd/{token_read}", "--parent-fd", str(parent_read))
+    async with process(
+        "--listen", "127.0.0.1:0", *arguments, pass_fds=(token_read, parent_read)
+    ) as child:
+        os.close(token_read)
+        os.close(parent_read)
+        async with raw_client(await listening(child), token=ALICE):
+            os.close(parent_write)
+            assert await ends(child, 3) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--listen", "0.0.0.0:0"], 2, "without a token"),
+        (["--listen", "here"], 2, "--listen here"),
+        (["--allow", "10.0.0.1/8"], 2, "--allow 10.0.0.1/8"),
+        (["--resolver", "dns.example"], 2, "--resolver dns.example"),
+        (["--token-file", "/nonexistent"], 2, "/nonexistent"),
+        (["--tls-cert", "/nonexistent"], 2, "/nonexistent"),
+        (["--max-streams", "0"], 2, "--max-streams"),
+    ],
+)
+def test_malformed_options(arguments: list[str], code: int, message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zks_lwip", "worker", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout

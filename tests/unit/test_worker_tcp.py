@@ -1,0 +1,442 @@
+"""TCP through the worker: real sockets on loopback, a real WebSocket client."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.worker_kit import (
+    FakeNameServer,
+    echo,
+    raw_client,
+    refused_port,
+    running_worker,
+    tcp_server,
+    zone,
+)
+from zks_lwip.tunnel.frames import (
+    Close,
+    Connect,
+    Connected,
+    Data,
+    Eof,
+    Error,
+    Hello,
+    Window,
+)
+from zks_lwip.worker import Limits
+from zks_lwip.worker.readiness import Readiness, TaskReadiness, make_readiness
+
+both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
+Make = Callable[[], Readiness]
+
+
+@both_kinds
+async def test_echo(readiness: Make) -> None:
+    async with running_worker(readiness=readiness) as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            for payload in (b"x", b"y" * 70_000):
+                await client.send(Data(1, payload))
+                assert await client.data(1, len(payload)) == payload
+            await client.send(Eof(1))
+            assert (await client.expect(Eof)).stream == 1
+            await client.silent()
+
+
+@both_kinds
+async def test_bulk_both_ways_at_once(readiness: Make) -> None:
+    size = 8 << 20
+    sent = os.urandom(1 << 20) * 8
+
+    async with running_worker(readiness=readiness) as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client, trio.open_nursery() as nursery:
+            await client.open(1, "127.0.0.1", port)
+            client.credit[1] = client.hello.window
+
+            async def send() -> None:
+                offset = 0
+                while offset < size:
+                    room = min(client.credit[1], 1 << 16, size - offset)
+                    if not room:
+                        await trio.sleep(0.001)
+                        continue
+                    client.credit[1] -= room
+                    await client.send(Data(1, sent[offset : offset + room]))
+                    offset += room
+                await client.send(Eof(1))
+
+            nursery.start_soon(send)
+            received = await client.data(1, size)
+            assert hashlib.sha256(received).digest() == hashlib.sha256(sent).digest()
+            await client.expect(Eof)
+
+
+async def test_many_streams_in_one_message() -> None:
+    async with running_worker() as (worker, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            ids = range(1, 101)
+            await client.send(*(Connect(i, "127.0.0.1", port) for i in ids))
+            await client.send(*(Data(i, b"%d" % i) for i in ids), *(Eof(i) for i in ids))
+            got = dict.fromkeys(ids, b"")
+            ended = set()
+            while len(ended) < 100:
+                frame = await client.receive()
+                if isinstance(frame, Data):
+                    got[frame.stream] += bytes(frame.payload)
+                elif isinstance(frame, Eof):
+                    ended.add(frame.stream)
+                else:
+                    assert isinstance(frame, Connected)
+            assert got == {i: b"%d" % i for i in ids}
+            await trio.sleep(0.05)
+            assert worker.descriptors.free == worker.descriptors.total
+
+
+@both_kinds
+async def test_half_close_by_the_far_end_first(readiness: Make) -> None:
+    result: list[bytes] = []
+    done = trio.Event()
+
+    async def far(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"greeting")
+        await stream.send_eof()
+        await trio.sleep(0.05)
+        result.append(b"".join([bytes(piece) async for piece in stream]))
+        done.set()
+
+    async with running_worker(readiness=readiness) as (_, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            assert await client.data(1, 8) == b"greeting"
+            await client.expect(Eof)
+            await client.send(Data(1, b"late "))
+            await trio.sleep(0.02)
+            await client.send(Data(1, b"words"), Eof(1))
+            with trio.fail_after(2):
+                await done.wait()
+            assert result == [b"late words"]
+
+
+async def test_what_was_sent_before_both_ends_closed_is_delivered_slowly() -> None:
+    """EOF has gone both ways, the session is over, and the far end has still to read."""
+    size = 8_000_000
+    read = trio.Event()
+    result: list[int] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        await stream.send_eof()
+        await read.wait()
+        total = 0
+        async for piece in stream:
+            total += len(piece)
+        result.append(total)
+
+    async with running_worker(window=16 << 20) as (worker, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.expect(Eof)
+            for _ in range(0, size, 250_000):
+                await client.send(Data(1, bytes(250_000)))
+            await client.send(Eof(1))
+            await trio.sleep(0.05)
+        assert sum(account.held for account in worker.accounts.values()) > 0
+        read.set()
+        with trio.fail_after(5):
+            while not result:
+                await trio.sleep(0.01)
+        assert result == [size]
+
+
+async def test_data_before_connected_is_held() -> None:
+    names = {"slow.example": ["127.0.0.1"]}
+    server = FakeNameServer(zone(names))
+    async with server.running(), tcp_server(echo) as port:
+        async with (
+            running_worker(resolvers=(server.server,)) as (_, address),
+            raw_client(address) as client,
+        ):
+            await client.send(Connect(1, "slow.example", port), Data(1, b"early"))
+            await client.send(Data(1, b" bird"), Eof(1))
+            await client.expect(Connected)
+            assert await client.data(1, 10) == b"early bird"
+            await client.expect(Eof)
+
+
+async def test_refused_reset_and_hang() -> None:
+    async def resetting(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    async with running_worker() as (worker, address), tcp_server(resetting) as port:
+        worker.dialer.seconds = 0.2
+        async with raw_client(address) as client:
+            await client.send(Connect(1, "127.0.0.1", await refused_port()))
+            error = await client.expect(Error)
+            assert (error.stream, error.code) == (1, 111)
+            await client.open(2, "127.0.0.1", port)
+            await client.send(Data(2, b"!"))
+            error = await client.expect(Error)
+            assert (error.stream, error.code) == (2, 104)
+            with socket.socket() as listener, socket.socket() as filler:
+                listener.bind(("127.0.0.1", 0))
+                listener.listen(0)
+                filler.connect(listener.getsockname())
+                with socket.socket() as second:
+                    second.setblocking(False)
+                    second.connect_ex(listener.getsockname())
+                    await client.send(Connect(3, *listener.getsockname()))
+                    error = await client.expect(Error)
+                    assert (error.stream, error.code) == (3, 110)
+
+
+async def test_reset_after_the_far_end_closed_its_half() -> None:
+    async def far(stream: trio.SocketStream) -> None:
+        await stream.send_eof()
+        await stream.receive_some(1)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    async with running_worker() as (_, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.expect(Eof)
+            await client.send(Data(1, b"!"))
+            assert (await client.expect(Error)).code == 104
+
+
+@both_kinds
+async def test_what_came_before_a_reset_is_delivered(readiness: Make) -> None:
+    """The far end answers, closes without reading our upload, and so resets."""
+
+    async def far(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"413 too large")
+        await trio.sleep(0.05)
+
+    async with running_worker(readiness=readiness) as (_, address), tcp_server(far) as port:
+        # no credit for the client's direction until its upload has failed
+        async with raw_client(address, hello=Hello(window=1)) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Data(1, bytes(1000)))
+            assert bytes((await client.expect(Data)).payload) == b"4"
+            await trio.sleep(0.1)
+            await client.send(Data(1, bytes(1000)))
+            await client.send(Window(1, 100))
+            assert await client.data(1, 12) == b"13 too large"
+            assert (await client.expect(Error)).code == 104
+
+
+async def test_close_resets_the_far_end() -> None:
+    seen: list[str] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        try:
+            while await stream.receive_some():
+                pass
+            seen.append("EOF")
+        except trio.BrokenResourceError:
+            seen.append("RST")
+
+    async with running_worker() as (_, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Close(1), Data(1, b"ignored"), Window(1, 5))
+            await client.open(2, "127.0.0.1", port)
+        with trio.fail_after(2):
+            while len(seen) < 2:  # the second by the end of the session
+                await trio.sleep(0.01)
+        assert seen == ["RST", "RST"]
+
+
+async def test_a_slow_far_end_holds_up_its_own_stream_only() -> None:
+    stop = trio.Event()
+
+    async def far(stream: trio.SocketStream) -> None:
+        await stop.wait()
+
+    async with (
+        running_worker() as (worker, address),
+        tcp_server(far) as stuck,
+        tcp_server(echo) as port,
+        raw_client(address) as client,
+    ):
+        await client.open(1, "127.0.0.1", stuck)
+        credit = client.hello.window
+        sent = 0
+        while True:
+            while credit:
+                piece = min(credit, 1 << 16)
+                await client.send(Data(1, bytes(piece)))
+                credit -= piece
+                sent += piece
+            with trio.move_on_after(0.2):
+                while not client.credit.get(1):
+                    await client.silent(0.01)
+            credit = client.credit.pop(1, 0)
+            if not credit:
+                break
+        held = sum(account.held for account in worker.accounts.values())
+        assert 0 < held <= 4 << 20  # to what a window may have grown while the kernel took it all
+        assert sent < 32 << 20
+        await client.open(2, "127.0.0.1", port)
+        await client.send(Data(2, b"lively"))
+        assert await client.data(2, 6) == b"lively"
+        stop.set()
+
+
+async def test_a_slow_client_holds_up_its_own_stream_only() -> None:
+    sent = 0
+
+    async def far(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        while True:
+            await stream.send_all(bytes(1 << 16))
+            sent += 1 << 16
+
+    async with (
+        running_worker() as (_, address),
+        tcp_server(far) as bulk,
+        tcp_server(echo) as port,
+        raw_client(address, hello=Hello(window=100_000)) as client,
+    ):
+        await client.open(1, "127.0.0.1", bulk)
+        received = 0
+        while received < 100_000:
+            received += len((await client.expect(Data)).payload)
+        assert received == 100_000
+        await client.silent()
+        assert sent < 32 << 20
+        await client.open(2, "127.0.0.1", port)
+        await client.send(Data(2, b"lively"))
+        assert await client.data(2, 6) == b"lively"
+
+
+async def test_policy() -> None:
+    names = {"inside.example": ["127.0.0.1"], "intranet.example": ["10.1.2.3", "fd00::1"]}
+    server = FakeNameServer(zone(names))
+    touched: list[int] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        touched.append(1)
+
+    async with (
+        server.running(),
+        tcp_server(far) as port,
+        running_worker(allow=(), resolvers=(server.server,)) as (_, address),
+        raw_client(address) as client,
+    ):
+        hosts = (
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "localhost",
+            "inside.example",
+            "intranet.example",
+            "169.254.169.254",
+            "0.0.0.0",
+        )
+        for stream, host in enumerate(hosts, 1):
+            await client.send(Connect(stream, host, port))
+            error = await client.expect(Error)
+            assert (error.stream, error.code) == (stream, 403), host
+            assert error.message.startswith("refused by policy"), host
+    assert not touched
+
+
+async def test_too_many_streams() -> None:
+    limits = Limits(streams=3)
+    async with running_worker(limits=limits) as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client, raw_client(address) as other:
+            assert client.hello.streams == 3
+            for stream in (1, 2):
+                await client.open(stream, "127.0.0.1", port)
+            await other.open(1, "127.0.0.1", port)
+            await other.send(Connect(2, "127.0.0.1", port))  # the token has three in all
+            assert (await other.expect(Error)).code == 429
+            await client.send(Close(1))
+            await client.open(3, "127.0.0.1", port)
+
+
+async def test_too_many_new_connections_a_second() -> None:
+    limits = Limits(connects=2)
+    async with running_worker(limits=limits) as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            for stream in range(1, 9):
+                await client.open(stream, "127.0.0.1", port)
+            await client.send(Connect(9, "127.0.0.1", port))
+            assert (await client.expect(Error)).code == 429
+            await trio.sleep(0.55)
+            await client.open(10, "127.0.0.1", port)
+
+
+async def test_too_many_held_bytes() -> None:
+    stop = trio.Event()
+
+    async def far(stream: trio.SocketStream) -> None:
+        await stop.wait()
+
+    async with (
+        running_worker(limits=Limits(held=100_000), window=16 << 20) as (worker, address),
+        tcp_server(far) as stuck,
+        tcp_server(echo) as port,
+        raw_client(address) as client,
+    ):
+        await client.open(1, "127.0.0.1", stuck)
+        with trio.move_on_after(5):
+            for _ in range(200):
+                await client.send(Data(1, bytes(60_000)))
+        error = await client.expect(Error)
+        assert (error.stream, error.code) == (1, 502)
+        assert "holds too many bytes" in error.message
+        await client.open(2, "127.0.0.1", port)
+        stop.set()
+
+
+async def test_no_descriptor_left() -> None:
+    async with running_worker() as (worker, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            kept, worker.descriptors.free = worker.descriptors.free, 0
+            await client.send(Connect(2, "127.0.0.1", port))
+            assert (await client.expect(Error)).code == 429
+            worker.descriptors.free = kept
+            await client.open(3, "127.0.0.1", port)
+
+
+async def test_close_while_connecting(tmp_path: Path) -> None:
+    server = FakeNameServer(lambda query, tcp: None)
+    async with (
+        server.running(),
+        running_worker(resolvers=(server.server,)) as (worker, address),
+        raw_client(address) as client,
+    ):
+        await client.send(Connect(1, "hangs.example", 80), Data(1, b"held"))
+        await trio.sleep(0.02)
+        assert sum(a.held for a in worker.accounts.values()) == 4
+        await client.send(Close(1))
+        await client.silent(0.05)
+        assert sum(a.streams + a.held for a in worker.accounts.values()) == 0
+
+
+async def test_idle_streams_have_no_task() -> None:
+    async with running_worker() as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            await client.send(Data(1, b"x"))
+            await client.data(1, 1)
+            before = trio.lowlevel.current_statistics().tasks_living
+            for stream in range(2, 52):
+                await client.open(stream, "127.0.0.1", port)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            # each has one task here, at the far end; the worker adds none
+            assert trio.lowlevel.current_statistics().tasks_living - before <= 50

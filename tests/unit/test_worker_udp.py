@@ -1,0 +1,334 @@
+"""UDP, DNS and ICMP through the worker, with real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import dns.message
+import pytest
+import trio
+
+from tests.unit.worker_kit import (
+    FakeNameServer,
+    RawClient,
+    answer,
+    raw_client,
+    refused_port,
+    running_worker,
+    truncated,
+)
+from zks_lwip.tunnel.frames import (
+    DnsQuery,
+    DnsResponse,
+    Echo,
+    EchoReply,
+    Udp,
+    UdpClose,
+    UdpError,
+)
+from zks_lwip.worker import Limits
+from zks_lwip.worker.icmp import can_echo
+from zks_lwip.worker.readiness import Readiness, TaskReadiness, make_readiness
+
+both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
+Make = Callable[[], Readiness]
+
+
+@asynccontextmanager
+async def udp_socket(host: str = "127.0.0.1") -> AsyncIterator[trio.socket.SocketType]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
+        await sock.bind((host, 0))
+        yield sock
+
+
+@asynccontextmanager
+async def udp_echo(host: str = "127.0.0.1") -> AsyncIterator[int]:
+    async def serve() -> None:
+        while True:
+            payload, source = await sock.recvfrom(65535)
+            await sock.sendto(payload, source)
+
+    async with udp_socket(host) as sock, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield sock.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@both_kinds
+async def test_echo_of_every_size(readiness: Make) -> None:
+    async with (
+        running_worker(readiness=readiness) as (_, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        assert client.hello.udp
+        for size in (0, 1, 1472, 9000, 65507):
+            payload = os.urandom(size)
+            await client.send(Udp(7, "127.0.0.1", port, payload))
+            frame = await client.expect(Udp)
+            assert (frame.association, frame.host, frame.port) == (7, "127.0.0.1", port)
+            assert bytes(frame.payload) == payload
+
+
+async def test_ipv6() -> None:
+    async with running_worker() as (_, address):
+        async with udp_echo("::1") as port, raw_client(address) as client:
+            await client.send(Udp(1, "0:0::1", port, b"six"))
+            frame = await client.expect(Udp)
+            assert (frame.host, frame.port, bytes(frame.payload)) == ("::1", port, b"six")
+            await client.send(Udp(1, "::ffff:127.0.0.1", port, b"x"))
+
+
+async def test_one_socket_and_full_cone() -> None:
+    async with (
+        running_worker() as (_, address),
+        udp_socket() as first,
+        udp_socket() as second,
+        udp_socket() as stranger,
+        raw_client(address) as client,
+    ):
+        mapped = []
+        for far in (first, second):
+            await client.send(Udp(1, "127.0.0.1", far.getsockname()[1], b"hello"))
+            mapped.append((await far.recvfrom(100))[1])
+        assert mapped[0] == mapped[1]
+        await stranger.sendto(b"unasked", mapped[0])
+        frame = await client.expect(Udp)
+        assert bytes(frame.payload) == b"unasked"
+        assert frame.port == stranger.getsockname()[1]
+        await client.send(Udp(2, "127.0.0.1", first.getsockname()[1], b"hello"))
+        assert (await first.recvfrom(100))[1] != mapped[0]
+
+
+@both_kinds
+async def test_port_unreachable(readiness: Make) -> None:
+    async with (
+        running_worker(readiness=readiness) as (_, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        for host, association in (("127.0.0.1", 1), ("::1", 2)):
+            closed = await refused_port()
+            await client.send(Udp(association, host, closed, b"anyone?"))
+            error = await client.expect(UdpError)
+            assert error == UdpError(association, 111, host, closed)
+        # the socket goes on, and no datagram is lost to the error of another one
+        closed = await refused_port()
+        await client.send(
+            Udp(1, "127.0.0.1", closed, b"anyone?"), Udp(1, "127.0.0.1", port, b"still here")
+        )
+        kinds = {type(await client.receive()) for _ in range(2)}
+        assert kinds == {Udp, UdpError}
+
+
+async def test_too_big_and_nonsense() -> None:
+    async with (
+        running_worker() as (worker, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        await client.send(
+            Udp(1, "not an address", port, b"x"),
+            Udp(1, "example.com", port, b"x"),
+            Udp(1, "127.0.0.1", 0, b"x"),
+            Udp(1, "fe80::1%lo", port, b"x"),
+        )
+        await client.silent()
+        await client.send(Udp(1, "127.0.0.1", port, b"works"))
+        assert bytes((await client.expect(Udp)).payload) == b"works"
+        del worker
+
+
+async def test_policy_both_ways() -> None:
+    async with (
+        running_worker(allow=("127.0.0.2/32",)) as (_, address),
+        udp_socket("127.0.0.2") as allowed,
+        udp_socket("127.0.0.3") as refused,
+        raw_client(address) as client,
+    ):
+        port = refused.getsockname()[1]
+        for host in ("127.0.0.3", "0x7f000003", "::ffff:127.0.0.3", "64:ff9b::7f00:3"):
+            await client.send(Udp(1, host, port, b"out"))
+            assert await client.expect(UdpError) == UdpError(1, 403, host, port)
+        await client.send(Udp(1, "127.0.0.2", allowed.getsockname()[1], b"out"))
+        _, mapped = await allowed.recvfrom(100)
+        await refused.sendto(b"in", ("127.0.0.1", mapped[1]))
+        await client.silent()
+        await allowed.sendto(b"in", ("127.0.0.1", mapped[1]))
+        assert bytes((await client.expect(Udp)).payload) == b"in"
+        with pytest.raises(BlockingIOError):
+            refused._sock.recv(100)  # type: ignore[attr-defined]
+
+
+async def test_idle_associations_end() -> None:
+    async with (
+        running_worker(idle_udp=1) as (worker, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        assert client.hello.idle_udp == 1
+        await client.send(Udp(1, "127.0.0.1", port, b"x"))
+        await client.expect(Udp)
+        used = worker.descriptors.free
+        assert (await client.expect(UdpClose)).association == 1
+        assert worker.descriptors.free == used + 1
+        await client.send(Udp(1, "127.0.0.1", port, b"again"))
+        assert bytes((await client.expect(Udp)).payload) == b"again"
+
+
+async def test_the_least_recently_used_association_goes() -> None:
+    async with (
+        running_worker(limits=Limits(associations=2)) as (worker, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        for association in (1, 2, 1):
+            await client.send(Udp(association, "127.0.0.1", port, b"x"))
+            await client.expect(Udp)
+        await client.send(Udp(3, "127.0.0.1", port, b"x"))
+        frames = [await client.receive(), await client.receive()]
+        assert UdpClose(2) in frames
+        assert worker.descriptors.total - worker.descriptors.free == 2
+        await client.send(UdpClose(1))
+        await client.silent(0.05)
+        assert worker.descriptors.total - worker.descriptors.free == 1
+
+
+async def test_no_descriptor_left() -> None:
+    async with (
+        running_worker() as (worker, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        kept, worker.descriptors.free = worker.descriptors.free, 0
+        await client.send(Udp(1, "127.0.0.1", port, b"x"))
+        await client.silent(0.05)
+        worker.descriptors.free = kept
+        await client.send(Udp(1, "127.0.0.1", port, b"x"))
+        await client.expect(Udp)
+
+
+async def test_a_flood_in_does_not_stop_the_others() -> None:
+    """One socket gets more than one turn's worth; everything arrives or is dropped, none hangs."""
+    async with (
+        running_worker() as (_, address),
+        udp_socket() as far,
+        raw_client(address) as client,
+    ):
+        await client.send(Udp(1, "127.0.0.1", far.getsockname()[1], b"x"))
+        _, mapped = await far.recvfrom(100)
+        for number in range(200):
+            far._sock.sendto(b"%d" % number, mapped)  # type: ignore[attr-defined]
+        got = [int(bytes((await client.expect(Udp)).payload)) for _ in range(150)]
+        assert got == sorted(got)
+
+
+# --- DNS --------------------------------------------------------------------------------------
+
+
+def query(name: str = "example.com") -> bytes:
+    return dns.message.make_query(name, "A", id=0x4242).to_wire()
+
+
+async def test_dns() -> None:
+    def respond(q: dns.message.Message, tcp: bool) -> bytes | None:
+        name = q.question[0].name.to_text()
+        if name.startswith("long") and not tcp:
+            return truncated(q)
+        if name.startswith("silent"):
+            return None
+        return answer(q, *(["192.0.2.1"] if not tcp else [f"192.0.2.{n}" for n in range(255)]))
+
+    server = FakeNameServer(respond)
+    async with (
+        server.running(),
+        running_worker(resolvers=(server.server,), limits=Limits(requests=4)) as (_, address),
+        raw_client(address) as client,
+    ):
+        assert client.hello.dns and client.hello.requests == 4
+        await client.send(DnsQuery(9, query()), DnsQuery(10, query("long.example")))
+        got = {}
+        for _ in range(2):
+            frame = await client.expect(DnsResponse)
+            got[frame.request] = dns.message.from_wire(frame.message)
+        assert len(got[9].answer[0]) == 1 and got[9].id == 0x4242
+        assert len(got[10].answer[0]) == 255 and got[10].id == 0x4242
+        await client.send(DnsQuery(11, b"nonsense"))
+        frame = await client.expect(DnsResponse)
+        assert frame.request == 11 and frame.message[3] & 15 == 1
+        await client.send(*(DnsQuery(n, query("silent.example")) for n in range(20, 25)))
+        frame = await client.expect(DnsResponse)  # at once: it is one too many
+        assert frame.request == 24 and frame.message[3] & 15 == 2
+        for _ in range(4):
+            frame = await client.expect(DnsResponse, 6)
+            assert frame.request in range(20, 24) and frame.message[3] & 15 == 2
+
+
+async def test_without_name_server() -> None:
+    async with running_worker() as (worker, address):
+        worker.dns._servers = lambda: ()
+        async with raw_client(address) as client:
+            assert not client.hello.dns
+            await client.send(DnsQuery(1, query()))
+            frame = await client.expect(DnsResponse)
+            assert frame.message[3] & 15 == 2
+
+
+# --- ICMP -------------------------------------------------------------------------------------
+
+
+async def test_echo_where_the_system_allows_it() -> None:
+    async with running_worker() as (_, address), raw_client(address) as client:
+        assert client.hello.icmp == can_echo(None)
+        assert client.hello.icmp or "ZKS_TEST_ICMP" not in os.environ
+        await client.send(Echo(1, "127.0.0.1", b"ping"))
+        if client.hello.icmp:
+            await _check_echo(client)
+        else:
+            await client.silent(0.05)
+
+
+async def _check_echo(client: RawClient) -> None:
+    reply = await client.expect(EchoReply)
+    assert (reply.request, bytes(reply.payload)) == (1, b"ping")
+    await client.send(
+        Echo(2, "8.8.8.8.8", b"x"), Echo(3, "10.0.0.1", b"refused"), Echo(4, "::1", b"six" * 100)
+    )
+    reply = await client.expect(EchoReply)
+    assert (reply.request, bytes(reply.payload)) == (4, b"six" * 100)
+    for request in range(100, 400):
+        await client.send(Echo(request, "127.0.0.1", b"%d" % request))
+    for _ in range(100, 400):
+        reply = await client.expect(EchoReply)
+        assert bytes(reply.payload) == b"%d" % reply.request
+
+
+def test_echo_in_a_namespace_that_allows_it() -> None:
+    """The test above, where unprivileged ICMP sockets are open to everybody."""
+    script = (
+        "ip link set lo up && echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range"
+        f" && exec {sys.executable} -m pytest -q -p no:cacheprovider {__file__}"
+        " -k test_echo_where_the_system_allows_it"
+    )
+    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
+    try:
+        allowed = subprocess.run([*unshare, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("network namespaces cannot be made here")
+    done = subprocess.run(
+        [*unshare, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"ZKS_TEST_ICMP": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
