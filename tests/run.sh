@@ -51,6 +51,9 @@ fi
 make_venv test cross
 build
 
+# unbound, dnsdist and dnsperf, unpacked only: installed, they would listen on port 53.
+.venv/bin/python -m tests.dns_programs
+
 failed=0
 say "Style and types"
 .venv/bin/python -m ruff check . || failed=1

@@ -1,0 +1,91 @@
+"""unbound, dnsdist and dnsperf for the tests, without installing them: ``python -m
+tests.dns_programs``.
+
+Installing these packages starts daemons on port 53. So what is not installed already is
+downloaded by ``apt-get download`` (no root is needed) and unpacked into ``build/test-programs``,
+with the libraries that the system lacks; the programs are then run from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+PROGRAMS = {"unbound": "unbound", "dnsdist": "dnsdist", "dnsperf": "dnsperf"}
+ROOT = Path(__file__).resolve().parent.parent / "build" / "test-programs"
+_SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+@cache
+def find(program: str) -> tuple[str, dict[str, str]] | None:
+    """Return path and environment to run `program` with; None if it is not to be had."""
+    installed = shutil.which(program, path=_SEARCH)
+    if installed is not None:
+        return installed, dict(os.environ)
+    if (found := _unpacked(program)) is None and _fetch(PROGRAMS[program]):
+        found = _unpacked(program)
+    return found
+
+
+def _unpacked(program: str) -> tuple[str, dict[str, str]] | None:
+    for folder in ("usr/sbin", "usr/bin"):
+        path = ROOT / folder / program
+        if path.is_file():
+            libraries = {str(one.parent) for one in (ROOT / "usr/lib").rglob("*.so*")}
+            environment = os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))}
+            return str(path), environment
+    return None
+
+
+def _fetch(package: str) -> bool:
+    """Download and unpack `package` and the libraries that are missing; whether that worked."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        return False
+    wanted = [package, *_missing_libraries(package)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["apt-get", "-q", "download", *wanted]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            print(f"{package} cannot be downloaded: {done.stderr.strip()}", file=sys.stderr)
+            return False
+        ROOT.mkdir(parents=True, exist_ok=True)
+        # The program's own package comes last: what has been unpacked is whole.
+        archives = sorted(
+            Path(folder).glob("*.deb"), key=lambda path: path.name.startswith(package)
+        )
+        for archive in archives:
+            subprocess.run(["dpkg", "-x", archive, ROOT], check=True, timeout=60)
+    return True
+
+
+def _missing_libraries(package: str) -> list[str]:
+    options = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks")]
+    options += ["--no-replaces", "--no-enhances", "--no-pre-depends"]
+    listed = subprocess.run(
+        ["apt-cache", "depends", "--recurse", *options, package],
+        capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    names = {line for line in listed.splitlines() if line[:1].isalpha() and line.startswith("lib")}
+    status = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names],
+        capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    here = {line.split()[0] for line in status.splitlines() if line.endswith(" installed")}
+    return sorted(names - here)
+
+
+def main() -> int:
+    """Bring all of them; those that cannot be had are named."""
+    missing = [program for program in PROGRAMS if find(program) is None]
+    if missing:
+        print(f"Not to be had, so that some tests are skipped: {', '.join(missing)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
