@@ -206,12 +206,6 @@ def _link_dns(applier: Applier, step: LinkDns) -> None:
     _program(["resolvectl", "default-route", step.device, "true"])
 
 
-def _revert_link_dns(applier: Applier, step: LinkDns) -> None:
-    # It goes with the link; resolved no longer knows one that has gone.
-    if os.path.exists(f"/sys/class/net/{step.device}"):
-        _program(["resolvectl", "revert", step.device])
-
-
 def _resolvconf(applier: Applier, step: Resolvconf) -> None:
     _program(["resolvconf", "-a", step.device, "-m", "0", "-x"], f"nameserver {step.server}\n")
 
@@ -234,7 +228,6 @@ _UNDO: dict[type[Step], Callable[[Applier, Any], None]] = {
     Route: lambda self, step: _tolerate(_GONE, lambda: self._route(step, "del")),
     Rule: lambda self, step: _tolerate(_GONE, lambda: self._rule(step, "del")),
     Tun: Applier._remove_tun,
-    LinkDns: _revert_link_dns,
     Resolvconf: lambda self, step: _program(["resolvconf", "-d", step.device, "-f"]),
 }
 

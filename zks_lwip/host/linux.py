@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import trio
 from pyroute2 import IPRoute
@@ -33,13 +34,15 @@ from zks_lwip.host.steps import Nftables, Rule, Step
 
 __all__ = ["Host", "applied", "make_plan", "observe"]
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 
 async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> HostState:
     """Look at a network namespace (a name of ``ip netns``, a path, or None for our own).
 
-    :raises HostError: there is no such namespace.
+    :raises ConfigError: there is no such namespace.
     :raises PrivilegeError: it may not be entered.
     """
     thread = NamespaceThread(netns)
@@ -166,14 +169,14 @@ class Host:
     async def resume(self) -> None:
         """Close what :meth:`pause` has opened."""
         async with self._lock:
-            for step in self._pausing():
-                await self._thread.run(self._working.do, step)
+            for number, step in enumerate(self._pausing()):
+                await self._thread.run(self._do, number, step)
             self.paused = False
 
     def _pausing(self) -> list[Step]:
         return [step for step in self.plan.steps if isinstance(step, (Nftables, Rule))]
 
-    async def run(self, function: Callable[..., object], *args: object) -> object:
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call something in the captured namespace's thread."""
         return await self._thread.run(function, *args)
 
@@ -185,13 +188,19 @@ class Host:
         self._journal.begin(self.plan.config.netns, self.plan.config.tun)
 
     def _do(self, number: int, step: Step) -> None:
-        assert self._journal is not None
-        self._journal.append(step)
-        self._done.append(step)
+        self._write_down(step)
         for command in step.commands():
             _log.info("[#] %s", command)
         self._on_step(number, step)
         self._working.do(step)
+
+    def _write_down(self, step: Step) -> None:
+        assert self._journal is not None
+        if isinstance(step, Nftables):
+            step = Nftables("")  # its name is enough to undo it
+        if step not in self._done:
+            self._journal.append(step)
+            self._done.append(step)
 
     def _undo(self, step: Step) -> None:
         for command in step.undo_commands():
@@ -200,6 +209,9 @@ class Host:
 
     def _change(self, plan: Plan) -> None:
         before, after = self.plan.steps, set(plan.steps)
+        self.plan = plan
+        if self.paused:
+            return
         for number, step in enumerate(plan.steps):
             if step not in before:
                 self._do(number, step)
@@ -208,7 +220,6 @@ class Host:
             replaced = isinstance(step, Nftables) and any(isinstance(s, Nftables) for s in after)
             if step not in after and not replaced:
                 self._undo(step)
-        self.plan = plan
 
     def _reassert(self) -> HostState:
         assert self._ip is not None

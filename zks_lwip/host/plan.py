@@ -288,6 +288,7 @@ def with_state(plan: Plan, state: HostState) -> Plan:
         strict_rp_filter=first.strict_rp_filter,
         leftover=first.leftover,
         foreign_uses=(),
+        nft=first.nft,
         resolver=first.resolver,
     )
     return make_plan(plan.config, seen, keep=plan)

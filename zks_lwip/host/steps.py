@@ -195,6 +195,7 @@ class Address(Step):
 class LinkDns(Step):
     """systemd-resolved asks this server, over the TUN, for every name (``~.``)."""
 
+    vanishes: ClassVar[bool] = True
     device: str
     server: str
 
@@ -206,7 +207,7 @@ class LinkDns(Step):
         ]
 
     def undo_commands(self) -> list[str]:
-        return [f"resolvectl revert {self.device}"]
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +249,9 @@ def from_json(data: Any) -> Step:
     for name, value in values.items():
         if name not in types or type(value).__name__ not in types[name].split(" | "):
             raise ValueError(f"no {kind.__name__}: {data!r}")
+    absent = {name: None for name, kinds in types.items() if kinds.endswith(" | None")}
     try:
-        return kind(**values)
+        return kind(**{**absent, **values})
     except TypeError as error:
         raise ValueError(f"no {kind.__name__}: {error}") from None
 

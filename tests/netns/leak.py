@@ -1,0 +1,227 @@
+"""A leak detector, and the probes that it has to see when nothing holds them back.
+
+::
+
+    client  up0 ──veth── gw0  gateway: the LAN, and by its loopback the internet
+    192.168.77.2             192.168.77.1, .9 (a neighbour)    25.2.2.2, 25.2.2.53
+    fd77::2                  fd77::1, fd77::9                  2a0e:2:2::2, 2a0e:2:2::53
+
+:class:`Detector` reads every packet that leaves ``client`` by up0, below the firewall (AF_PACKET),
+and counts those that no exception explains. :class:`Prober` is a process in
+``client`` that sends 50 probes a second, of every kind.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ipaddress
+import json
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from tests.netns.child import Child
+from tests.netns.lab import Namespace
+from zks_lwip.device._netns import run_in_netns
+
+GATEWAY4, GATEWAY6 = "192.168.77.1", "fd77::1"
+NEIGHBOUR4, NEIGHBOUR6 = "192.168.77.9", "fd77::9"
+CLIENT4, CLIENT6 = "192.168.77.2", "fd77::2"
+FAR4, FAR6 = "25.2.2.2", "2a0e:2:2::2"
+NAMES4, NAMES6 = "25.2.2.53", "2a0e:2:2::53"
+WORKER4 = "25.9.9.9"
+
+_ETH_P_ALL, _OUTGOING = 3, 4
+_NDP = range(133, 138)
+_MLD = {131, 132, 143}
+
+
+class Space:
+    """``client`` and its gateway."""
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self.gateway = stack.enter_context(contextlib.closing(Namespace("gateway")))
+            self.client = stack.enter_context(contextlib.closing(Namespace("client")))
+            self.gateway.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+            self.gateway.ip(
+                f"link add gw0 type veth peer name up0 netns {self.client.name}",
+                *(f"addr add {a}/24 dev gw0" for a in (GATEWAY4, NEIGHBOUR4)),
+                *(f"addr add {a}/64 dev gw0 nodad" for a in (GATEWAY6, NEIGHBOUR6)),
+                *(f"addr add {a}/32 dev lo" for a in (FAR4, NAMES4, WORKER4)),
+                *(f"addr add {a}/128 dev lo" for a in (FAR6, NAMES6)),
+                "link set gw0 up",
+            )
+            self.client.ip(
+                f"addr add {CLIENT4}/24 dev up0",
+                f"addr add {CLIENT6}/64 dev up0 nodad",
+                "link set up0 up",
+                f"route add default via {GATEWAY4}",
+                f"route add ::/0 via {GATEWAY6}",
+            )
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+Packet = collections.namedtuple("Packet", "protocol source destination port sport kind")
+
+
+def parse(frame: bytes) -> Packet | None:
+    """What an Ethernet frame carries; None if it is not IP. ``kind`` is the ICMP type."""
+    ethertype = int.from_bytes(frame[12:14], "big")
+    ip = frame[14:]
+    if ethertype == 0x0800:
+        start, protocol = (ip[0] & 15) * 4, ip[9]
+        source, destination = ip[12:16], ip[16:20]
+    elif ethertype == 0x86DD:
+        start, protocol = 40, ip[6]
+        source, destination = ip[8:24], ip[24:40]
+        if protocol == 0:  # hop-by-hop options, of MLD
+            start, protocol = start + 8 * (1 + ip[41]), ip[40]
+    else:
+        return None
+    sport, port = struct.unpack("!HH", ip[start : start + 4])
+    addresses = [str(ipaddress.ip_address(a)) for a in (source, destination)]
+    icmp = protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+    if icmp:
+        port = sport = 0
+    return Packet(protocol, *addresses, port, sport, ip[start] if icmp else 0)
+
+
+def housekeeping(packet: Packet) -> bool:
+    """What a closed host may still send: NDP, MLD, DHCP."""
+    if packet.protocol == socket.IPPROTO_ICMPV6 and (packet.kind in _NDP or packet.kind in _MLD):
+        return True
+    dhcp = {(68, 67), (546, 547)}
+    return packet.protocol == socket.IPPROTO_UDP and (packet.sport, packet.port) in dhcp
+
+
+class Detector:
+    """Counts what leaves by an interface, by destination and protocol."""
+
+    def __init__(self, net: Namespace, interface: str = "up0") -> None:
+        self.allowed: Callable[[Packet], bool] = housekeeping
+        self.leaks: collections.Counter[Packet] = collections.Counter()
+        self._socket = run_in_netns(
+            net.path, socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)
+        )
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.bind((interface, _ETH_P_ALL))
+        self._end, end = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, args=(end,), daemon=True)
+        self._thread.start()
+
+    def _run(self, end: socket.socket) -> None:
+        with end:
+            while True:
+                ready, _, _ = select.select([self._socket, end], [], [])
+                if end in ready:
+                    return
+                try:
+                    frame, address = self._socket.recvfrom(200)
+                except OSError:
+                    continue  # the interface went down
+                if address[2] == _OUTGOING and (packet := parse(frame)):
+                    if not self.allowed(packet):
+                        self.leaks[packet._replace(sport=0)] += 1
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[collections.Counter[Packet]]:
+        """What leaks inside the block (filled when it ends)."""
+        time.sleep(0.05)
+        self.leaks.clear()
+        found: collections.Counter[Packet] = collections.Counter()
+        yield found
+        time.sleep(0.1)
+        found.update(self.leaks)
+
+    def close(self) -> None:
+        self._end.close()
+        self._thread.join()
+        self._socket.close()
+
+
+class Prober(Child):
+    """The probes, running in a namespace until stopped."""
+
+    def __init__(self, net: Namespace, *only: str, interface: str = "up0", rate: int = 50) -> None:
+        argv = [sys.executable, "-m", "tests.netns.leak", interface, str(rate), *only]
+        super().__init__("prober", net.command(argv))
+        self.wait_for("probing")
+
+    def stop(self, timeout: float = 15) -> int:
+        self.signal(signal.SIGKILL)
+        return self.wait(timeout)
+
+
+def _udp(family: int, host: str, port: int, *options: tuple[int, int, bytes]) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        for option in options:
+            probe.setsockopt(*option)
+        probe.connect((host, port))
+        probe.send(b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\4leak\4test\0\0\1\0\1")
+
+
+def _tcp(family: int, host: str, port: int, *options: tuple[int, int, bytes]) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        for option in options:
+            probe.setsockopt(*option)
+        probe.setblocking(False)
+        probe.connect_ex((host, port))
+
+
+def _ping(family: int, host: str, *options: tuple[int, int, bytes]) -> None:
+    v4 = family == socket.AF_INET
+    protocol = socket.IPPROTO_ICMP if v4 else socket.IPPROTO_ICMPV6
+    with socket.socket(family, socket.SOCK_RAW, protocol) as probe:
+        for option in options:
+            probe.setsockopt(*option)
+        body = struct.pack("!BBHHH", 8 if v4 else 128, 0, 0xF7FF - 0x1234 if v4 else 0, 0x1234, 0)
+        probe.sendto(body, (host, 0))
+
+
+def probes(interface: str) -> dict[str, Callable[[], None]]:
+    """Every kind of probe by name."""
+    device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    unicast = (socket.IPPROTO_IP, 50, struct.pack("!I", socket.if_nametoindex(interface)))
+    found: dict[str, Callable[[], None]] = {}
+    for version, family, far, names, lan in (
+        (4, socket.AF_INET, FAR4, NAMES4, NEIGHBOUR4),
+        (6, socket.AF_INET6, FAR6, NAMES6, NEIGHBOUR6),
+    ):
+        options = {"": (), "-bound": (device,)} | (
+            {"-unicast-if": (unicast,)} if version == 4 else {}
+        )
+        for name, option in options.items():
+            end = f"{version}{name}"
+            found[f"udp{end}"] = lambda f=family, h=far, o=option: _udp(f, h, 9999, *o)
+            found[f"tcp{end}"] = lambda f=family, h=far, o=option: _tcp(f, h, 80, *o)
+            found[f"ping{end}"] = lambda f=family, h=far, o=option: _ping(f, h, *o)
+            found[f"dns{end}"] = lambda f=family, h=names, o=option: _udp(f, h, 53, *o)
+            found[f"dnstcp{end}"] = lambda f=family, h=names, o=option: _tcp(f, h, 53, *o)
+            found[f"landns{end}"] = lambda f=family, h=lan, o=option: _udp(f, h, 53, *o)
+    return found
+
+
+def main(interface: str, rate: str, *only: str) -> None:
+    """Send probes in turn, ``rate`` a second."""
+    kinds = {name: probe for name, probe in probes(interface).items() if not only or name in only}
+    print("probing", json.dumps(list(kinds)), flush=True)
+    while True:
+        for probe in kinds.values():
+            # Refused is what it should be; who looks are the detector and the counters.
+            with contextlib.suppress(OSError):
+                probe()
+            time.sleep(1 / int(rate))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

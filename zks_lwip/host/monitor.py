@@ -1,0 +1,115 @@
+"""Follow what happens to a host that has been set up: roaming, suspend, and others' hands.
+
+The kernel's news (rtnetlink(7), nftables) say *that* something has changed; what, is looked up.
+News that come in a burst are answered once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import trio
+
+from zks_lwip.host.linux import Host
+from zks_lwip.host.state import HostState
+
+__all__ = ["watch"]
+
+_log = logging.getLogger(__name__)
+
+_NETLINK_NETFILTER = 12
+# Groups of linux/rtnetlink.h: link, IPv4 and IPv6 addresses, routes and rules.
+_GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
+# NFNLGRP_NFTABLES: somebody flushes the ruleset.
+_NFTABLES_GROUP = 1 << 6
+# Seconds that a burst may take. The firewall holds meanwhile.
+_BURST = 0.1
+# Seconds between two looks at the clocks, and by how much they must differ to call it a suspend.
+_CLOCK_EVERY, _SUSPEND = 5.0, 10.0
+
+
+async def watch(host: Host, on_move: Callable[[], None]) -> None:
+    """Keep routes, rules and firewall as planned, until cancelled.
+
+    ``on_move`` is called when the way to the outside may be another one: default routes or
+    addresses have changed, or the machine has slept. The tunnel should then connect again.
+
+    :raises DeviceError: somebody has removed the TUN.
+    """
+    sockets = await host.run(_listen)
+    try:
+        async with trio.open_nursery() as nursery:
+            wake = _Wake()
+            for one in sockets:
+                nursery.start_soon(_receive, one, wake)
+            nursery.start_soon(_clock, on_move)
+            await _follow(host, wake, on_move)
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class _Wake:
+    """News that have not been looked at."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+
+def _listen() -> list[trio.socket.SocketType]:
+    """In the captured namespace: a socket belongs to the one in which it was made."""
+    found = []
+    for protocol, groups in ((0, _GROUPS), (_NETLINK_NETFILTER, _NFTABLES_GROUP)):
+        one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        one.setblocking(False)
+        one.bind((0, groups))
+        found.append(trio.socket.from_stdlib_socket(one))
+    return found
+
+
+async def _receive(news: trio.socket.SocketType, wake: _Wake) -> None:
+    while True:
+        try:
+            await news.recv(65536)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # some were lost: reason enough to look
+                raise
+        wake.event.set()
+
+
+async def _follow(host: Host, wake: _Wake, on_move: Callable[[], None]) -> None:
+    before = _outside(await host.reassert(), host.plan.config.tun)
+    while True:
+        await wake.event.wait()
+        await trio.sleep(_BURST)
+        wake.event = trio.Event()
+        after = _outside(await host.reassert(), host.plan.config.tun)
+        if after != before:
+            before = after
+            _log.info("the network has changed")
+            on_move()
+
+
+def _outside(state: HostState, tun: str) -> tuple[object, ...]:
+    """What a connection to the outside depends on; the TUN, our own, is never an uplink."""
+    up = {link.name for link in state.links if link.up and link.name not in ("lo", tun)}
+    addresses = {str(a.interface) for a in state.addresses if a.link in up}
+    return frozenset(up), frozenset(addresses), tuple(sorted(state.uplinks))
+
+
+async def _clock(on_move: Callable[[], None]) -> None:
+    def slept() -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+    before = slept()
+    while True:
+        await trio.sleep(_CLOCK_EVERY)
+        now = slept()
+        if now - before > _SUSPEND:
+            _log.info("the machine has slept for %.0f s", now - before)
+            on_move()
+        before = now

@@ -1,0 +1,134 @@
+"""Take down what instances that died have left, from their journals and by name.
+
+Harmless where there is nothing, and when repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from zks_lwip.device._netns import namespace_id, run_in_netns
+from zks_lwip.errors import HostError, PrivilegeError, ZksError
+from zks_lwip.host._apply import Applier
+from zks_lwip.host._observe import look, read_sysctl
+from zks_lwip.host.config import STATE_DIR
+from zks_lwip.host.journal import Journal, Record
+from zks_lwip.host.linux import undo_all
+from zks_lwip.host.steps import Nftables, Resolvconf, Route, Rule, Step, Sysctl
+
+__all__ = ["Recovery", "recover"]
+
+_NAME = re.compile(r"net-(\d+)\.journal")
+_NAMED = Path("/run/netns")
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What :func:`recover` did."""
+
+    undone: list[str] = field(default_factory=list)
+    """Commands, in order."""
+    left: list[str] = field(default_factory=list)
+    """What is still there, and why."""
+
+
+def recover(directory: Path = STATE_DIR) -> Recovery:
+    """Undo every journal of an instance that does not run any more; blocks, a second at most.
+
+    In our own namespace also what bears our name without being in a journal.
+
+    :raises PrivilegeError: this is not root.
+    """
+    recovery = Recovery()
+    own = namespace_id(None)
+    seen = set()
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        names = []
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot read {directory}: {error.strerror}; run it as root") from None
+    for name in names:
+        if match := _NAME.fullmatch(name):
+            seen.add(int(match[1]))
+            _recover(directory, int(match[1]), own, recovery)
+    if own not in seen:
+        _take_down(None, (), own, recovery)
+    return recovery
+
+
+def _recover(directory: Path, inode: int, own: int, recovery: Recovery) -> None:
+    try:
+        journal = Journal(directory, inode)
+    except PrivilegeError:
+        raise
+    except HostError as error:
+        recovery.left.append(str(error))
+        return
+    try:
+        record = journal.record or Record(0, "", None, 0, "")
+        where = None if inode == own else _find(inode, record)
+        if inode == own or where is not None:
+            known = len(recovery.left)
+            _take_down(where, record.steps, own, recovery)
+            if len(recovery.left) > known:
+                return  # for another try
+            recovery.left += [
+                f"{problem}: settings that only it knew (sysctl, resolver) were left as they are"
+                for problem in record.problems
+            ]
+        journal.finish()
+    finally:
+        journal.close()
+
+
+def _find(inode: int, record: Record) -> str | None:
+    """A name or path of the namespace with that inode; None: it has gone, with all in it."""
+    names = [] if record.netns is None else [record.netns]
+    if _NAMED.is_dir():
+        names += sorted(path.name for path in _NAMED.iterdir())
+    for name in names:
+        try:
+            if namespace_id(name) == inode:
+                return name
+        except HostError:
+            continue  # removed while we looked
+    return None
+
+
+def _take_down(netns: str | None, steps: tuple[Step, ...], own: int, recovery: Recovery) -> None:
+    try:
+        recovery.left += run_in_netns(netns, _undo, netns, steps, own, recovery.undone.append)
+    except ZksError as error:
+        recovery.left.append(str(error))
+
+
+def _undo(
+    netns: str | None, steps: tuple[Step, ...], own: int, tell: Callable[[str], None]
+) -> list[str]:
+    """Runs in the namespace: what the journal knows, and what bears our protocol number or name."""
+    with IPRoute() as ip:
+        applier = Applier(ip)
+        state = look(ip, netns, own, None)
+        table = Nftables("")
+
+        def is_there(step: Step) -> bool:
+            if isinstance(step, (Rule, Route)):
+                return step in state.ours
+            if isinstance(step, Sysctl):
+                return read_sysctl(step.name) == step.value
+            return isinstance(step, Resolvconf) or (step == table and state.nft_table)
+
+        def undo(step: Step) -> None:
+            applier.undo(step)
+            for command in step.undo_commands():
+                tell(command)
+
+        # The firewall first, so that it goes last: nothing is open before all is.
+        found = [step for step in (table, *state.ours, *steps) if is_there(step)]
+        return undo_all(list(dict.fromkeys(found)), undo)

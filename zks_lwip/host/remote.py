@@ -1,0 +1,74 @@
+"""Remote hands: do not saw off the connection that this command came over."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from zks_lwip.errors import ConfigError
+from zks_lwip.host.config import HostConfig
+from zks_lwip.host.state import HostState, lan_networks
+
+__all__ = ["check_remote", "ssh_connection"]
+
+_VARIABLE = "SSH_CONNECTION"
+
+
+def ssh_connection(environment: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
+    """The client's address and our port of the SSH connection that we were started over, if any.
+
+    sudo takes the variable away, so our parents' environments are looked at, too (Linux, root).
+    """
+    values = [environment.get(_VARIABLE, ""), *_ancestors()]
+    for value in values:
+        fields = value.split()
+        if len(fields) == 4 and fields[3].isdigit():
+            return fields[0].partition("%")[0], int(fields[3])
+    return None
+
+
+def _ancestors() -> list[str]:
+    found = []
+    pid = os.getppid()
+    while pid > 1:
+        directory = Path("/proc", str(pid))
+        try:
+            environment = (directory / "environ").read_bytes()
+            stat = (directory / "stat").read_bytes()
+        except OSError:
+            break  # not ours to read, or ended in the meantime
+        for entry in environment.split(b"\0"):
+            name, _, value = entry.partition(b"=")
+            if name == _VARIABLE.encode():
+                found.append(value.decode(errors="replace"))
+        pid = int(stat.rpartition(b")")[2].split()[1])
+    return found
+
+
+def check_remote(config: HostConfig, state: HostState, connection: tuple[str, int] | None) -> None:
+    """Refuse a set-up that would cut the SSH connection that we were started over.
+
+    It survives where its client is on a LAN that may be reached, is bypassed, or where the port is
+    open for callers from outside (``--allow-inbound``), or outside of ``--only``.
+
+    :raises ConfigError: it would not survive.
+    """
+    if connection is None or not state.own:
+        return
+    client, port = ipaddress.ip_address(connection[0]), connection[1]
+    if isinstance(client, ipaddress.IPv6Address) and client.ipv4_mapped is not None:
+        client = client.ipv4_mapped
+    direct = [*config.bypass, *(lan_networks(state, config.tun) if config.lan else ())]
+    reachable = any(client in network for network in direct if network.version == client.version)
+    if client.is_loopback or client.is_link_local or reachable or port in config.inbound:
+        return
+    if config.only and not any(
+        client in network for network in config.only if network.version == client.version
+    ):
+        return
+    raise ConfigError(
+        f"this would cut the SSH connection from {client} that the command came over: keep it with "
+        f"`--bypass {client}` or `--allow-inbound {port}`, or insist with `--yes`"
+    )

@@ -1,0 +1,166 @@
+"""Give away what is not needed once the host is set up (capabilities(7)).
+
+Capabilities belong to threads. A thread that is made later inherits its maker's; of those that are
+there, trio's idle ones are reached by giving them work. So this comes after the set-up, and before
+any other thread is started.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import pwd
+import threading
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from zks_lwip.errors import ConfigError, HostError, PrivilegeError
+from zks_lwip.host.linux import Host
+
+__all__ = ["Capability", "drop_privileges", "held_capabilities"]
+
+_VERSION_3 = 0x20080522
+_PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 8, 23, 24
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _AMBIENT_RAISE = 38, 47, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Capability(enum.IntEnum):
+    """Those that a tunnel may need after its set-up."""
+
+    NET_ADMIN = 12
+    """Marks on sockets, routes, rules, the firewall, sysctls below ``net``."""
+    NET_RAW = 13
+
+
+async def drop_privileges(
+    host: Host | None,
+    *,
+    user: str | None = None,
+    keep: Iterable[Capability] = (Capability.NET_ADMIN,),
+) -> None:
+    """Keep only these capabilities, allow no new ones, and become ``user`` if one is named.
+
+    For this thread and the host's; programs that they start (nft, the worker) have the same.
+
+    :raises ConfigError: there is no such user.
+    :raises PrivilegeError: the capabilities are not ours.
+    :raises HostError: some other thread still has more; named.
+    """
+    kept = frozenset(keep)
+    entry = None
+    if user is not None:
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise ConfigError(f"--user {user}: there is no user of that name") from None
+    stages = [_prepare] if entry else []
+    for stage in [*stages, _limit]:
+        stage(kept)
+        if host is not None:
+            await host.run(stage, kept)
+        if stage is _prepare and entry is not None:
+            _become(entry)
+    await _limit_idle(kept)
+    if more := _holders(kept):
+        raise HostError(
+            f"threads that were there before still have more privileges: {', '.join(more)}"
+        )
+
+
+async def _limit_idle(kept: frozenset[Capability]) -> None:
+    """As many jobs at one time as threads have too much: the idle ones get one each."""
+    if not (count := len(_holders(kept))):
+        return
+    together = threading.Barrier(count)
+
+    def job() -> None:
+        together.wait(5)
+        _limit(kept)
+
+    limiter = trio.CapacityLimiter(count)
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(partial(trio.to_thread.run_sync, job, limiter=limiter))
+
+
+def _become(entry: pwd.struct_passwd) -> None:
+    try:
+        os.initgroups(entry.pw_name, entry.pw_gid)
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot become the user {entry.pw_name}: {error.strerror}") from error
+
+
+def _prepare(kept: frozenset[Capability]) -> None:
+    _prctl(_PR_SET_KEEPCAPS, 1)
+    _drop_bounding(kept)
+
+
+def _limit(kept: frozenset[Capability]) -> None:
+    _drop_bounding(kept)
+    _set(kept)
+    for capability in kept:
+        _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _drop_bounding(kept: frozenset[Capability]) -> None:
+    """What programs that we start may ever get; needs CAP_SETPCAP, so it comes first."""
+    number = 0
+    while (bounded := _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:
+        if bounded and number not in kept and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            if ctypes.get_errno() != errno.EPERM:
+                raise _error("cannot drop a capability")
+            return  # not ours to drop: then a program cannot get more than we have, either
+        number += 1
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _Data(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+def _set(kept: frozenset[Capability]) -> None:
+    bits = sum(1 << capability for capability in kept)
+    data = (_Data * 2)(_Data(bits, bits, bits), _Data(0, 0, 0))
+    if _libc.capset(ctypes.byref(_Header(_VERSION_3, 0)), data) != 0:
+        raise _error(f"cannot keep {', '.join(capability.name for capability in kept)}")
+
+
+def _prctl(*arguments: int) -> None:
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
+    if _libc.prctl(*words) != 0:
+        raise _error("cannot set what programs may get")
+
+
+def _error(what: str) -> PrivilegeError:
+    return PrivilegeError(f"{what}: {os.strerror(ctypes.get_errno())}; start it as root")
+
+
+def held_capabilities() -> dict[str, int]:
+    """The permitted capabilities of every thread of this process, as bits, by id and name."""
+    found = {}
+    for directory in Path("/proc/self/task").iterdir():
+        try:
+            status = (directory / "status").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            continue  # ended in the meantime
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        found[f"{directory.name} ({fields['Name']})"] = int(fields["CapPrm"], 16)
+    return found
+
+
+def _holders(kept: frozenset[Capability]) -> list[str]:
+    allowed = sum(1 << capability for capability in kept)
+    return [name for name, bits in held_capabilities().items() if bits & ~allowed]
