@@ -75,7 +75,14 @@ def connect(*, stats: bool, verbose: int, **options: Any) -> None:
 
 
 async def _connect(config: VpnConfig, stats: bool) -> None:
+    # What is restored when the receiver is closed: nothing that asks us to stop while we are
+    # stopping may cut that short, or change the exit code.
+    early: list[int] = []
+    for number in _STOP:
+        signal.signal(number, lambda received, _: early.append(received))
     with trio.open_signal_receiver(*_STOP, *_TELL) as signals:
+        if early:
+            return
         async with trio.open_nursery() as nursery:
             running: list[Vpn] = []
             nursery.start_soon(_obey, signals, nursery.cancel_scope, running)
