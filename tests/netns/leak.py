@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -65,7 +66,16 @@ class Space:
                 f"route add default via {GATEWAY4}",
                 f"route add ::/0 via {GATEWAY6}",
             )
+            self._settle()
             self._stack = stack.pop_all()
+
+    def _settle(self) -> None:
+        """Wait for the link-local route, so that it is not taken for a change of ours."""
+        argv = ["ip", "-n", self.client.name, "-6", "route", "show", "fe80::/64"]
+        deadline = time.monotonic() + 5
+        while not subprocess.run(argv, capture_output=True, timeout=5).stdout:
+            assert time.monotonic() < deadline, "up0 has no link-local address"
+            time.sleep(0.02)
 
     def close(self) -> None:
         self._stack.close()
