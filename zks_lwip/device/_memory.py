@@ -44,9 +44,7 @@ class MemoryDevice:
         return await self._receive.receive()
 
 
-def memory_device_pair(
-    mtu: int = 1500, queue: int = 64
-) -> tuple[MemoryDevice, MemoryDevice]:
+def memory_device_pair(mtu: int = 1500, queue: int = 64) -> tuple[MemoryDevice, MemoryDevice]:
     """Two ends of one wire."""
     a, b = MemoryDevice(mtu, queue), MemoryDevice(mtu, queue)
     a._peer, b._peer = b, a

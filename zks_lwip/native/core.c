@@ -187,6 +187,8 @@ void core_ready(zks_core *core, struct flow *flow, uint8_t events)
 int zks_events(zks_core *core, struct zks_event *events, int most)
 {
     int n = 0;
+    if (!core)
+        return 0;
     core_enter(core);
     if (core->datagram_event && n < most) {
         events[n].flow = 0;
@@ -270,6 +272,8 @@ void core_advance(zks_core *core, uint64_t now_ms)
 int64_t zks_tick(zks_core *core, uint64_t now_ms)
 {
     int64_t wait = -1;
+    if (!core)
+        return -1;
     core_enter(core);
     core_advance(core, now_ms);
     if (core_wants_ticks(core))
@@ -371,6 +375,8 @@ const char *zks_counter_name(int index)
 int zks_counters(zks_core *core, uint64_t *values, int most)
 {
     int n = most < ZKS_C_TOTAL ? most : ZKS_C_TOTAL;
+    if (!core)
+        return 0;
     core_enter(core);
     core->counters[ZKS_C_FLOWS] = core->flow_count;
     core->counters[ZKS_C_FLOWS_HELD] = core->lists[LIST_HELD].count;

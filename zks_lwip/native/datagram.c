@@ -146,6 +146,8 @@ int zks_datagram_send(zks_core *core, const struct zks_datagram *d, const uint8_
     int result;
     if ((d->family != 4 && d->family != 6) || d->length > 65535u - (d->family == 4 ? 28u : 48u))
         return ZKS_INVALID;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     if (d->kind == ZKS_KIND_ECHO) {
         result = send_echo_reply(core, d->family, d->source, d->destination, d->source_port, d->destination_port,
@@ -175,6 +177,8 @@ int zks_datagram_reject(zks_core *core, const struct zks_datagram *d, const uint
     if ((d->family != 4 && d->family != 6) || d->length > 65535u - (d->family == 4 ? 28u : 48u))
         return ZKS_INVALID;
     length = write_original(original, d, payload, sizeof original);
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     icmp_error(core, original, length, how, mtu);
     core_leave(core);
@@ -296,6 +300,8 @@ int zks_datagram_take(zks_core *core, struct zks_datagram *datagrams, int most, 
 {
     size_t used = 0;
     int n = 0;
+    if (!core)
+        return 0;
     core_enter(core);
     while (core->datagram_first && n < most && core->datagram_first->meta.length <= size - used) {
         struct queued_datagram *d = core->datagram_first;

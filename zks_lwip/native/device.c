@@ -69,6 +69,8 @@ int zks_packet_input(zks_core *core, const uint8_t *packet, size_t length)
 {
     if (length > ZKS_PACKET_MAX)
         return ZKS_INVALID;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     device_input(core, packet, (uint32_t)length, 0, NULL);
     core_leave(core);
@@ -115,6 +117,8 @@ int zks_packet_output(zks_core *core, uint8_t *buffer, size_t size, uint32_t *le
 {
     size_t used = 0;
     int n = 0;
+    if (!core)
+        return 0;
     core_enter(core);
     while (core->output_first && n < most && core->output_first->length <= size - used) {
         struct queued_packet *q = core->output_first;

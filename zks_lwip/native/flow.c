@@ -490,10 +490,20 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         held_segment(core, flow, packet, bytes);
         pbuf_free(p);
     } else if (flow) {
+        /* At a window of zero lwIP answers an empty ACK with an ACK, although its sequence number is acceptable
+         * (RFC 9293 §3.4); two of its kind would do so for ever. A window of one byte, for this call, prevents it. */
+        int ajar = !(packet->flags & (ZKS_TCP_SYN | ZKS_TCP_FIN | ZKS_TCP_RST)) && !packet->data &&
+                   flow->pcb->state != TIME_WAIT && flow->pcb->rcv_wnd == 0 &&
+                   packet->sequence == flow->pcb->rcv_nxt;
+        if (ajar)
+            flow->pcb->rcv_wnd = 1;
         isolate(core, flow);
         core_inject(core, p, packet);
-        if (flow->pcb && flow->pcb == tcp_active_pcbs)
+        if (flow->pcb && flow->pcb == tcp_active_pcbs) {
+            if (ajar)
+                flow->pcb->rcv_wnd--;
             unstick(flow->pcb);
+        }
         settle(core, flow);
     } else if (syn) {
         hold(core, packet, bytes);
@@ -593,6 +603,8 @@ int zks_flow_info(zks_core *core, uint64_t id, struct zks_flow_info *info)
 {
     struct flow *flow;
     memset(info, 0, sizeof *info);
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow) {
@@ -612,6 +624,8 @@ int zks_flow_accept(zks_core *core, uint64_t id)
     struct flow *flow;
     struct tcp_pcb *pcb;
     int result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->state == FLOW_HELD) {
@@ -646,6 +660,8 @@ int zks_flow_reject(zks_core *core, uint64_t id, int how)
 {
     struct flow *flow;
     int result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->state == FLOW_HELD) {
@@ -675,6 +691,8 @@ uint64_t zks_flow_connect(zks_core *core, int family, const uint8_t *from, uint1
     address_set(&key.destination, family, from);
     key.source_port = to_port;
     key.destination_port = from_port;
+    if (!core)
+        return 0;
     core_enter(core);
     if (core->flow_count < core->config.max_flows &&
         !table_find(core, &key, core_hash(core, &key.source, to_port, &key.destination, from_port)))
@@ -710,6 +728,8 @@ int64_t zks_flow_pull(zks_core *core, uint64_t id, uint8_t *buffer, size_t size)
 {
     struct flow *flow;
     int64_t result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->state != FLOW_HELD) {
@@ -741,6 +761,8 @@ int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t l
 {
     struct flow *flow;
     int64_t result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->pcb && flow->state == FLOW_OPEN && !flow->fin_sent) {
@@ -762,7 +784,7 @@ int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t l
         }
         if (err == ERR_OK || err == ERR_MEM) {
             result = (int64_t)done;
-            flow->want_write = done < length;
+            flow->want_write = done < length || (!length && pcb->snd_buf < TCP_SND_BUF / 2);
             tcp_output(pcb);
             unstick(pcb);
             if (err == ERR_MEM && !pcb->unsent && !pcb->unacked)
@@ -778,6 +800,8 @@ int64_t zks_flow_unacked(zks_core *core, uint64_t id)
 {
     struct flow *flow;
     int64_t result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->pcb)
@@ -790,6 +814,8 @@ int zks_flow_shutdown(zks_core *core, uint64_t id)
 {
     struct flow *flow;
     int result = ZKS_GONE;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->pcb && flow->state == FLOW_OPEN) {
@@ -808,6 +834,8 @@ int zks_flow_shutdown(zks_core *core, uint64_t id)
 int zks_flow_abort(zks_core *core, uint64_t id)
 {
     struct flow *flow;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow) {
@@ -830,6 +858,8 @@ int zks_flow_close(zks_core *core, uint64_t id)
 {
     struct flow *flow;
     uint32_t unread;
+    if (!core)
+        return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
     if (flow) {

@@ -213,6 +213,7 @@ static enum zks_drop parse_tcp(struct zks_packet *packet, const uint8_t *t, uint
         return ZKS_DROP_TCP_HEADER;
     packet->sequence = zks_get32(t + 4);
     packet->flags = flags;
+    packet->data = length - header;
     return parse_tcp_options(t + 20, header - 20);
 }
 

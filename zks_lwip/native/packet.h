@@ -44,6 +44,7 @@ struct zks_packet {
     uint32_t payload;      /* offset of the transport header */
     uint16_t source_port, destination_port;
     uint32_t sequence;
+    uint32_t data;         /* bytes behind TCP's header */
     uint8_t protocol;      /* ZKS_PROTO_*; of a fragment, that of the whole */
     uint8_t flags;         /* TCP's */
     uint8_t fragment;      /* one of several */

@@ -2,7 +2,7 @@
  *
  * Every function may be called from any thread; each takes the core lock for as long as it runs. Addresses are
  * 16 bytes in network order: IPv6 as it is, IPv4 in the first four with the rest zero. A flow is named by an id
- * that is never used again, so a stale id is harmless (ZKS_GONE). */
+ * that is never used again, so a stale id is harmless (ZKS_GONE); so is a core of NULL. */
 #ifndef ZKS_CORE_H
 #define ZKS_CORE_H
 #include <stddef.h>
@@ -126,7 +126,8 @@ uint64_t zks_flow_connect(zks_core *core, int family, const uint8_t *from, uint1
                           const uint8_t *to, uint16_t to_port);
 /* Bytes taken (the receive window opens by as much), 0: none now, ZKS_EOF, ZKS_GONE. */
 int64_t zks_flow_pull(zks_core *core, uint64_t id, uint8_t *buffer, size_t size);
-/* Bytes accepted, maybe fewer than length: then ZKS_EV_WRITABLE follows. ZKS_GONE. */
+/* Bytes accepted, maybe fewer than length: then ZKS_EV_WRITABLE follows, as it does after a push of nothing while
+ * more than half of the send buffer is in use. ZKS_GONE. */
 int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t length);
 /* Bytes that have been pushed and not been acknowledged, or ZKS_GONE. */
 int64_t zks_flow_unacked(zks_core *core, uint64_t id);

@@ -80,7 +80,7 @@ class Stack:
         self.on_flow = None
         self.on_datagrams = None
         self.on_echo = None
-        self._running = False
+        self._running: trio.CancelScope | None = None
         self._flows: dict[int, Flow] = {}
         self._core: Any = ffi.NULL
         self._wake_read, self._wake_write = socket.socketpair()
@@ -124,11 +124,11 @@ class Stack:
 
         :raises DeviceError: the device has failed.
         """
-        if self._core == ffi.NULL or self._running:
+        if self._core == ffi.NULL or self._running is not None:
             raise StackError("this stack is running already, or closed")
-        self._running = True
         try:
             async with trio.open_nursery() as nursery:
+                self._running = nursery.cancel_scope
                 nursery.start_soon(self._deliver)
                 if self._by_task:
                     nursery.start_soon(self._pump_in)
@@ -138,11 +138,16 @@ class Stack:
                     nursery.start_soon(self._pump_thread)
                 task_status.started()
         finally:
-            self._running = False
+            self._running = None
             self.close()
 
     def close(self) -> None:
-        """Reset every connection and free the core; :meth:`run` does so itself. Harmless twice."""
+        """Reset every connection and free the core; a running :meth:`run` is ended, and does so
+        itself. Harmless twice.
+        """
+        if self._running is not None:
+            self._running.cancel()
+            return
         core, self._core = self._core, ffi.NULL
         flows, self._flows = self._flows, {}
         for flow in flows.values():
@@ -392,11 +397,11 @@ class Stack:
         family2, remote = pack(destination[0])
         if family != family2:
             raise ValueError(f"{source[0]} and {destination[0]} are of two address families")
-        ident = lib.zks_flow_connect(
-            self._core, family, local, source[1], remote, destination[1]
-        )
+        ident = lib.zks_flow_connect(self._core, family, local, source[1], remote, destination[1])
         if not ident:
-            raise StackError(f"no connection could be opened from port {source[1]}: in use, or full")
+            raise StackError(
+                f"no connection could be opened from port {source[1]}: in use, or full"
+            )
         flow = Flow(self, ident, destination, source)
         self._flows[ident] = flow
         self._made_output()
@@ -418,9 +423,7 @@ def _counter_name(index: int) -> str:
 
 
 @asynccontextmanager
-async def open_stack(
-    device: FdDevice | PacketDevice, **options: Any
-) -> AsyncIterator[Stack]:
+async def open_stack(device: FdDevice | PacketDevice, **options: Any) -> AsyncIterator[Stack]:
     """A running :class:`Stack` for the length of an ``async with``; ``options`` are its own."""
     stack = Stack(device, **options)
     async with trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ from zks_lwip.stack._stack import Stack
 __all__ = ["TcpListener", "TcpStream", "connect_tcp"]
 
 _DEFAULT_RECEIVE = 1 << 16
+SEND_BUFFER = 0xFFFF << 4  # bytes: TCP_SND_BUF of lwIP's configuration
 
 
 class TcpStream(HalfCloseableStream):
@@ -26,9 +27,7 @@ class TcpStream(HalfCloseableStream):
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._send_conflict = ConflictDetector("another task is sending on this stream")
-        self._receive_conflict = ConflictDetector(
-            "another task is receiving on this stream"
-        )
+        self._receive_conflict = ConflictDetector("another task is receiving on this stream")
         self._readable = trio.Event()
         self._writable = trio.Event()
         self._established = trio.Event()
@@ -105,7 +104,9 @@ class TcpStream(HalfCloseableStream):
         with self._send_conflict:
             await trio.lowlevel.checkpoint()
             self._check_open()
-            if not self._writable.is_set() and self._flow.unacked() >= 1 << 19:
+            self._writable = trio.Event()
+            self._flow.push(b"")
+            if self._flow.unacked() > SEND_BUFFER // 2:
                 await self._writable.wait()
                 self._check_open()
 
