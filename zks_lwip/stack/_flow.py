@@ -147,7 +147,7 @@ class Flow:
 
     def unacked(self) -> int:
         """Bytes that were pushed and that the application's side has not acknowledged."""
-        return max(0, lib.zks_flow_unacked(self._core, self._id))
+        return int(max(0, lib.zks_flow_unacked(self._core, self._id)))
 
     def send_eof(self) -> None:
         """FIN, after what has been pushed. Harmless twice, and when the flow is gone."""

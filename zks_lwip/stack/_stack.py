@@ -64,7 +64,9 @@ class Stack:
     on_datagrams: Callable[[list[Datagram]], None] | None
     """UDP datagrams of applications, a batch at a time. None: dropped."""
     on_echo: Callable[[str, str, int, int, bytes], None] | None
-    """An echo request (source, destination, identifier, sequence, payload), with ``icmp="tunnel"``."""
+    """Source, destination, identifier, sequence and payload of an echo request, with
+    ``icmp="tunnel"``.
+    """
 
     def __init__(
         self,
@@ -331,7 +333,10 @@ class Stack:
             self.on_datagrams(batch)
 
     def _datagram_meta(
-        self, source: tuple[str, int], destination: tuple[str, int], payload: bytes | memoryview
+        self,
+        source: tuple[str, int],
+        destination: tuple[str, int],
+        payload: bytes | bytearray | memoryview,
     ) -> Any:
         meta = ffi.new("struct zks_datagram *")
         meta.family, raw = pack(source[0])
@@ -410,7 +415,7 @@ class Stack:
     # seen from outside
 
     def stats(self) -> dict[str, int]:
-        """The core's counters by name; empty when closed. ``drop_*`` say why packets were dropped."""
+        """The core's counters by name (``drop_*``: why packets were dropped); empty when closed."""
         if self._core == ffi.NULL:
             return {}
         values = ffi.new("uint64_t[128]")
