@@ -643,6 +643,9 @@ int zks_flow_accept(zks_core *core, uint64_t id)
         if (pcb) {
             adopt(flow, pcb);
             enlarge_segments(core, flow, pcb);
+            /* Bytes and FIN may be pushed before the handshake's ACK has come. lwIP opens its congestion window, of
+             * one byte so far, only on the way from SYN_RCVD to ESTABLISHED, which FIN cuts short: nothing would go. */
+            pcb->cwnd = pcb->ssthresh = TCP_SND_BUF;
             core_count(core, ZKS_C_FLOWS_OPENED);
             settle(core, flow);
             result = ZKS_OK;
