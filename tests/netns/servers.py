@@ -167,12 +167,19 @@ def _serve(port: int, handler: Callable[[socket.socket], None]) -> None:
 
 def _serve_udp(port: int, answer: Callable[[bytes, tuple], bytes]) -> None:  # type: ignore[type-arg]
     sock = _udp_socket(port)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
 
     def loop() -> None:
         while True:
-            data, address = sock.recvfrom(65536)
+            data, notes, _, address = sock.recvmsg(65536, 64)
             counters[f"datagrams {port}"] += 1
-            sock.sendto(answer(data, address), address)
+            # From the very address that was asked, of which this machine has several.
+            asked = [
+                (level, kind, value[:16] + bytes(4))
+                for level, kind, value in notes
+                if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+            ]
+            sock.sendmsg([answer(data, address)], asked, 0, address)
 
     threading.Thread(target=loop, daemon=True).start()
 
