@@ -347,6 +347,24 @@ async def test_close_does_not_wait_for_a_peer_that_never_answers_it() -> None:
         assert trio.current_time() - began < 3.5
 
 
+async def test_close_does_not_wait_for_a_peer_that_has_stopped_reading() -> None:
+    def message(data: bytes) -> bytes:
+        assert len(data) < 126
+        return b"\x82" + bytes([len(data)]) + data
+
+    hello = Hello(session="s" * 22, window=2**30).encode()
+    serve = after_upgrade(message(hello), 0.2, message(Connected(1).encode()), then_hang=True)
+    async with listening(serve) as url, running(quick(url)) as run:
+        stream = await run.connect()
+        with trio.move_on_after(1):
+            while True:
+                await stream.send_all(bytes(1 << 20))
+        began = trio.current_time()
+        run.channel.link.close()
+        assert (await run.wait(4)).status == 1000
+        assert 0.5 < trio.current_time() - began < 3.5
+
+
 @pytest.mark.parametrize("status", [1000, 1001, 1011, 4001])
 async def test_the_status_of_the_workers_close(status: int) -> None:
     async def serve(connection: WsConnection) -> None:
@@ -429,6 +447,7 @@ async def test_plain_requests_get_plain_answers() -> None:
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\nok\n")
         assert (seen[0].method, seen[0].upgrade, seen[0].header(b"x-y")) == ("GET", False, b"z")
         assert seen[0].peer is not None and seen[0].peer[0] == "127.0.0.1"
+        assert answer.count(b"Content-Type: text/plain") == 1
         answer = await ask(url, b"HEAD /health?x=1 HTTP/1.0\r\n\r\n")
         assert b" 200 " in answer and answer.endswith(b"\r\n\r\n")
         answer = await ask(url, b"GET /tunnel HTTP/1.1\r\nHost: h\r\n\r\n")

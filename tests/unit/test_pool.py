@@ -264,7 +264,7 @@ async def test_more_channels_are_opened_when_one_is_full_and_closed_when_idle() 
         for stream in streams:
             stream.close()
         await eventually(lambda: tunnel.stats()["channels"] == 1)
-        assert [end.status for end in worker.ends] == [1000] * 3
+        await eventually(lambda: [end.status for end in worker.ends] == [1000] * 3)
         assert tunnel.stats()["channels_lost"] == 0
         peer = Peer(b"on")
         tunnel.open_stream("far", 1, peer)
@@ -306,6 +306,7 @@ async def test_what_has_sent_data_is_not_opened_elsewhere() -> None:
         peer = Peer(b"already on its way")
         tunnel.open_stream("far", 1, peer)
         await eventually(lambda: peer.told == [429])
+        assert sum(isinstance(frame, Connect) for frame in worker.served[0].frames) == 1
 
 
 async def test_goaway_moves_new_streams_to_a_new_channel() -> None:
@@ -324,6 +325,7 @@ async def test_goaway_moves_new_streams_to_a_new_channel() -> None:
         await eventually(lambda: b"still here" in old.told)
         stream.close()
         await eventually(lambda: tunnel.stats()["channels"] == 1)
+        await eventually(lambda: worker.ends)
         assert worker.ends[0].status == 1000
         assert any(isinstance(frame, Connect) for frame in worker.served[1].frames)
         assert not any(isinstance(frame, GoAway) for frame in worker.served[1].frames)
@@ -350,6 +352,26 @@ async def test_errors_of_the_far_end(code: int, number: int) -> None:
             await tunnel.connect_tcp("far", 1)
         assert caught.value.errno == number
         assert tunnel.stats()["streams"] == 0
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+async def test_streams_that_end_both_ways_are_forgotten(near_first: bool) -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        ends: list[TcpStream] = []
+        worker.on_connect = lambda served, frame: ends.append(served.connected(frame))
+        ends.insert(0, await tunnel.connect_tcp("far", 1))
+        first, second = ends if near_first else reversed(ends)
+        await first.send_all(b"one")
+        await first.send_eof()
+        assert await second.receive_some() == b"one"
+        assert await second.receive_some() == b""
+        assert tunnel.stats()["streams"] == 1
+        await second.send_all(b"two")
+        await second.send_eof()
+        assert await first.receive_some() == b"two"
+        assert await first.receive_some() == b""
+        await eventually(lambda: tunnel.stats()["streams"] == 0)
+        assert worker.served[0].session.open_streams == 0
 
 
 async def test_connect_tcp_can_be_cancelled() -> None:
@@ -446,7 +468,7 @@ async def test_datagrams_for_nobody_are_dropped() -> None:
 
 
 async def test_dns_queries_find_their_answers() -> None:
-    async with tunnel_and_worker(Settings(dns=True, requests=8)) as (tunnel, _):
+    async with tunnel_and_worker(Settings(dns=True, requests=8)) as (tunnel, worker):
         answers: dict[int, bytes] = {}
 
         async def ask(number: int) -> None:
@@ -457,6 +479,8 @@ async def test_dns_queries_find_their_answers() -> None:
                 for number in range(100):
                     nursery.start_soon(ask, number)
         assert answers == {n: (b"question %d" % n)[::-1] for n in range(100)}
+        assert worker.queries == 100
+        assert worker.served[0].session.stats.dns_refused == 0  # never more than 8 at a time
 
 
 async def test_a_dns_query_survives_its_channel() -> None:

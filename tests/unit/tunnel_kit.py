@@ -96,10 +96,15 @@ class Served:
             case DnsQuery():
                 self.worker.queries += 1
                 if self.worker.answers:
-                    self.session.dns_response(frame.request, bytes(frame.message)[::-1])
+                    self.worker.nursery.start_soon(self.answer, frame)
             case Echo():
                 if self.worker.answers:
                     self.session.echo_reply(frame.request, bytes(frame.payload))
+
+    async def answer(self, frame: DnsQuery) -> None:
+        message = bytes(frame.message)[::-1]
+        await trio.sleep(0.01)
+        self.session.dns_response(frame.request, message)
 
     def connected(self, frame: Connect) -> TcpStream:
         """The far end of the stream, as a trio stream."""
