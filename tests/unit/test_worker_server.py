@@ -17,7 +17,7 @@ import pytest
 import trio
 import trustme
 
-from tests.unit.worker_kit import echo, raw_client, running_worker, tcp_server
+from tests.unit.worker_kit import echo, far_sockets, raw_client, running_worker, tcp_server
 from zks_lwip.errors import ConfigError, PrivilegeError
 from zks_lwip.tunnel.frames import (
     Close,
@@ -79,7 +79,7 @@ async def test_health_and_paths() -> None:
         assert status == 200 and response.endswith(b"\r\n\r\nok\n")
         assert (await http(address, "GET / HTTP/1.1\r\nHost: x\r\n"))[0] == 404
         assert (await http(address, f"GET /other HTTP/1.1\r\n{UPGRADE}"))[0] == 404
-        assert (await http(address, "GET /tunnel HTTP/1.1\r\nHost: x\r\n"))[0] == 400
+        assert (await http(address, "GET /tunnel HTTP/1.1\r\nHost: x\r\n"))[0] == 426
         assert (await http(address, f"GET /tunnel?x HTTP/1.1\r\n{UPGRADE}"))[0] == 101
 
 
@@ -403,10 +403,10 @@ async def test_a_client_that_vanishes(tokens: Path) -> None:
             await client.open(1, "127.0.0.1", port)
             await client.send(Udp(1, "127.0.0.1", port, b"x"))
             await trio.sleep(0.02)
-            assert worker.descriptors.free < worker.descriptors.total
+            assert far_sockets(worker) == 2
             await client.websocket._stream.aclose()
             with trio.fail_after(3):
-                while worker.descriptors.free < worker.descriptors.total:
+                while far_sockets(worker):
                     await trio.sleep(0.01)
 
 

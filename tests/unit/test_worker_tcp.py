@@ -15,6 +15,7 @@ import trio.testing
 from tests.unit.worker_kit import (
     FakeNameServer,
     echo,
+    far_sockets,
     raw_client,
     refused_port,
     running_worker,
@@ -97,7 +98,7 @@ async def test_many_streams_in_one_message() -> None:
                     assert isinstance(frame, Connected)
             assert got == {i: b"%d" % i for i in ids}
             await trio.sleep(0.05)
-            assert worker.descriptors.free == worker.descriptors.total
+            assert far_sockets(worker) == 0
 
 
 @both_kinds
@@ -426,6 +427,35 @@ async def test_close_while_connecting(tmp_path: Path) -> None:
         await client.send(Close(1))
         await client.silent(0.05)
         assert sum(a.streams + a.held for a in worker.accounts.values()) == 0
+
+
+async def test_close_in_the_moment_of_being_connected() -> None:
+    async with (
+        running_worker() as (worker, address),
+        tcp_server(echo) as port,
+        raw_client(address) as client,
+    ):
+        real = worker.dialer.dial
+
+        async def late(host: str, port: int) -> socket.socket:
+            with trio.CancelScope(shield=True):  # connected, and nothing can cancel that any more
+                sock = await real(host, port)
+                await trio.sleep(0.05)
+                return sock
+
+        worker.dialer.dial = late  # type: ignore[method-assign]
+        await client.send(Connect(1, "127.0.0.1", port))
+        await client.send(Close(1))
+        await client.silent(0.1)
+        assert far_sockets(worker) == 0
+
+
+async def test_eof_before_connected() -> None:
+    async with running_worker() as (_, address), tcp_server(echo) as port:
+        async with raw_client(address) as client:
+            await client.send(Connect(1, "127.0.0.1", port), Eof(1))
+            await client.expect(Connected)
+            await client.expect(Eof)
 
 
 async def test_idle_streams_have_no_task() -> None:

@@ -220,12 +220,10 @@ async def raw_client(
     hello: Hello | None = None,
     context: ssl.SSLContext | None = None,
     greet: bool = True,
-    headers: Sequence[tuple[bytes, bytes]] = (),
+    subprotocols: Sequence[str] = ("zks-tunnel.v2",),
 ) -> AsyncIterator[RawClient]:
     """A client that is connected, and has exchanged HELLOs if it ``greet``s."""
-    all_headers = list(headers)
-    if token is not None:
-        all_headers.append((b"authorization", b"Bearer " + token.encode()))
+    headers = [] if token is None else [(b"authorization", b"Bearer " + token.encode())]
     async with trio.open_nursery() as nursery:
         websocket = await connect_websocket(
             nursery,
@@ -233,8 +231,8 @@ async def raw_client(
             address[1],
             "/tunnel",
             use_ssl=context or False,
-            subprotocols=["zks-tunnel.v2"],
-            extra_headers=all_headers,
+            subprotocols=subprotocols,
+            extra_headers=headers,
             message_queue_size=64,
             max_message_size=1 << 20,
             receive_buffer_size=1 << 18,
@@ -283,6 +281,12 @@ async def running_worker(
     with trio.fail_after(2):  # far ends of the test may still be closing theirs
         while open_descriptors() > before:
             await trio.sleep(0.01)
+
+
+def far_sockets(worker: Worker) -> int:
+    """How many sockets towards far ends a worker has open."""
+    sessions = sum(account.sessions for account in worker.accounts.values())
+    return worker.descriptors.total - worker.descriptors.free - sessions
 
 
 def open_descriptors() -> int:

@@ -22,6 +22,7 @@ from ..tunnel.frames import (
     UdpClose,
 )
 from ..tunnel.session import Session
+from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer
 from .dnsclient import DnsClient, forward
 from .icmp import Echoes
@@ -61,7 +62,11 @@ class Client:
     """
 
     def __init__(
-        self, shared: Shared, session: Session, account: Account, nursery: trio.Nursery
+        self,
+        shared: Shared,
+        session: Session | WorkerV1,
+        account: Account,
+        nursery: trio.Nursery,
     ) -> None:
         self.session = session
         self.account = account
@@ -80,7 +85,7 @@ class Client:
             Udp: self._udp.send,
             Connect: self._on_connect,
             Eof: self._on_eof,
-            Close: self._on_close,
+            Close: self._on_close_v1 if isinstance(session, WorkerV1) else self._on_close,
             UdpClose: self._on_udp_close,
             DnsQuery: self._on_dns_query,
             Echo: self._echoes.send,
@@ -127,6 +132,11 @@ class Client:
         stream = self._streams.get(frame.stream)
         if stream is not None:
             stream.abort()
+
+    def _on_close_v1(self, frame: Close) -> None:
+        stream = self._streams.get(frame.stream)
+        if stream is not None:
+            stream.finish()
 
     def stream_ended(self, stream: TcpStream, *, lingers: bool) -> None:
         """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""

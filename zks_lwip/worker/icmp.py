@@ -18,6 +18,7 @@ import trio
 
 from ..tunnel.frames import Echo
 from ..tunnel.session import Session
+from ..tunnel.session_v1 import WorkerV1
 from .limits import Descriptors
 from .policy import Policy
 from .readiness import Readiness
@@ -50,7 +51,7 @@ def can_echo(mark: int | None) -> bool:
 class EchoOwner(Protocol):
     """What echoes need of their session's owner."""
 
-    session: Session
+    session: Session | WorkerV1
     policy: Policy
     readiness: Readiness
     descriptors: Descriptors

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from ..errors import ConfigError
 from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, accept_websocket
-from ..tunnel.frames import Code
+from ..tunnel.frames import Code, Frame
 from ..tunnel.link import LinkEnd, SessionLink
 from ..tunnel.session import Role, Session, Settings
+from ..tunnel.session_v1 import WorkerV1
 from .auth import ANYONE, Principal, TokenFile
 from .client import Client
 from .dial import Dialer
@@ -30,6 +33,7 @@ from .readiness import make_readiness
 from .resolver import Resolver
 from .sockets import check_mark
 from .tcp import TcpStream
+from .v1link import V1Link
 
 __all__ = ["SUBPROTOCOL", "Worker", "WorkerConfig"]
 
@@ -76,7 +80,11 @@ class _Served:
     __slots__ = ("client", "link", "principal", "session")
 
     def __init__(
-        self, link: SessionLink, session: Session, client: Client, principal: Principal
+        self,
+        link: SessionLink | V1Link,
+        session: Session | WorkerV1,
+        client: Client,
+        principal: Principal,
     ) -> None:
         self.link = link
         self.session = session
@@ -268,20 +276,16 @@ class Worker:
             principal = self._admit(request)
             if isinstance(principal, HttpResponse):
                 return principal
-            if SUBPROTOCOL not in request.subprotocols:
-                return HttpResponse(400, b"this worker speaks " + SUBPROTOCOL.encode() + b"\n")
-            account = self._account(principal)
-            if account.sessions >= account.limits.sessions:
-                return HttpResponse(429, b"too many sessions for this token\n")
-            account.sessions += 1
-            admitted.append((principal, account))
-            return Accept(SUBPROTOCOL)
+            return self._accept(request, principal, admitted)
 
         try:
             async with trio.open_nursery() as nursery:
                 self._handshakes += 1
                 try:
-                    connection = await accept_websocket(nursery, stream, authorize=authorize)
+                    # one message may wait to be taken: v1 is held up by not being read
+                    connection = await accept_websocket(
+                        nursery, stream, authorize=authorize, queue=1
+                    )
                 finally:
                     self._handshakes -= 1
                 if connection is not None:
@@ -290,7 +294,31 @@ class Worker:
         finally:
             for principal, account in admitted:
                 account.sessions -= 1
+                self.descriptors.give()
                 self._forget_account(principal)
+
+    def _accept(
+        self,
+        request: HttpRequest,
+        principal: Principal,
+        admitted: list[tuple[Principal, Account]],
+    ) -> Accept | HttpResponse:
+        """The upgrade of one who may come in: is there room, and which version is it?"""
+        v1 = not request.subprotocols
+        if not v1 and SUBPROTOCOL not in request.subprotocols:
+            return HttpResponse(400, b"this worker speaks " + SUBPROTOCOL.encode() + b"\n")
+        account = self._account(principal)
+        # a v1 client opens a WebSocket for every stream
+        most = account.limits.streams if v1 else account.limits.sessions
+        if account.sessions >= most:
+            return HttpResponse(429, b"too many sessions for this token\n")
+        try:
+            self.descriptors.take()
+        except OSError:
+            return HttpResponse(503, b"too many connections\n")
+        account.sessions += 1
+        admitted.append((principal, account))
+        return Accept(None if v1 else SUBPROTOCOL)
 
     def _account(self, principal: Principal) -> Account:
         account = self.accounts.get(principal.digest)
@@ -311,7 +339,6 @@ class Worker:
         account: Account,
         nursery: trio.Nursery,
     ) -> None:
-        link = SessionLink(connection)
         limits = account.limits
         settings = Settings(
             window=self.config.window,
@@ -324,15 +351,32 @@ class Worker:
             ipv6=self._ipv6,
             idle_udp=self.config.idle_udp,
         )
-        session = Session(Role.WORKER, settings, wake=link.wake, budget=account.budget)
+        link: SessionLink | V1Link
+        session: Session | WorkerV1
+        run: Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]
+        if connection.subprotocol is None:
+            link = V1Link(connection)
+            session = WorkerV1(
+                settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
+            )
+            run = partial(link.run, session)
+        else:
+            link = SessionLink(connection)
+            session = Session(Role.WORKER, settings, wake=link.wake, budget=account.budget)
+            run = partial(link.run, session)
         client = Client(self, session, account, nursery)
         served = _Served(link, session, client, principal)
         self._served.add(served)
         peer = connection.request.peer if connection.request is not None else None
-        log.info("a session of %s from %s began", principal.name, peer[0] if peer else "?")
+        log.info(
+            "a session of %s from %s began (%s)",
+            principal.name,
+            peer[0] if peer else "?",
+            connection.subprotocol or "v1",
+        )
         end = LinkEnd(_GOING_AWAY, "cut short")
         try:
-            end = await link.run(session, client.on_frame)
+            end = await run(client.on_frame)
         except Exception:  # a bug costs this session, not the others
             log.exception("internal error in a session of %s", principal.name)
         finally:

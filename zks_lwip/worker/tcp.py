@@ -14,6 +14,7 @@ import trio
 
 from ..tunnel.frames import Code
 from ..tunnel.session import Session
+from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer, DialError, error_code
 from .limits import Account, Descriptors
 from .readiness import READ, WRITE, Readiness
@@ -25,7 +26,7 @@ __all__ = ["StreamOwner", "TcpStream"]
 class StreamOwner(Protocol):
     """What a stream needs of its session's owner."""
 
-    session: Session
+    session: Session | WorkerV1
     account: Account
     readiness: Readiness
     descriptors: Descriptors
@@ -167,6 +168,13 @@ class TcpStream:
         elif self._pending is None and self._sock is not None:
             self._shut_down()
 
+    def finish(self) -> None:
+        """A v1 client's CLOSE: it has said all; deliver that, and close without a reset."""
+        if self._sock is None:
+            self.abort()
+        else:
+            self._end()
+
     def _flush(self) -> None:
         pending, sock, owner = self._pending, self._sock, self._owner
         if pending is None or sock is None:
@@ -246,7 +254,7 @@ class TcpStream:
         token.run_sync_soon(self._fail, code, message)
 
     def _end(self) -> None:
-        """EOF has gone both ways: the session has forgotten it. Deliver what is left."""
+        """The session has forgotten it, as EOF has gone both ways. Deliver what is left."""
         if self._pending is None:
             self._leave(lingers=False)
             self._close(abort=False)

@@ -18,6 +18,7 @@ import trio
 
 from ..tunnel.frames import MAX_DATAGRAM, Buffer, Code, Udp
 from ..tunnel.session import Session
+from ..tunnel.session_v1 import WorkerV1
 from .dial import error_code
 from .limits import Descriptors
 from .policy import Policy
@@ -58,7 +59,7 @@ _view = memoryview(_buffer)
 class UdpOwner(Protocol):
     """What associations need of their session's owner."""
 
-    session: Session
+    session: Session | WorkerV1
     policy: Policy
     readiness: Readiness
     descriptors: Descriptors
