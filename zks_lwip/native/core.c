@@ -308,7 +308,6 @@ zks_core *zks_core_new(const struct zks_config *config)
     core->config = *config;
     core->fd = -1;
     core->stop_pipe[0] = core->stop_pipe[1] = -1;
-    core->now_ms = core->last_tick_ms = zks_now_ms();
     core->scratch = malloc(ZKS_PACKET_MAX + 64);
 
     zks_lock_acquire();

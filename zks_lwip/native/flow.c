@@ -326,11 +326,18 @@ static void enlarge_segments(const zks_core *core, struct flow *flow, struct tcp
         pcb->mss = (u16_t)(SUPER_SEGMENT / pcb->mss * pcb->mss);
 }
 
-static void established(struct flow *flow, struct tcp_pcb *pcb)
+/* The peer is this machine's kernel: no network between, no congestion to feel for. Called when lwIP is done with
+ * the segment that ended the handshake, since it sets its own initial window after the callback. */
+static void open_window(struct flow *flow, struct tcp_pcb *pcb)
 {
-    /* The peer is this machine's kernel: no network between, nothing to probe for. */
+    flow->fresh = 0;
     pcb->cwnd = TCP_SND_BUF;
-    pcb->ssthresh = TCP_SND_BUF;
+    tcp_output(pcb);
+}
+
+static void established(struct flow *flow)
+{
+    flow->fresh = 1;
     core_ready(core_current, flow, ZKS_EV_ESTABLISHED);
 }
 
@@ -338,7 +345,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 {
     if (err != ERR_OK || !pcb)
         return ERR_VAL;
-    established(arg, pcb);
+    established(arg);
     return ERR_OK;
 }
 
@@ -346,7 +353,7 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 {
     (void)err;
     enlarge_segments(core_current, arg, pcb);
-    established(arg, pcb);
+    established(arg);
     return ERR_OK;
 }
 
@@ -502,6 +509,8 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
             if (ajar)
                 flow->pcb->rcv_wnd--;
+            if (flow->fresh)
+                open_window(flow, flow->pcb);
             unstick(flow->pcb);
         }
         settle(core, flow);

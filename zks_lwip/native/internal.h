@@ -79,6 +79,7 @@ struct flow {
     uint8_t held_id : 1;                /* the other side still holds the id */
     uint8_t fin_sent : 1;
     uint8_t ended : 1;                  /* RESET or CLOSED has been reported */
+    uint8_t fresh : 1;                  /* the handshake has just ended */
     uint8_t linked : 1;                 /* survived the timers */
 };
 

@@ -75,6 +75,7 @@ int zks_device_attach(zks_core *core, int fd, int framing)
     core_enter(core);
     core->fd = fd;
     core->framing = framing;
+    core->now_ms = core->last_tick_ms = zks_now_ms();
     /* The MSS that we announce and the segments that we make: as large as offloads carry them. */
     core->netif.mtu = (u16_t)(framing == ZKS_FRAMING_VNET ? ZKS_PACKET_MAX : core->config.mtu);
     core_leave(core);

@@ -78,7 +78,7 @@ class Flow:
     :meth:`reject` decides. All methods return at once and belong to the trio thread.
     """
 
-    __slots__ = ("_core", "_ended", "_id", "_stack", "destination", "handler", "source")
+    __slots__ = ("_core", "_ended", "_id", "_read", "_stack", "destination", "handler", "source")
 
     source: tuple[str, int]
     """Address and port of the application."""
@@ -92,7 +92,8 @@ class Flow:
         self._stack = stack
         self._core: Any = stack._core
         self._id = ident
-        self._ended = False
+        self._ended = False  # both directions, in lwIP
+        self._read = False  # up to the end
         self.source = source
         self.destination = destination
         self.handler = None
@@ -126,6 +127,7 @@ class Flow:
             self._stack._made_output()
             return count
         if count == _EOF:
+            self._read = True
             if self._ended:
                 self._release()
             return None

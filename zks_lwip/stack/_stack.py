@@ -214,8 +214,7 @@ class Stack:
         base = trio.current_time()
         while True:
             now = trio.current_time()
-            # lwIP's clock need not start anywhere; trio's starts above 0 by accident only.
-            wait = lib.zks_tick(self._core, 1 + int((now - base) * 1000))
+            wait = lib.zks_tick(self._core, int((now - base) * 1000))
             self._made_output()
             await trio.sleep(0.25 if wait < 0 else max(wait, 1) / 1000)
 
@@ -261,6 +260,8 @@ class Stack:
             return
         if mask & _CLOSED:
             flow._ended = True
+            if flow._read:
+                flow._release()
         if handler is None:
             return
         if mask & _ESTABLISHED:
