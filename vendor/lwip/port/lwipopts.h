@@ -9,6 +9,7 @@
 #define LWIP_TIMERS 0
 #define LWIP_NETCONN 0
 #define LWIP_SOCKET 0
+#define LWIP_DONT_PROVIDE_BYTEORDER_FUNCTIONS 1 /* htonl() and its kin are the system's (winsock2.h) */
 
 /* Memory comes from the heap, through the allocator of native/zks_mem.c, so nothing is sized in advance. */
 #define MEM_CUSTOM_ALLOCATOR 1
