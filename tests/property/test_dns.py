@@ -15,9 +15,11 @@ import dns.rrset
 import h2.config
 import h2.connection
 import h2.settings
+import hpack
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zks_lwip.dns._hpack import SteadyEncoder
 from zks_lwip.dns.answer import Answer, answer_from_upstream
 from zks_lwip.dns.cache import Cache
 from zks_lwip.dns.framing import Deframer, frame
@@ -268,3 +270,27 @@ def test_arguments_are_read_or_refused_with_a_reason(text: str, prefix: str) -> 
     for parse in (parse_server, parse_forward):
         with contextlib.suppress(ConfigError):
             parse(prefix + text)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"1", b"2", b"x" * 40])
+            ),
+            st.integers(0, 200),
+        ),
+        max_size=40,
+    )
+)
+def test_the_remembering_encoder_gives_the_same_bytes(
+    steps: list[tuple[bytes, bytes] | int],
+) -> None:
+    ours, theirs = SteadyEncoder(), hpack.Encoder()
+    for step in steps:
+        if isinstance(step, int):
+            ours.header_table_size = theirs.header_table_size = step
+        else:
+            headers = [(b":method", b"POST"), step, (b"z", step[1])]
+            assert ours.encode(headers) == theirs.encode(headers)

@@ -9,7 +9,7 @@ import trio
 
 from zks_lwip.dns.dial import Connect, Unreachable, dial
 from zks_lwip.dns.h2session import Answered, DohSession, Event
-from zks_lwip.dns.link import Again, Due, Link, LinkedResolver
+from zks_lwip.dns.link import Again, Done, Link, LinkedResolver
 from zks_lwip.dns.resolver import Gate, ResolverError
 from zks_lwip.dns.servers import Server
 from zks_lwip.dns.wire import Ede, WireError, reduce_ttls
@@ -32,11 +32,9 @@ class _DohLink(Link):
     def waiting(self) -> int:
         return self._session.in_flight
 
-    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
-        if not self.usable:
-            raise Again(self.dead or "the connection is winding down")
+    def _send(self, query: bytes, done: Done) -> Callable[[], None]:
         token = self._next = self._next + 1
-        self._due[token] = due
+        self._due[token] = done
         self._session.ask(token, query)
 
         def forget() -> None:
@@ -63,16 +61,21 @@ class _DohLink(Link):
 
     def _finish(self, events: list[Event]) -> None:
         for event in events:
-            due = self._due.pop(event.token)
+            done = self._due.pop(event.token)
             if not isinstance(event, Answered):
                 text = f"{self._server.host}: {event.reason}"
-                due.finish(problem=Again(text) if event.again else ResolverError(text))
-                continue
-            try:
-                due.finish(reduce_ttls(event.body, event.age) if event.age else event.body)
-            except WireError as error:
-                text = f"a bad answer from {self._server.host}: {error}"
-                due.finish(problem=ResolverError(text, Ede.INVALID_DATA))
+                done(Again(text) if event.again else ResolverError(text))
+            elif not event.age:
+                done(event.body)
+            else:
+                done(self._aged(event))
+
+    def _aged(self, event: Answered) -> bytes | ResolverError:
+        try:
+            return reduce_ttls(event.body, event.age)
+        except WireError as error:
+            text = f"a bad answer from {self._server.host}: {error}"
+            return ResolverError(text, Ede.INVALID_DATA)
 
 
 class DohResolver(LinkedResolver):

@@ -11,7 +11,7 @@ import trio
 
 from zks_lwip.dns.dial import Connect, Unreachable, dial
 from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.link import Again, Due, Link, LinkedResolver
+from zks_lwip.dns.link import Again, Done, Link, LinkedResolver
 from zks_lwip.dns.resolver import Gate
 from zks_lwip.dns.servers import Server
 
@@ -38,15 +38,13 @@ class _DotLink(Link):
     def waiting(self) -> int:
         return len(self._due)
 
-    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
-        if not self.usable:
-            raise Again(self.dead or "too many queries on one connection")
+    def _send(self, query: bytes, done: Done) -> Callable[[], None]:
         ident = self._ident()
-        self._due[ident] = due
+        self._due[ident] = done
         self._to_send.append(frame(ident.to_bytes(2, "big") + query[2:]))
 
         def forget() -> None:
-            if self._due.get(ident) is due:
+            if self._due.get(ident) is done:
                 del self._due[ident]
 
         return forget
@@ -54,10 +52,10 @@ class _DotLink(Link):
     def _received(self, data: bytes) -> None:
         for message in self._deframer.feed(data):
             ident = int.from_bytes(message[:2], "big") if len(message) >= 12 else -1
-            due = self._due.pop(ident, None)
+            done = self._due.pop(ident, None)
             # None: the answer to a query whose time was up, to a probe, or to nothing.
-            if due is not None:
-                due.finish(b"\0\0" + message[2:])
+            if done is not None:
+                done(b"\0\0" + message[2:])
 
     def _pending(self) -> bytes:
         data = b"".join(self._to_send)
@@ -77,8 +75,8 @@ class _DotLink(Link):
     def _lost(self, reason: str) -> None:
         waiting = list(self._due.values())
         self._due.clear()
-        for due in waiting:
-            due.finish(problem=Again(reason))
+        for done in waiting:
+            done(Again(reason))
 
 
 class DotResolver(LinkedResolver):

@@ -19,7 +19,9 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+from hpack import NeverIndexedHeaderTuple
 
+from zks_lwip.dns._hpack import SteadyEncoder
 from zks_lwip.dns.wire import MAX_MESSAGE
 
 __all__ = ["Answered", "DohSession", "Failed"]
@@ -35,7 +37,6 @@ _LAST_STREAM = 1 << 30
 
 _MAX_FRAME = 16384  # SETTINGS_MAX_FRAME_SIZE, which we leave as it is
 _GOAWAY = 7
-_FRAME = struct.Struct("!HBBBI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,11 @@ class DohSession:
                 header_encoding=None,
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
             )
         )
+        self._connection.encoder = SteadyEncoder()
         self._connection.local_settings = h2.settings.Settings(
             client=True,
             initial_values={
@@ -109,9 +113,9 @@ class DohSession:
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._cancelled: set[int] = set()
         self._limit = ASSUMED_STREAMS
-        self._head = bytearray()
+        self._held = bytearray()
         self._skip = 0
-        self._collect = 0
+        self._unacknowledged = 0
         self.closing = False
         """The server has said GOAWAY (or ids run out): no further query may be asked here."""
         self.dead = ""
@@ -184,42 +188,38 @@ class DohSession:
         h2 closes everything when it meets one, but a server that winds down still answers the
         streams up to the last one that it names (RFC 9113 §6.8).
         """
-        kept: list[bytes | memoryview] = []
-        view = memoryview(data)
-        while view:
-            if self._collect:
-                part = view[: self._collect]
-                self._head += part
-                self._collect -= len(part)
-                view = view[len(part) :]
-                if not self._collect:
-                    last, _ = struct.unpack_from("!II", self._head, 9)
-                    self._head.clear()
-                    self._go_away(last & 0x7FFFFFFF, events)
-            elif self._skip:
-                part = view[: self._skip]
-                kept.append(part)
-                self._skip -= len(part)
-                view = view[len(part) :]
-            else:
-                part = view[: 9 - len(self._head)]
-                self._head += part
-                view = view[len(part) :]
-                if len(self._head) < 9:
+        if self._held:
+            data = bytes(self._held) + data
+            self._held.clear()
+        position, size = self._skip, len(data)
+        kept: list[bytes] = []
+        start = 0
+        while position + 9 <= size:
+            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+            if length > _MAX_FRAME:
+                # h2 would keep up to 16 MiB before it looked.
+                raise h2.exceptions.FrameTooLargeError(f"a frame of {length} bytes")
+            end = position + 9 + length
+            if data[position + 3] == _GOAWAY:
+                if length < 8:
+                    raise h2.exceptions.ProtocolError("a GOAWAY frame of a wrong length")
+                if end > size:
                     break
-                high, low, kind, _, _ = _FRAME.unpack(self._head)
-                length = high << 8 | low
-                if length > _MAX_FRAME:
-                    # h2 would keep up to 16 MiB before it looked.
-                    raise h2.exceptions.FrameTooLargeError(f"a frame of {length} bytes")
-                if kind == _GOAWAY:
-                    if length < 8:
-                        raise h2.exceptions.ProtocolError("a GOAWAY frame of a wrong length")
-                    self._collect = length
-                else:
-                    kept.append(bytes(self._head))
-                    self._head.clear()
-                    self._skip = length
+                kept.append(data[start:position])
+                start = end
+                (last,) = struct.unpack_from("!I", data, position + 9)
+                self._go_away(last & 0x7FFFFFFF, events)
+            position = end
+        if position >= size:
+            self._skip = position - size
+        else:
+            # A header that is not whole, or a GOAWAY frame that is not.
+            self._skip = 0
+            self._held += data[position:]
+            size = position
+        if start == 0 and size == len(data):
+            return data
+        kept.append(data[start:size])
         return b"".join(kept)
 
     def _go_away(self, last: int, events: list[Event]) -> None:
@@ -249,7 +249,10 @@ class DohSession:
                 joint = b"&" if "?" in self._path else b"?"
                 path = self._path.encode("ascii") + joint + b"dns=" + query
                 self._streams[number] = _Stream(token, b"")
-                headers = [*self._prefix, (b":path", path), *self._accept]
+                # Not to be indexed: a table of paths would be of no use, and it is nobody's
+                # business.
+                private = NeverIndexedHeaderTuple(b":path", path)
+                headers = [*self._prefix, private, *self._accept]
                 self._connection.send_headers(number, headers, end_stream=True)
             else:
                 self._streams[number] = stream = _Stream(token, message)
@@ -273,9 +276,11 @@ class DohSession:
 
     def _handle(self, event: h2.events.Event, events: list[Event]) -> None:
         if isinstance(event, h2.events.DataReceived):
-            self._connection.acknowledge_received_data(
-                event.flow_controlled_length, event.stream_id
-            )
+            # No stream needs more than its first window, so only the connection's is refilled.
+            self._unacknowledged += event.flow_controlled_length
+            if self._unacknowledged > CONNECTION_WINDOW // 2:
+                self._connection.increment_flow_control_window(self._unacknowledged)
+                self._unacknowledged = 0
             self._take_body(event.stream_id, event.data, events)
         elif isinstance(event, h2.events.ResponseReceived):
             self._take_headers(event.stream_id, event.headers, events)

@@ -16,7 +16,7 @@ import trio
 from zks_lwip.dns.resolver import Gate, ResolverError
 from zks_lwip.errors import DnsError
 
-__all__ = ["Again", "Link", "LinkedResolver"]
+__all__ = ["Again", "Done", "Link", "LinkedResolver"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +37,8 @@ class Again(DnsError):
     """The connection could not carry the query to its end; another one may."""
 
 
-class Due:
-    """A query that waits for its answer."""
-
-    __slots__ = ("answer", "done", "problem")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer = b""
-        self.problem: DnsError | None = None
-
-    def finish(self, answer: bytes = b"", problem: DnsError | None = None) -> None:
-        self.answer, self.problem = answer, problem
-        self.done.set()
+Done = Callable[[bytes | DnsError], None]
+"""What is called with the answer, or with :class:`Again` or :class:`ResolverError`."""
 
 
 class Link(ABC):
@@ -60,7 +49,7 @@ class Link(ABC):
     def __init__(self, stream: trio.abc.Stream, rtt: float) -> None:
         self._stream = stream
         self._silence = max(SILENCE, 3 * rtt)
-        self._due: dict[int, Due] = {}
+        self._due: dict[int, Done] = {}
         self._out = bytearray()
         self._news = trio.Event()
         self._busy = trio.Event()
@@ -76,7 +65,7 @@ class Link(ABC):
         """Whether another query may be sent here."""
 
     @abstractmethod
-    def _send(self, query: bytes, due: Due) -> Callable[[], None]:
+    def _send(self, query: bytes, done: Done) -> Callable[[], None]:
         """Queue a query; return what to call if nobody waits for the answer any more."""
 
     @abstractmethod
@@ -100,28 +89,45 @@ class Link(ABC):
     def waiting(self) -> int:
         """How many queries wait for an answer."""
 
-    async def ask(self, query: bytes) -> bytes:
-        """Ask. Raises :class:`Again` and :class:`ResolverError`."""
-        due = Due()
-        forget = self._send(query, due)
-        now = trio.current_time()
+    def start(self, query: bytes, done: Done) -> Callable[[], None]:
+        """Send a query if :attr:`usable`; `done` is called later, once.
+
+        Returns what to call if nobody waits for the answer any more; `done` is not called then.
+        """
+        forget = self._send(query, done)
         if self.waiting == 1:
+            now = trio.current_time()
             if now - self._heard > IDLE and self._tested is None:
                 self._tested = now
                 self._test()
             elif self._tested is None:
                 self._heard = now
+            self._busy.set()
         self._news.set()
-        self._busy.set()
+        return forget
+
+    async def ask(self, query: bytes) -> bytes:
+        """Ask. Raises :class:`Again` and :class:`ResolverError`."""
+        if not self.usable:
+            raise Again(self.dead or "the connection takes no more queries")
+        results: list[bytes | DnsError] = []
+        finished = trio.Event()
+
+        def done(result: bytes | DnsError) -> None:
+            results.append(result)
+            finished.set()
+
+        forget = self.start(query, done)
         try:
-            await due.done.wait()
+            await finished.wait()
         except trio.Cancelled:
             forget()
             self._news.set()
             raise
-        if due.problem is not None:
-            raise due.problem
-        return due.answer
+        result = results[0]
+        if isinstance(result, DnsError):
+            raise result
+        return result
 
     def die(self, reason: str) -> None:
         """Give the connection up."""
@@ -229,6 +235,14 @@ class LinkedResolver(ABC):
         finally:
             self._nursery = None
             self._link = None
+
+    def start(self, query: bytes, done: Done) -> Callable[[], None] | None:
+        """Ask at once, without a task, if a connection is ready; see :meth:`Link.start`.
+
+        None: nothing has been done, :meth:`resolve` is to be used.
+        """
+        link = self._link
+        return link.start(query, done) if link is not None and link.usable else None
 
     async def resolve(self, query: bytes) -> bytes:
         """Ask, once more on a fresh connection if the first one dies over it."""

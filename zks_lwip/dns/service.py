@@ -1,8 +1,7 @@
 """The service that answers every query: static → blocked → cache → upstreams.
 
-Identical queries in flight are one query upstream. An upstream that fails gives way to the next
-one and is asked again only when a probe in the background has been answered. Nothing is ever left
-unanswered but what cannot be a query.
+Identical queries in flight are one query upstream. Nothing is ever left unanswered but what cannot
+be a query.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
-from zks_lwip.dns.answer import Answer, answer_from_upstream, servfail
+from zks_lwip.dns.answer import Answer, servfail
+from zks_lwip.dns.asking import Asker
 from zks_lwip.dns.cache import Cache
 from zks_lwip.dns.intercept import Query, Rejected, examine
 from zks_lwip.dns.local import LocalNames
-from zks_lwip.dns.resolver import Gate, NotApplicable, Resolver, ResolverError, wait_up
-from zks_lwip.dns.wire import MAX_MESSAGE, Ede, WireError, encode_name
+from zks_lwip.dns.resolver import Resolver
+from zks_lwip.dns.wire import MAX_MESSAGE, Ede, Rcode
 from zks_lwip.errors import DnsError
 
 __all__ = ["DnsService"]
@@ -32,16 +31,6 @@ Reply = Callable[[bytes], None]
 
 HOSTS_INTERVAL = 2.0
 """Seconds between two looks at whether /etc/hosts has changed."""
-PROBE_FIRST, PROBE_LAST = 0.25, 30.0
-"""Seconds before an upstream that failed is probed for the first time, and at most."""
-
-
-@dataclass(slots=True)
-class _Upstream:
-    resolver: Resolver
-    suspect: bool = False
-    asked: int = 0
-    failed: int = 0
 
 
 @dataclass(slots=True)
@@ -80,31 +69,25 @@ class DnsService:
     ) -> None:
         self._local = LocalNames(static=static, hosts=hosts, block=block)
         self._cache = Cache() if cache is None else cache
-        self._upstreams = [_Upstream(resolver) for resolver in upstreams]
-        self._forward = {encode_name(domain): [_Upstream(resolver)] for domain, resolver in forward}
-        self._deadline = deadline
-        self._grace = grace
+        self._asker = Asker(upstreams, forward, deadline=deadline, grace=grace)
         self._max_flights = max_flights
         self._max_waiting = max_waiting
         self._flights: dict[bytes, _Flight] = {}
         self._waiting = 0
-        self._nursery: trio.Nursery | None = None
         self._counters: Counter[str] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled. Who still waits then is answered SERVFAIL."""
         try:
             async with trio.open_nursery() as nursery:
-                for upstream in self._all_upstreams():
-                    nursery.start_soon(upstream.resolver.run)
-                self._nursery = nursery
+                await nursery.start(self._asker.run)
                 nursery.start_soon(self._watch_hosts)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            self._nursery = None
             for flight in list(self._flights.values()):
-                self._land(flight, servfail(flight.query, Ede.NOT_READY, "shutting down"))
+                query = flight.query
+                self._land(query, servfail(query, Ede.NOT_READY, "shutting down"))
 
     def answer_now(self, query: bytes, *, transport: str = "udp") -> bytes | None:
         """Answer at once what needs no upstream. None: call :meth:`submit` or :meth:`answer`,
@@ -175,15 +158,8 @@ class DnsService:
             "in_flight": len(self._flights),
             "waiting": self._waiting,
         }
-        for upstream in self._all_upstreams():
-            values[f"asked {upstream.resolver.name}"] = upstream.asked
-            values[f"failed {upstream.resolver.name}"] = upstream.failed
+        values |= self._asker.stats()
         return values
-
-    def _all_upstreams(self) -> list[_Upstream]:
-        return self._upstreams + [
-            upstream for group in self._forward.values() for upstream in group
-        ]
 
     def _now(self, message: bytes, transport: str) -> bytes | Query | None:
         """An answer; or the query, if it has to be asked; or None, if it is to be dropped."""
@@ -215,122 +191,21 @@ class DnsService:
             return
         if flight is not None:
             self._counters["coalesced"] += 1
-        elif self._nursery is None:
-            raise RuntimeError("DnsService.run() is not running")
         else:
+            self._asker.ask(query, self._land)
             flight = self._flights[query.key] = _Flight(query)
-            self._nursery.start_soon(self._fly, flight)
         flight.waiting.append((query, limit, reply))
         self._waiting += 1
 
-    def _land(self, flight: _Flight, answer: Answer) -> None:
-        """Give everyone who waits the answer, as it suits each."""
-        del self._flights[flight.query.key]
+    def _land(self, query: Query, answer: Answer) -> None:
+        """Keep the answer, and give it to everyone who waits, as it suits each."""
+        flight = self._flights.pop(query.key)
         self._waiting -= len(flight.waiting)
-        if answer.rcode == 2:
+        self._cache.put(query, answer)
+        if answer.rcode == Rcode.SERVFAIL:
             self._counters["servfail"] += 1
-        for query, limit, reply in flight.waiting:
-            reply(answer.render(query, limit=limit))
-
-    async def _fly(self, flight: _Flight) -> None:
-        query = flight.query
-        upstreams = self._route(query.name)
-        problem = ResolverError("no resolver is configured", Ede.NOT_READY)
-        waited: set[int] = set()
-        for upstream in sorted(upstreams, key=lambda one: one.suspect):
-            gate = upstream.resolver.gate
-            if gate is not None and not gate.up and id(gate) not in waited:
-                waited.add(id(gate))
-                await wait_up(gate, self._grace)
-            if gate is not None and not gate.up:
-                problem = ResolverError("the tunnel is down", Ede.NETWORK_ERROR)
-                continue
-            try:
-                answer = await self._ask(upstream, query)
-            except NotApplicable as error:
-                logger.debug("%s: %s", upstream.resolver.name, error)
-            except ResolverError as error:
-                problem = error
-                logger.debug("%s: %s", upstream.resolver.name, error)
-                self._suspect(upstream, error)
-            else:
-                self._cache.put(query, answer)
-                self._land(flight, answer)
-                return
-        self._land(flight, servfail(query, problem.ede, str(problem)))
-
-    async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
-        resolver = upstream.resolver
-        upstream.asked += 1
-        try:
-            with trio.fail_after(self._deadline):
-                message = await resolver.resolve(query.upstream(resolver.size, resolver.padding))
-            return answer_from_upstream(message, query)
-        except trio.TooSlowError:
-            upstream.failed += 1
-            text = f"no answer from {resolver.name} within {self._deadline:g} s"
-            raise ResolverError(text, Ede.NO_REACHABLE_AUTHORITY) from None
-        except WireError as error:
-            upstream.failed += 1
-            raise ResolverError(
-                f"a bad answer from {resolver.name}: {error}", Ede.INVALID_DATA
-            ) from error
-        except NotApplicable:
-            upstream.asked -= 1
-            raise
-        except ResolverError:
-            upstream.failed += 1
-            raise
-        except DnsError as error:
-            upstream.failed += 1
-            raise ResolverError(str(error)) from error
-
-    def _route(self, name: bytes) -> list[_Upstream]:
-        """The upstreams for `name`: those of the longest forwarded domain that it is in, else the
-        general ones.
-        """
-        if self._forward:
-            position = 0
-            while name[position]:
-                group = self._forward.get(name[position:])
-                if group is not None:
-                    return group
-                position += name[position] + 1
-        return self._upstreams
-
-    def _suspect(self, upstream: _Upstream, error: ResolverError) -> None:
-        """Ask it last from now on, until a probe has been answered."""
-        if upstream.suspect or self._nursery is None or len(self._upstreams) < 2:
-            return
-        if upstream not in self._upstreams:
-            return
-        upstream.suspect = True
-        logger.warning(
-            "DNS resolver %s failed (%s); the next one is asked first",
-            upstream.resolver.name,
-            error,
-        )
-        self._nursery.start_soon(partial(self._probe, upstream))
-
-    async def _probe(self, upstream: _Upstream) -> None:
-        """Ask for the root's name servers until that works."""
-        probe = examine(b"\0\0\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1")
-        if not isinstance(probe, Query):
-            raise AssertionError("the probe is a query")
-        pause = PROBE_FIRST
-        while upstream.suspect:
-            await trio.sleep(pause)
-            pause = min(pause * 2, PROBE_LAST)
-            gate: Gate | None = upstream.resolver.gate
-            if gate is not None and not gate.up:
-                continue
-            try:
-                await self._ask(upstream, probe)
-            except ResolverError as error:
-                logger.debug("%s still fails: %s", upstream.resolver.name, error)
-            else:
-                upstream.suspect = False
-                logger.info("DNS resolver %s answers again", upstream.resolver.name)
+        for waiting, limit, reply in flight.waiting:
+            reply(answer.render(waiting, limit=limit))
 
     async def _watch_hosts(self) -> None:
         while True:

@@ -108,6 +108,15 @@ async def test_tiny_windows() -> None:
         assert len(large.to_wire(max_size=65535)) > 60000
 
 
+async def test_more_than_a_whole_connection_window() -> None:
+    """6 MB of answers over one connection, whose window is 4 MiB: it is refilled."""
+    async with pair() as (server, resolver):
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(ask, resolver, "large.example", "TXT")
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize("fault", ["goaway", "rst", "tcpreset", "eof", "blackhole", "garbage"])
 async def test_sent_once_more_without_the_application_noticing(fault: str) -> None:
     async with pair(Server(once={fault})) as (server, resolver):
