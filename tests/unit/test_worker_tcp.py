@@ -380,6 +380,46 @@ async def test_too_many_new_connections_a_second() -> None:
             await client.open(10, "127.0.0.1", port)
 
 
+async def test_too_many_streams_that_connect() -> None:
+    server = FakeNameServer(lambda query, tcp: None)
+    async with (
+        server.running(),
+        running_worker(limits=Limits(connecting=2), resolvers=(server.server,)) as (_, address),
+        tcp_server(echo) as port,
+        raw_client(address) as client,
+    ):
+        await client.send(
+            Connect(1, "hangs.example", 80),
+            Connect(2, "hangs.example", 80),
+            Connect(3, "127.0.0.1", port),
+        )
+        error = await client.expect(Error)
+        assert (error.stream, error.code) == (3, 429)
+        await client.send(Close(1))
+        await client.silent(0.05)
+        await client.open(4, "127.0.0.1", port)
+
+
+async def test_one_token_cannot_take_every_descriptor(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a" * 32 + "\n" + "b" * 32 + "\n")
+    tokens.chmod(0o600)
+    async with running_worker(token_file=tokens) as (worker, address), tcp_server(echo) as port:
+        taken = worker.descriptors.free - 8
+        worker.descriptors.total = worker.descriptors.free = 8
+        async with (
+            raw_client(address, token="a" * 32) as greedy,
+            raw_client(address, token="b" * 32) as other,
+        ):
+            for stream in range(1, 6):
+                await greedy.open(stream, "127.0.0.1", port)
+            await greedy.send(Connect(6, "127.0.0.1", port))
+            assert (await greedy.expect(Error)).code == 429
+            await other.open(1, "127.0.0.1", port)
+        worker.descriptors.total += taken
+        worker.descriptors.free += taken
+
+
 async def test_too_many_held_bytes() -> None:
     stop = trio.Event()
 

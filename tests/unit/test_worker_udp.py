@@ -271,6 +271,21 @@ async def test_dns() -> None:
             assert frame.request in range(20, 24) and frame.message[3] & 15 == 2
 
 
+async def test_too_many_queries_of_one_token() -> None:
+    server = FakeNameServer(lambda q, tcp: None)
+    async with (
+        server.running(),
+        running_worker(resolvers=(server.server,), limits=Limits(queries=2)) as (_, address),
+        raw_client(address) as client,
+        raw_client(address) as other,
+    ):
+        await client.send(DnsQuery(1, query()), DnsQuery(2, query()))
+        await client.silent(0.05)
+        await other.send(DnsQuery(3, query()))
+        frame = await other.expect(DnsResponse, 1)
+        assert frame.request == 3 and frame.message[3] & 15 == 2
+
+
 async def test_without_name_server() -> None:
     async with running_worker() as (worker, address):
         worker.dns._servers = lambda: ()

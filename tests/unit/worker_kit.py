@@ -278,6 +278,8 @@ async def running_worker(
     assert worker.descriptors.free == total
     for account in worker.accounts.values():
         assert (account.streams, account.sessions, account.held) == (0, 0, 0)
+        assert (account.connecting, account.queries) == (0, 0)
+        assert account.descriptors.free == account.descriptors.total
     with trio.fail_after(2):  # far ends of the test may still be closing theirs
         while open_descriptors() > before:
             await trio.sleep(0.01)

@@ -24,9 +24,9 @@ from ..tunnel.frames import (
 from ..tunnel.session import Session
 from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer
-from .dnsclient import DnsClient, forward
+from .dnsclient import SERVFAIL, DnsClient, error_response, forward
 from .icmp import Echoes
-from .limits import Account, Descriptors
+from .limits import Account
 from .policy import Policy
 from .readiness import Readiness
 from .tcp import TcpStream
@@ -44,7 +44,6 @@ class Shared(Protocol):
     dialer: Dialer
     dns: DnsClient
     readiness: Readiness
-    descriptors: Descriptors
     mark: int | None
 
     def linger(self, stream: TcpStream) -> None:
@@ -73,7 +72,7 @@ class Client:
         self.policy = shared.policy
         self.dialer = shared.dialer
         self.readiness = shared.readiness
-        self.descriptors = shared.descriptors
+        self.descriptors = account.descriptors
         self.mark = shared.mark
         self._shared = shared
         self._nursery = nursery
@@ -154,10 +153,18 @@ class Client:
         self._udp.close(frame.association)
 
     def _on_dns_query(self, frame: DnsQuery) -> None:
-        self._nursery.start_soon(self._answer, frame.request, bytes(frame.message))
+        query = bytes(frame.message)
+        if self.account.queries >= self.account.limits.queries:
+            self.session.dns_response(frame.request, error_response(query, SERVFAIL))
+            return
+        self.account.queries += 1
+        self._nursery.start_soon(self._answer, frame.request, query)
 
     async def _answer(self, request: int, query: bytes) -> None:
-        self.session.dns_response(request, await forward(self._shared.dns, query))
+        try:
+            self.session.dns_response(request, await forward(self._shared.dns, query))
+        finally:
+            self.account.queries -= 1
 
     # the whole
 

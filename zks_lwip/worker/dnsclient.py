@@ -19,7 +19,7 @@ from ..errors import DnsError
 from .nameservers import NameServer
 from .sockets import connect, open_socket
 
-__all__ = ["DnsClient", "error_response", "question_of", "rcode_of"]
+__all__ = ["SERVFAIL", "DnsClient", "error_response", "forward", "question_of", "rcode_of"]
 
 log = logging.getLogger(__name__)
 

@@ -27,21 +27,68 @@ class Limits:
     """UDP associations of one session."""
     requests: int = 256
     """DNS queries in flight of one session."""
+    connecting: int = 4096
+    """Streams that are not connected yet: each has a task until it is."""
+    queries: int = 512
+    """DNS queries in flight, over all sessions."""
     echoes: int = 256
     """ICMP echoes in flight of one session."""
+
+
+class Descriptors:
+    """A budget of file descriptors, so that what is there keeps working when too much is asked.
+
+    :param parent: the budget that this one is a share of.
+    """
+
+    __slots__ = ("_parent", "free", "total")
+
+    def __init__(self, total: int, parent: Descriptors | None = None) -> None:
+        self.total = total
+        self.free = total
+        self._parent = parent
+
+    def take(self) -> None:
+        """Count one more. Raises OSError (EMFILE) when none is left."""
+        if self.free <= 0:
+            raise OSError(errno.EMFILE, "the worker has no descriptor left")
+        if self._parent is not None:
+            self._parent.take()
+        self.free -= 1
+
+    def give(self) -> None:
+        """One was closed."""
+        self.free += 1
+        if self._parent is not None:
+            self._parent.give()
 
 
 class Account:
     """What one token uses now, over all its sessions."""
 
-    __slots__ = ("_allowance", "_refilled", "budget", "held", "limits", "sessions", "streams")
+    __slots__ = (
+        "_allowance",
+        "_refilled",
+        "budget",
+        "connecting",
+        "descriptors",
+        "held",
+        "limits",
+        "queries",
+        "sessions",
+        "streams",
+    )
 
     _BURST = 4.0  # seconds' worth of new connections
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, descriptors: Descriptors) -> None:
         self.limits = limits
+        #: this token's share of the worker's descriptors
+        self.descriptors = descriptors
         self.streams = 0
+        self.connecting = 0
         self.sessions = 0
+        self.queries = 0
         self.held = 0
         #: bounds how far the windows of this token's streams grow
         self.budget = Budget(limits.held // 4)
@@ -55,33 +102,16 @@ class Account:
 
     def refusal(self) -> str | None:
         """Why no new connection may be made now; None: it may, and has been counted."""
-        if self.streams >= self.limits.streams:
-            return f"{self.limits.streams} streams are open for this token"
+        limits = self.limits
+        if self.streams >= limits.streams:
+            return f"{limits.streams} streams are open for this token"
+        if self.connecting >= limits.connecting:
+            return f"{limits.connecting} streams are being connected for this token"
         now = time.monotonic()
-        most = self.limits.connects * self._BURST
-        self._allowance = min(most, self._allowance + (now - self._refilled) * self.limits.connects)
+        earned = (now - self._refilled) * limits.connects
+        self._allowance = min(limits.connects * self._BURST, self._allowance + earned)
         self._refilled = now
         if self._allowance < 1:
-            return f"more than {self.limits.connects:g} new connections a second"
+            return f"more than {limits.connects:g} new connections a second"
         self._allowance -= 1
         return None
-
-
-class Descriptors:
-    """A budget of file descriptors, so that what is there keeps working when too much is asked."""
-
-    __slots__ = ("free", "total")
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.free = total
-
-    def take(self) -> None:
-        """Count one more. Raises OSError (EMFILE) when none is left."""
-        if self.free <= 0:
-            raise OSError(errno.EMFILE, "the worker has no descriptor left")
-        self.free -= 1
-
-    def give(self) -> None:
-        """One was closed."""
-        self.free += 1

@@ -294,7 +294,7 @@ class Worker:
         finally:
             for principal, account in admitted:
                 account.sessions -= 1
-                self.descriptors.give()
+                account.descriptors.give()
                 self._forget_account(principal)
 
     def _accept(
@@ -313,7 +313,7 @@ class Worker:
         if account.sessions >= most:
             return HttpResponse(429, b"too many sessions for this token\n")
         try:
-            self.descriptors.take()
+            account.descriptors.take()
         except OSError:
             return HttpResponse(503, b"too many connections\n")
         account.sessions += 1
@@ -323,7 +323,12 @@ class Worker:
     def _account(self, principal: Principal) -> Account:
         account = self.accounts.get(principal.digest)
         if account is None:
-            account = self.accounts[principal.digest] = Account(self.config.limits)
+            total = self.descriptors.total
+            # with tokens, none can take so many that nothing is left for the others
+            share = total if self._tokens is None else total - total // 4
+            account = self.accounts[principal.digest] = Account(
+                self.config.limits, Descriptors(share, self.descriptors)
+            )
         return account
 
     def _forget_account(self, principal: Principal) -> None:

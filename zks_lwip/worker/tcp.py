@@ -67,6 +67,7 @@ class TcpStream:
         self._gone = False  # for the session: it lingers, or is closed
         self._closed = False
         owner.account.streams += 1
+        owner.account.connecting += 1  # until connect(), which has to follow, returns
 
     # connecting
 
@@ -87,6 +88,7 @@ class TcpStream:
                 self._fail(error_code(error), error.strerror or str(error))
             finally:
                 self._dialing = None
+                owner.account.connecting -= 1
                 if counted:
                     owner.descriptors.give()
         if self._gone:  # aborted, perhaps in the very moment that it was connected
