@@ -29,8 +29,10 @@ from zks_lwip.tunnel.frames import (
     Frame,
     Udp,
 )
+from zks_lwip.tunnel.link_v1 import LinkV1
 from zks_lwip.tunnel.options import TunnelConfig
 from zks_lwip.tunnel.session import Role, Session, Settings
+from zks_lwip.tunnel.session_v1 import WorkerV1
 from zks_lwip.tunnel.tcpstream import TcpStream
 
 V2 = "zks-tunnel.v2"
@@ -127,11 +129,12 @@ class Worker:
         self.queries = 0
         self.url = ""
         self.requests: list[HttpRequest] = []
-        self.served: list[Served] = []
+        self.served: list[Any] = []  # of Served, or of ServedV1
+        self.v1 = False
         self.ends: list[LinkEnd] = []
-        self.on_connect: Callable[[Served, Connect], None] = self.echo
+        self.on_connect: Callable[[Any, Connect], None] = self.echo
 
-    def echo(self, served: Served, frame: Connect) -> None:
+    def echo(self, served: Any, frame: Connect) -> None:
         far = served.connected(frame)
 
         async def run() -> None:
@@ -152,14 +155,14 @@ class Worker:
             return HttpResponse(401)
         if request.path != "/tunnel":
             return HttpResponse(404)
-        return Accept(V2)
+        return Accept(None if self.v1 else V2)
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         async with trio.open_nursery() as nursery:
             connection = await accept_websocket(nursery, stream, authorize=self.authorize)
             if connection is None:
                 return
-            served = Served(self, connection)
+            served = (ServedV1 if self.v1 else Served)(self, connection)
             self.served.append(served)
             self.ends.append(await served.link.run(served.session, served.on_frame))
 
@@ -233,3 +236,35 @@ async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
             break
         head += data
     return head
+
+
+class ServedV1:
+    """A v1 session at the worker, each on a WebSocket of its own."""
+
+    def __init__(self, worker: Worker, connection: WsConnection) -> None:
+        self.worker = worker
+        self.connection = connection
+        self.link = LinkV1(connection)
+        self.session = WorkerV1(
+            worker.settings,
+            clock=trio.current_time,
+            wake=self.link.wake,
+            unblock=self.link.unblock,
+        )
+        self.frames: list[Frame] = []
+        self.peers: dict[int, TcpStream] = {}
+
+    def on_frame(self, frame: Frame) -> None:
+        if not isinstance(frame, Data):
+            self.frames.append(frame)
+        match frame:
+            case Connect():
+                self.worker.on_connect(self, frame)
+            case Data() if frame.stream in self.peers:
+                self.peers[frame.stream].on_data(memoryview(frame.payload))
+            case Close() if frame.stream in self.peers:
+                self.peers.pop(frame.stream).on_eof()
+            case DnsQuery() if self.worker.answers:
+                self.session.dns_response(frame.request, bytes(frame.message)[::-1])
+
+    connected = Served.connected

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import trio
 
-from .dial import connect_worker
+from .dial import SUBPROTOCOL, connect_worker
 from .frames import (
     Close,
     Connected,
@@ -45,8 +45,10 @@ from .frames import (
     UdpError,
 )
 from .link import LinkEnd, SessionLink
+from .link_v1 import LinkV1
 from .options import TunnelConfig
 from .session import Role, Session, Settings
+from .session_v1 import MOST_MESSAGE, ClientV1
 from .streams import TunnelStream
 from .websocket import (
     Accept,
@@ -101,13 +103,26 @@ class ChannelOwner(Protocol):
 
 
 class Channel:
-    """A client's session over a WebSocket of its own, and the streams that it carries."""
+    """A client's session over a WebSocket of its own, and the streams that it carries.
+
+    Where no subprotocol was selected, the session is v1's: one stream, or any number of questions.
+    """
 
     def __init__(self, connection: WsConnection, owner: ChannelOwner, settings: Settings) -> None:
         self.connection = connection
-        self.link = SessionLink(connection)
-        self.session = Session(Role.CLIENT, settings, wake=self.link.wake)
+        self.link: SessionLink | LinkV1
+        self.session: Session | ClientV1
+        if connection.subprotocol is None:
+            self.link = link = LinkV1(connection)
+            self.session = ClientV1(
+                settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
+            )
+        else:
+            self.link = SessionLink(connection)
+            self.session = Session(Role.CLIENT, settings, wake=self.link.wake)
         self.streams: dict[int, TunnelStream] = {}
+        #: When it was opened (``trio.current_time``).
+        self.since = trio.current_time()
         #: Since when it has had no streams (``trio.current_time``); None while it has.
         self.idle_since: float | None = trio.current_time()
         #: The worker takes no new streams here (GOAWAY).
@@ -143,8 +158,14 @@ class Channel:
     ) -> Channel:
         """Connect to the worker; :meth:`run` is then to be called. Raises as connect_worker."""
         settings = settings or Settings()
+        v1 = config.protocol == "v1"
         connection = await connect_worker(
-            config, nursery, context=context, max_message=settings.max_message
+            config,
+            nursery,
+            context=context,
+            subprotocol=None if v1 else SUBPROTOCOL,
+            max_message=MOST_MESSAGE if v1 else settings.max_message,
+            queue=1 if v1 else 16,
         )
         return cls(connection, owner, settings)
 
@@ -152,19 +173,35 @@ class Channel:
         """Carry the session until it ends, for whatever reason; then all its streams have ended."""
         end = LinkEnd(1006, "the tunnel was stopped")
         try:
-            end = await self.link.run(
-                self.session,
-                self._on_frame,
-                hello_timeout=config.hello_timeout,
-                quiet=config.quiet,
-                patience=config.patience,
-            )
+            end = await self._run_link(config)
         finally:
+            self.session.end()
             streams = list(self.streams.values())
             self.streams.clear()
             for stream in streams:
                 stream.end(503, f"session lost: {end.reason}")
         return end
+
+    async def _run_link(self, config: TunnelConfig) -> LinkEnd:
+        quiet, patience = config.quiet, config.patience
+        if isinstance(self.link, LinkV1):
+            assert isinstance(self.session, ClientV1)
+            session = self.session
+            return await self.link.run(
+                session,
+                self._on_frame,
+                finished=lambda: session.finished,
+                quiet=quiet,
+                patience=patience,
+            )
+        assert isinstance(self.session, Session)
+        return await self.link.run(
+            self.session,
+            self._on_frame,
+            hello_timeout=config.hello_timeout,
+            quiet=quiet,
+            patience=patience,
+        )
 
     @property
     def can_connect(self) -> bool:

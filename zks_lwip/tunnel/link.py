@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from .frames import Frame
     from .session import Session
 
-__all__ = ["LinkEnd", "SessionLink"]
+__all__ = ["LAST_MESSAGE", "LinkEnd", "SessionLink"]
 
 log = logging.getLogger(__name__)
 
-_LAST_MESSAGE = 1.0  # seconds that it may take at the end
+LAST_MESSAGE = 1.0
+"""Seconds that the message which is being sent may still take when a link ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class SessionLink:
         """Let the message that is being sent go out, so that a Close frame can follow it."""
         self._stopping = True
         dead = self._end is not None and self._end.status == ABNORMAL
-        self._sending.deadline = trio.current_time() + (0.0 if dead else _LAST_MESSAGE)
+        self._sending.deadline = trio.current_time() + (0.0 if dead else LAST_MESSAGE)
         self.wake()
 
     async def _wait_for_output(self) -> None:

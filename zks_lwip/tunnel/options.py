@@ -25,6 +25,8 @@ class TunnelConfig:
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     """PEM file of certificates that are trusted besides the system's."""
+    protocol: str = "v2"
+    """``v2``, or ``v1`` for an original ZKS-Tunnel Worker (PROTOCOL.md §9)."""
     plaintext: bool = False
     """Allow ``ws://`` to hosts other than loopback: token and traffic in the clear."""
     mark: int | None = None
@@ -40,6 +42,7 @@ class TunnelConfig:
     max_waiting: int = 4096
     """How many streams may wait."""
     max_channels: int = 32
+    """In v1, where every stream has a channel of its own, 32 times as many."""
     idle_channel: float = 30.0
     """After which a channel without streams, beside another one, is closed."""
     connect_timeout: float = 10.0
@@ -55,6 +58,8 @@ class TunnelConfig:
 
     def __post_init__(self) -> None:
         worker = self.worker
+        if self.protocol not in ("v1", "v2"):
+            raise ConfigError(f"--protocol {self.protocol!r} is not known: give v2 or v1.")
         if not worker.secure and not worker.loopback and not self.plaintext:
             raise ConfigError(
                 f"{worker} is not encrypted, so token and traffic would cross the network in the "

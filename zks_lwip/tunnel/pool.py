@@ -44,6 +44,7 @@ _FULL = 0.05  # seconds to wait where a channel takes no more questions
 _LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
 _NOT_NEEDED = "not needed"
 _AT_ONCE = 4  # channels that may be opening at the same time
+_V1_FACTOR = 32  # times that many of them, and of all, in v1
 _STABLE = 10.0  # seconds after which a channel counts as a success
 
 
@@ -56,6 +57,10 @@ class Tunnel:
     def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
         self.config = config
         self._settings = settings or Settings()
+        self._v1 = config.protocol == "v1"
+        factor = _V1_FACTOR if self._v1 else 1
+        self._most_channels = factor * config.max_channels
+        self._at_once = factor * _AT_ONCE
         self._context = tls_context(config.ca_file) if config.worker.secure else None
         self._channels: list[Channel] = []  # those whose HELLO has come, oldest first
         self._opening = 0
@@ -175,7 +180,10 @@ class Tunnel:
         return min((stream.deadline for stream in self._waiting), default=math.inf)
 
     def _with_room(self) -> Channel | None:
-        return next((each for each in self._channels if each.can_connect), None)
+        # In v1 a channel carries one stream or the questions, and the primary one the questions.
+        primary = self._primary() if self._v1 else None
+        usable = (each for each in self._channels if each.can_connect and each is not primary)
+        return next(usable, None)
 
     def _primary(self) -> Channel | None:
         """The channel for datagrams and questions."""
@@ -188,8 +196,8 @@ class Tunnel:
             return 0 if self._opening else 1
         if not self._waiting or self._peer is None or not self._peer.streams:
             return 0
-        wanted = min(math.ceil(len(self._waiting) / self._peer.streams), _AT_ONCE)
-        room = self.config.max_channels - len(self._channels)
+        wanted = min(math.ceil(len(self._waiting) / self._peer.streams), self._at_once)
+        room = self._most_channels - len(self._channels)
         return max(0, min(wanted, room) - self._opening)
 
     def _close_idle(self, now: float) -> float:
@@ -220,11 +228,8 @@ class Tunnel:
             channel = await Channel.open(
                 self.config, self, nursery, context=self._context, settings=self._settings
             )
-            began = trio.current_time()
             end = await channel.run(self.config)
-            if trio.current_time() - began >= _STABLE:
-                self._backoff.succeeded()
-            self._lost(end)
+            self._lost(channel, end)
         except ZksError as error:
             self._counters["connect_failures"] += 1
             if isinstance(error, WorkerUnreachable) or self._started:
@@ -251,17 +256,25 @@ class Tunnel:
         self._questions.lost(channel)
         self._echoes.lost(channel)
 
-    def _lost(self, end: LinkEnd) -> None:
-        if end.reason == _NOT_NEEDED:
+    def _lost(self, channel: Channel, end: LinkEnd) -> None:
+        if end.reason == _NOT_NEEDED or (self._v1 and end.status == 1000):
             log.debug("closed a channel that was not needed")
             return
         self._counters["channels_lost"] += 1
+        if self._v1 and channel is not self._primary():
+            log.info("a stream's channel was lost: %s", end.reason)
+            return
+        if trio.current_time() - channel.since >= _STABLE:
+            self._backoff.succeeded()
         what = "the worker broke the protocol" if end.error else "lost a channel to the worker"
         self._try_again(f"{what}: {end.reason}.")
 
     def _try_again(self, why: str) -> None:
+        now = trio.current_time()
+        if any(now - channel.since >= _STABLE for channel in self._channels):
+            self._backoff.succeeded()
         delay = self._backoff.failed()
-        self._not_before = trio.current_time() + delay
+        self._not_before = now + delay
         if all(channel.going_away for channel in self._channels):
             log.warning("%s Trying again in %.1f s.", why, delay)
         else:
@@ -271,6 +284,8 @@ class Tunnel:
 
     def on_ready(self, channel: Channel) -> None:
         self._opening -= 1
+        if self._v1:  # most live for one stream only, and prove as much
+            self._backoff.succeeded()
         self._channels.append(channel)
         self._counters["channels_opened"] += 1
         self._peer = channel.session.peer

@@ -1,0 +1,157 @@
+"""The tunnel to an original Worker (PROTOCOL.md §9): a WebSocket for every stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from zks_lwip.errors import ConfigError, WorkerNotFound
+from zks_lwip.tunnel.pool import Tunnel
+from zks_lwip.tunnel.tcpstream import TcpStream
+
+from .test_pool import Datagrams, Peer, drop
+from .tunnel_kit import Worker, eventually, quick, working
+
+
+@asynccontextmanager
+async def tunnel_and_worker(**changes: Any) -> AsyncIterator[tuple[Tunnel, Worker]]:
+    async with working() as worker, trio.open_nursery() as nursery:
+        worker.v1 = True
+        tunnel = Tunnel(quick(worker.url, protocol="v1", **changes))
+        with trio.fail_after(5):
+            await nursery.start(tunnel.run)
+        yield tunnel, worker
+        nursery.cancel_scope.cancel()
+
+
+async def test_v1_is_spoken_only_when_told() -> None:
+    async with working() as worker:
+        worker.v1 = True
+        with pytest.raises(WorkerNotFound, match="--protocol v1"):
+            await Tunnel(quick(worker.url)).run()
+    with pytest.raises(ConfigError, match="v3"):
+        quick("wss://worker.example", protocol="v3")
+
+
+async def test_it_offers_no_subprotocol_and_knows_what_v1_lacks() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        assert worker.requests[0].subprotocols == ()
+        assert tunnel.peer is not None
+        assert tunnel.peer.dns and not tunnel.peer.udp and not tunnel.peer.icmp
+        assert tunnel.open_association(Datagrams()).send("192.0.2.1", 1, b"x") is False
+
+
+async def test_every_stream_has_a_websocket_of_its_own() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        peers = [Peer() for _ in range(12)]
+        streams = [tunnel.open_stream("far", 1, peer) for peer in peers]
+        await eventually(lambda: all(peer.told for peer in peers))
+        for number, (peer, stream) in enumerate(zip(peers, streams, strict=True)):
+            peer.data += b"%d" % number
+            stream.mark_ready()
+        await eventually(lambda: all(b"%d" % n in peer.told for n, peer in enumerate(peers)), 5)
+        assert tunnel.stats()["channels"] == 13
+        assert max(served.session.open_streams for served in worker.served) == 1
+        assert worker.served[0].session.open_streams == 0  # this one is for questions
+        for stream in streams:
+            stream.close()
+        await eventually(lambda: tunnel.stats()["channels"] == 1)
+        await eventually(lambda: [end.status for end in worker.ends] == [1000] * 12)
+        assert tunnel.up and tunnel.stats()["channels_lost"] == 0
+
+
+async def test_questions_are_answered_beside_a_stream_that_is_stuck() -> None:
+    async with tunnel_and_worker() as (tunnel, _):
+        stuck = await tunnel.connect_tcp("far", 1)
+        with trio.move_on_after(0.5):
+            while True:
+                await stuck.send_all(bytes(65536))
+        with trio.fail_after(2):
+            assert await tunnel.dns_query(b"abc") == b"cba"
+
+
+async def test_all_data_comes_before_the_end() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        ends: list[TcpStream] = []
+        worker.on_connect = lambda served, frame: ends.append(served.connected(frame))
+        near = await tunnel.connect_tcp("far", 1)
+        (far,) = ends
+        block = bytes(range(256)) * 4096
+
+        async def send() -> None:
+            for _ in range(4):
+                await far.send_all(block)
+            await far.send_eof()
+
+        received = bytearray()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                async for data in near:
+                    received += data
+        assert received == block * 4
+        await near.aclose()
+        await eventually(lambda: tunnel.stats()["streams"] == 0)
+        await eventually(lambda: tunnel.stats()["channels"] == 1)
+
+
+async def test_a_slow_reader_holds_its_worker_up() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        ends: list[TcpStream] = []
+        worker.on_connect = lambda served, frame: ends.append(served.connected(frame))
+        near = await tunnel.connect_tcp("far", 1)
+        sent = 0
+        with trio.move_on_after(1):
+            while True:
+                await ends[0].send_all(bytes(65536))
+                sent += 65536
+        assert sent < 40 << 20  # the kernel's buffers and 1 MiB, not what was asked for
+        received = 0
+        with trio.fail_after(5):
+            while received < sent - 65536:
+                received += len(await near.receive_some())
+
+
+async def test_losing_one_stream_harms_no_other() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        first, second = Peer(b"one"), Peer(b"two")
+        for peer in (first, second):
+            stream = tunnel.open_stream("far", 1, peer)
+            await eventually(lambda peer=peer: "connected" in peer.told)
+            stream.mark_ready()
+        await eventually(lambda: b"one" in first.told and b"two" in second.told)
+        carrier = next(each for each in worker.served[1:] if each.session.open_streams)
+        await drop(carrier)
+        await eventually(lambda: 503 in (*first.told, *second.told))
+        assert [503 in peer.told for peer in (first, second)].count(True) == 1
+        assert tunnel.up
+        third = Peer()
+        began = trio.current_time()
+        tunnel.open_stream("far", 1, third)
+        await eventually(lambda: "connected" in third.told)
+        assert trio.current_time() - began < 0.5
+
+
+async def test_errors_of_v1() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        worker.on_connect = lambda served, frame: served.session.error(frame.stream, 502, "no")
+        peer = Peer()
+        tunnel.open_stream("far", 1, peer)
+        await eventually(lambda: peer.told == [502])
+        await eventually(lambda: tunnel.stats()["channels"] == 1)
+
+
+async def test_a_worker_that_speaks_v2_frames_breaks_v1() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        peer = Peer()
+        tunnel.open_stream("far", 1, peer)
+        await eventually(lambda: "connected" in peer.told)
+        carrier = next(each for each in worker.served if each.session.open_streams)
+        await carrier.connection.send_message(b"\x47" + bytes(8))
+        await eventually(lambda: 503 in peer.told)
+        await eventually(lambda: any(end.status == 1002 for end in worker.ends))
+        assert tunnel.up
