@@ -2,7 +2,8 @@
 
 trio-websocket has no public way to be given a wsproto object of one's own and to be started, so
 this module is also the one that knows which of its methods do that (0.12: the constructor,
-``_reader_task``, ``_get_request``, ``_open_handshake``, ``_send``).
+``_reader_task``, ``_get_request``, ``_open_handshake``, ``_close_handshake``, ``_send``,
+``_stream_lock``, ``_abort_web_socket``).
 """
 
 from __future__ import annotations
@@ -168,9 +169,23 @@ class WsConnection:
         """
         if self.closed_status is not None:
             raise self._closed_error()
+        event = BytesMessage(data=message)  # type: ignore[arg-type]
+        lock = self._ws._stream_lock
         try:
-            await self._ws._send(BytesMessage(data=message))  # type: ignore[arg-type]
-        except (ConnectionClosed, LocalProtocolError, trio.ClosedResourceError):
+            if lock.locked():
+                await self._ws._send(event)
+            else:
+                # The same, but without the pass through the scheduler that its lock costs.
+                data = self._protocol.send(event)
+                lock.acquire_nowait()
+                try:
+                    await self._wire.send_all(data)
+                finally:
+                    lock.release()
+        except (ConnectionClosed, LocalProtocolError):
+            raise self._closed_error() from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._ws._abort_web_socket()
             raise self._closed_error() from None
         except trio.Cancelled:
             self._broken = True
