@@ -12,9 +12,13 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .dns.options import DnsOptions
 from .host.config import KillSwitch
 
 __all__ = [
@@ -111,7 +115,7 @@ class VpnConfig:
 
     ``worker`` is None for the embedded worker: a child process on this machine's loopback.
     ``token`` never appears in a repr. ``grace`` is how many seconds a new flow waits for a lost
-    tunnel before it is refused.
+    tunnel before it is refused. ``dns`` is None for the defaults.
     """
 
     worker: WorkerUrl | None = None
@@ -124,6 +128,7 @@ class VpnConfig:
     kill_switch: KillSwitch = KillSwitch.STRICT
     ipv6: Ipv6 = Ipv6.AUTO
     icmp: Icmp = Icmp.TUNNEL
+    dns: DnsOptions | None = None
     dns_static: tuple[StaticName, ...] = ()
     fast_connect: bool = False
     max_flows: int = 8192
@@ -138,10 +143,11 @@ class VpnConfig:
                 "--token-file is given without --worker: the embedded worker makes a token of its "
                 "own. Name the worker that the token is for with --worker URL."
             )
-        elif self.ca_file is not None:
+        elif self.ca_file is not None and not self._names_resolvers:
             raise ConfigError(
                 "--ca-file is given without --worker: the embedded worker is reached over "
-                "loopback, without TLS. Name the worker with --worker URL."
+                "loopback, without TLS. Name the worker with --worker URL, or a resolver that "
+                "the certificates are for with --dns URL."
             )
         if self.ca_file is not None and not self.ca_file.is_file():
             raise ConfigError(
@@ -173,11 +179,15 @@ class VpnConfig:
                 f"{worker} is not encrypted, so token and traffic would cross the network in the "
                 "clear. Use wss://, or insist with --plaintext."
             )
-        if self.ca_file is not None and not worker.secure:
+        if self.ca_file is not None and not worker.secure and not self._names_resolvers:
             raise ConfigError(
                 f"--ca-file is of no use with {worker}, which has no TLS. Use wss://, or leave it "
                 "out."
             )
+
+    @property
+    def _names_resolvers(self) -> bool:
+        return self.dns is not None and bool(self.dns.servers)
 
     @property
     def embedded(self) -> bool:

@@ -25,7 +25,8 @@ import trio
 from ._groups import single_error
 from .config import DEFAULT_HOST_LOOPBACK, Ipv6, VpnConfig, WorkerUrl, parse_worker_url
 from .device import FdDevice, PacketDevice
-from .dns import DnsService, WorkerResolver
+from .dns import DnsService
+from .dns.options import DnsOptions, make_service
 from .embedded import open_embedded_worker
 from .gateway import Gateway
 from .host.addresses import TUN_IPV4, TUN_IPV6
@@ -83,6 +84,13 @@ class Vpn:
         self._dns = dns
         self._tunnel = tunnel
 
+    def flush_dns(self) -> int:
+        """Forget cached answers, read hosts file and block lists again; how many were forgotten.
+
+        Raises :class:`~zks_lwip.errors.ConfigError` if a block list cannot be read.
+        """
+        return self._dns.flush()
+
     @property
     def up(self) -> bool:
         """Whether the worker can be reached at this moment."""
@@ -133,8 +141,12 @@ async def open_vpn(
                 )
             )
             tunnel = Tunnel(endpoint)
-            dns = DnsService(
-                [WorkerResolver(tunnel, tunnel)],
+            dns = make_service(
+                config.dns or DnsOptions(),
+                tunnel,
+                embedded=config.embedded,
+                mark=way.mark,
+                ca_file=config.ca_file,
                 static=[str(item) for item in config.dns_static],
                 grace=config.grace,
             )
@@ -157,6 +169,8 @@ class _Way:
     interface: str
     own_addresses: tuple[str, ...]
     """Addresses of the tunnel's own, next to the interface's: their pings are answered here."""
+    mark: int | None = None
+    """What our sockets carry to stay out of the TUN; None where they need nothing."""
 
 
 async def _set_up_host(config: VpnConfig, enter: _Enter) -> tuple[_Way, TunnelConfig, VpnConfig]:
@@ -184,7 +198,8 @@ async def _set_up_host(config: VpnConfig, enter: _Enter) -> tuple[_Way, TunnelCo
     if config.worker is not None and plan.mark is not None:
         addresses = await _resolve_worker(config.worker)
         resolve = _Known(config.worker.host, addresses)
-        peers = tuple(ipaddress.ip_network(address) for address in addresses)
+        resolvers = (config.dns or DnsOptions()).outside(embedded=False)
+        peers = (*(ipaddress.ip_network(address) for address in addresses), *resolvers)
         plan = make_plan(replace(host_config, peers=peers), state)
     endpoint = await enter(_worker(config, plan.mark, resolve))
     host = await enter(applied(plan))
@@ -193,7 +208,7 @@ async def _set_up_host(config: VpnConfig, enter: _Enter) -> tuple[_Way, TunnelCo
     if config.host_loopback == DEFAULT_HOST_LOOPBACK:  # it moves with the TUN's addresses
         config = replace(config, host_loopback=plan.peer4)
     own = (str(plan.peer4), str(plan.ipv6.network[2]))
-    return _Way(host.device, host.device.name, own), endpoint, config
+    return _Way(host.device, host.device.name, own, plan.mark), endpoint, config
 
 
 @asynccontextmanager

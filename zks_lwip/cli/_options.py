@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,12 +28,18 @@ from ..stats import format_summary
 
 __all__ = [
     "EMBEDDED_NOTE",
+    "flush_dns",
     "make_config",
     "print_stats",
     "print_stats_json",
     "set_up_logging",
     "tunnel_options",
 ]
+
+if TYPE_CHECKING:
+    from ..vpn import Vpn
+
+_log = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -59,7 +65,7 @@ _OPTIONS = (
         "--ca-file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="PEM certificates to trust for the worker, besides the system's.",
+        help="PEM certificates to trust for worker and resolvers, besides the system's.",
     ),
     click.option(
         "--plaintext",
@@ -97,6 +103,46 @@ _OPTIONS = (
         show_default=True,
         help="Pings are sent by the worker (if it can), answered here for every address, or "
         "dropped.",
+    ),
+    click.option(
+        "--dns",
+        "dns_servers",
+        metavar="URL",
+        multiple=True,
+        help="Ask this resolver: https://NAME/PATH@ADDRESS[,ADDRESS...] (DNS over HTTPS) or "
+        "tls://NAME@ADDRESS (over TLS). Repeatable: the next one is asked when one fails.  "
+        "[default: Cloudflare, then Quad9]",
+    ),
+    click.option(
+        "--dns-via",
+        type=click.Choice(["auto", "direct", "tunnel", "worker"]),
+        default="auto",
+        show_default=True,
+        help="Resolvers are asked from this machine, through the tunnel, or the worker asks its "
+        "own. auto: direct without --worker; else tunnel, and worker if it reaches none.",
+    ),
+    click.option(
+        "--dns-block",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Names that do not exist, one a line (with all below), or lines of a hosts file: "
+        "`0.0.0.0 NAME`. Repeatable; read again on SIGHUP.",
+    ),
+    click.option(
+        "--dns-forward",
+        metavar="DOMAIN=ADDRESS",
+        multiple=True,
+        help="Ask the server at ADDRESS[:PORT] for names in this domain, by plain DNS and "
+        "outside the tunnel: for the names of a LAN. Repeatable.",
+    ),
+    click.option(
+        "--dot",
+        type=click.Choice(["allow", "block"]),
+        default="allow",
+        show_default=True,
+        help="The applications' own DNS over TLS and QUIC (port 853) goes through the tunnel, or "
+        "is refused.",
     ),
     click.option(
         "--dns-static",
@@ -152,6 +198,11 @@ def make_config(
     mtu: int,
     ipv6: str,
     icmp: str,
+    dns_servers: tuple[str, ...],
+    dns_via: str,
+    dns_block: tuple[Path, ...],
+    dns_forward: tuple[str, ...],
+    dot: str,
     dns_static: tuple[str, ...],
     fast_connect: bool,
     max_flows: int,
@@ -160,6 +211,12 @@ def make_config(
     kill_switch: str = KillSwitch.STRICT.value,
 ) -> VpnConfig:
     """The configuration that the options describe. Raises :class:`ConfigError`."""
+    from ..dns.options import DnsOptions
+
+    dns = DnsOptions.parse(
+        servers=dns_servers, via=dns_via, block=dns_block, forward=dns_forward, dot=dot
+    )
+    dns.outside(embedded=worker is None)  # refuses what would leak
     if host_loopback is not None and worker is not None:
         raise ConfigError(
             "--host-loopback works only without --worker: a worker elsewhere cannot reach this "
@@ -176,6 +233,7 @@ def make_config(
         kill_switch=KillSwitch(kill_switch),
         ipv6=Ipv6(ipv6),
         icmp=Icmp(icmp),
+        dns=dns,
         dns_static=tuple(parse_static_name(text) for text in dns_static),
         fast_connect=fast_connect,
         max_flows=max_flows,
@@ -194,6 +252,16 @@ def set_up_logging(verbose: int) -> None:
         format="zks-lwip: %(message)s" if verbose < 2 else "%(asctime)s %(name)s: %(message)s",
     )
     logging.getLogger("zks_lwip").setLevel(level)
+
+
+def flush_dns(vpn: Vpn) -> None:
+    """What SIGHUP asks for. A block list that cannot be read leaves the old one in force."""
+    try:
+        count = vpn.flush_dns()
+    except ConfigError as error:
+        _log.warning("%s", error)
+    else:
+        _log.info("DNS: %d answers forgotten, hosts file and block lists read again", count)
 
 
 def print_stats(stats: dict[str, Any]) -> None:

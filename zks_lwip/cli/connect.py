@@ -14,6 +14,7 @@ from ..vpn import Vpn, open_vpn
 from ._notify import notify
 from ._options import (
     EMBEDDED_NOTE,
+    flush_dns,
     make_config,
     print_stats,
     print_stats_json,
@@ -25,6 +26,7 @@ __all__ = ["connect"]
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _TELL = {signal.SIGUSR1} if hasattr(signal, "SIGUSR1") else set()
+_FLUSH = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
 
 
 @click.command()
@@ -80,7 +82,7 @@ async def _connect(config: VpnConfig, stats: bool) -> None:
     early: list[int] = []
     for number in _STOP:
         signal.signal(number, lambda received, _: early.append(received))
-    with trio.open_signal_receiver(*_STOP, *_TELL) as signals:
+    with trio.open_signal_receiver(*_STOP, *_TELL, *_FLUSH) as signals:
         if early:
             return
         async with trio.open_nursery() as nursery:
@@ -104,4 +106,7 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, running: l
             scope.cancel()
             return
         for vpn in running:
+            if number in _FLUSH:
+                flush_dns(vpn)
+                continue
             print_stats_json(vpn.stats())

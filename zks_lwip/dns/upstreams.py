@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +134,14 @@ def make_upstreams(
     connect: Connect = outside if chosen is Via.DIRECT else tunnel.connect_tcp
     gate = None if chosen is Via.DIRECT else tunnel
     linked: list[LinkedResolver] = []
+    contexts: dict[str, ssl.SSLContext] = {}  # reading the system's roots takes 20 ms
     for server in servers or DEFAULT_SERVERS:
         over_https = server.kind == "https"
-        context = tls_context("h2" if over_https else "dot", _readable(ca_file))
+        alpn = "h2" if over_https else "dot"
+        if alpn not in contexts:
+            contexts[alpn] = tls_context(alpn, _readable(ca_file))
         make = DohResolver if over_https else DotResolver
-        linked.append(make(server, connect, context, gate=gate))
+        linked.append(make(server, connect, contexts[alpn], gate=gate))
         if chosen is Via.DIRECT:
             exempt += [(address, server.port, "tcp") for address in server.addresses]
     resolvers: list[Resolver] = list(linked)

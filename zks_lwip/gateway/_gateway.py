@@ -72,6 +72,7 @@ class Gateway:
             ipv6=config.ipv6,
             worker_ipv6=lambda: None if tunnel.peer is None else tunnel.peer.ipv6,
             loopback_alias=config.loopback_alias,
+            **({} if config.dns is None else {"refuses": config.dns.refuses}),
         )
         self._stack = stack
         self._tunnel = tunnel
@@ -129,7 +130,9 @@ class Gateway:
             if service is Service.DNS:
                 self._dns.on_datagram(datagram)
             elif isinstance(service, Reject):
-                self._associations.refuse(datagram, service)
+                refused = service is Reject.RST  # UDP has none
+                how = Reject.PORT_UNREACHABLE if refused else service
+                self._associations.refuse(datagram, how)
             elif no_udp:
                 self._associations.refuse(datagram, Reject.PORT_UNREACHABLE)
             else:

@@ -49,10 +49,11 @@ class Policy:
     """Decides by destination, for TCP and UDP alike.
 
     ``worker_ipv6`` is asked each time, since it is known only once the worker has said HELLO: None
-    means not yet known, and then IPv6 waits for the tunnel like everything else.
+    means not yet known, and then IPv6 waits for the tunnel like everything else. ``refuses`` says
+    which ports are refused whatever the address (``--dot block``).
     """
 
-    __slots__ = ("_alias", "_ipv6", "_worker_ipv6")
+    __slots__ = ("_alias", "_ipv6", "_refuses", "_worker_ipv6")
 
     def __init__(
         self,
@@ -60,8 +61,10 @@ class Policy:
         ipv6: Ipv6 = Ipv6.AUTO,
         worker_ipv6: Callable[[], bool | None] = lambda: None,
         loopback_alias: IPv4Address | None = None,
+        refuses: Callable[[int], bool] = lambda port: False,
     ) -> None:
         self._ipv6 = ipv6
+        self._refuses = refuses
         self._worker_ipv6 = worker_ipv6
         self._alias = None if loopback_alias is None else str(loopback_alias)
 
@@ -71,6 +74,8 @@ class Policy:
         if port == DNS_PORT:
             # Whatever the family: the answer comes from here, not from the address that was asked.
             return Service.DNS
+        if self._refuses(port):
+            return Reject.RST
         if ":" in host and self.blocks_ipv6():
             return Reject.NET_UNREACHABLE
         return Service.TUNNEL
