@@ -18,6 +18,7 @@ from ..errors import DnsError, TunnelError, WorkerUnreachable, ZksError
 from ._requests import Requests
 from .backoff import Backoff
 from .channel import Channel
+from .credit import Budget
 from .dial import tls_context
 from .frames import DnsResponse, EchoReply, Hello, Udp, UdpClose, UdpError, encode_host
 from .link import LinkEnd
@@ -57,6 +58,7 @@ class Tunnel:
     def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
         self.config = config
         self._settings = settings or Settings()
+        self._budget = Budget()
         self._v1 = config.protocol == "v1"
         factor = _V1_FACTOR if self._v1 else 1
         self._most_channels = factor * config.max_channels
@@ -226,7 +228,12 @@ class Tunnel:
         channel = None
         try:
             channel = await Channel.open(
-                self.config, self, nursery, context=self._context, settings=self._settings
+                self.config,
+                self,
+                nursery,
+                context=self._context,
+                settings=self._settings,
+                budget=self._budget,
             )
             end = await channel.run(self.config)
             self._lost(channel, end)
@@ -267,18 +274,20 @@ class Tunnel:
         if trio.current_time() - channel.since >= _STABLE:
             self._backoff.succeeded()
         what = "the worker broke the protocol" if end.error else "lost a channel to the worker"
-        self._try_again(f"{what}: {end.reason}.")
+        # A breach of the protocol, found by whichever end, is never usual.
+        level = logging.WARNING if end.error or end.status == 1002 else logging.INFO
+        self._try_again(f"{what}: {end.reason}.", channel, level)
 
-    def _try_again(self, why: str) -> None:
+    def _try_again(self, why: str, lost: Channel | None = None, level: int = logging.INFO) -> None:
         now = trio.current_time()
         if any(now - channel.since >= _STABLE for channel in self._channels):
             self._backoff.succeeded()
         delay = self._backoff.failed()
         self._not_before = now + delay
-        if all(channel.going_away for channel in self._channels):
+        if all(channel.going_away or channel is lost for channel in self._channels):
             log.warning("%s Trying again in %.1f s.", why, delay)
         else:
-            log.info("%s Another channel is still up.", why)
+            log.log(level, "%s Another channel is still up.", why)
 
     # what a channel tells
 
