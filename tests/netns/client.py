@@ -101,6 +101,12 @@ def duplex_many(host: str, port: int, flows: int, total: int) -> None:
         raise failures[0]
 
 
+def reset(sock: socket.socket) -> None:
+    """Close by RST. (After a FIN the far end may go on for as long as it likes.)"""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
 def download(host: str, port: int, total: int) -> None:
     """Receive ``total`` bytes of a SOURCE server and its EOF; digest checked."""
     with connect(host, port) as sock:

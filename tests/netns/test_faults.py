@@ -219,12 +219,12 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
     ) as child, host.entered():  # fmt: skip
         client.duplex_many(lab.FAR4, servers.DUPLEX, 2, 200_000)
         client.udp_exchange(lab.FAR4, servers.ECHO, b"x")
-        time.sleep(1)
+        time.sleep(3)  # the thread that looks at /etc/hosts is there by then, too
         before = _holdings(child), _holdings(running)
         client.duplex_many(lab.FAR4, servers.DUPLEX, 50, 5_000_000)
         hung = [client.connect(lab.FAR4, servers.HANG) for _ in range(20)]
         for sock in hung:
-            sock.close()
+            client.reset(sock)
         for address in (lab.NO_ROUTE4, lab.NO_HOST6, lab.PRIVATE4):
             client.connect_error(address, 80)
         for _ in range(10):
@@ -237,8 +237,9 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
         given_up.connect_ex((lab.SILENT4, 80))
         time.sleep(0.2)
         given_up.close()
-        until(
+        until(  # nothing tells that it was given up: the worker tries for 30 s
             lambda: (_holdings(child), _holdings(running)) == before,
+            timeout=45,
             message=lambda: f"{before} before, {_holdings(child), _holdings(running)} after",
         )
     running.no_traceback()
