@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -228,6 +230,58 @@ async def test_a_flood_in_does_not_stop_the_others() -> None:
             far._sock.sendto(b"%d" % number, mapped)  # type: ignore[attr-defined]
         got = [int(bytes((await client.expect(Udp)).payload)) for _ in range(150)]
         assert got == sorted(got)
+
+
+async def test_too_big_for_the_path() -> None:
+    """Run by the next test, behind a router whose other link has an MTU of 1280."""
+    far = os.environ.get("ZKS_TEST_FAR")
+    if far is None:
+        pytest.skip("runs in the namespaces that test_path_mtu makes")
+    async with running_worker(allow=("10.0.0.0/8",)) as (_, address):
+        async with raw_client(address) as client:
+            await client.send(Udp(1, far, 9, bytes(1400)))
+            assert await client.expect(UdpError) == UdpError(1, 90, far, 9)
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0 or shutil.which("ip") is None,
+    reason="named network namespaces need root and iproute2",
+)
+def test_path_mtu() -> None:
+    tag = secrets.token_hex(3)
+    here, router, there = (f"zt-{tag}{part}" for part in "hrt")
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+    made: list[str] = []
+    try:
+        for name in (here, router, there):
+            ip("netns", "add", name)
+            made.append(name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for left, right, net, mtu in ((here, router, 1, 1500), (router, there, 2, 1280)):
+            ip("-n", left, "link", "add", f"e{net}", "type", "veth", "peer", f"f{net}")
+            ip("-n", left, "link", "set", f"f{net}", "netns", right)
+            for name, device, host in ((left, f"e{net}", 1), (right, f"f{net}", 2)):
+                ip("-n", name, "address", "add", f"10.9.{net}.{host}/24", "dev", device)
+                ip("-n", name, "link", "set", device, "mtu", str(mtu), "up")
+        ip("-n", here, "route", "add", "default", "via", "10.9.1.2")
+        ip("-n", there, "route", "add", "default", "via", "10.9.2.1")
+        ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        test = f"{__file__}::test_too_big_for_the_path"
+        done = subprocess.run(
+            ["ip", "netns", "exec", here, sys.executable, "-m", "pytest", "-q", test]
+            + ["-p", "no:cacheprovider"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"ZKS_TEST_FAR": "10.9.2.2"},
+        )
+        assert "1 passed" in done.stdout, done.stdout + done.stderr
+    finally:
+        for name in made:
+            ip("netns", "delete", name)
 
 
 # --- DNS --------------------------------------------------------------------------------------

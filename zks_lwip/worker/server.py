@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, accept_websocket
 from ..tunnel.frames import Code, Frame
 from ..tunnel.link import LinkEnd, SessionLink
+from ..tunnel.link_v1 import LinkV1
 from ..tunnel.session import Role, Session, Settings
 from ..tunnel.session_v1 import WorkerV1
 from .auth import ANYONE, Principal, TokenFile
@@ -33,7 +34,6 @@ from .readiness import make_readiness
 from .resolver import Resolver
 from .sockets import check_mark
 from .tcp import TcpStream
-from .v1link import V1Link
 
 __all__ = ["SUBPROTOCOL", "Worker", "WorkerConfig"]
 
@@ -81,7 +81,7 @@ class _Served:
 
     def __init__(
         self,
-        link: SessionLink | V1Link,
+        link: SessionLink | LinkV1,
         session: Session | WorkerV1,
         client: Client,
         principal: Principal,
@@ -356,11 +356,11 @@ class Worker:
             ipv6=self._ipv6,
             idle_udp=self.config.idle_udp,
         )
-        link: SessionLink | V1Link
+        link: SessionLink | LinkV1
         session: Session | WorkerV1
         run: Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]
         if connection.subprotocol is None:
-            link = V1Link(connection)
+            link = LinkV1(connection)
             session = WorkerV1(
                 settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
             )
