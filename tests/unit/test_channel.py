@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from wsproto import WSConnection
 
-from zks_lwip.errors import ProtocolError
+from zks_lwip.errors import AuthError, ProtocolError
+from zks_lwip.tunnel import masking
 from zks_lwip.tunnel.channel import (
     Accept,
     Channel,
@@ -156,6 +158,31 @@ async def test_bulk_both_ways_at_once() -> None:
         assert digest.digest() == hashlib.sha256(block * 40).digest()
         assert channel.channel.streams == {}
         assert channel.channel.session.open_streams == 0
+
+
+async def test_all_works_with_wsproto_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_checked", False)
+    block = bytes(range(256)) * 3000
+    async with working() as worker, running(quick(worker.url)) as channel:
+        assert type(channel.channel.connection._protocol) is WSConnection
+        stream = await channel.connect()
+        received = bytearray()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send_all, block)
+                while len(received) < len(block):
+                    received += await stream.receive_some()
+        assert received == block
+        channel.channel.link.close(1000, "done")
+        await eventually(lambda: worker.ends and worker.ends[0].reason == "done")
+        worker.token = "other"
+        error: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+            try:
+                await connect_worker(quick(worker.url), nursery)
+            except AuthError as caught:
+                error.append(caught)
+        assert error
 
 
 async def test_a_stream_that_is_not_read_does_not_hold_up_another() -> None:

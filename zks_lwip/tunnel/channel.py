@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 import trio
 
+from .credit import Budget
 from .dial import SUBPROTOCOL, connect_worker
 from .frames import (
     Close,
@@ -95,9 +96,13 @@ class ChannelOwner(Protocol):
     def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
         """The worker refused a stream on this channel only; it is the owner's again."""
 
-    def on_datagram(self, frame: Udp) -> None: ...
-    def on_udp_error(self, frame: UdpError) -> None: ...
-    def on_udp_close(self, frame: UdpClose) -> None: ...
+    @property
+    def on_datagram(self) -> Callable[[Udp], None]: ...
+    @property
+    def on_udp_error(self) -> Callable[[UdpError], None]: ...
+    @property
+    def on_udp_close(self) -> Callable[[UdpClose], None]: ...
+
     def on_dns_response(self, frame: DnsResponse) -> None: ...
     def on_echo_reply(self, frame: EchoReply) -> None: ...
 
@@ -108,7 +113,13 @@ class Channel:
     Where no subprotocol was selected, the session is v1's: one stream, or any number of questions.
     """
 
-    def __init__(self, connection: WsConnection, owner: ChannelOwner, settings: Settings) -> None:
+    def __init__(
+        self,
+        connection: WsConnection,
+        owner: ChannelOwner,
+        settings: Settings,
+        budget: Budget | None = None,
+    ) -> None:
         self.connection = connection
         self.link: SessionLink | LinkV1
         self.session: Session | ClientV1
@@ -119,7 +130,7 @@ class Channel:
             )
         else:
             self.link = SessionLink(connection)
-            self.session = Session(Role.CLIENT, settings, wake=self.link.wake)
+            self.session = Session(Role.CLIENT, settings, wake=self.link.wake, budget=budget)
         self.streams: dict[int, TunnelStream] = {}
         #: When it was opened (``trio.current_time``).
         self.since = trio.current_time()
@@ -155,8 +166,12 @@ class Channel:
         *,
         context: ssl.SSLContext | None = None,
         settings: Settings | None = None,
+        budget: Budget | None = None,
     ) -> Channel:
-        """Connect to the worker; :meth:`run` is then to be called. Raises as connect_worker."""
+        """Connect to the worker; :meth:`run` is then to be called. Raises as connect_worker.
+
+        ``budget`` bounds how far the windows of all channels that share it grow.
+        """
         settings = settings or Settings()
         v1 = config.protocol == "v1"
         connection = await connect_worker(
@@ -167,7 +182,7 @@ class Channel:
             max_message=MOST_MESSAGE if v1 else settings.max_message,
             queue=1 if v1 else 16,
         )
-        return cls(connection, owner, settings)
+        return cls(connection, owner, settings, budget)
 
     async def run(self, config: TunnelConfig) -> LinkEnd:
         """Carry the session until it ends, for whatever reason; then all its streams have ended."""

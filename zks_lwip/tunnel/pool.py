@@ -15,12 +15,13 @@ from typing import Any
 import trio
 
 from ..errors import DnsError, TunnelError, WorkerUnreachable, ZksError
+from ._associations import Associations
 from ._requests import Requests
 from .backoff import Backoff
 from .channel import Channel
 from .credit import Budget
 from .dial import tls_context
-from .frames import DnsResponse, EchoReply, Hello, Udp, UdpClose, UdpError, encode_host
+from .frames import DnsResponse, EchoReply, Hello, encode_host
 from .link import LinkEnd
 from .options import TunnelConfig
 from .session import SessionStats, Settings
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 
 _DNS_TIMEOUT = 5.0
 _MOST_QUESTIONS = 4096
-_MOST_ID = 2**32 - 1
 _FULL = 0.05  # seconds to wait where a channel takes no more questions
 _LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
 _NOT_NEEDED = "not needed"
@@ -72,8 +72,10 @@ class Tunnel:
         self._up = trio.Event()
         self._first = trio.Event()  # up for the first time, or never to be
         self._peer: Hello | None = None
-        self._associations: dict[int, Association] = {}
-        self._last_association = 0
+        self._associations = Associations(self._primary)
+        self.on_datagram = self._associations.on_datagram
+        self.on_udp_error = self._associations.on_udp_error
+        self.on_udp_close = self._associations.on_udp_close
         self._questions = Requests()
         self._asking = 0
         self._echoes = Requests()
@@ -312,24 +314,6 @@ class Tunnel:
         self._waiting[stream] = None
         self._changed.set()
 
-    def on_datagram(self, frame: Udp) -> None:
-        association = self._associations.get(frame.association)
-        if association is not None:
-            payload = frame.payload
-            if type(payload) is not memoryview:
-                payload = memoryview(payload)
-            association.peer.on_datagram(frame.host, frame.port, payload)
-
-    def on_udp_error(self, frame: UdpError) -> None:
-        association = self._associations.get(frame.association)
-        if association is not None:
-            association.peer.on_udp_error(frame.code, frame.host, frame.port)
-
-    def on_udp_close(self, frame: UdpClose) -> None:
-        association = self._associations.get(frame.association)
-        if association is not None:
-            association.peer.on_udp_close()
-
     def on_dns_response(self, frame: DnsResponse) -> None:
         self._questions.answered(frame.request, bytes(frame.message))
 
@@ -385,24 +369,7 @@ class Tunnel:
 
     def open_association(self, peer: UdpPeer) -> Association:
         """A new UDP association. It outlives channels: the worker's end of it may change."""
-        identifier = self._last_association
-        while True:
-            identifier = identifier % _MOST_ID + 1
-            if identifier not in self._associations:
-                break
-        self._last_association = identifier
-        association = Association(identifier, peer, self._send_udp, self._close_association)
-        self._associations[identifier] = association
-        return association
-
-    def _send_udp(self, identifier: int, host: str, port: int, payload: memoryview | bytes) -> bool:
-        channel = self._primary()
-        return channel is not None and channel.session.send_udp(identifier, host, port, payload)
-
-    def _close_association(self, identifier: int) -> None:
-        channel = self._primary()
-        if self._associations.pop(identifier, None) is not None and channel is not None:
-            channel.session.udp_close(identifier)
+        return self._associations.open(peer)
 
     async def dns_query(self, message: bytes) -> bytes:
         """Have the worker resolve a DNS message; its answer. Raises DnsError after 5 s."""
