@@ -135,6 +135,7 @@ class Lab:
         self.mid = self.namespace(
             "mid",
             "net.ipv4.ip_forward=1",
+            "net.ipv4.tcp_syn_retries=2",  # so that a hung connect() of the worker's ends soon
             "net.ipv6.conf.all.forwarding=1",
             "net.ipv4.ping_group_range=0 2147483647",  # as distributions have it: ECHO
         )
@@ -202,6 +203,8 @@ class Lab:
             f"link set h{number} up",
         )
         host.ip(f"route add default via {net4}.1", f"route add ::/0 via {net6}::1")
+        with host.entered():  # a link may need a moment until it counts as up
+            until(lambda: "UP" in _execute("ip", "-br", "link", "show", "up0").split()[1:2])
         return host
 
     def tun_node(self) -> Path:

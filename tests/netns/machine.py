@@ -11,6 +11,7 @@ from pathlib import Path
 _VOLATILE = re.compile(
     r" (expires|preferred_lft|valid_lft) -?\w+| handle \d+|packets \d+ bytes \d+"
 )
+_STATE = re.compile(r" state \w+| qdisc \w+|NO-CARRIER,|,LOWER_UP|,M-DOWN| @if\d+")
 _NOT_CONFIGURATION = ("stable_secret",)
 
 
@@ -43,8 +44,8 @@ def picture(net: str | None = None) -> dict[str, str]:
     """
     prefix = ["nsenter", f"--net={net}", "--"] if net else []
     return {
-        "links": _command("ip", "-br", "link", prefix=prefix),
-        "addresses": _command("ip", "addr", prefix=prefix),
+        "links": _STATE.sub("", _command("ip", "-o", "link", prefix=prefix)),
+        "addresses": _command("ip", "-o", "addr", prefix=prefix),
         "routes": _command("ip", "-4", "route", "show", "table", "all", prefix=prefix),
         "routes6": _command("ip", "-6", "route", "show", "table", "all", prefix=prefix),
         "rules": _command("ip", "-4", "rule", prefix=prefix),
