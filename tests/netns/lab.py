@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.netns import enter
-from tests.netns.child import ROOT, SESSION, Child
+from tests.netns.child import ROOT, SESSION, Child, until
 
 WORKER4, WORKER6 = "25.1.1.1", "2a0e:1:1::1"
 WORKER_PORT = 8787
@@ -204,7 +204,7 @@ class Lab:
         )
         host.ip(f"route add default via {net4}.1", f"route add ::/0 via {net6}::1")
         with host.entered():  # a link may need a moment until it counts as up
-            until(lambda: "UP" in _execute("ip", "-br", "link", "show", "up0").split()[1:2])
+            until(lambda: "UP" in _execute("ip", "-br", "link", "show", "dev", "up0").split()[1:2])
         return host
 
     def tun_node(self) -> Path:
@@ -284,10 +284,11 @@ def _ready(child: Child, pattern: str) -> Child:
     return child
 
 
-def _execute(*argv: str, stdin: str = "") -> None:
+def _execute(*argv: str, stdin: str = "") -> str:
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=20)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}\n{stdin}")
+    return done.stdout
 
 
 def our_namespaces() -> list[str]:
