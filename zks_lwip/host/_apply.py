@@ -37,8 +37,7 @@ __all__ = ["Applier"]
 
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _UNREACHABLE = 7
-# rtnetlink scopes: a route without a gateway is on the link (IPv4); IPv6 knows no such thing.
-_SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
+_SCOPE_UNIVERSE = 0
 _THERE = {errno.EEXIST}
 _GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _NODAD = 0x02
@@ -85,15 +84,15 @@ class Applier:
         request: dict[str, Any] = {
             "family": _FAMILY[step.family],
             "dst_len": 0,
+            "scope": _SCOPE_UNIVERSE,
             "table": step.table,
             "priority": step.metric,
             "proto": PROTOCOL,
         }
         if step.device is None:
-            request |= {"type": _UNREACHABLE, "scope": _SCOPE_UNIVERSE}
+            request["type"] = _UNREACHABLE
         else:
-            scope = _SCOPE_LINK if step.family == 4 else _SCOPE_UNIVERSE
-            request |= {"oif": self._index(step.device), "scope": scope}
+            request["oif"] = self._index(step.device)
         self._ip.route(command, **request)
 
     def _rule(self, step: Rule, command: str) -> None:

@@ -81,8 +81,11 @@ async def applied(plan: Plan, *, on_step: OnStep | None = None) -> AsyncIterator
     host = Host(plan, on_step)
     try:
         await host.start()
-    except ZksError:
-        await host.stop(keep=plan.state.leftover is not None)
+    except ZksError as error:
+        try:
+            await host.stop(keep=plan.state.leftover is not None)
+        except HostError as second:
+            raise HostError(f"{error}; {second}") from error
         raise
     except BaseException:
         await host.stop()
@@ -192,7 +195,12 @@ class Host:
         for command in step.commands():
             _log.info("[#] %s", command)
         self._on_step(number, step)
-        self._working.do(step)
+        try:
+            self._working.do(step)
+        except ZksError:
+            if isinstance(step, Nftables):
+                self._done.remove(Nftables(""))  # all or nothing: there is nothing to undo
+            raise
 
     def _write_down(self, step: Step) -> None:
         assert self._journal is not None

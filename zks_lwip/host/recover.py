@@ -96,7 +96,7 @@ def _find(inode: int, record: Record) -> str | None:
         try:
             if namespace_id(name) == inode:
                 return name
-        except HostError:
+        except ZksError:
             continue  # removed while we looked
     return None
 

@@ -88,6 +88,10 @@ class Route(Step):
 
     def _words(self) -> str:
         target = "unreachable default" if self.device is None else f"default dev {self.device}"
+        if self.device is not None and self.family == 4:
+            # Of scope link, which is ip(8)'s choice, it would count as a way to any gateway: who
+            # adds a default route without naming the interface would get the TUN as uplink.
+            target += " scope global"
         return f"{target} table {self.table} metric {self.metric} proto {PROTOCOL}"
 
     def commands(self) -> list[str]:

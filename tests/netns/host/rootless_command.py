@@ -1,4 +1,4 @@
-"""``python -m tests.netns.rootless_command NODE CMD ARGS…``: a command in namespaces of its own.
+"""``rootless_command NODE CMD ARGS…``: a command in namespaces of its own.
 
 What ``run`` does, without a tunnel: the TUN is there, and nobody reads it. Errors are printed as
 ``TypeName: message``, exit code 99.

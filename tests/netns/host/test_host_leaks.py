@@ -5,146 +5,18 @@ The host is set up as ``connect`` does; there is no tunnel, so whatever leaves i
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.netns import leak
-from tests.netns.child import Child
-from tests.netns.leak import Detector, Packet, Prober, Space
+from tests.netns.host import leak
+from tests.netns.host.conftest import Holder, nothing
+from tests.netns.host.leak import Detector, Prober, Space
 from zks_lwip.device._netns import run_in_netns
 
-pytestmark = [
-    pytest.mark.usefixtures("machine_is_left_as_found"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces"),
-]
-
-PICTURE = (
-    "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset; "
-    "ip -br addr; sysctl net.ipv4.conf.all.src_valid_mark net.ipv4.conf.all.rp_filter "
-    "net.ipv4.tcp_fwmark_accept net.ipv4.conf.up0.rp_filter net.ipv6.conf.all.disable_ipv6"
-)
-PEERS = [f"{leak.WORKER4}/32"]
-
-
-class Holder:
-    """Holds hosts set up, one process after another (see ``hold_host.py``)."""
-
-    def __init__(self, space: Space, directory: Path) -> None:
-        self.space = space
-        self.directory = directory
-        self._read, self._write = os.pipe()
-        argv = [sys.executable, "-m", "tests.netns.hold_host"]
-        self.child = Child("holder", space.client.command(argv), stdin=self._read)
-        os.close(self._read)
-
-    def send(self, line: str) -> None:
-        os.write(self._write, f"{line}\n".encode())
-
-    def order(self, pattern: str, config: dict[str, object] | None = None, **order: object) -> str:
-        """Give an order and wait for a line of its answer."""
-        seen = len(self.child.stdout)
-        values = {"state_dir": str(self.directory), "peers": PEERS} | (config or {})
-        self.send(json.dumps({"config": values, **order}))
-        return self.child.wait_for(pattern, after=seen).group(0)
-
-    def steps(self) -> int:
-        """How many steps the plan has: with each new one, there is more to be tested."""
-        seen = len(self.child.stdout)
-        self.order("^ended 1", fail=0)
-        return int(self.child.wait_for(r"^steps (\d+)", after=seen).group(1))
-
-    def apply(self, **config: object) -> None:
-        self.order("^applied", config)
-
-    def end(self, how: str = "stop") -> None:
-        seen = len(self.child.stdout)
-        self.send(how)
-        self.child.wait_for("^ended", after=seen)
-
-    def update(self, what: object) -> None:
-        seen = len(self.child.stdout)
-        if isinstance(what, dict):
-            what = {"state_dir": str(self.directory), "peers": PEERS} | what
-        self.send(f"update {json.dumps(what)}")
-        self.child.wait_for("^updated", after=seen)
-
-    def recover(self) -> dict[str, list[str]]:
-        line = self.order("^recovered .*", recover=str(self.directory))
-        return json.loads(line.split(" ", 1)[1])
-
-    def picture(self) -> str:
-        # (In which order the kernel lists its tables is not worth comparing.)
-        return "\n".join(sorted(execute(self.space, PICTURE).splitlines()))
-
-    def in_tun(self, pattern: str, timeout: float = 3) -> None:
-        """Wait until a packet like that ("VERSION PROTOCOL PORT") comes out of the TUN."""
-        self.child.wait_for(f"^tun {pattern}$", timeout, after=len(self.child.stdout))
-
-    def close(self) -> None:
-        os.close(self._write)
-        self.child.stop()
-
-
-def execute(space: Space, script: str) -> str:
-    argv = ["nsenter", f"--net={space.client.path}", "sh", "-c", script]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout
-
-
-@pytest.fixture(scope="module")
-def space() -> Iterator[Space]:
-    with contextlib.closing(Space()) as built:
-        yield built
-
-
-@pytest.fixture(scope="module")
-def module_holder(space: Space) -> Iterator[Holder]:
-    directory = Path(tempfile.mkdtemp(prefix="zks-state-"))
-    with contextlib.closing(Holder(space, directory)) as holder:
-        yield holder
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def holder(module_holder: Holder) -> Iterator[Holder]:
-    """Every test must leave the host as it found it."""
-    before = module_holder.picture()
-    yield module_holder
-    assert module_holder.picture() == before
-    assert not list(module_holder.directory.glob("*.journal"))
-
-
-@pytest.fixture(scope="module")
-def detector(space: Space) -> Iterator[Detector]:
-    with contextlib.closing(Detector(space.client)) as built:
-        yield built
-
-
-@pytest.fixture(scope="module")
-def prober(space: Space) -> Iterator[Prober]:
-    with Prober(space.client) as child:
-        yield child
-
-
-@pytest.fixture(scope="module")
-def fast(space: Space) -> Iterator[Prober]:
-    """All kinds of probes in a tenth of a second."""
-    with Prober(space.client, rate=400) as child:
-        yield child
-
-
-def nothing(found: dict[Packet, int]) -> None:
-    assert not found, "\n".join(f"{n} × {packet}" for packet, n in found.items())
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
 
 def test_the_detector_detects(detector: Detector, fast: Prober) -> None:
@@ -172,8 +44,10 @@ def test_nothing_leaves(
     config = {"lan": lan, "ipv6": ipv6}
     holder.order("^closed", config)
     with detector.watching() as found:
-        holder.child.wait_for("^applied")
+        holder.expect("^applied")
         time.sleep(1)
+        holder.send("freeze")
+        time.sleep(0.6)
         holder.end("kill")
         time.sleep(0.7)
         holder.apply(**config)
@@ -244,7 +118,7 @@ def test_a_death_before_each_step(holder: Holder, detector: Detector, fast: Prob
                     if number == 0:
                         holder.order("^closed")
                         detector.leaks.clear()
-                        holder.child.wait_for("^applied")
+                        holder.expect("^applied")
                     else:
                         holder.apply()
                 nothing(found)

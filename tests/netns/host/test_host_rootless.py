@@ -56,7 +56,13 @@ def run(net: Namespace, place: Path) -> Run:
     in a mount namespace of its own."""
 
     def start(*command: str, user: int | None = NOBODY, prelude: str = "", **options) -> Child:
-        argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"), *command]
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.netns.host.rootless_command",
+            str(place / "tun"),
+            *command,
+        ]
         argv = net.command(argv, user=user)
         if prelude:
             argv = ["unshare", "-m", "sh", "-ec", f'{prelude}\nexec "$@"', "prelude", *argv]
@@ -250,7 +256,7 @@ class Terminal:
 
 
 def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: Path) -> None:
-    argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"),
+    argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
             "bash", "--norc", "-i"]  # fmt: skip
     with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
         terminal.expect(r"\$ ")
@@ -273,7 +279,7 @@ def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: P
 
 def test_ctrl_c_reaches_the_command_once(net: Namespace, place: Path) -> None:
     script = "n=0; trap 'n=$((n+1))' INT; echo ready; sleep 1; sleep 0.5; echo got $n; exit 4"
-    argv = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"),
+    argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
             "bash", "-c", script]  # fmt: skip
     with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
         terminal.expect("ready")
@@ -299,7 +305,7 @@ def test_why_there_is_no_tun(run: Run, place: Path) -> None:
 def test_why_there_are_no_namespaces(place: Path, kind: str) -> None:
     """A limit of 0 in a user namespace around us, as an administrator sets it for everybody."""
     limit = f"echo 0 > /proc/sys/user/max_{kind}_namespaces"
-    inner = [sys.executable, "-m", "tests.netns.rootless_command", str(place / "tun"), "true"]
+    inner = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"), "true"]
     script = f'{limit} && exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all -- "$@"'
     argv = ["unshare", "-U", "-r", "sh", "-c", script, "x", *inner]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=20)

@@ -1,11 +1,11 @@
-"""``python -m tests.netns.hold_host``: set a host up as ``connect`` does, without a tunnel, and
-wait.
+"""Set a host up as ``connect`` does, without a tunnel, and wait.
 
 Each line of standard input is an order, a JSON object that a process of its own carries out:
 ``config`` (what HostConfig takes), ``die`` (SIGKILL before that step is done), ``term`` (SIGTERM
-then), ``fail`` (raise then), ``recover`` (do just that, in this state_dir). Printed are "steps N",
-"closed" (nothing may leave any more), "applied NAME", and at the end "ended CODE". A line "stop" is
-SIGTERM for the last process, "kill" SIGKILL, "update JSON" another configuration.
+then), ``fail`` (raise then), ``drop`` (privileges, to that user), ``recover`` (do just that, in
+this state_dir). Printed are "steps N", "closed" (nothing may leave any more), "applied NAME", and
+at the end "ended CODE". A line "stop" is SIGTERM for the last process, "kill" SIGKILL, "freeze"
+SIGSTOP, "update JSON" another configuration.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from zks_lwip.host.linux import Host, applied, make_plan, observe
 from zks_lwip.host.monitor import watch
 from zks_lwip.host.recover import recover
 from zks_lwip.host.steps import Step
+from zks_lwip.host.unprivileged import drop_privileges, held_capabilities
 
 
 def make_config(values: dict[str, Any]) -> HostConfig:
     values = dict(values)
     values["state_dir"] = Path(values["state_dir"])
     for name in ("bypass", "only", "peers"):
-        if name in values:
+        if values.get(name) is not None:
             values[name] = tuple(map(ipaddress.ip_network, values[name]))
     for name in ("bypass_users", "inbound"):
         if name in values:
@@ -66,6 +68,9 @@ async def hold(order: dict[str, Any], updates: int) -> None:
             plan = make_plan(config, await observe(config.netns, state_dir=config.state_dir))
             say("steps", len(plan.steps))
             async with applied(plan, on_step=on_step) as host:
+                if "drop" in order:
+                    await drop_privileges(host, user=order["drop"])
+                    say("user", os.getuid(), *set(held_capabilities().values()))
                 say("applied", host.device.name)
                 nursery.start_soon(_update, host, updates)
                 nursery.start_soon(_read, host.device.fd)
@@ -130,6 +135,9 @@ def main() -> None:
             os.kill(pid, signal.SIGTERM)
         elif command == "kill":
             os.kill(pid, signal.SIGKILL)
+        elif command == "freeze":
+            os.kill(pid, signal.SIGSTOP)
+            continue
         elif command == "update":
             os.write(updates, (rest + "\n").encode())
             continue
@@ -137,8 +145,11 @@ def main() -> None:
             theirs, updates = os.pipe()
             pid = os.fork()
             if pid == 0:
-                code = carry_out(json.loads(line), theirs)
-                os._exit(code)
+                try:
+                    os._exit(carry_out(json.loads(line), theirs))
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(70)
             os.close(theirs)
             order = json.loads(line)
             if not {"die", "term", "fail", "recover", "wait"} & order.keys():

@@ -1,0 +1,185 @@
+"""A host that is set up and taken down again and again: what the tests of ``host`` share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.child import Child
+from tests.netns.host import leak
+from tests.netns.host.leak import Detector, Packet, Prober, Space
+
+PICTURE = (
+    "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; "
+    "nft -s list ruleset; ip -br addr; "
+    "sysctl net.ipv4.conf.all.src_valid_mark net.ipv4.conf.all.rp_filter "
+    "net.ipv4.tcp_fwmark_accept net.ipv4.conf.up0.rp_filter net.ipv6.conf.all.disable_ipv6"
+)
+PEERS = [f"{leak.WORKER4}/32"]
+
+
+class Holder:
+    """Holds hosts set up, one process after another (see ``hold_host.py``)."""
+
+    def __init__(self, space: Space, directory: Path) -> None:
+        self.space = space
+        self.directory = directory
+        self.seen = 0
+        self.running = False
+        self._read, self._write = os.pipe()
+        argv = [sys.executable, "-m", "tests.netns.host.hold_host"]
+        self.child = Child("holder", space.client.command(argv), stdin=self._read)
+        os.close(self._read)
+
+    def send(self, line: str) -> None:
+        os.write(self._write, f"{line}\n".encode())
+
+    def order(self, pattern: str, config: dict[str, object] | None = None, **order: object) -> str:
+        """Give an order and wait for a line of its answer."""
+        self.seen = len(self.child.stdout)
+        values = {"state_dir": str(self.directory), "peers": PEERS} | (config or {})
+        self.send(json.dumps({"config": values, **order}))
+        found = self.expect(pattern)
+        if order.keys() & {"die", "term", "fail", "recover", "wait"}:
+            self.expect("^ended")
+        return found
+
+    def expect(self, pattern: str) -> str:
+        """Wait for a line since the last order."""
+        found = self.child.wait_for(f"{pattern}|^ended.*", after=self.seen).group(0)
+        self.running = not found.startswith("ended")
+        if not re.search(pattern, found):
+            self.child.wait_for(pattern, 0.2, after=self.seen)
+        return found
+
+    def steps(self) -> int:
+        """How many steps the plan has: with each new one, there is more to be tested."""
+        seen = len(self.child.stdout)
+        self.order("^ended 1", fail=0)
+        return int(self.child.wait_for(r"^steps (\d+)", after=seen).group(1))
+
+    def apply(self, **config: object) -> None:
+        self.order("^applied", config)
+
+    def end(self, how: str = "stop") -> None:
+        self.seen = len(self.child.stdout)
+        self.send(how)
+        self.expect("^ended")
+
+    def update(self, what: object) -> None:
+        seen = len(self.child.stdout)
+        if isinstance(what, dict):
+            what = {"state_dir": str(self.directory), "peers": PEERS} | what
+        self.send(f"update {json.dumps(what)}")
+        self.child.wait_for("^updated", after=seen)
+
+    def recover(self) -> dict[str, list[str]]:
+        line = self.order("^recovered .*$", recover=str(self.directory))
+        return json.loads(line.split(" ", 1)[1])
+
+    def picture(self) -> str:
+        # (In which order the kernel lists its tables is not worth comparing.)
+        return "\n".join(sorted(execute(self.space, PICTURE).splitlines()))
+
+    def in_tun(self, pattern: str, timeout: float = 3) -> None:
+        """Wait until a packet like that ("VERSION PROTOCOL PORT") comes out of the TUN."""
+        seen = len(self.child.stdout)
+        self.child.wait_for(f"^tun {pattern}$", timeout, after=seen)
+
+    def close(self) -> None:
+        if self.running:
+            self.send("kill")
+        os.close(self._write)
+        self.child.wait(10)
+
+
+def execute(space: Space, script: str) -> str:
+    argv = ["nsenter", f"--net={space.client.path}", "sh", "-c", script]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout
+
+
+class Kit:
+    """A client's namespace with all that is needed to set it up, and to see what leaves."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="zks-state-"))
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.directory)
+            self.space = stack.enter_context(contextlib.closing(Space()))
+            self.detector = stack.enter_context(contextlib.closing(Detector(self.space.client)))
+            self.holder = stack.enter_context(
+                contextlib.closing(Holder(self.space, self.directory))
+            )
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="package")
+def kits() -> Iterator[list[Kit]]:
+    """The kit that the tests share, as long as they leave it as it was."""
+    made: list[Kit] = []
+    yield made
+    for kit in made:
+        kit.close()
+
+
+@pytest.fixture
+def kit(machine_is_left_as_found: None, kits: list[Kit]) -> Iterator[Kit]:
+    """The host is compared before and after every test."""
+    if not kits:
+        kits.append(Kit())
+    (kit,) = kits
+    before = kit.holder.picture()
+    yield kit
+    after = kit.holder.picture()
+    journals = [path.name for path in kit.directory.iterdir() if path.stat().st_size]
+    if after != before or journals or kit.holder.running:
+        kits.clear()
+        kit.close()
+    assert after == before
+    assert not journals
+
+
+@pytest.fixture
+def holder(kit: Kit) -> Holder:
+    return kit.holder
+
+
+@pytest.fixture
+def space(kit: Kit) -> Space:
+    return kit.space
+
+
+@pytest.fixture
+def detector(kit: Kit) -> Detector:
+    return kit.detector
+
+
+@pytest.fixture
+def prober(space: Space) -> Iterator[Prober]:
+    """50 probes a second, of every kind."""
+    with Prober(space.client) as child:
+        yield child
+
+
+@pytest.fixture
+def fast(space: Space) -> Iterator[Prober]:
+    """All kinds of probes in a tenth of a second."""
+    with Prober(space.client, rate=400) as child:
+        yield child
+
+
+def nothing(found: dict[Packet, int]) -> None:
+    assert not found, "\n".join(f"{n} × {packet}" for packet, n in found.items())
