@@ -249,7 +249,8 @@ def test_embedded_worker(net: Lab) -> None:
     host = net.add_host()
     before = machine.picture(host.path)
     own = net.file("own-resolv.conf", f"nameserver {lab.NAMES4}\n")
-    argv = [*ZKS, "connect"]
+    # By default it asks resolvers on the internet, over HTTPS and not through the worker.
+    argv = [*ZKS, "connect", "--dns-forward", f"zks.test={lab.NAMES4}"]
     with host.entered():
         local = socket.create_server(("127.0.0.1", 0))
     port = local.getsockname()[1]
