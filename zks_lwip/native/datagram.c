@@ -62,6 +62,8 @@ static uint32_t write_original(uint8_t *out, const struct zks_datagram *d, const
     /* The IP and UDP headers as they were, but for the fields that nobody compares. */
     uint32_t header = d->family == 4 ? 20 : 40, n = header + 8;
     uint32_t quoted = d->length < room - n ? d->length : room - n;
+    uint64_t sum;
+    uint16_t check;
     memset(out, 0, header);
     if (d->family == 4) {
         out[0] = 0x45;
@@ -83,6 +85,9 @@ static uint32_t write_original(uint8_t *out, const struct zks_datagram *d, const
     zks_put16(out + header + 2, d->destination_port);
     zks_put16(out + header + 4, 8 + d->length);
     zks_put16(out + header + 6, 0);
+    sum = zks_sum_pseudo(d->family, d->source, d->destination, ZKS_PROTO_UDP, 8 + d->length);
+    check = (uint16_t)~zks_fold(zks_sum(zks_sum(sum, out + header, 8), payload, d->length));
+    zks_put16(out + header + 6, check ? check : 0xffff);
     memcpy(out + n, payload, quoted);
     return n + quoted;
 }
