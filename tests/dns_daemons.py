@@ -7,13 +7,13 @@ high port; dnsdist is a DoH server in front of it.
 
 from __future__ import annotations
 
-import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Daemons:
     dnsdist_doh: int
     dnsdist_plain: int
     ca_file: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def url(self, port: int) -> str:
         """The argument of ``--dns`` for one of the DoH ports."""
@@ -79,14 +80,9 @@ def missing() -> str:
 
 
 @contextmanager
-def daemons(
-    folder: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()
-) -> Iterator[Daemons]:
-    """Run both until the block ends. `prefix` comes before their commands (``ip netns exec``).
-
-    With a prefix, `address` is one inside that namespace, and the ports are fixed ones.
-    """
-    ports = [5353, 8443, 8853, 9443, 5300] if prefix else _free_ports(5)
+def daemons(folder: Path, *, address: str = "127.0.0.1") -> Iterator[Daemons]:
+    """Run both, on `address`, until the block ends; in the network namespace of the caller."""
+    ports = _free_ports(address, 5)
     authority = trustme.CA()
     cert = authority.issue_cert(NAME)
     running = Daemons(address, *ports, folder / "ca.pem")
@@ -99,44 +95,33 @@ def daemons(
     (folder / "unbound.conf").write_text(_unbound_conf(folder, running))
     (folder / "dnsdist.conf").write_text(_dnsdist_conf(folder, running))
     with ExitStack() as stack:
-        stack.enter_context(
-            _program("unbound", ["-d", "-c", str(folder / "unbound.conf")], folder, prefix)
-        )
-        stack.enter_context(
-            _program(
-                "dnsdist",
-                ["--supervised", "--disable-syslog", "-C", str(folder / "dnsdist.conf")],
-                folder,
-                prefix,
-            )
-        )
+        arguments = ["-d", "-c", str(folder / "unbound.conf")]
+        running.processes["unbound"] = stack.enter_context(_program("unbound", arguments, folder))
+        arguments = ["--supervised", "--disable-syslog", "-C", str(folder / "dnsdist.conf")]
+        running.processes["dnsdist"] = stack.enter_context(_program("dnsdist", arguments, folder))
         for port in ports:
-            _wait(running.address, port, folder, prefix)
+            _wait(running.address, port, folder)
         yield running
 
 
 @contextmanager
-def _program(
-    name: str, arguments: list[str], folder: Path, prefix: Sequence[str]
-) -> Iterator[None]:
+def _program(name: str, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     found = find(name)
     if found is None:
         raise RuntimeError(f"{name} is not to be had")
     path, environment = found
-    command = [*prefix]
-    if prefix and "LD_LIBRARY_PATH" in environment:
-        command += ["env", f"LD_LIBRARY_PATH={environment['LD_LIBRARY_PATH']}"]
     with open(folder / f"{name}.log", "wb") as log:
         process = subprocess.Popen(
-            [*command, path, *arguments],
+            [path, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     try:
-        yield
+        yield process
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
             process.wait(5)
@@ -145,33 +130,28 @@ def _program(
             process.wait()
 
 
-def _wait(address: str, port: int, folder: Path, prefix: Sequence[str]) -> None:
+def _wait(address: str, port: int, folder: Path) -> None:
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
-        if prefix:
-            script = f"exec 3<>/dev/tcp/{address}/{port}"
-            command = [*prefix, shutil.which("bash") or "/bin/bash", "-c", script]
-            if subprocess.run(command, capture_output=True, timeout=10).returncode == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex((address, port)) == 0:
                 return
-        else:
-            with socket.socket() as probe:
-                if probe.connect_ex((address, port)) == 0:
-                    return
         time.sleep(0.05)
     logs = "".join((folder / f"{name}.log").read_text() for name in ("unbound", "dnsdist"))
     raise RuntimeError(f"nothing listens on {address} port {port}:\n{logs[-2000:]}")
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(address: str, count: int) -> list[int]:
     """Ports that are free for UDP and TCP."""
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
             stream = stack.enter_context(socket.socket())
-            stream.bind(("127.0.0.1", 0))
+            stream.bind((address, 0))
             port = stream.getsockname()[1]
             datagrams = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            if datagrams.connect_ex(("127.0.0.1", port)) == 0:
+            with suppress(OSError):
+                datagrams.bind((address, port))
                 ports.append(port)
         return ports
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 import trio
 
-from zks_lwip.dns.dial import Connect, Unreachable, dial
 from zks_lwip.dns.h2session import Answered, DohSession, Event
 from zks_lwip.dns.link import Again, Done, Link, LinkedResolver
-from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.dns.resolver import ResolverError
 from zks_lwip.dns.servers import Server
 from zks_lwip.dns.wire import Ede, WireError, reduce_ttls
 
@@ -79,34 +77,9 @@ class _DohLink(Link):
 
 
 class DohResolver(LinkedResolver):
-    """One DNS-over-HTTPS server, asked over one HTTP/2 connection.
+    """One DNS-over-HTTPS server, asked over one HTTP/2 connection; the context offers "h2"."""
 
-    `connect` makes the TCP connections, `context` is a verifying TLS context with ALPN "h2"
-    (:func:`~zks_lwip.dns.dial.tls_context`), `gate` what must be up before it can be asked.
-    """
+    _alpn = "h2"
 
-    def __init__(
-        self,
-        server: Server,
-        connect: Connect,
-        context: ssl.SSLContext,
-        *,
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__(str(server), gate)
-        self._server = server
-        self._connect = connect
-        self._context = context
-        self._address: str | None = None
-
-    async def _open(self) -> Link:
-        start = trio.current_time()
-        try:
-            self._address, stream = await dial(
-                self._connect, self._server, self._context, alpn="h2", first=self._address
-            )
-        except Unreachable:
-            self.unreachable = self.gate is None or self.gate.up
-            raise
-        self.unreachable = False
-        return _DohLink(stream, trio.current_time() - start, self._server)
+    def _make_link(self, stream: trio.abc.Stream, rtt: float) -> Link:
+        return _DohLink(stream, rtt, self._server)

@@ -4,16 +4,12 @@ question.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 import trio
 
-from zks_lwip.dns.dial import Connect, Unreachable, dial
 from zks_lwip.dns.framing import Deframer, frame
 from zks_lwip.dns.link import Again, Done, Link, LinkedResolver
-from zks_lwip.dns.resolver import Gate
-from zks_lwip.dns.servers import Server
 
 __all__ = ["DotResolver"]
 
@@ -80,33 +76,7 @@ class _DotLink(Link):
 
 
 class DotResolver(LinkedResolver):
-    """One DNS-over-TLS server. The arguments are those of :class:`~zks_lwip.dns.doh.DohResolver`.
+    """One DNS-over-TLS server. The context may offer "dot"; servers need not know it."""
 
-    The TLS context may offer ALPN "dot"; servers that do not know it are fine.
-    """
-
-    def __init__(
-        self,
-        server: Server,
-        connect: Connect,
-        context: ssl.SSLContext,
-        *,
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__(str(server), gate)
-        self._server = server
-        self._connect = connect
-        self._context = context
-        self._address: str | None = None
-
-    async def _open(self) -> Link:
-        start = trio.current_time()
-        try:
-            self._address, stream = await dial(
-                self._connect, self._server, self._context, alpn=None, first=self._address
-            )
-        except Unreachable:
-            self.unreachable = self.gate is None or self.gate.up
-            raise
-        self.unreachable = False
-        return _DotLink(stream, trio.current_time() - start)
+    def _make_link(self, stream: trio.abc.Stream, rtt: float) -> Link:
+        return _DotLink(stream, rtt)

@@ -8,12 +8,15 @@ repeated); a connection that has fallen silent is found out by the link itself.
 from __future__ import annotations
 
 import logging
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import trio
 
+from zks_lwip.dns.dial import Connect, dial
 from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.dns.servers import Server
 from zks_lwip.errors import DnsError
 
 __all__ = ["Again", "Done", "Link", "LinkedResolver"]
@@ -205,14 +208,27 @@ class Link(ABC):
 
 
 class LinkedResolver(ABC):
-    """An upstream over one lasting connection; a :class:`~zks_lwip.dns.resolver.Resolver`."""
+    """An upstream over one lasting connection; a :class:`~zks_lwip.dns.resolver.Resolver`.
+
+    `connect` makes the TCP connections, `context` is a verifying TLS context
+    (:func:`~zks_lwip.dns.dial.tls_context`), `gate` what must be up before it can be asked.
+    """
 
     size = 4096
     padding = 128
+    _alpn: str | None = None
+    """What the server must agree to speak; None: it need not say."""
 
-    def __init__(self, name: str, gate: Gate | None) -> None:
-        self.name = name
+    def __init__(
+        self, server: Server, connect: Connect, context: ssl.SSLContext, *, gate: Gate | None = None
+    ) -> None:
+        self.name = str(server)
         self.gate = gate
+        self._server = server
+        self._connect_tcp = connect
+        self._context = context
+        self._address: str | None = None
+        self._reached = False
         self.connections = 0
         """How many connections have been opened so far."""
         self.unreachable = False
@@ -223,8 +239,15 @@ class LinkedResolver(ABC):
         self._started = trio.Event()
 
     @abstractmethod
+    def _make_link(self, stream: trio.abc.Stream, rtt: float) -> Link:
+        """What speaks over a new TLS stream."""
+
     async def _open(self) -> Link:
-        """Connect. Raises :class:`ResolverError`."""
+        start = trio.current_time()
+        self._address, stream = await dial(
+            self._connect, self._server, self._context, alpn=self._alpn, first=self._address
+        )
+        return self._make_link(stream, trio.current_time() - start)
 
     async def run(self) -> None:
         """Hold the connections until cancelled."""
@@ -273,16 +296,28 @@ class LinkedResolver(ABC):
             raise ResolverError(str(attempt.problem)) from attempt.problem
         return attempt.link
 
+    async def _connect(self, host: str, port: int) -> trio.abc.Stream:
+        """Connect TCP, and note that it could be done."""
+        stream = await self._connect_tcp(host, port)
+        self._reached = True
+        return stream
+
+    def _gate_up(self) -> bool:
+        return self.gate is None or self.gate.up
+
     async def _connect_once(self, attempt: _Attempt) -> None:
         try:
+            self._reached = False
             with trio.fail_after(CONNECT_TIME):
                 link = await self._open()
         except trio.TooSlowError:
-            self.unreachable = self.gate is None or self.gate.up
+            self.unreachable = not self._reached and self._gate_up()
             attempt.problem = ResolverError(f"{self.name}: no connection in {CONNECT_TIME:g} s")
         except ResolverError as error:
+            self.unreachable = not self._reached and self._gate_up()
             attempt.problem = error
         else:
+            self.unreachable = False
             if self._link is not None:
                 self._link.retire()
             self._link = attempt.link = link

@@ -1,0 +1,302 @@
+"""DNS the whole way: applications, TUN, lwIP, our service, and unbound and dnsdist at the far end.
+
+While everything happens that can go wrong, no packet to or from port 53 may be seen on any
+interface but the TUN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import dns_daemons
+from tests.dns_daemons import Daemons
+from tests.dns_programs import find
+from tests.netns import lab
+from tests.netns.child import Child
+from tests.netns.lab import Lab, Namespace
+
+pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
+
+ANYBODY4, ANYBODY6 = "25.77.7.7", "2a0e:77::7"  # name servers that do not exist
+
+
+class Watch:
+    """Counts packets of port 53 in a namespace, on every interface but TUN and loopback."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        with namespace.entered():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.seen: list[str] = []
+        self.frames = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if not select.select([self._socket], [], [], 0.1)[0]:
+                continue
+            frame, address = self._socket.recvfrom(65535)
+            if address[0] in ("lo", "zks0"):
+                continue
+            self.frames += 1
+            ports = _ports(frame[14:], int.from_bytes(frame[12:14], "big"))
+            if 53 in ports:
+                self.seen.append(f"{address[0]}: {frame[14:54].hex()}")
+
+
+def _ports(packet: bytes, ethertype: int) -> tuple[int, ...]:
+    if ethertype == 0x0800 and packet[9] in (6, 17):
+        start = (packet[0] & 15) * 4
+    elif ethertype == 0x86DD and packet[6] in (6, 17):
+        start = 40
+    else:
+        return ()
+    return (
+        int.from_bytes(packet[start : start + 2], "big"),
+        int.from_bytes(packet[start + 2 : start + 4], "big"),
+    )
+
+
+@pytest.fixture(scope="module")
+def resolvers(net: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
+    """unbound and dnsdist in ``far``."""
+    with contextlib.ExitStack() as stack:
+        with net.far.entered():
+            running = stack.enter_context(
+                dns_daemons.daemons(tmp_path_factory.mktemp("dns"), address=lab.FAR4)
+            )
+        yield running
+
+
+def options(resolvers: Daemons, *ports: int) -> list[str]:
+    urls = [resolvers.url(port) for port in ports or (resolvers.unbound_doh,)]
+    return [*(x for url in urls for x in ("--dns", url)), "--ca-file", str(resolvers.ca_file)]
+
+
+@pytest.fixture(scope="module", params=["tunnel", "direct"])
+def host(
+    request: pytest.FixtureRequest, net: Lab, worker: Child, resolvers: Daemons
+) -> Iterator[Namespace]:
+    """A host whose names come from unbound: asked through the worker, or from this machine."""
+    place = net.add_host()
+    via = ["--dns-via", request.param]
+    with net.connect(place, *via, *options(resolvers)) as running, Watch(place) as watch:
+        yield place
+        assert watch.frames and not watch.seen
+    running.no_traceback()
+
+
+def dig(net: Lab, host: Namespace, *arguments: str) -> str:
+    child = net.application(host, "dig", "+tries=1", "+time=6", *arguments)
+    child.wait(30)
+    return "\n".join(child.stdout)
+
+
+def test_the_detector_sees_plain_dns(net: Lab) -> None:
+    """The control: without a tunnel, the same watch sees the same programs."""
+    place = net.add_host()
+    with Watch(place) as watch:
+        assert lab.FAR4 in dig(net, place, f"@{lab.NAMES4}", "far.zks.test", "+short")
+        deadline = time.monotonic() + 5
+        while len(watch.seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert len(watch.seen) >= 2
+
+
+def test_whatever_server_is_asked(net: Lab, host: Namespace) -> None:
+    for server in (lab.NAMESERVER, ANYBODY4, ANYBODY6):
+        for transport in ("+notcp", "+tcp"):
+            text = dig(net, host, f"@{server}", transport, "www.zks.test", "A")
+            assert "192.0.2.1" in text and f"({server})" in text, text
+
+
+def test_types_sizes_and_dnssec(net: Lab, host: Namespace) -> None:
+    assert "alpn=" in dig(net, host, "www.zks.test", "HTTPS")
+    assert "01020304" in dig(net, host, "odd.zks.test", "TYPE65280")
+    assert "RRSIG" in dig(net, host, "+dnssec", "www.signed.test")
+    assert "status: NXDOMAIN" in dig(net, host, "nothing.zks.test")
+    text = dig(net, host, "big.zks.test", "TXT")
+    assert "retrying in TCP mode" in text and text.count("xxxx") >= 20
+    text = dig(net, host, "+ignore", "+bufsize=900", "big.zks.test", "TXT")
+    assert re.search(r"flags:.* tc", text) and "ANSWER: 0" in text
+    # 5 KB over UDP come in fragments, and whole.
+    text = dig(net, host, "+ignore", "+bufsize=8192", "big.zks.test", "TXT")
+    assert text.count("xxxx") >= 20 and "(UDP)" in text
+    text = dig(net, host, "+tcp", "huge.zks.test", "TXT")
+    assert text.count("yyyy") >= 240
+
+
+def test_kdig_and_several_queries_on_one_connection(net: Lab, host: Namespace) -> None:
+    argv = [
+        "kdig",
+        "+keepopen",
+        "+tcp",
+        f"@{ANYBODY4}",
+        "www.zks.test",
+        "AAAA",
+        "mail.zks.test",
+        "MX",
+    ]
+    text = net.application(host, *argv).succeed()
+    assert "2001:db8::1" in text and "10 www.zks.test." in text
+    argv = ["kdig", "+bufsize=1232", "+dnssec", f"@{ANYBODY6}", "www.signed.test"]
+    text = net.application(host, *argv).succeed()
+    assert "RRSIG" in text and "WARNING" not in text
+
+
+def test_getaddrinfo(net: Lab, host: Namespace) -> None:
+    text = net.application(host, "getent", "ahosts", "www.zks.test").succeed()
+    assert "192.0.2.1" in text and "2001:db8::1" in text
+
+
+@pytest.mark.skipif(find("dnsperf") is None, reason="dnsperf is not to be had")
+@pytest.mark.parametrize("mode", ["udp", "tcp"])
+def test_dnsperf(net: Lab, host: Namespace, tmp_path: Path, mode: str) -> None:
+    names = tmp_path / "names"
+    names.write_text("".join(f"h{number}.zks.test A\n" for number in range(1000)))
+    found = find("dnsperf")
+    assert found is not None
+    path, environment = found
+    argv = [path, "-s", ANYBODY4, "-d", str(names), "-n", "3", "-q", "30", "-m", mode]
+    text = net.application(host, *argv, env=environment).succeed(60)
+    assert re.search(r"Queries completed: +3000 \(100.00%\)", text), text
+    assert re.search(r"Response codes: +NOERROR 3000", text), text
+
+
+def test_one_resolver_after_the_other_goes_away(
+    net: Lab, worker: Child, resolvers: Daemons, tmp_path: Path
+) -> None:
+    """SIGSTOP (a blackhole), SIGKILL, back again: answers or SERVFAIL, and nothing plain."""
+    place = net.add_host()
+    with contextlib.ExitStack() as stack:
+        with net.far.entered():
+            own = stack.enter_context(dns_daemons.daemons(tmp_path, address=lab.FAR4))
+        ports = options(own, own.unbound_doh, own.dnsdist_doh)
+        connect = stack.enter_context(net.connect(place, "--dns-via", "tunnel", *ports))
+        watch = stack.enter_context(Watch(place))
+        names = (f"n{number}.wild.zks.test" for number in range(1000))
+        assert "192.0.2.3" in dig(net, place, next(names), "+short")
+        # dnsdist asks unbound; so it answers from no cache, and with both stopped nobody does.
+        own.processes["dnsdist"].send_signal(signal.SIGSTOP)
+        assert "192.0.2.3" in dig(net, place, next(names), "+short")
+        own.processes["unbound"].send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        text = dig(net, place, next(names), "+time=15")
+        assert "SERVFAIL" in text and "EDE" in text, text
+        assert time.monotonic() - started < 14
+        own.processes["unbound"].send_signal(signal.SIGCONT)
+        own.processes["dnsdist"].kill()
+        _until_answered(net, place, names)
+        own.processes["unbound"].kill()
+        own.processes["unbound"].wait()
+        assert "SERVFAIL" in dig(net, place, next(names), "+time=15")
+        assert watch.frames and not watch.seen
+    connect.no_traceback()
+
+
+def test_the_worker_asks_when_it_cannot_reach_any_resolver(
+    net: Lab, worker: Child, resolvers: Daemons
+) -> None:
+    """`auto` with resolvers that refuse CONNECT, as 1.1.1.1 does from a Cloudflare Worker."""
+    place = net.add_host()
+    with net.connect(place, *options(resolvers, 1, 2)) as connect, Watch(place) as watch:
+        assert lab.FAR4 in dig(net, place, "far.zks.test", "+short")
+        assert not watch.seen
+    connect.no_traceback()
+    only = ["--dns-via", "tunnel"]
+    with net.connect(place, *only, *options(resolvers, 1)) as connect, Watch(place) as watch:
+        assert "SERVFAIL" in dig(net, place, "far.zks.test")
+        assert not watch.seen
+    connect.no_traceback()
+
+
+def _until_answered(net: Lab, place: Namespace, names: Iterator[str]) -> None:
+    deadline = time.monotonic() + 20
+    while "192.0.2.3" not in dig(net, place, next(names), "+short"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_the_worker_goes_away_and_comes_back(net: Lab, resolvers: Daemons) -> None:
+    place = net.add_host()
+    listen = f"{lab.WORKER4}:8799"
+    with contextlib.ExitStack() as stack:
+        worker = net.worker(listen=listen)
+        connect = stack.enter_context(net.connect(place, *options(resolvers), url=f"ws://{listen}"))
+        watch = stack.enter_context(Watch(place))
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
+        worker.process.kill()
+        worker.wait()
+        # What is in the cache is answered; the rest waits for the tunnel.
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
+        waiting = net.application(place, "dig", "+tries=1", "+time=15", "+short", "h7.zks.test")
+        time.sleep(1)
+        with net.worker(listen=listen):
+            assert "192.0.2.8" in waiting.succeed(20)
+        assert not watch.seen
+    connect.no_traceback()
+
+
+def test_block_static_forward_and_dns_over_tls(net: Lab, worker: Child, resolvers: Daemons) -> None:
+    place = net.add_host()
+    block = net.file("block", "bad.zks.test\n0.0.0.0 zero.zks.test\n")
+    more = [
+        "--dns-block", str(block), "--dns-static", "fixed.zks.test=192.0.2.99", "--dot", "block",
+        "--dns-forward", f"signed.test={lab.FAR4}:{resolvers.plain}",
+    ]  # fmt: skip
+    with net.connect(place, *options(resolvers), *more) as connect, Watch(place) as watch:
+        assert "NXDOMAIN" in dig(net, place, "x.bad.zks.test")
+        assert dig(net, place, "zero.zks.test", "+short").strip() == "0.0.0.0"
+        assert dig(net, place, "fixed.zks.test", "+short").strip() == "192.0.2.99"
+        assert "192.0.2.4" in dig(net, place, "www.signed.test", "+short")
+        assert "NXDOMAIN" in dig(net, place, "use-application-dns.net")
+        text = net.application(place, "kdig", "+tls", f"@{lab.FAR4}", "www.zks.test")
+        assert text.wait(20) != 0 or "WARNING" in text.output or "ERROR" in text.output
+        with place.entered(), socket.socket() as refused, pytest.raises(ConnectionRefusedError):
+            refused.settimeout(5)
+            refused.connect((lab.FAR4, 853))
+        with place.entered(), socket.socket(type=socket.SOCK_DGRAM) as refused:
+            refused.settimeout(5)
+            refused.connect((lab.FAR4, 853))
+            refused.send(b"x")
+            with pytest.raises(ConnectionRefusedError):
+                refused.recv(10)
+        block.write_text("www.zks.test\n")
+        connect.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 5
+        while "NXDOMAIN" not in dig(net, place, "www.zks.test"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not watch.seen
+    connect.no_traceback()
+
+
+def test_the_embedded_worker_is_never_asked(net: Lab, resolvers: Daemons) -> None:
+    """Without --worker the resolver is asked from this machine, by marked sockets."""
+    place = net.add_host()
+    with net.connect(place, *options(resolvers), embedded=True) as connect, Watch(place) as watch:
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+tcp", "+short", f"@{ANYBODY6}")
+        assert watch.frames and not watch.seen
+    connect.no_traceback()
+    child = net.connect(place, "--dns-via", "worker", embedded=True, ready=False)
+    assert child.wait(20) == 2 and "plain DNS" in child.output
