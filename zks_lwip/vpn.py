@@ -97,8 +97,12 @@ class Vpn:
         return self._tunnel.up
 
     def stats(self) -> dict[str, Any]:
-        """Counters and gauges of each part: ``gateway``, ``stack``, ``tunnel``, ``dns``."""
+        """Counters and gauges of each part: ``gateway``, ``stack``, ``tunnel``, ``dns``.
+
+        ``tasks`` is how many tasks trio runs in all; to be read in the trio thread.
+        """
         return {
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "gateway": self._gateway.stats(),
             "stack": self._stack.stats(),
             "tunnel": self._tunnel.stats(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -212,7 +214,7 @@ def test_a_name_that_resolves_to_a_private_address(net: Lab, host: Namespace) ->
 
 
 def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
-    """Descriptors and threads of both ends: as many after many flows, and faults, as before."""
+    """Descriptors, threads, flows and tasks: as many after many flows, and faults, as before."""
     port = next(_ports)
     with net.worker(listen=f"{WORKER4}:{port}") as running, net.connect(
         host, url=f"ws://{WORKER4}:{port}"
@@ -221,6 +223,7 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
         client.udp_exchange(lab.FAR4, servers.ECHO, b"x")
         time.sleep(3)  # the thread that looks at /etc/hosts is there by then, too
         before = _holdings(child), _holdings(running)
+        gauges_before = _gauges(child)
         client.duplex_many(lab.FAR4, servers.DUPLEX, 50, 5_000_000)
         hung = [client.connect(lab.FAR4, servers.HANG) for _ in range(20)]
         for sock in hung:
@@ -242,12 +245,26 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
             timeout=40,
             message=lambda: f"{before} before, {_holdings(child), _holdings(running)} after",
         )
+        gauges = _gauges(child)
+        assert all(value <= gauges_before[name] for name, value in gauges.items()), gauges
     running.no_traceback()
     child.no_traceback()
 
 
 def _holdings(child: Child) -> tuple[int, int]:
     return child.descriptors(), child.threads()
+
+
+def _gauges(child: Child) -> dict[str, int]:
+    """How much ``connect`` says that it holds: flows of each part, and tasks (SIGUSR1)."""
+    seen = len(child.stderr)
+    child.signal(signal.SIGUSR1)
+    until(lambda: any(line.startswith("{") for line in child.stderr[seen:]))
+    stats = json.loads(next(line for line in child.stderr[seen:] if line.startswith("{")))
+    names = ["gateway.flows", "gateway.flows_held", "tunnel.streams", "tunnel.waiting"]
+    names += ["tunnel.channels", "stack.flows"]
+    gauges = {name: stats[name.split(".")[0]][name.split(".")[1]] for name in names}
+    return {**gauges, "tasks": stats["tasks"]}
 
 
 def _memory(child: Child) -> int:
