@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -148,7 +149,7 @@ def kit(machine_is_left_as_found: None, kits: list[Kit]) -> Iterator[Kit]:
     if after != before or journals or kit.holder.running:
         kits.clear()
         kit.close()
-    assert after == before
+    same(before, after)
     assert not journals
 
 
@@ -179,6 +180,12 @@ def fast(space: Space) -> Iterator[Prober]:
     """All kinds of probes in a tenth of a second."""
     with Prober(space.client, rate=400) as child:
         yield child
+
+
+def same(before: str, after: str, what: str = "") -> None:
+    """Two pictures are equal; what is not is shown."""
+    old, new = (collections.Counter(text.split("\n")) for text in (before, after))
+    assert old == new, f"{what} gone: {[*(old - new)]}, new: {[*(new - old)]}"
 
 
 def nothing(found: dict[Packet, int]) -> None:

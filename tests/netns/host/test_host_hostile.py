@@ -18,7 +18,7 @@ import pytest
 
 from tests.netns.child import ROOT
 from tests.netns.host import leak
-from tests.netns.host.conftest import Holder, execute, nothing
+from tests.netns.host.conftest import Holder, execute, nothing, same
 from tests.netns.host.leak import Detector, Prober, Space
 from tests.netns.lab import NOBODY, Namespace
 from zks_lwip.device._netns import run_in_netns
@@ -371,7 +371,7 @@ def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> N
     with detector.watching() as found:
         time.sleep(0.2)
     nothing(found)
-    assert holder.picture() == before
+    same(before, holder.picture())
     holder.update("pause")
     holder.end("kill")
     assert holder.recover()["left"] == []
@@ -408,7 +408,7 @@ def test_two_instances_refuse(holder: Holder, space: Space) -> None:
         assert re.match(r"HostError.*\d+, zks0\)", seen)
         left = second.recover()["left"]
         assert len(left) == 1 and "another instance" in left[0]
-    assert holder.picture() == before
+    same(before, holder.picture())
     holder.end()
 
 
@@ -425,7 +425,7 @@ def test_somebody_else_has_it(holder: Holder, space: Space, command: str) -> Non
     space.client.ip(command)
     before = holder.picture()
     assert CONFLICTS[command] in holder.order(r"^\w+Error.*|^applied", wait=1)
-    assert holder.picture() == before
+    same(before, holder.picture())
     space.client.ip(command.replace(" add ", " del "))
 
 

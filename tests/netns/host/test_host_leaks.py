@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.netns.host import leak
-from tests.netns.host.conftest import Holder, nothing
+from tests.netns.host.conftest import Holder, nothing, same
 from tests.netns.host.leak import Detector, Prober, Space
 from zks_lwip.device._netns import run_in_netns
 
@@ -106,7 +106,7 @@ def test_a_death_before_each_step(holder: Holder, detector: Detector, fast: Prob
         for after in ("recover", "take over"):
             holder.order("^ended -9", die=number)
             if number == 0:
-                assert holder.picture() == before
+                same(before, holder.picture())
             elif after == "recover":
                 with detector.watching() as found:
                     time.sleep(0.1)
@@ -123,7 +123,7 @@ def test_a_death_before_each_step(holder: Holder, detector: Detector, fast: Prob
                         holder.apply()
                 nothing(found)
                 holder.end()
-            assert holder.picture() == before, f"step {number}, {after}"
+            same(before, holder.picture(), f"step {number}, {after}")
     assert holder.recover() == {"undone": [], "left": []}
 
 
@@ -134,7 +134,7 @@ def test_an_orderly_end_in_each_step(holder: Holder, how: str) -> None:
     for number in range(steps):
         code = holder.order(r"^ended -?\d+", **{how: number})
         assert code == ("ended 0" if how == "term" else "ended 1")
-        assert holder.picture() == before, f"step {number}"
+        same(before, holder.picture(), f"step {number}")
     assert not list(holder.directory.glob("*.journal"))
 
 
