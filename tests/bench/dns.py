@@ -8,7 +8,10 @@ with the server at the far end.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import tempfile
+import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +22,9 @@ from tests import dns_daemons
 from tests.bench import _measure as measure
 from tests.bench._dns_load import PlainH2, closed_loop, names, over_udp, query
 from tests.dns_daemons import Daemons
+from tests.dns_programs import find
+from tests.netns import lab
+from tests.netns.lab import Lab, Namespace
 from zks_lwip.dns import Cache, DnsService, make_upstreams, parse_server
 
 IN_FLIGHT = 64
@@ -105,12 +111,126 @@ def loopback(count: int) -> None:
     measure.table(HEAD, rows)
 
 
+def _dnsperf(
+    net: Lab, host: Namespace, server: str, names_file: Path, *more: str, port: int = 53
+) -> dict[str, float]:
+    found = find("dnsperf")
+    if found is None:
+        raise SystemExit("this benchmark needs dnsperf")
+    path, environment = found
+    argv = [path, "-s", server, "-p", str(port), "-d", str(names_file), *more]
+    text = net.application(host, *argv, env=environment).succeed(120)
+
+    def number(pattern: str) -> float:
+        match = re.search(pattern, text)
+        if match is None:
+            raise RuntimeError(text)
+        return float(match[1])
+
+    return {
+        "rate": number(r"Queries per second: +([0-9.]+)"),
+        "lost": number(r"Queries lost: +([0-9]+)"),
+        "mean": number(r"Average Latency \(s\): +([0-9.]+)") * 1000,
+    }
+
+
+def _perf_row(name: str, result: dict[str, float], reference: float = 0.0) -> list[str]:
+    rate = result["rate"]
+    against = f"{rate / reference:.2f}" if reference else ""
+    return [name, f"{rate:,.0f}", against, f"{result['mean']:.3f} (mean)", f"{result['lost']:.0f}"]
+
+
+def whole_way(count: int) -> None:
+    """Through TUN, lwIP and `connect`; the servers are at the far end of the lab."""
+    rows = []
+    with contextlib.ExitStack() as stack:
+        net = stack.enter_context(contextlib.closing(Lab()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with net.far.entered():
+            running = stack.enter_context(dns_daemons.daemons(folder, address=lab.FAR4))
+        stack.enter_context(net.worker())
+        plain_host, host = net.add_host(), net.add_host()
+        cached = folder / "cached"
+        cached.write_text("".join(f"h{number}.zks.test A\n" for number in range(1000)))
+
+        def fresh(number: int) -> Path:
+            path = folder / "fresh"
+            path.write_text("".join(f"{name} A\n" for name in islice(names(), number)))
+            return path
+
+        in_flight = ["-q", "32"]
+        with plain_host.entered():
+            script = trio.run(_plain_h2, running, running.unbound_doh, count)
+        rows.append([*_row("unbound asked directly, h2 script, 64", script, script[0])[:4], ""])
+        result = _dnsperf(net, plain_host, lab.FAR4, fresh(count), *in_flight, port=running.plain)
+        rows.append(_perf_row("unbound asked directly, plain UDP, 32", result))
+        for via in ("direct", "tunnel"):
+            options = ["--dns-via", via, "--dns", running.url(running.unbound_doh)]
+            options += ["--ca-file", str(running.ca_file)]
+            with net.connect(host, *options):
+                once = ["-n", "1", *in_flight]
+                _dnsperf(net, host, lab.NAMESERVER, fresh(100), *once)
+                result = _dnsperf(net, host, lab.NAMESERVER, fresh(count), *once)
+                rows.append(_perf_row(f"tunnel, via {via}, uncached, 32", result, script[0]))
+                if via == "tunnel":
+                    continue
+                _dnsperf(net, host, lab.NAMESERVER, cached, *once)
+                result = _dnsperf(net, host, lab.NAMESERVER, cached, "-l", "4", *in_flight)
+                rows.append(_perf_row("tunnel, cached, 32 in flight", result))
+                with host.entered():
+                    queries = [query(f"h{number}.zks.test") for number in range(1000)]
+                    one = over_udp(lab.NAMESERVER, 53, queries * 3, 1)
+                rows.append(
+                    [*_row("tunnel, cached, 1 in flight", one)[:4], "p99 " + _row("", one)[4]]
+                )
+                _bulk(net, host, plain_host, running, cached)
+    measure.table(["the whole way", "queries/s", "against the script", "median ms", "lost"], rows)
+
+
+def _bulk(net: Lab, host: Namespace, plain_host: Namespace, running: Daemons, cached: Path) -> None:
+    """iperf3 alone, beside 10,000 cached answers a second, and beside as many that we never see.
+
+    The last is the control: what the load generator alone costs on this machine.
+    """
+    found = find("dnsperf")
+    if found is None:
+        raise SystemExit("this benchmark needs dnsperf")
+    beside: dict[str, tuple[Namespace, list[str]] | None] = {
+        "alone": None,
+        "control": (plain_host, ["-s", lab.FAR4, "-p", str(running.plain)]),
+        "tunnel": (host, ["-s", lab.NAMESERVER]),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in beside}
+    for _ in range(3):
+        for name, how in beside.items():
+            load = None
+            if how is not None:
+                argv = [found[0], *how[1], "-d", str(cached), "-Q", "10000", "-l", "6", "-q", "32"]
+                load = net.application(how[0], *argv, env=found[1])
+                time.sleep(0.5)
+            rate, _ = measure.iperf(net, host, seconds=4, streams=1, reverse=True)
+            rates[name].append(rate)
+            if load is not None:
+                load.succeed(30)
+    alone, control, tunnel = (measure.median(rates[name]) for name in beside)
+    print(
+        f"bulk transfer: {alone:.2f} Gbit/s alone; {tunnel:.2f} beside 10,000 cached answers a "
+        f"second; {control:.2f} beside 10,000 plain queries that do not come to us "
+        f"(so we cost {1 - tunnel / control:.0%})"
+    )
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.bench dns", description=__doc__)
     parser.add_argument("--count", type=int, default=4000, help="queries of each kind (4000)")
+    parser.add_argument("--part", choices=["loopback", "whole", "both"], default="both")
     arguments = parser.parse_args(argv)
     if reason := dns_daemons.missing():
         raise SystemExit(f"this benchmark needs unbound and dnsdist: {reason}")
     print(measure.machine())
-    loopback(arguments.count)
+    if arguments.part != "whole":
+        loopback(arguments.count)
+    if arguments.part != "loopback":
+        measure.need_root()
+        whole_way(arguments.count)
     return 0

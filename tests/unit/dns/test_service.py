@@ -395,3 +395,35 @@ async def test_tcp_is_bounded_and_ends_when_idle(autojump_clock: trio.testing.Mo
                 received += len(part)
             assert received > 500 * 40
             assert 30 < trio.current_time() - start < 45
+
+
+async def test_the_same_bytes_again_count_down_and_are_forgotten(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    """Answers to queries that differ in the id alone are remembered, for a second at most."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.9 host.example\n")
+    cache = Cache(clock=trio.current_time)
+    async with running(Upstream(), cache=cache, hosts=hosts) as service:
+        asked, local = query(), query("host.example")
+        answers: list[bytes] = []
+        service.submit(asked, answers.append)
+        await trio.sleep(0.1)
+        for second in range(4):
+            for ident in range(3):
+                service.submit(bytes((second, ident)) + asked[2:], answers.append)
+                assert answers[-1][:2] == bytes((second, ident))
+                assert read(answers[-1]).answer[0].ttl == 300 - second
+            service.submit(local, answers.append)
+            service.submit(local, answers.append)
+            assert str(read(answers[-1]).answer[0][0]) == "192.0.2.9"
+            await trio.sleep(1)
+        stats = service.stats()
+        assert (stats["cache_hits"], stats["hosts"], stats["udp"]) == (12, 8, 21)
+        # A hot answer of UDP, cut to its size, is not given over TCP; after a flush nothing is hot.
+        assert len(cache) == 1
+        hosts.write_text("192.0.2.10 host.example\n")
+        service.flush()
+        service.submit(local, answers.append)
+        assert str(read(answers[-1]).answer[0][0]) == "192.0.2.10"
+        assert service.answer_now(asked) is None
