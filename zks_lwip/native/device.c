@@ -73,6 +73,7 @@ int zks_packet_input(zks_core *core, const uint8_t *packet, size_t length)
         return ZKS_GONE;
     core_enter(core);
     device_input(core, packet, (uint32_t)length, 0, NULL);
+    flow_acknowledge(core);
     core_leave(core);
     return ZKS_OK;
 }
@@ -223,6 +224,11 @@ static err_t write_packet(zks_core *core, struct pbuf *p)
 
 static err_t output(zks_core *core, struct pbuf *p)
 {
+    const uint8_t *b = p->payload;
+    uint32_t ip = (b[0] >> 4) == 4 ? 20 : 40;
+    /* What is sent while a flow is at work is a segment of it. */
+    if (core->current && p->len >= ip + 20)
+        core->current->acked = zks_get32(b + ip + 8);
     core->counters[ZKS_C_PACKETS_OUT]++;
     core->counters[ZKS_C_BYTES_OUT] += p->tot_len;
 #if !defined(_WIN32)

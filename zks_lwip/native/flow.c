@@ -172,10 +172,22 @@ static void ready_remove(zks_core *core, struct flow *flow)
     flow->ready = 0;
 }
 
+static void ack_remove(zks_core *core, struct flow *flow)
+{
+    struct flow **at = &core->ack_first;
+    if (!flow->ack_due)
+        return;
+    while (*at != flow)
+        at = &(*at)->ack_next;
+    *at = flow->ack_next;
+    flow->ack_due = 0;
+}
+
 /* Frees what neither a pcb nor the id's holder needs. */
 static void flow_reap(zks_core *core, struct flow *flow)
 {
     if (flow->state == FLOW_DEAD && !flow->held_id) {
+        ack_remove(core, flow);
         list_remove(core, flow);
         table_remove(core, flow);
         core->slots[(uint32_t)flow->id] = NULL;
@@ -294,8 +306,14 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
         tcp_abort(pcb);
         return ERR_ABRT;
     }
-    /* ACK at once: the peer may be waiting under Nagle, and lwIP's delayed ACK takes 250 ms. */
-    tcp_ack_now(pcb);
+    /* One ACK for all that this batch of packets brings, and that at its end: lwIP's own delayed ACK takes 250 ms,
+     * and the peer may be waiting under Nagle. */
+    tcp_clear_flags(pcb, TF_ACK_DELAY | TF_ACK_NOW);
+    if (!flow->ack_due) {
+        flow->ack_due = 1;
+        flow->ack_next = core_current->ack_first;
+        core_current->ack_first = flow;
+    }
     core_ready(core_current, flow, ZKS_EV_READABLE);
     return ERR_OK;
 }
@@ -521,6 +539,23 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         core_count(core, ZKS_C_STRAY_SEGMENTS);
         isolate(core, NULL); /* RST, by lwIP */
         core_inject(core, p, packet);
+    }
+}
+
+/* The ACKs that a batch of packets owes, one a flow. */
+void flow_acknowledge(zks_core *core)
+{
+    while (core->ack_first) {
+        struct flow *flow = core->ack_first;
+        core->ack_first = flow->ack_next;
+        flow->ack_due = 0;
+        /* Not if a segment has carried it meanwhile. */
+        if (flow->pcb && flow->state != FLOW_WAIT && flow->pcb->rcv_nxt != flow->acked) {
+            isolate(core, flow);
+            tcp_ack_now(flow->pcb);
+            tcp_output(flow->pcb);
+            settle(core, flow);
+        }
     }
 }
 

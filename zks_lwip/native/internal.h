@@ -59,6 +59,7 @@ struct flow {
     struct flow *hash_next;
     struct flow *prev, *next;           /* in one of the core's lists */
     struct flow *ready_next;            /* in the queue of flows with events */
+    struct flow *ack_next;              /* in the list of flows that owe an ACK */
     struct tcp_pcb *pcb;
     struct chunk *rx_head, *rx_tail;
     uint8_t *syn;                       /* the held packet */
@@ -66,6 +67,7 @@ struct flow {
     uint64_t since_ms;
     struct zks_address source, destination;
     uint32_t rx_bytes;
+    uint32_t acked;                     /* by the last segment that was sent */
     uint32_t hash;
     uint16_t source_port, destination_port;
     uint16_t syn_length;
@@ -79,6 +81,7 @@ struct flow {
     uint8_t held_id : 1;                /* the other side still holds the id */
     uint8_t fin_sent : 1;
     uint8_t ended : 1;                  /* RESET or CLOSED has been reported */
+    uint8_t ack_due : 1;                /* in that list */
     uint8_t fresh : 1;                  /* the handshake has just ended */
     uint8_t linked : 1;                 /* survived the timers */
 };
@@ -117,6 +120,7 @@ struct zks_core {
     struct flow_list lists[LIST_COUNT];
     struct flow *current; /* whose segments are being made */
     struct flow *ready_first, *ready_last;
+    struct flow *ack_first;
 
     struct queued_datagram *datagram_first, *datagram_last;
     uint32_t datagram_bytes;
@@ -155,6 +159,7 @@ uint32_t core_hash(const zks_core *core, const struct zks_address *source, uint1
 
 /* flow.c */
 void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes);
+void flow_acknowledge(zks_core *core);
 void flow_tick(zks_core *core);
 uint16_t flow_mss(const zks_core *core, const struct zks_packet *reply);
 int flow_setup(zks_core *core);

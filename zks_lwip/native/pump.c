@@ -168,6 +168,7 @@ int zks_pump_run(zks_core *core)
                 core_enter(core);
             }
         }
+        flow_acknowledge(core);
         refill(core, buffers);
         wait = core_wants_ticks(core) ? (int64_t)(core->last_tick_ms + ZKS_TICK_MS - core->now_ms) : -1;
         if (n == BATCH)
