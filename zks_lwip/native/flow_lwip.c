@@ -1,0 +1,171 @@
+/* Flows around lwIP's pcbs: what happens before and after every call into lwIP, and what lwIP calls back. */
+#include "flow.h"
+
+#define SUPER_SEGMENT 64000u /* bytes of one segment to a device that cuts it itself */
+
+/* ---- around lwIP ---- */
+void flow_isolate(zks_core *core, struct flow *flow)
+{
+    struct tcp_pcb *pcb = flow ? flow->pcb : NULL;
+    core->current = flow;
+    tcp_active_pcbs = tcp_tw_pcbs = tcp_bound_pcbs = NULL;
+    tcp_listen_pcbs.listen_pcbs = NULL;
+    if (pcb) {
+        pcb->next = NULL;
+        *(pcb->state == TIME_WAIT ? &tcp_tw_pcbs : &tcp_active_pcbs) = pcb;
+    }
+}
+
+int flow_is_busy(const struct tcp_pcb *pcb)
+{
+    switch (pcb->state) {
+    case ESTABLISHED:
+    case CLOSE_WAIT:
+        break;
+    case FIN_WAIT_2: /* the peer may take its time, unless we have closed for good */
+        if (pcb->flags & TF_RXCLOSED)
+            return 1;
+        break;
+    default:
+        return 1;
+    }
+    return pcb->unacked || pcb->unsent || pcb->ooseq || pcb->refused_data || pcb->persist_backoff ||
+           (pcb->flags & (TF_ACK_DELAY | TF_CLOSEPEND | TF_NAGLEMEMERR));
+}
+
+/* Reads from lwIP's lists what has become of the flow's pcb. */
+void flow_settle(zks_core *core, struct flow *flow)
+{
+    struct tcp_pcb *pcb = flow->pcb;
+    core->current = NULL;
+    if (!pcb) {
+        /* The error callback has said so already. */
+    } else if (tcp_active_pcbs == pcb) {
+        flow_list_move(core, flow, flow_is_busy(pcb) ? LIST_BUSY : LIST_NONE);
+    } else if (tcp_tw_pcbs == pcb) {
+        if (flow->state != FLOW_WAIT) {
+            flow->state = FLOW_WAIT;
+            flow_list_move(core, flow, LIST_WAIT);
+            if (!flow->ended) {
+                flow->ended = 1;
+                core_ready(core, flow, ZKS_EV_CLOSED);
+            }
+        }
+    } else {
+        flow_died(core, flow, ZKS_EV_CLOSED);
+    }
+    tcp_active_pcbs = tcp_tw_pcbs = tcp_bound_pcbs = NULL;
+    tcp_listen_pcbs.listen_pcbs = NULL;
+    flow_reap(core, flow);
+}
+
+/* A segment that waits whole for more window than the peer will offer is cut, at once: lwIP's persist timer would
+ * do so after half a second and more. */
+void flow_unstick(struct tcp_pcb *pcb)
+{
+    if (pcb->unsent && !pcb->unacked && pcb->snd_wnd && pcb->snd_wnd < pcb->unsent->len &&
+        tcp_split_unsent_seg(pcb, (u16_t)pcb->snd_wnd) == ERR_OK)
+        tcp_output(pcb);
+}
+
+/* ---- lwIP's callbacks: the argument is the flow ---- */
+static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
+{
+    struct flow *flow = arg;
+    (void)err;
+    if (!p) {
+        flow->rx_eof = 1;
+        core_ready(core_current, flow, ZKS_EV_READABLE);
+        return ERR_OK;
+    }
+    if (!flow->held_id) {
+        /* Nobody will read it. TF_RXCLOSED makes lwIP answer later data with RST; this came with the close. */
+        pbuf_free(p);
+        tcp_abort(pcb);
+        return ERR_ABRT;
+    }
+    if (rx_append(core_current, flow, p) != 0) {
+        core_count(core_current, ZKS_C_NO_MEMORY);
+        pbuf_free(p);
+        tcp_abort(pcb);
+        return ERR_ABRT;
+    }
+    /* One ACK for all that this batch of packets brings, and that at its end: lwIP's own delayed ACK takes 250 ms,
+     * and the peer may be waiting under Nagle. */
+    tcp_clear_flags(pcb, TF_ACK_DELAY | TF_ACK_NOW);
+    if (!flow->ack_due) {
+        flow->ack_due = 1;
+        flow->ack_next = core_current->ack_first;
+        core_current->ack_first = flow;
+    }
+    core_ready(core_current, flow, ZKS_EV_READABLE);
+    return ERR_OK;
+}
+
+static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t length)
+{
+    struct flow *flow = arg;
+    (void)length;
+    if (flow->want_write && pcb->snd_buf >= TCP_SND_BUF / 2 && tcp_sndqueuelen(pcb) < TCP_SND_QUEUELEN / 2) {
+        flow->want_write = 0;
+        core_ready(core_current, flow, ZKS_EV_WRITABLE);
+    }
+    return ERR_OK;
+}
+
+static void on_error(void *arg, err_t err)
+{
+    struct flow *flow = arg;
+    if (flow)
+        flow_died(core_current, flow, err == ERR_CLSD ? ZKS_EV_CLOSED : ZKS_EV_RESET);
+}
+
+/* With offloads a segment is as long as the device takes it; the device cuts it to flow->mss. */
+void flow_enlarge_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb)
+{
+    flow->mss = pcb->mss;
+    if (core->framing == ZKS_FRAMING_VNET && pcb->mss)
+        pcb->mss = (u16_t)(SUPER_SEGMENT / pcb->mss * pcb->mss);
+}
+
+/* The peer is this machine's kernel: no network between, no congestion to feel for. Called when lwIP is done with
+ * the segment that ended the handshake, since it sets its own initial window after the callback. */
+void flow_open_window(struct flow *flow, struct tcp_pcb *pcb)
+{
+    flow->fresh = 0;
+    pcb->cwnd = TCP_SND_BUF;
+    tcp_output(pcb);
+}
+
+static void established(struct flow *flow)
+{
+    flow->fresh = 1;
+    core_ready(core_current, flow, ZKS_EV_ESTABLISHED);
+}
+
+err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
+{
+    if (err != ERR_OK || !pcb)
+        return ERR_VAL;
+    established(arg);
+    return ERR_OK;
+}
+
+err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
+{
+    (void)err;
+    flow_enlarge_segments(core_current, arg, pcb);
+    established(arg);
+    return ERR_OK;
+}
+
+void flow_adopt(struct flow *flow, struct tcp_pcb *pcb)
+{
+    flow->pcb = pcb;
+    flow->state = FLOW_OPEN;
+    tcp_arg(pcb, flow);
+    tcp_recv(pcb, on_recv);
+    tcp_sent(pcb, on_sent);
+    tcp_err(pcb, on_error);
+    tcp_nagle_disable(pcb); /* what comes has been batched already */
+}
