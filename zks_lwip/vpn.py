@@ -30,7 +30,7 @@ from .dns.options import DnsOptions, make_service
 from .embedded import open_embedded_worker
 from .gateway import Gateway
 from .host.addresses import TUN_IPV4, TUN_IPV6
-from .stack import Stack, open_stack
+from .stack import HotAnswers, Stack, open_stack
 from .tunnel.options import TunnelConfig
 from .tunnel.pool import Tunnel
 
@@ -154,6 +154,7 @@ async def open_vpn(
                 static=[str(item) for item in config.dns_static],
                 grace=config.grace,
             )
+            dns.repeat_by(HotAnswers(stack))
             gateway = Gateway(stack, tunnel, dns, config)
             nursery = await enter(trio.open_nursery())
             await nursery.start(dns.run)

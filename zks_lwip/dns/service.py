@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Protocol
 
 import trio
 
@@ -34,16 +34,21 @@ HOSTS_INTERVAL = 2.0
 """Seconds between two looks at whether /etc/hosts has changed."""
 
 
-_MOST_HOT = 4096
+class Repeater(Protocol):
+    """What answers over UDP what has just been asked and answered, below us."""
 
+    @property
+    def hits(self) -> int:
+        """How often it did."""
+        ...
 
-class _Hot(NamedTuple):
-    """What a query's bytes, all but the id, were answered a moment ago."""
+    def put(self, key: bytes, answer: bytes, seconds: float) -> None:
+        """Take a query and its answer, both without their ids."""
+        ...
 
-    until: float
-    rest: bytes
-    """The answer without its id."""
-    counter: str
+    def clear(self) -> None:
+        """Forget everything."""
+        ...
 
 
 @dataclass(slots=True)
@@ -88,8 +93,11 @@ class DnsService:
         self._flights: dict[bytes, _Flight] = {}
         self._waiting = 0
         self._counters: Counter[str] = Counter()
-        self._hot: dict[bytes, _Hot] = {}
-        self._clock = self._cache.clock
+        self._repeater: Repeater | None = None
+
+    def repeat_by(self, repeater: Repeater) -> None:
+        """From now on have `repeater` give, for a second at most, what we have just answered."""
+        self._repeater = repeater
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled. Who still waits then is answered SERVFAIL."""
@@ -117,15 +125,6 @@ class DnsService:
 
         `reply` runs in the trio thread, must neither block nor raise.
         """
-        if transport == "udp":
-            # The same bytes as a moment ago: most of what a busy machine asks.
-            hot = self._hot.get(query[2:])
-            if hot is not None and self._clock() < hot.until:
-                counters = self._counters
-                counters["udp"] += 1
-                counters[hot.counter] += 1
-                reply(query[:2] + hot.rest)
-                return
         found = self._now(query, transport)
         if isinstance(found, bytes):
             reply(found)
@@ -165,17 +164,22 @@ class DnsService:
         Raises :class:`~zks_lwip.errors.ConfigError` if a block list cannot be read; the old one
         stays in force.
         """
-        self._hot.clear()
         count = self._cache.flush()
         self._local.reload()
+        if self._repeater is not None:
+            self._repeater.clear()
         return count
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, and a few gauges (cache_entries, in_flight, waiting)."""
+        """Counters since the start, and a few gauges (cache_entries, in_flight, waiting).
+
+        ``repeated`` are answers of the repeater; they are in no other counter.
+        """
         cache = self._cache
         values = dict(self._counters)
         values |= {
-            "cache_hits": cache.hits + values.pop("cache_hits_hot", 0),
+            "repeated": 0 if self._repeater is None else self._repeater.hits,
+            "cache_hits": cache.hits,
             "cache_misses": cache.misses,
             "cache_entries": len(cache),
             "cache_evicted": cache.evicted,
@@ -200,26 +204,23 @@ class DnsService:
             answer, origin = local
             counters[origin] += 1
             rendered = answer.render(query, limit=limit)
-            self._heat(message, query, rendered, self._clock() + 1, origin, transport)
+            if self._repeater is not None and transport == "udp":
+                self._repeat(message, query, rendered, 1.0)
             return rendered
         hit = self._cache.get(query)
         if hit is not None:
             answer, age, until = hit
             rendered = answer.render(query, limit=limit, age=age)
-            self._heat(message, query, rendered, until, "cache_hits_hot", transport)
+            if self._repeater is not None and transport == "udp":
+                self._repeat(message, query, rendered, until - self._cache.clock())
             return rendered
         return query
 
-    def _heat(
-        self, message: bytes, query: Query, rendered: bytes, until: float, counter: str, via: str
-    ) -> None:
-        """Remember a rendered answer for as long as its TTLs stand, a second at most."""
-        if via != "udp" or len(message) != len(query.body) + (11 if query.edns else 0):
-            # Only where nothing differs between queries but the id: no cookies, no padding.
-            return
-        if len(self._hot) >= _MOST_HOT:
-            self._hot.clear()
-        self._hot[message[2:]] = _Hot(until, rendered[2:], counter)
+    def _repeat(self, message: bytes, query: Query, rendered: bytes, seconds: float) -> None:
+        """Have an answer repeated for as long as its TTLs stand, a second at most."""
+        # Only where nothing differs between queries but the id: no cookies, no padding.
+        if self._repeater and len(message) == len(query.body) + (11 if query.edns else 0):
+            self._repeater.put(message[2:], rendered[2:], seconds)
 
     def _board(self, query: Query, limit: int, reply: Reply) -> None:
         """Join the flight that asks the same, or start one."""
@@ -252,5 +253,6 @@ class DnsService:
         while True:
             await trio.sleep(HOSTS_INTERVAL)
             if await trio.to_thread.run_sync(self._local.refresh_hosts, abandon_on_cancel=True):
-                self._hot.clear()
+                if self._repeater is not None:
+                    self._repeater.clear()
                 self._counters["hosts_reloaded"] += 1

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "hot.h"
+
 #include "lwip/ip4.h"
 #include "lwip/ip6.h"
 #include "lwip/raw.h"
@@ -235,6 +237,31 @@ static void echo_request(zks_core *core, struct zks_datagram *d, const uint8_t *
     }
 }
 
+/* A query that has just been answered, but for its id: answered again, here. */
+static int answered(zks_core *core, const struct zks_datagram *query, const uint8_t *payload)
+{
+    const uint8_t *answer;
+    uint32_t length;
+    struct pbuf *p;
+    uint8_t *t;
+    if (query->length <= 2)
+        return 0;
+    length = hot_find(core, payload + 2, query->length - 2, &answer);
+    p = length ? transport_pbuf(core, 10 + length) : NULL;
+    if (!p)
+        return 0;
+    t = p->payload;
+    zks_put16(t, query->destination_port);
+    zks_put16(t + 2, query->source_port);
+    zks_put16(t + 4, 10 + length);
+    memcpy(t + 8, payload, 2);
+    memcpy(t + 10, answer, length);
+    core_count(core, ZKS_C_DATAGRAMS_IN);
+    core_count(core, ZKS_C_DATAGRAMS_OUT);
+    send_ip(core, p, query->family, query->destination, query->source, ZKS_PROTO_UDP, 0, 6);
+    return 1;
+}
+
 /* The raw pcbs' callback: p is whole, starts at the IP header, and is ours from here (always eaten). */
 static u8_t on_raw(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from)
 {
@@ -287,7 +314,8 @@ static u8_t on_raw(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr
         d.source_port = zks_get16(t);
         d.destination_port = zks_get16(t + 2);
         d.length = udp - 8;
-        queue(core, &d, t + 8);
+        if (d.destination_port != 53 || !answered(core, &d, t + 8))
+            queue(core, &d, t + 8);
     } else if (t[0] == (d.family == 4 ? 8 : 128) && t[1] == 0) {
         echo_request(core, &d, t, length);
     } else {
@@ -349,4 +377,5 @@ void datagram_teardown(zks_core *core)
         free(d);
     }
     core->datagram_bytes = 0;
+    hot_teardown(core);
 }

@@ -6,6 +6,7 @@ who must not spend a task on a connection.
 """
 
 from zks_lwip.stack._flow import Datagram, Flow, FlowHandler, Reject
+from zks_lwip.stack._hot import HotAnswers
 from zks_lwip.stack._stack import Stack, lwip_version, open_stack
 from zks_lwip.stack._tcp import TcpListener, TcpStream, connect_tcp
 from zks_lwip.stack._udp import UdpFlow, UdpListener
@@ -14,6 +15,7 @@ __all__ = [
     "Datagram",
     "Flow",
     "FlowHandler",
+    "HotAnswers",
     "Reject",
     "Stack",
     "TcpListener",

@@ -1,0 +1,106 @@
+"""DNS answers that the pump repeats by itself, packet by packet."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from zks_lwip.stack import Datagram, HotAnswers
+
+from .packets import APP, FAR, fragments, probe, udp
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+KEY, ANSWER = b"the query after its id", b"the answer after its id"
+
+
+@FAMILIES
+async def test_repeated_with_the_id_and_the_address_asked(family: int) -> None:
+    async with probe() as p:
+        taken: list[list[Datagram]] = []
+        p.stack.on_datagrams = taken.append
+        hot = HotAnswers(p.stack)
+        hot.put(KEY, ANSWER, 5)
+        for ident in (b"\x00\x01", b"\xff\xfe"):
+            await p.send(udp((APP[family], 5000), (FAR[family], 53), ident + KEY))
+            seen = await p.receive()
+            assert (seen.source, seen.destination) == (FAR[family], APP[family])
+            assert seen.ports == (53, 5000) and seen.payload[8:] == ident + ANSWER
+        assert hot.hits == 2 and not taken
+
+
+@FAMILIES
+async def test_everything_else_goes_the_usual_way(family: int) -> None:
+    async with probe() as p:
+        taken: list[Datagram] = []
+        p.stack.on_datagrams = taken.extend
+        hot = HotAnswers(p.stack)
+        hot.put(KEY, ANSWER, 5)
+        for port, payload in (
+            (5353, b"id" + KEY),
+            (53, b"id" + KEY[:-1]),
+            (53, b"id" + KEY + b"x"),
+            (53, b"id"),
+            (53, b"i"),
+            (53, b""),
+            (53, b"id" + bytes(600)),
+        ):
+            await p.send(udp((APP[family], 5000), (FAR[family], port), payload))
+            assert bytes(taken.pop().payload) == payload
+        assert hot.hits == 0
+
+
+async def test_forgotten_in_time_and_when_told() -> None:
+    async with probe() as p:
+        taken: list[Datagram] = []
+        p.stack.on_datagrams = taken.extend
+        hot = HotAnswers(p.stack)
+        packet = udp((APP[4], 5000), (FAR[4], 53), b"id" + KEY)
+        hot.put(KEY, ANSWER, 0.02)
+        await trio.sleep(0.03)
+        await p.send(packet)
+        hot.put(KEY, ANSWER, 0)
+        await p.send(packet)
+        hot.put(KEY, ANSWER, 5)
+        hot.clear()
+        await p.send(packet)
+        assert len(taken) == 3 and hot.hits == 0
+        hot.put(KEY, ANSWER, 5)
+        hot.put(KEY, b"newer", 5)
+        await p.send(packet)
+        assert (await p.receive()).payload[8:] == b"idnewer"
+
+
+async def test_bounded() -> None:
+    async with probe() as p:
+        p.stack.on_datagrams = lambda batch: None
+        hot = HotAnswers(p.stack)
+        for number in range(20_000):
+            hot.put(b"%d" % number, b"x" * 1230, 5)
+        hot.put(bytes(513), b"x", 5)
+        hot.put(b"large", bytes(1231), 5)
+        for key in (b"19999", bytes(513), b"large"):
+            await p.send(udp((APP[4], 5000), (FAR[4], 53), b"id" + key))
+        assert hot.hits == 1
+    hot.put(KEY, ANSWER, 5)  # closed: harmless
+    hot.clear()
+    assert hot.hits == 0
+
+
+async def test_fragments_and_random_bytes_do_no_harm() -> None:
+    async with probe() as p:
+        taken: list[Datagram] = []
+        p.stack.on_datagrams = taken.extend
+        hot = HotAnswers(p.stack)
+        hot.put(KEY, ANSWER, 5)
+        whole = udp((APP[4], 5000), (FAR[4], 53), b"id" + KEY)
+        await p.send(*fragments(whole, 16))
+        assert hot.hits == 1
+        source = random.Random(1)
+        for _ in range(300):
+            payload = source.randbytes(source.randrange(64))
+            hot.put(payload[2:], payload, 5)
+            await p.device.send([udp((APP[4], 5000), (FAR[4], 53), payload)])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert hot.hits > 200

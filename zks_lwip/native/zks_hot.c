@@ -1,0 +1,167 @@
+/* A small table of answers, two places for each hash; it is bounded, and what is old gives way. */
+#include "zks_hot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "hot.h"
+#include "internal.h"
+#include "platform.h"
+
+#define SLOTS 4096u
+#define MOST_KEY 512u
+#define MOST_ANSWER 1230u
+
+struct slot {
+    uint64_t hash, until_ms;
+    uint8_t *data; /* key, then answer; NULL: free */
+    uint16_t key_length, answer_length;
+};
+
+struct hot {
+    struct hot *next;
+    zks_core *core;
+    uint64_t hits;
+    struct slot slots[SLOTS];
+};
+
+/* One for each core that has ever been given an answer; usually one. */
+static struct hot *tables;
+
+static struct hot *table_of(const zks_core *core)
+{
+    struct hot *table = tables;
+    while (table && table->core != core)
+        table = table->next;
+    return table;
+}
+
+static uint64_t hash_of(const uint8_t *key, size_t length)
+{
+    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a: a collision costs an entry, nothing more */
+    size_t i;
+    for (i = 0; i < length; i++)
+        hash = (hash ^ key[i]) * 0x100000001b3ull;
+    return hash ^ hash >> 32;
+}
+
+static int is(const struct slot *slot, uint64_t hash, const uint8_t *key, size_t length)
+{
+    return slot->data && slot->hash == hash && slot->key_length == length && !memcmp(slot->data, key, length);
+}
+
+static void release(struct slot *slot)
+{
+    free(slot->data);
+    memset(slot, 0, sizeof *slot);
+}
+
+uint32_t hot_find(zks_core *core, const uint8_t *key, uint32_t length, const uint8_t **answer)
+{
+    struct hot *table = table_of(core);
+    uint64_t hash;
+    uint32_t way;
+    if (!table || !length || length > MOST_KEY)
+        return 0;
+    hash = hash_of(key, length);
+    for (way = 0; way < 2; way++) {
+        struct slot *slot = &table->slots[(hash ^ way) & (SLOTS - 1)];
+        if (!is(slot, hash, key, length))
+            continue;
+        if (zks_now_ms() >= slot->until_ms) {
+            release(slot);
+            return 0;
+        }
+        table->hits++;
+        *answer = slot->data + slot->key_length;
+        return slot->answer_length;
+    }
+    return 0;
+}
+
+void hot_teardown(zks_core *core)
+{
+    struct hot **link = &tables, *table;
+    uint32_t i;
+    while (*link && (*link)->core != core)
+        link = &(*link)->next;
+    table = *link;
+    if (!table)
+        return;
+    *link = table->next;
+    for (i = 0; i < SLOTS; i++)
+        release(&table->slots[i]);
+    free(table);
+}
+
+int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uint8_t *answer, size_t answer_length,
+                uint32_t valid_ms)
+{
+    struct hot *table;
+    struct slot *one, *other, *slot;
+    uint64_t hash;
+    uint8_t *data;
+    if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > MOST_ANSWER)
+        return 0;
+    data = malloc(key_length + answer_length);
+    if (!data)
+        return 0;
+    memcpy(data, key, key_length);
+    memcpy(data + key_length, answer, answer_length);
+    hash = hash_of(key, key_length);
+    core_enter(core);
+    table = table_of(core);
+    if (!table) {
+        table = calloc(1, sizeof *table);
+        if (!table) {
+            core_leave(core);
+            free(data);
+            return 0;
+        }
+        table->core = core;
+        table->next = tables;
+        tables = table;
+    }
+    one = &table->slots[hash & (SLOTS - 1)];
+    other = &table->slots[(hash ^ 1) & (SLOTS - 1)];
+    if (is(one, hash, key, key_length))
+        slot = one;
+    else if (is(other, hash, key, key_length))
+        slot = other;
+    else
+        slot = one->until_ms <= other->until_ms ? one : other; /* a free one is as old as can be */
+    release(slot);
+    slot->hash = hash;
+    slot->until_ms = zks_now_ms() + valid_ms;
+    slot->data = data;
+    slot->key_length = (uint16_t)key_length;
+    slot->answer_length = (uint16_t)answer_length;
+    core_leave(core);
+    return 1;
+}
+
+void zks_hot_clear(zks_core *core)
+{
+    struct hot *table;
+    uint32_t i;
+    if (!core)
+        return;
+    core_enter(core);
+    table = table_of(core);
+    for (i = 0; table && i < SLOTS; i++)
+        release(&table->slots[i]);
+    core_leave(core);
+}
+
+uint64_t zks_hot_hits(zks_core *core)
+{
+    struct hot *table;
+    uint64_t hits;
+    if (!core)
+        return 0;
+    core_enter(core);
+    table = table_of(core);
+    hits = table ? table->hits : 0;
+    core_leave(core);
+    return hits;
+}
