@@ -38,7 +38,9 @@ class Firewall:
 
 def ruleset(config: HostConfig, firewall: Firewall) -> str:
     """The whole table; loading it replaces one that is there, without a moment between."""
-    sets = {"lan": _lan_set(config, firewall.lan)}
+    sets: dict[str, Sequence[Network]] = {}
+    if not config.only:
+        sets["lan"] = _lan_set(config, firewall.lan)
     if config.bypass:
         sets["bypass"] = config.bypass
     if config.only:
@@ -160,7 +162,7 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
     if config.bypass:
         rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
     rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
-    rules += ["ip daddr @lan4 accept", "ip6 daddr @lan6 accept"]
-    if config.only:
-        rules += ["ip daddr != @only4 accept", "ip6 daddr != @only6 accept"]
+    named = ("ip daddr != @only4", "ip6 daddr != @only6")
+    direct = named if config.only else ("ip daddr @lan4", "ip6 daddr @lan6")
+    rules += [f"{match} accept" for match in direct]
     return [*rules, "counter name refused drop"]

@@ -103,7 +103,8 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
         ipv4, ipv6 = keep.ipv4, keep.ipv6
     families = (4, 6) if state.ipv6 else (4,)
     strict = config.kill_switch is KillSwitch.STRICT
-    lan = lan_networks(state, config.tun, internal_only=not config.lan)
+    # With --only everything else is direct anyway, and what is named is not, wherever it is.
+    lan = lan_networks(state, config.tun, internal_only=not config.lan) if not config.only else []
     steps: list[Step] = []
     if strict:
         firewall = Firewall(
@@ -212,11 +213,11 @@ def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
 
 def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> list[Step]:
     rules: list[Step] = []
+    if config.inbound:
+        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK_INBOUND))
     if own:
         rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK))
         rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=MARK))
-    if config.inbound:
-        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK_INBOUND))
     client, server = (68, 67) if family == 4 else (546, 547)
     dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server)
     rules += [dhcp, Rule(family, PRIORITY_DNS, TABLE, dport=53)]
@@ -225,7 +226,7 @@ def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> li
             rules.append(Rule(family, PRIORITY_BYPASS, MAIN, to=str(network)))
     rules += [Rule(family, PRIORITY_BYPASS, MAIN, uid=uid) for uid in config.bypass_users]
     direct = [str(network) for network in lan if network.version == family]
-    if config.lan:
+    if config.lan and not config.only:
         direct.append("224.0.0.0/4" if family == 4 else "fe80::/10")
     rules += [Rule(family, PRIORITY_LAN, MAIN, to=to) for to in direct]
     # Refused by a rule, not in T: port 53 over IPv6 is still ours.

@@ -1,0 +1,105 @@
+"""The journal: written before, locked, replaced in one moment, read whatever it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from zks_lwip.errors import HostError
+from zks_lwip.host.journal import Journal, journal_path, parse, running
+from zks_lwip.host.steps import Route, Rule, Sysctl
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the journal is for Linux")
+
+STEPS = [Rule(4, 101, None, fwmark=7), Route(6, 5, 100, "zks0"), Sysctl("a.b", "1", "0")]
+
+
+def written(directory: Path) -> Path:
+    journal = Journal(directory, 42)
+    journal.begin("blue", "zks0")
+    for step in STEPS:
+        journal.append(step)
+    journal.close()
+    return journal.path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    path = written(directory)
+    assert path == journal_path(directory, 42)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    record = Journal(directory, 42).record
+    assert record is not None and (record.pid, record.netns) == (os.getpid(), "blue")
+    assert record.steps == tuple(STEPS) and record.problems == ()
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    assert not running(journal_path(tmp_path, 42))
+    first = Journal(tmp_path, 42)
+    first.begin(None, "zks0")
+    assert running(first.path)
+    with pytest.raises(HostError, match=f"another instance.*process {os.getpid()}, zks0"):
+        Journal(tmp_path, 42)
+    Journal(tmp_path, 43).finish()
+    first.close()
+    first.close()
+    assert not running(first.path)
+    second = Journal(tmp_path, 42)
+    second.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_take_over_keeps_the_old_steps(tmp_path: Path) -> None:
+    written(tmp_path)
+    second = Journal(tmp_path, 42)
+    second.begin(None, "zks1")
+    second.append(Route(4, 5, 100))
+    second.close()
+    record = Journal(tmp_path, 42).record
+    assert record is not None and record.steps == (*STEPS, Route(4, 5, 100))
+    assert (record.tun, record.netns) == ("zks1", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["net-42.journal"]
+
+
+def test_after_another_boot_nothing_of_it_is_true(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    lines = path.read_text().split("\n")
+    lines[0] = json.dumps({**json.loads(lines[0]), "boot": "another"})
+    path.write_text("\n".join(lines))
+    assert Journal(tmp_path, 42).record is None
+
+
+def test_a_torn_end_was_not_acted_on(tmp_path: Path) -> None:
+    text = written(tmp_path).read_text()
+    for cut in range(len(text)):
+        record = parse(text[:cut])
+        complete = max(0, text[:cut].count("\n") - 1)
+        assert len(record.steps) in (complete, complete + 1), cut
+        assert record.steps == tuple(STEPS[: len(record.steps)])
+        assert record.version == 0 or record.problems == ()
+
+
+def test_whatever_it_holds(tmp_path: Path) -> None:
+    text = written(tmp_path).read_text()
+    noise = random.Random(1)
+    for _ in range(300):
+        changed = list(text)
+        for _ in range(noise.randrange(1, 4)):
+            changed[noise.randrange(len(changed))] = chr(noise.randrange(256))
+        parse("".join(changed))
+    assert parse("").problems and parse("[]").problems and parse("null").version == 0
+    assert "version 2" in parse('{"zks_lwip_journal": 2, "pid": 1}').problems[0]
+
+
+def test_what_cannot_be_a_journal(tmp_path: Path) -> None:
+    journal_path(tmp_path, 42).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostError, match="is a symbolic link"):
+        Journal(tmp_path, 42)
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,279 @@
+"""Plans, compared with golden files of the commands that they stand for.
+
+``ZKS_GOLDEN=write python -m pytest tests/unit/host`` writes them anew; read the difference.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zks_lwip.errors import ConfigError, DeviceError, HostError
+from zks_lwip.host.config import HostConfig, KillSwitch, parse_network, parse_user
+from zks_lwip.host.plan import MAIN, Plan, make_plan, missing, with_state
+from zks_lwip.host.state import HostAddress, HostState, Leftover, Link, lan_networks
+from zks_lwip.host.steps import Nftables, Route, Rule, Step, Sysctl, Tun, from_json, to_json
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+def address(link: str, text: str) -> HostAddress:
+    return HostAddress(link, ipaddress.ip_interface(text))
+
+
+LAPTOP = HostState(
+    inode=1,
+    own_inode=1,
+    links=(
+        Link(1, "lo"),
+        Link(2, "eth0"),
+        Link(3, "docker0", "bridge"),
+        Link(4, "veth1", "veth", master=3),
+        Link(5, "br0", "bridge"),
+        Link(6, "eth1", master=5),
+        Link(7, "wlan0", up=False),
+    ),
+    addresses=(
+        address("lo", "127.0.0.1/8"),
+        address("eth0", "192.168.7.20/24"),
+        address("eth0", "fd07::20/64"),
+        address("eth0", "2a00:1:2:3::20/64"),
+        address("eth0", "fe80::20/64"),
+        address("docker0", "172.17.0.1/16"),
+        address("br0", "10.5.0.1/24"),
+        address("wlan0", "10.6.0.1/24"),
+    ),
+    routes=networks("192.168.7.0/24", "172.17.0.0/16"),
+    nft="/usr/sbin/nft",
+    sysctls={
+        "net.ipv4.conf.all.src_valid_mark": "0",
+        "net.ipv4.conf.all.rp_filter": "0",
+        "net.ipv4.tcp_fwmark_accept": "0",
+    },
+)
+WORKER = HostConfig(peers=networks("203.0.113.5/32", "2001:db8::5/128"))
+
+CASES: dict[str, tuple[HostConfig, HostState]] = {
+    "default": (WORKER, LAPTOP),
+    "embedded": (HostConfig(), LAPTOP),
+    "closed-lan": (replace(WORKER, lan=False, ipv6=False), LAPTOP),
+    "route": (
+        replace(WORKER, kill_switch=KillSwitch.ROUTE),
+        replace(LAPTOP, strict_rp_filter=True),
+    ),
+    "off": (replace(WORKER, kill_switch=KillSwitch.OFF), LAPTOP),
+    "namespace": (replace(WORKER, netns="blue"), replace(LAPTOP, netns="blue", inode=2)),
+    "no-ipv6": (WORKER, replace(LAPTOP, ipv6=False)),
+    "bypass": (
+        replace(
+            WORKER, bypass=networks("198.51.100.0/24", "2001:db8:7::/48"), bypass_users=(1000,)
+        ),
+        LAPTOP,
+    ),
+    "only": (replace(WORKER, only=networks("198.51.100.0/24")), LAPTOP),
+    "gateway": (replace(WORKER, forward=True, inbound=(22, 443)), LAPTOP),
+    "resolved": (WORKER, replace(LAPTOP, resolver="resolved")),
+    "resolvconf": (WORKER, replace(LAPTOP, resolver="resolvconf")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    plan = make_plan(*CASES[name])
+    text = "\n".join([*(f"# {note}" for note in plan.notes), *plan.render()]) + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("ZKS_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_survive_the_journal(name: str) -> None:
+    for step in make_plan(*CASES[name]).steps:
+        assert from_json(to_json(step)) == step
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"kind": "Step"},
+        {"kind": "Rule"},
+        {"kind": "Rule", "family": "4", "priority": 1, "table": 1},
+        {"kind": "Rule", "family": 4, "priority": True, "table": 1},
+        {"kind": "Rule", "family": 4, "priority": 1, "table": 1, "more": 1},
+        {"kind": "Sysctl", "name": "a", "value": "1"},
+        {"kind": "Sysctl", "name": "a", "value": "1", "previous": None},
+    ],
+)
+def test_what_is_no_step(data: object) -> None:
+    with pytest.raises(ValueError, match="no "):
+        from_json(data)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_closes_comes_first(name: str) -> None:
+    """Firewall, routes that refuse, rules in order, TUN, and its routes at last."""
+    config, _ = CASES[name]
+    steps = make_plan(*CASES[name]).steps
+    if config.kill_switch is KillSwitch.STRICT:
+        assert isinstance(steps[0], Nftables)
+    refuse = [i for i, s in enumerate(steps) if isinstance(s, Route) and s.device is None]
+    rules = [i for i, s in enumerate(steps) if isinstance(s, Rule)]
+    tun = next(i for i, s in enumerate(steps) if isinstance(s, Tun))
+    opened = [i for i, s in enumerate(steps) if isinstance(s, Route) and s.device is not None]
+    order = [*refuse, *rules, tun, *opened]
+    assert order == sorted(order) and (refuse or config.kill_switch is KillSwitch.OFF)
+    for family in (4, 6):
+        priorities = [s.priority for s in steps if isinstance(s, Rule) and s.family == family]
+        assert priorities == sorted(priorities)
+
+
+def rules_to(plan: Plan, family: int = 4) -> list[str | None]:
+    return [
+        s.to
+        for s in plan.steps
+        if isinstance(s, Rule) and s.family == family and s.priority == 120 and s.table == MAIN
+    ]
+
+
+def test_only_private_subnets_that_are_there_are_a_lan() -> None:
+    hostile = replace(
+        LAPTOP,
+        addresses=(
+            address("eth0", "8.8.8.7/24"),
+            address("eth0", "10.0.0.5/7"),
+            address("eth0", "100.64.1.1/24"),
+            address("eth0", "2001:4860::1/32"),
+            address("eth0", "192.168.9.9/32"),
+        ),
+    )
+    assert lan_networks(hostile, "zks0") == []
+    assert rules_to(make_plan(WORKER, hostile)) == ["224.0.0.0/4"]
+    assert rules_to(make_plan(WORKER, LAPTOP)) == [
+        "10.5.0.0/24", "172.17.0.0/16", "192.168.7.0/24", "224.0.0.0/4"]  # fmt: skip
+    assert rules_to(make_plan(WORKER, LAPTOP), 6) == ["fd07::/64", "fe80::/10"]
+
+
+def test_a_closed_lan_leaves_the_hosts_own_bridges() -> None:
+    """docker0 has ports of this host only; br0 leads to an Ethernet."""
+    plan = make_plan(replace(WORKER, lan=False), LAPTOP)
+    assert rules_to(plan) == ["172.17.0.0/16"] and rules_to(plan, 6) == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "ipv4", "ipv6"),
+    [
+        ((), "198.18.0.1/30", "fdb5:7a6b:7301::1/126"),
+        (("0.0.0.0/1", "128.0.0.0/1"), "198.18.0.1/30", "fdb5:7a6b:7301::1/126"),
+        (("198.18.0.0/24",), "198.18.1.1/30", "fdb5:7a6b:7301::1/126"),
+        (("198.18.0.0/22", "fdb5:7a6b:7301::/64"), "198.18.4.1/30", "fdb5:7a6b:7301:1::1/126"),
+    ],
+)
+def test_addresses_move_if_taken(taken: tuple[str, ...], ipv4: str, ipv6: str) -> None:
+    plan = make_plan(WORKER, replace(LAPTOP, routes=networks(*taken)))
+    assert (str(plan.ipv4), str(plan.ipv6)) == (ipv4, ipv6)
+    assert plan.peer4 == plan.ipv4.ip + 1
+
+
+def test_no_address_is_left() -> None:
+    with pytest.raises(HostError, match="every address"):
+        make_plan(WORKER, replace(LAPTOP, routes=networks("198.18.0.0/15")))
+
+
+def test_refusals() -> None:
+    with pytest.raises(HostError, match="package nftables"):
+        make_plan(WORKER, replace(LAPTOP, nft=None))
+    make_plan(replace(WORKER, kill_switch=KillSwitch.ROUTE), replace(LAPTOP, nft=None))
+    with pytest.raises(HostError, match="another VPN perhaps: a rule"):
+        make_plan(WORKER, replace(LAPTOP, foreign_uses=("a rule",)))
+    taken = replace(LAPTOP, links=(*LAPTOP.links, Link(9, "zks0")))
+    with pytest.raises(DeviceError, match="zks0 is taken"):
+        make_plan(WORKER, taken)
+    with pytest.raises(ConfigError, match="--allow-inbound needs"):
+        make_plan(replace(WORKER, inbound=(22,), kill_switch=KillSwitch.ROUTE), LAPTOP)
+
+
+def test_a_take_over_keeps_what_was_before_us_and_removes_what_is_not_wanted() -> None:
+    old = make_plan(WORKER, LAPTOP)
+    ours = tuple(s for s in old.steps if isinstance(s, (Rule, Route)))
+    sysctls = {**LAPTOP.sysctls, "net.ipv4.conf.all.src_valid_mark": "1"}
+    after = replace(
+        LAPTOP, ours=ours, nft_table=True, sysctls=sysctls, leftover=Leftover(7, old.steps)
+    )
+    same = make_plan(WORKER, after)
+    assert same.steps == old.steps and same.stale == ()
+    closed = make_plan(replace(WORKER, lan=False, kill_switch=KillSwitch.OFF), after)
+    assert Sysctl("net.ipv4.conf.all.src_valid_mark", "1", "0") in closed.stale
+    assert Rule(4, 120, MAIN, to="192.168.7.0/24") in closed.stale
+    assert Route(4, 31339, 20000) in closed.stale and Nftables("") in closed.stale
+
+
+def test_what_is_missing() -> None:
+    plan = make_plan(WORKER, LAPTOP)
+    ours = tuple(s for s in plan.steps if isinstance(s, (Rule, Route)))
+    fine = replace(
+        LAPTOP,
+        ours=ours,
+        nft_table=True,
+        links=(*LAPTOP.links, Link(9, "zks0", "tun")),
+        addresses=(
+            *LAPTOP.addresses,
+            address("zks0", str(plan.ipv4)),
+            address("zks0", str(plan.ipv6)),
+        ),
+        sysctls={"net.ipv4.conf.all.src_valid_mark": "1"},
+    )
+    assert missing(plan, fine) == []
+    assert with_state(plan, fine).steps == plan.steps
+    assert missing(plan, replace(fine, nft_table=False)) == [plan.steps[0]]
+    for step in ours:
+        assert missing(plan, replace(fine, ours=tuple(s for s in ours if s != step))) == [step]
+    assert len(missing(plan, replace(fine, addresses=()))) == 2
+    down = replace(fine, links=(*LAPTOP.links, Link(9, "zks0", "tun", up=False)))
+    assert [type(s).__name__ for s in missing(plan, down)] == ["LinkUp"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bypass": networks("10.0.0.0/8", "10.1.0.0/16")}, "--bypass 10.1.0.0/16 overlaps"),
+        ({"only": networks("10.0.0.0/8", "10.0.0.0/8")}, "--only 10.0.0.0/8 overlaps"),
+        ({"only": networks("10.0.0.0/8"), "bypass": networks("11.0.0.0/8")}, "exclude each other"),
+        ({"only": networks("10.0.0.0/8"), "bypass_users": (1,)}, "exclude each other"),
+        ({"bypass": networks("::/0")}, "nothing would be tunnelled"),
+        ({"inbound": (0,)}, "--allow-inbound 0 is not a port"),
+    ],
+)
+def test_wishes_that_contradict(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HostConfig(**options)  # type: ignore[arg-type]
+
+
+def test_reading_options() -> None:
+    assert parse_network("10.0.0.0/8", "--bypass") == ipaddress.ip_network("10.0.0.0/8")
+    assert parse_network("fd00::1", "--bypass") == ipaddress.ip_network("fd00::1/128")
+    for wrong in ("", "10.0.0.1/8", "300.1.1.1", "10.0.0.0/33", "a.example"):
+        with pytest.raises(ConfigError, match="--only"):
+            parse_network(wrong, "--only")
+    assert parse_user("root", "--bypass") == 0 and parse_user("1234", "--bypass") == 1234
+    with pytest.raises(ConfigError, match="no user of that name"):
+        parse_user("no-such-user", "--bypass")
+
+
+def test_every_step_can_be_shown() -> None:
+    kinds: dict[str, Step] = {}
+    for config, state in CASES.values():
+        kinds |= {type(step).__name__: step for step in make_plan(config, state).steps}
+    for step in kinds.values():
+        assert step.commands() and (step.undo_commands() or step.vanishes)
