@@ -27,6 +27,7 @@ __all__ = [
     "Icmp",
     "Ipv6",
     "KillSwitch",
+    "Protocol",
     "StaticName",
     "VpnConfig",
     "WorkerUrl",
@@ -64,6 +65,13 @@ class Icmp(enum.Enum):
     TUNNEL = "tunnel"  #: sent by the worker, where it can
     REPLY = "reply"  #: answered here, without asking anybody
     OFF = "off"  #: dropped
+
+
+class Protocol(enum.Enum):
+    """The version of the tunnel's protocol that is spoken (PROTOCOL.md)."""
+
+    V1 = "v1"  #: of the original ZKS-Tunnel Worker (§9): TCP and DNS only
+    V2 = "v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class VpnConfig:
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     plaintext: bool = False
+    protocol: Protocol = Protocol.V2
     tun: str = "zks0"
     mtu: int = DEFAULT_MTU
     netns: str | None = None

@@ -15,15 +15,16 @@ import ipaddress
 import logging
 import random
 import socket
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from ._groups import single_error
-from .config import DEFAULT_HOST_LOOPBACK, Ipv6, VpnConfig, WorkerUrl, parse_worker_url
+from .config import DEFAULT_HOST_LOOPBACK, Ipv6, Protocol, VpnConfig, WorkerUrl, parse_worker_url
 from .device import FdDevice, PacketDevice
 from .dns import DnsService
 from .dns.options import DnsOptions, make_service
@@ -42,7 +43,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 _T = TypeVar("_T")
 
 
-class _Enter(Protocol):
+class _Enter(typing.Protocol):
     """``AsyncExitStack.enter_async_context``."""
 
     async def __call__(self, part: AbstractAsyncContextManager[_T], /) -> _T: ...
@@ -149,6 +150,7 @@ async def open_vpn(
                 config.dns or DnsOptions(),
                 tunnel,
                 embedded=config.embedded,
+                v1=config.protocol is Protocol.V1,
                 mark=way.mark,
                 ca_file=config.ca_file,
                 static=[str(item) for item in config.dns_static],
@@ -203,7 +205,9 @@ async def _set_up_host(config: VpnConfig, enter: _Enter) -> tuple[_Way, TunnelCo
     if config.worker is not None and plan.mark is not None:
         addresses = await _resolve_worker(config.worker)
         resolve = _Known(config.worker.host, addresses)
-        resolvers = (config.dns or DnsOptions()).outside(embedded=False)
+        resolvers = (config.dns or DnsOptions()).outside(
+            embedded=False, v1=config.protocol is Protocol.V1
+        )
         peers = (*(ipaddress.ip_network(address) for address in addresses), *resolvers)
         plan = make_plan(replace(host_config, peers=peers), state)
     endpoint = await enter(_worker(config, plan.mark, resolve))
@@ -227,6 +231,7 @@ async def _worker(
             token=config.token,
             ca_file=config.ca_file,
             plaintext=config.plaintext,
+            protocol=config.protocol.value,
             mark=mark,
             resolve=resolve,
             grace=config.grace,
@@ -235,7 +240,12 @@ async def _worker(
     networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
     allow = [argument for network in networks for argument in ("--allow", network)]
     async with open_embedded_worker(mark=mark, arguments=allow) as worker:
-        yield TunnelConfig(url=parse_worker_url(worker.url), token=worker.token, grace=config.grace)
+        yield TunnelConfig(
+            url=parse_worker_url(worker.url),
+            token=worker.token,
+            protocol=config.protocol.value,
+            grace=config.grace,
+        )
 
 
 class _Known:

@@ -84,6 +84,13 @@ def test_each_help_is_a_page(name: str) -> None:
         (["connect", "--dns-static", "a"], "--dns-static"),
         (["connect", "--max-flows", "0"], "--max-flows"),
         (["connect", "--host-loopback", "none", "--worker", "wss://w.example"], "--host-loopback"),
+        (["connect", "--protocol", "v3"], "--protocol"),
+        (["run", "--protocol", "v1", "--dns-via", "worker", "--", "true"], "--dns-via"),
+        (
+            ["connect", "--worker", "wss://w.example", "--protocol", "v1"]
+            + ["--dns", "https://dns.example/q@192.0.2.1"],
+            "--protocol v1",
+        ),
         (["connect", "surplus"], "surplus"),
         (["run"], "CMD"),
         (["run", "--netns", "x", "--", "true"], "--netns"),

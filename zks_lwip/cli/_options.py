@@ -17,6 +17,7 @@ from ..config import (
     Icmp,
     Ipv6,
     KillSwitch,
+    Protocol,
     VpnConfig,
     parse_host_loopback,
     parse_static_name,
@@ -74,6 +75,14 @@ _OPTIONS = (
         "read on the way.",
     ),
     click.option(
+        "--protocol",
+        type=click.Choice([item.value for item in Protocol]),
+        default=Protocol.V2.value,
+        show_default=True,
+        help="v1 is for an original ZKS-Tunnel Worker: TCP and DNS only, UDP is refused at once. "
+        "v1 is never chosen by itself.",
+    ),
+    click.option(
         "--tun",
         metavar="NAME",
         default="zks0",
@@ -119,7 +128,8 @@ _OPTIONS = (
         default="auto",
         show_default=True,
         help="Resolvers are asked from this machine, through the tunnel, or the worker asks its "
-        "own. auto: direct without --worker; else tunnel, and worker if it reaches none.",
+        "own. auto: direct without --worker; with v1 worker; else tunnel, and worker if it reaches "
+        "none.",
     ),
     click.option(
         "--dns-block",
@@ -194,6 +204,7 @@ def make_config(
     token_file: Path | None,
     ca_file: Path | None,
     plaintext: bool,
+    protocol: str,
     tun: str,
     mtu: int,
     ipv6: str,
@@ -216,7 +227,8 @@ def make_config(
     dns = DnsOptions.parse(
         servers=dns_servers, via=dns_via, block=dns_block, forward=dns_forward, dot=dot
     )
-    dns.outside(embedded=worker is None)  # refuses what would leak
+    v1 = protocol == Protocol.V1.value
+    dns.outside(embedded=worker is None, v1=v1)  # refuses what would leak
     if host_loopback is not None and worker is not None:
         raise ConfigError(
             "--host-loopback works only without --worker: a worker elsewhere cannot reach this "
@@ -227,6 +239,7 @@ def make_config(
         token=None if token_file is None else read_token_file(token_file),
         ca_file=ca_file,
         plaintext=plaintext,
+        protocol=Protocol(protocol),
         tun=tun,
         mtu=mtu,
         netns=netns,

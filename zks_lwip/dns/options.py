@@ -79,7 +79,14 @@ class DnsOptions:
         Raises :class:`~zks_lwip.errors.ConfigError` if `via` does not go with the worker.
         """
         addresses = [parse_forward(text)[1] for text in self.forward]
-        if choose_via(self.via, embedded=embedded, v1=v1) is Via.DIRECT:
+        chosen = choose_via(self.via, embedded=embedded, v1=v1)
+        if chosen is Via.WORKER and self.servers:
+            raise ConfigError(
+                "--dns names a resolver, but with --protocol v1 the worker's own are asked: TLS on "
+                "port 443 does not get through an original Worker. Leave --dns away, or insist "
+                "with --dns-via tunnel or direct."
+            )
+        if chosen is Via.DIRECT:
             for server in self.servers or DEFAULT_SERVERS:
                 addresses += server.addresses
         return tuple(ipaddress.ip_network(address) for address in dict.fromkeys(addresses))

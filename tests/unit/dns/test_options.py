@@ -38,6 +38,9 @@ def test_what_is_asked_from_this_machine() -> None:
     assert DnsOptions(via=Via.DIRECT).outside(embedded=False)[0] == ipaddress.ip_network("1.1.1.1")
     with pytest.raises(ConfigError, match="--dns-via worker"):
         DnsOptions(via=Via.WORKER).outside(embedded=True)
+    with pytest.raises(ConfigError, match="--protocol v1"):
+        options.outside(embedded=False, v1=True)
+    assert DnsOptions().outside(embedded=False, v1=True) == ()
 
 
 def test_dns_over_tls_of_the_applications() -> None:
