@@ -6,6 +6,7 @@ The network is out of reach throughout: what it needs is there already.
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -59,23 +60,66 @@ def test_fetches_a_page_through_the_tunnel(
     assert not [name for name in left if (Path("/tmp") / name / "page").exists()]
 
 
-def test_names_the_one_line_to_type(net: Lab, alone: Namespace, checkout: Path) -> None:
-    """Neither root nor sudo, and no compiler: nothing is tried, the line is printed."""
-    programs = net.directory / "programs"
-    programs.mkdir()
-    for name in ("bash", "env", "dirname", "id", "apt-get", "curl", "python3"):
+@pytest.fixture
+def programs(net: Lab) -> Iterator[Path]:
+    """A folder of programs, as PATH: what the scripts begin with, but no compiler."""
+    folder = net.directory / "programs"
+    folder.mkdir()
+    for name in ("bash", "env", "dirname", "id", "apt-get", "curl"):
         found = shutil.which(name)
         if found is not None:
-            (programs / name).symlink_to(found)
-    (programs / "python3").unlink()
-    (programs / "python3").symlink_to(sys.executable)
-    argv = ["/usr/bin/env", f"PATH={programs}", str(checkout / "examples" / "quickstart.sh")]
+            (folder / name).symlink_to(found)
+    (folder / "python3").symlink_to(sys.executable)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def with_programs(programs: Path, checkout: Path) -> list[str]:
+    """The quickstart's command line, with ``programs`` for PATH."""
+    return ["/usr/bin/env", f"PATH={programs}", str(checkout / "examples" / "quickstart.sh")]
+
+
+INSTALL = "apt-get install -y --no-install-recommends gcc libc6-dev"
+
+
+def test_names_the_one_line_to_type(alone: Namespace, checkout: Path, programs: Path) -> None:
+    """Neither root nor sudo, and no compiler: nothing is tried, the line is printed."""
+    argv = with_programs(programs, checkout)
     with Child("quickstart", alone.command(argv, user=NOBODY)) as running:
         assert running.wait(30) == 2
     said = "\n".join(running.stderr)
-    assert "Missing here:" in said and "gcc libc6-dev" in said
-    assert "apt-get install -y --no-install-recommends gcc libc6-dev" in said
-    shutil.rmtree(programs)
+    assert "Missing here: gcc libc6-dev. Type this as root" in said
+    assert f"  apt-get update && {INSTALL}" in said
+
+
+@pytest.mark.parametrize("answer", ["n", "", "y", None])
+def test_asks_before_it_uses_sudo(
+    net: Lab, alone: Namespace, checkout: Path, programs: Path, answer: str | None
+) -> None:
+    """With sudo: says what, and asks. Without a terminal to ask at, it prints the line."""
+    log = net.file("sudo.log", "", 0o666)
+    sudo = programs / "sudo"
+    sudo.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexit 1\n')
+    sudo.chmod(0o755)
+    argv = alone.command(with_programs(programs, checkout), user=NOBODY)
+    if answer is None:
+        with Child("quickstart", argv) as running:
+            assert running.wait(30) == 2
+    else:
+        ours, theirs = pty.openpty()
+        with Child("quickstart", argv, stdin=theirs) as running:
+            os.close(theirs)
+            running.wait_for(f"sudo apt-get update && sudo {INSTALL}")
+            os.write(ours, f"{answer}\n".encode())
+            assert running.wait(30) == (1 if answer == "y" else 2)
+        os.close(ours)
+    if answer == "y":
+        update, install = log.read_text().splitlines()
+        assert update == "env apt-get -q update"
+        assert install.endswith("apt-get -q install -y --no-install-recommends gcc libc6-dev")
+    else:
+        assert log.read_text() == ""
+        assert f"  sudo apt-get update && sudo {INSTALL}" in "\n".join(running.stderr)
 
 
 def prepared(checkout: Path, script: str) -> subprocess.CompletedProcess[str]:
