@@ -110,6 +110,13 @@ class Answer:
         opt = opt_record(OUR_SIZE, DO if query.do else 0, self._extended)
         return _empty(query, self._flags | TC, opt)
 
+    def to_repeat(self, query: Query, *, limit: int) -> tuple[bytes, list[int]]:
+        """Build the message as it is at age 0, without its id, and say where its TTLs are."""
+        self._grow_old(0)
+        message = self.render(query, limit=limit)
+        truncated = message[2] & TC >> 8
+        return message[2:], [] if truncated else [offset - 2 for offset, _ in self._ttls]
+
     @property
     def _flags(self) -> int:
         return self._wire[2] << 8 | self._wire[3]

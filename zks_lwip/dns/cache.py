@@ -32,7 +32,7 @@ class Cache:
     ) -> None:
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        self.clock = clock
+        self._clock = clock
         self._entries: OrderedDict[bytes, tuple[Answer, float]] = OrderedDict()
         self.bytes = 0
         self.hits = 0
@@ -42,21 +42,21 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, query: Query) -> tuple[Answer, int, float] | None:
-        """Return the answer, its age in whole seconds, and the time when that changes; or None."""
+    def get(self, query: Query) -> tuple[Answer, float] | None:
+        """Return the answer and its age in seconds, or None."""
         entry = self._entries.get(query.key)
         if entry is None:
             self.misses += 1
             return None
         answer, since = entry
-        age = int(self.clock() - since)
+        age = self._clock() - since
         if age >= answer.lifetime:
             self._remove(query.key)
             self.misses += 1
             return None
         self._entries.move_to_end(query.key)
         self.hits += 1
-        return answer, age, since + age + 1
+        return answer, age
 
     def put(self, query: Query, answer: Answer) -> None:
         """Keep `answer`, if it may be kept."""
@@ -64,7 +64,7 @@ class Cache:
             return
         if query.key in self._entries:
             self._remove(query.key)
-        self._entries[query.key] = (answer, self.clock())
+        self._entries[query.key] = (answer, self._clock())
         self.bytes += answer.size
         while len(self._entries) > self._capacity or self.bytes > self._capacity_bytes:
             self._remove(next(iter(self._entries)))

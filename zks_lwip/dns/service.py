@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Reply = Callable[[bytes], None]
 
+LOCAL_REPEATED = 60.0
+"""Seconds for which a static or blocked name need not come here again; a change is told."""
 HOSTS_INTERVAL = 2.0
 """Seconds between two looks at whether /etc/hosts has changed."""
 
@@ -42,8 +44,14 @@ class Repeater(Protocol):
         """How often it did."""
         ...
 
-    def put(self, key: bytes, answer: bytes, seconds: float) -> None:
-        """Take a query and its answer, both without their ids."""
+    def put(
+        self, key: bytes, answer: bytes, ttls: Sequence[int], age: float, seconds: float
+    ) -> None:
+        """Take a query and its answer, both without their ids.
+
+        `ttls` are the offsets of the answer's TTLs, to be counted down; they were true `age`
+        seconds ago. After `seconds` it is to be forgotten.
+        """
         ...
 
     def clear(self) -> None:
@@ -96,7 +104,7 @@ class DnsService:
         self._repeater: Repeater | None = None
 
     def repeat_by(self, repeater: Repeater) -> None:
-        """From now on have `repeater` give, for a second at most, what we have just answered."""
+        """From now on have `repeater` give what we have answered from the cache or by ourselves."""
         self._repeater = repeater
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -203,24 +211,25 @@ class DnsService:
         if local is not None:
             answer, origin = local
             counters[origin] += 1
-            rendered = answer.render(query, limit=limit)
             if self._repeater is not None and transport == "udp":
-                self._repeat(message, query, rendered, 1.0)
-            return rendered
+                self._repeat(message, query, answer, 0, LOCAL_REPEATED)
+            return answer.render(query, limit=limit)
         hit = self._cache.get(query)
         if hit is not None:
-            answer, age, until = hit
-            rendered = answer.render(query, limit=limit, age=age)
+            answer, age = hit
             if self._repeater is not None and transport == "udp":
-                self._repeat(message, query, rendered, until - self._cache.clock())
-            return rendered
+                self._repeat(message, query, answer, age, answer.lifetime - age)
+            return answer.render(query, limit=limit, age=int(age))
         return query
 
-    def _repeat(self, message: bytes, query: Query, rendered: bytes, seconds: float) -> None:
-        """Have an answer repeated for as long as its TTLs stand, a second at most."""
+    def _repeat(
+        self, message: bytes, query: Query, answer: Answer, age: float, seconds: float
+    ) -> None:
+        """Have an answer repeated for as long as it may be kept."""
         # Only where nothing differs between queries but the id: no cookies, no padding.
         if self._repeater and len(message) == len(query.body) + (11 if query.edns else 0):
-            self._repeater.put(message[2:], rendered[2:], seconds)
+            rest, ttls = answer.to_repeat(query, limit=query.size)
+            self._repeater.put(message[2:], rest, ttls, age, seconds)
 
     def _board(self, query: Query, limit: int, reply: Reply) -> None:
         """Join the flight that asks the same, or start one."""

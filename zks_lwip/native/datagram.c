@@ -240,14 +240,17 @@ static void echo_request(zks_core *core, struct zks_datagram *d, const uint8_t *
 /* A query that has just been answered, but for its id: answered again, here. */
 static int answered(zks_core *core, const struct zks_datagram *query, const uint8_t *payload)
 {
-    const uint8_t *answer;
+    const struct hot_answer *answer;
     uint32_t length;
     struct pbuf *p;
     uint8_t *t;
     if (query->length <= 2)
         return 0;
-    length = hot_find(core, payload + 2, query->length - 2, &answer);
-    p = length ? transport_pbuf(core, 10 + length) : NULL;
+    answer = hot_find(core, payload + 2, query->length - 2);
+    if (!answer)
+        return 0;
+    length = hot_length(answer);
+    p = transport_pbuf(core, 10 + length);
     if (!p)
         return 0;
     t = p->payload;
@@ -255,7 +258,7 @@ static int answered(zks_core *core, const struct zks_datagram *query, const uint
     zks_put16(t + 2, query->source_port);
     zks_put16(t + 4, 10 + length);
     memcpy(t + 8, payload, 2);
-    memcpy(t + 10, answer, length);
+    hot_write(answer, t + 10);
     core_count(core, ZKS_C_DATAGRAMS_IN);
     core_count(core, ZKS_C_DATAGRAMS_OUT);
     send_ip(core, p, query->family, query->destination, query->source, ZKS_PROTO_UDP, 0, 6);

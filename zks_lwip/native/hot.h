@@ -4,8 +4,11 @@
 #include <stdint.h>
 #include "zks_core.h"
 
-/* The length of the remembered answer (without its id), and where it is; 0: none. Counts a hit. */
-uint32_t hot_find(zks_core *core, const uint8_t *key, uint32_t length, const uint8_t **answer);
+/* A remembered answer (without its id); NULL: none. Counts a hit. */
+const struct hot_answer *hot_find(zks_core *core, const uint8_t *key, uint32_t length);
+uint32_t hot_length(const struct hot_answer *answer);
+/* Writes it as it is to be seen now. */
+void hot_write(const struct hot_answer *answer, uint8_t *out);
 void hot_teardown(zks_core *core);
 
 #endif

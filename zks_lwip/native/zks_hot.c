@@ -11,18 +11,19 @@
 #define SLOTS 4096u
 #define MOST_KEY 512u
 #define MOST_ANSWER 1230u
+#define MOST_TTLS 64u
 
-struct slot {
-    uint64_t hash, until_ms;
-    uint8_t *data; /* key, then answer; NULL: free */
-    uint16_t key_length, answer_length;
+struct hot_answer {
+    uint64_t hash, since_ms, until_ms;
+    uint8_t *data; /* key, then answer, then the offsets of its TTLs; NULL: free */
+    uint16_t key_length, answer_length, ttls;
 };
 
 struct hot {
     struct hot *next;
     zks_core *core;
     uint64_t hits;
-    struct slot slots[SLOTS];
+    struct hot_answer slots[SLOTS];
 };
 
 /* One for each core that has ever been given an answer; usually one. */
@@ -45,38 +46,52 @@ static uint64_t hash_of(const uint8_t *key, size_t length)
     return hash ^ hash >> 32;
 }
 
-static int is(const struct slot *slot, uint64_t hash, const uint8_t *key, size_t length)
+static int is(const struct hot_answer *slot, uint64_t hash, const uint8_t *key, size_t length)
 {
     return slot->data && slot->hash == hash && slot->key_length == length && !memcmp(slot->data, key, length);
 }
 
-static void release(struct slot *slot)
+static void release(struct hot_answer *slot)
 {
     free(slot->data);
     memset(slot, 0, sizeof *slot);
 }
 
-uint32_t hot_find(zks_core *core, const uint8_t *key, uint32_t length, const uint8_t **answer)
+const struct hot_answer *hot_find(zks_core *core, const uint8_t *key, uint32_t length)
 {
     struct hot *table = table_of(core);
     uint64_t hash;
     uint32_t way;
     if (!table || !length || length > MOST_KEY)
-        return 0;
+        return NULL;
     hash = hash_of(key, length);
     for (way = 0; way < 2; way++) {
-        struct slot *slot = &table->slots[(hash ^ way) & (SLOTS - 1)];
+        struct hot_answer *slot = &table->slots[(hash ^ way) & (SLOTS - 1)];
         if (!is(slot, hash, key, length))
             continue;
         if (zks_now_ms() >= slot->until_ms) {
             release(slot);
-            return 0;
+            return NULL;
         }
         table->hits++;
-        *answer = slot->data + slot->key_length;
-        return slot->answer_length;
+        return slot;
     }
-    return 0;
+    return NULL;
+}
+
+uint32_t hot_length(const struct hot_answer *answer) { return answer->answer_length; }
+
+void hot_write(const struct hot_answer *answer, uint8_t *out)
+{
+    const uint8_t *offsets = answer->data + answer->key_length + answer->answer_length;
+    uint64_t age = (zks_now_ms() - answer->since_ms) / 1000u;
+    uint32_t i;
+    memcpy(out, answer->data + answer->key_length, answer->answer_length);
+    for (i = 0; i < answer->ttls; i++) {
+        uint8_t *ttl = out + zks_get16(offsets + 2 * i);
+        uint32_t value = zks_get32(ttl);
+        zks_put32(ttl, value > age ? value - (uint32_t)age : 0);
+    }
 }
 
 void hot_teardown(zks_core *core)
@@ -95,19 +110,26 @@ void hot_teardown(zks_core *core)
 }
 
 int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uint8_t *answer, size_t answer_length,
-                uint32_t valid_ms)
+                const uint16_t *ttls, size_t count, uint32_t age_ms, uint32_t valid_ms)
 {
     struct hot *table;
-    struct slot *one, *other, *slot;
+    struct hot_answer *one, *other, *slot;
     uint64_t hash;
     uint8_t *data;
-    if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > MOST_ANSWER)
+    size_t i;
+    if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > MOST_ANSWER ||
+        count > MOST_TTLS)
         return 0;
-    data = malloc(key_length + answer_length);
+    for (i = 0; i < count; i++)
+        if (ttls[i] + 4u > answer_length)
+            return 0;
+    data = malloc(key_length + answer_length + 2 * count);
     if (!data)
         return 0;
     memcpy(data, key, key_length);
     memcpy(data + key_length, answer, answer_length);
+    for (i = 0; i < count; i++)
+        zks_put16(data + key_length + answer_length + 2 * i, ttls[i]);
     hash = hash_of(key, key_length);
     core_enter(core);
     table = table_of(core);
@@ -132,10 +154,12 @@ int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uin
         slot = one->until_ms <= other->until_ms ? one : other; /* a free one is as old as can be */
     release(slot);
     slot->hash = hash;
+    slot->since_ms = zks_now_ms() - age_ms;
     slot->until_ms = zks_now_ms() + valid_ms;
     slot->data = data;
     slot->key_length = (uint16_t)key_length;
     slot->answer_length = (uint16_t)answer_length;
+    slot->ttls = (uint16_t)count;
     core_leave(core);
     return 1;
 }

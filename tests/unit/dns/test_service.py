@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -412,11 +412,13 @@ async def test_what_is_repeated_below_counts_down_and_is_forgotten(
         assert not repeater.known  # the first answer of an upstream may be the last, too
         await trio.sleep(1.25)
         service.answer_now(asked)
-        answer, seconds = repeater.known[asked[2:]]
-        assert read(asked[:2] + answer).answer[0].ttl == 299
-        assert seconds == pytest.approx(0.75)
+        answer, ttls, age, seconds = repeater.known[asked[2:]]
+        assert read(asked[:2] + answer).answer[0].ttl == 300
+        assert [int.from_bytes(answer[at : at + 4], "big") for at in ttls] == [300]
+        assert (age, seconds) == (pytest.approx(1.25), pytest.approx(298.75))
+        assert read(service.answer_now(asked)).answer[0].ttl == 299
         service.answer_now(local)
-        assert repeater.known[local[2:]][1] == 1
+        assert repeater.known[local[2:]][1:] == ([], 0, 60)
         # Queries that will never come again are not kept, nor what was asked over TCP.
         service.answer_now(query(use_edns=0, options=[dns.edns.GenericOption(10, b"x" * 8)]))
         service.answer_now(query(use_edns=0), transport="tcp")
@@ -432,10 +434,12 @@ class Repeater:
     hits = 7
 
     def __init__(self) -> None:
-        self.known: dict[bytes, tuple[bytes, float]] = {}
+        self.known: dict[bytes, tuple[bytes, Sequence[int], float, float]] = {}
 
-    def put(self, key: bytes, answer: bytes, seconds: float) -> None:
-        self.known[key] = (answer, seconds)
+    def put(
+        self, key: bytes, answer: bytes, ttls: Sequence[int], age: float, seconds: float
+    ) -> None:
+        self.known[key] = (answer, ttls, age, seconds)
 
     def clear(self) -> None:
         self.known.clear()
