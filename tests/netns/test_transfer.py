@@ -28,6 +28,11 @@ def test_100_mb_both_ways_at_once(way: Way, flows: int) -> None:
     way.client("duplex", far, flows, HUNDRED_MB)
 
 
+def test_the_device_takes_large_segments(way: Way) -> None:
+    """Whichever way in: one that segments into 1500 bytes is several times slower."""
+    assert "vnet_hdr on" in way.start("ip", "-d", "link", "show", "zks0").succeed()
+
+
 def test_half_close_in_both_orders(way: Way) -> None:
     way.client("half-close", lab.FAR4, 3_000_000)
     way.client("half-close", lab.FAR6, 1)

@@ -53,7 +53,7 @@ def run(
     from ..host.rootless import spawn
 
     # Before trio and any thread: a threaded process cannot make a user namespace.
-    with spawn(name=config.tun, mtu=config.mtu) as child:
+    with spawn(name=config.tun, mtu=config.mtu, vnet_hdr=True) as child:
         code = trio.run(_run, config, child, cmd, stats, verbose)
     ctx.exit(code)
 
