@@ -27,6 +27,8 @@ __all__ = ["EmbeddedWorker", "open_embedded_worker"]
 
 _log = logging.getLogger(__name__)
 
+COMMAND = [sys.executable, "-m", "zks_lwip", "worker"]
+
 #: Seconds until the child must have said where it listens. Starting an interpreter takes 0.5 s.
 START_SECONDS = 20.0
 #: Seconds between the end of its work and SIGTERM, and between SIGTERM and SIGKILL.
@@ -83,10 +85,7 @@ async def _spawn(
         parent_read, lifeline = os.pipe()
         theirs.callback(os.close, parent_read)
         command = [
-            sys.executable,
-            "-m",
-            "zks_lwip",
-            "worker",
+            *COMMAND,
             "--listen",
             "127.0.0.1:0",
             "--token-file",
@@ -126,8 +125,10 @@ async def _started(process: trio.Process) -> str:
         match = _LISTENING.match(line.split(b"\n", 1)[0])
         if match is not None:
             return f"ws://{match[1].decode()}:{int(match[2])}/tunnel"
-        code = await process.wait() if not line else None
-        how = f"it ended with code {code}" if code is not None else f"it said {line[:200]!r}"
+        if line:
+            how = f"it said {line[:200]!r}"
+        else:
+            how = f"it ended with code {await process.wait()}"
         raise WorkerUnreachable(
             f"the embedded worker did not start: {how}. Its own message is above; "
             "try `python -m zks_lwip worker --listen 127.0.0.1:0`."
