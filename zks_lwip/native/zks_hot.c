@@ -1,4 +1,4 @@
-/* A small table of answers, two places for each hash; it is bounded, and what is old gives way. */
+/* A table of answers, four places for each hash; it is bounded, and what is old gives way. */
 #include "zks_hot.h"
 
 #include <stdlib.h>
@@ -8,7 +8,8 @@
 #include "internal.h"
 #include "platform.h"
 
-#define SLOTS 4096u
+#define SLOTS 16384u
+#define WAYS 4u
 #define MOST_KEY 512u
 #define MOST_ANSWER 1230u
 #define MOST_TTLS 64u
@@ -65,7 +66,7 @@ const struct hot_answer *hot_find(zks_core *core, const uint8_t *key, uint32_t l
     if (!table || !length || length > MOST_KEY)
         return NULL;
     hash = hash_of(key, length);
-    for (way = 0; way < 2; way++) {
+    for (way = 0; way < WAYS; way++) {
         struct hot_answer *slot = &table->slots[(hash ^ way) & (SLOTS - 1)];
         if (!is(slot, hash, key, length))
             continue;
@@ -113,10 +114,11 @@ int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uin
                 const uint16_t *ttls, size_t count, uint32_t age_ms, uint32_t valid_ms)
 {
     struct hot *table;
-    struct hot_answer *one, *other, *slot;
+    struct hot_answer *slot;
     uint64_t hash;
     uint8_t *data;
     size_t i;
+    uint32_t way;
     if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > MOST_ANSWER ||
         count > MOST_TTLS)
         return 0;
@@ -144,14 +146,16 @@ int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uin
         table->next = tables;
         tables = table;
     }
-    one = &table->slots[hash & (SLOTS - 1)];
-    other = &table->slots[(hash ^ 1) & (SLOTS - 1)];
-    if (is(one, hash, key, key_length))
-        slot = one;
-    else if (is(other, hash, key, key_length))
-        slot = other;
-    else
-        slot = one->until_ms <= other->until_ms ? one : other; /* a free one is as old as can be */
+    slot = NULL;
+    for (way = 0; way < WAYS; way++) {
+        struct hot_answer *one = &table->slots[(hash ^ way) & (SLOTS - 1)];
+        if (is(one, hash, key, key_length)) {
+            slot = one;
+            break;
+        }
+        if (!slot || one->until_ms < slot->until_ms) /* a free one is as old as can be */
+            slot = one;
+    }
     release(slot);
     slot->hash = hash;
     slot->since_ms = zks_now_ms() - age_ms;
