@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import os
 import socket
 import subprocess
@@ -33,7 +34,7 @@ from zks_lwip.host.steps import (
     Tun,
 )
 
-__all__ = ["Applier"]
+__all__ = ["Applier", "count_refused"]
 
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _UNREACHABLE = 7
@@ -66,7 +67,7 @@ class Applier:
             self._run(step, step.undo_commands(), _UNDO[type(step)])
 
     def _run(
-        self, step: Step, commands: Sequence[str], action: Callable[[Applier, Any], None]
+        self, step: Step, commands: Sequence[str], action: Callable[[Applier, Any], object]
     ) -> None:
         try:
             action(self, step)
@@ -78,7 +79,10 @@ class Applier:
             raise HostError(f"{_shown(commands)}: {error}") from error
 
     def _index(self, name: str) -> int:
-        return socket.if_nametoindex(name)
+        try:
+            return socket.if_nametoindex(name)
+        except OSError as error:  # which does not say so in its errno
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from error
 
     def _route(self, step: Route, command: str) -> None:
         request: dict[str, Any] = {
@@ -172,7 +176,7 @@ def _restore_sysctl(applier: Applier, step: Sysctl) -> None:
         _set_sysctl(step.name, step.previous)
 
 
-def _program(argv: Sequence[str], text: str = "") -> None:
+def _program(argv: Sequence[str], text: str = "") -> str:
     environment = {**os.environ, "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     try:
         done = subprocess.run(
@@ -185,13 +189,21 @@ def _program(argv: Sequence[str], text: str = "") -> None:
         if "Operation not permitted" in reason:
             raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
         raise HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
+    return done.stdout.decode(errors="replace")
 
 
-def _nft(arguments: Sequence[str], text: str = "") -> None:
+def _nft(arguments: Sequence[str], text: str = "") -> str:
     path = nft_path()
     if path is None:
         raise HostError("nft is not installed: install the package nftables")
-    _program([path, *arguments], text)
+    return _program([path, *arguments], text)
+
+
+def count_refused() -> int:
+    """The packets that our firewall has counted as refused."""
+    text = _nft(["-j", "list", "counter", "inet", TABLE_NAME, "refused"])
+    counters = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
+    return int(counters[0]["packets"])
 
 
 def _delete_table(applier: Applier, step: Nftables) -> None:
@@ -209,7 +221,7 @@ def _resolvconf(applier: Applier, step: Resolvconf) -> None:
     _program(["resolvconf", "-a", step.device, "-m", "0", "-x"], f"nameserver {step.server}\n")
 
 
-_DO: dict[type[Step], Callable[[Applier, Any], None]] = {
+_DO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Nftables: lambda self, step: _nft(["-f", "-"], step.ruleset),
     Sysctl: lambda self, step: _set_sysctl(step.name, step.value),
     Route: lambda self, step: self._route(step, "replace"),
@@ -221,7 +233,7 @@ _DO: dict[type[Step], Callable[[Applier, Any], None]] = {
     Resolvconf: _resolvconf,
 }
 
-_UNDO: dict[type[Step], Callable[[Applier, Any], None]] = {
+_UNDO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Nftables: _delete_table,
     Sysctl: _restore_sysctl,
     Route: lambda self, step: _tolerate(_GONE, lambda: self._route(step, "del")),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +26,9 @@ from zks_lwip.device import TunDevice
 from zks_lwip.device._netns import NamespaceThread, namespace_id
 from zks_lwip.errors import DeviceError, HostError, ZksError
 from zks_lwip.host import journal as journals
-from zks_lwip.host._apply import Applier
+from zks_lwip.host._apply import Applier, count_refused
 from zks_lwip.host._observe import look
-from zks_lwip.host.config import STATE_DIR, HostConfig
+from zks_lwip.host.config import STATE_DIR, HostConfig, KillSwitch
 from zks_lwip.host.plan import Plan, make_plan, missing, with_state
 from zks_lwip.host.state import HostState
 from zks_lwip.host.steps import Nftables, Rule, Step
@@ -71,9 +72,10 @@ OnStep = Callable[[int, Step], None]
 async def applied(plan: Plan, *, on_step: OnStep | None = None) -> AsyncIterator[Host]:
     """Do all steps of a plan, and undo them at the end, in reverse; also after a failure half-way.
 
-    Takes over what an instance that died has left, without opening anything in between; if *that*
-    fails, the host stays as closed as it was. ``on_step`` is called, in the namespace's thread,
-    with the number of a step and the step, when it is in the journal and not yet done.
+    Where :attr:`Host.hold` is set when the block is left, the host stays closed, as after SIGKILL.
+    What an instance that died has left is taken over, without opening anything in between; if
+    *that* fails, the host stays as closed as it was. ``on_step`` is called, in the namespace's
+    thread, with the number of a step and the step, when it is in the journal and not yet done.
 
     :raises HostError: a step failed, or another instance runs in this namespace.
     :raises PrivilegeError: for want of a privilege.
@@ -93,7 +95,7 @@ async def applied(plan: Plan, *, on_step: OnStep | None = None) -> AsyncIterator
     try:
         yield host
     finally:
-        await host.stop()
+        await host.stop(keep=host.hold and plan.config.kill_switch is not KillSwitch.OFF)
 
 
 class Host:
@@ -103,6 +105,9 @@ class Host:
         self.plan = plan
         """What is in force."""
         self.paused = False
+        self.hold = False
+        """However the block ends, leave the host closed: set it once the tunnel was up, so that a
+        failure does not open it, and clear it when told to stop."""
         self._on_step = on_step or (lambda number, step: None)
         self._thread = NamespaceThread(plan.config.netns)
         self._lock = trio.Lock()
@@ -137,6 +142,8 @@ class Host:
 
     async def stop(self, *, keep: bool = False) -> None:
         """Undo everything, or (``keep``) leave it for whoever comes next; not interrupted.
+
+        What is left stays closed until ``recover`` or the next instance.
 
         :raises HostError: something could not be undone; the journal keeps it for ``recover``.
         """
@@ -175,6 +182,12 @@ class Host:
             for number, step in enumerate(self._pausing()):
                 await self._thread.run(self._do, number, step)
             self.paused = False
+
+    async def refused(self) -> int | None:
+        """Packets that the firewall has refused since it was loaded; None without one."""
+        if self.paused or not any(isinstance(step, Nftables) for step in self.plan.steps):
+            return None
+        return await self._thread.run(count_refused)
 
     def _pausing(self) -> list[Step]:
         return [step for step in self.plan.steps if isinstance(step, (Nftables, Rule))]
@@ -216,11 +229,18 @@ class Host:
         self._working.undo(step)
 
     def _change(self, plan: Plan) -> None:
-        before, after = self.plan.steps, set(plan.steps)
-        self.plan = plan
+        old, self.plan = self.plan, plan
         if self.paused:
             return
-        for number, step in enumerate(plan.steps):
+        try:
+            self._replace(old.steps, plan.steps)
+        except ZksError:
+            self.plan = old  # so that another look at the host tries again
+            raise
+
+    def _replace(self, before: tuple[Step, ...], wanted: tuple[Step, ...]) -> None:
+        after = set(wanted)
+        for number, step in enumerate(wanted):
             if step not in before:
                 self._do(number, step)
         for step in reversed(before):
@@ -234,13 +254,20 @@ class Host:
         state = look(self._ip, self.plan.state.netns, self.plan.state.own_inode, None)
         if self.paused:
             return state
-        if state.link(self.plan.config.tun) is None:
-            raise DeviceError(f"somebody has removed the interface {self.plan.config.tun}")
+        tun = self.plan.config.tun
+        gone = DeviceError(f"somebody has removed the interface {tun}")
+        if state.link(tun) is None:
+            raise gone
         wanted = with_state(self.plan, state)
         self._change(wanted)
         for step in missing(wanted, state):
             _log.warning("somebody has undone `%s`: done again", step.commands()[0].split("\n")[0])
-            self._working.do(step)
+            try:
+                self._working.do(step)
+            except HostError as error:
+                if tun in (name for _, name in socket.if_nameindex()):
+                    raise
+                raise gone from error  # just now
         return state
 
     def _close(self, keep: bool) -> None:
@@ -257,6 +284,8 @@ class Host:
             self._ip = None
         if journal is None:
             return
+        if keep:
+            _log.error("the host stays closed; `zks-lwip recover` opens it")
         if keep or problems:
             journal.close()
         else:

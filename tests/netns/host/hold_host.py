@@ -10,7 +10,6 @@ SIGSTOP, "update JSON" another configuration.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import os
@@ -91,6 +90,11 @@ async def _update(host: Host, updates: int) -> None:
                 await host.pause()
             elif values == "resume":
                 await host.resume()
+            elif values == "crash":
+                host.hold = True
+                raise HostError("as ordered")
+            elif values == "count":
+                say("refused", await host.refused())
             else:
                 await host.update(make_config(values))
             say("updated")
@@ -100,11 +104,15 @@ async def _read(fd: int) -> None:
     """Print where the packets in the TUN go: "tun VERSION PROTOCOL PORT"."""
     while True:
         await trio.lowlevel.wait_readable(fd)
-        with contextlib.suppress(BlockingIOError):
+        try:
             packet = os.read(fd, 65536)
-            start = 20 if packet[0] >> 4 == 4 else 40
-            protocol = packet[9] if start == 20 else packet[6]
-            say("tun", packet[0] >> 4, protocol, int.from_bytes(packet[start + 2 : start + 4]))
+        except BlockingIOError:
+            continue
+        except OSError:
+            return  # somebody has removed the TUN
+        start = 20 if packet[0] >> 4 == 4 else 40
+        protocol = packet[9] if start == 20 else packet[6]
+        say("tun", packet[0] >> 4, protocol, int.from_bytes(packet[start + 2 : start + 4]))
 
 
 def carry_out(order: dict[str, Any], updates: int) -> int:

@@ -377,6 +377,37 @@ def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> N
     assert holder.recover()["left"] == []
 
 
+def test_a_failure_once_ready_does_not_open(
+    holder: Holder, detector: Detector, fast: Prober
+) -> None:
+    holder.apply()
+    with detector.watching() as found:
+        holder.send('update "crash"')
+        holder.child.wait_for("HostError: as ordered", after=holder.seen)
+        holder.end()
+        time.sleep(0.2)
+    nothing(found)
+    assert holder.recover()["left"] == []
+
+
+def test_the_tun_is_removed_by_somebody(holder: Holder, space: Space) -> None:
+    holder.apply()
+    space.client.ip("link del zks0")
+    holder.child.wait_for("DeviceError: somebody has removed the interface zks0", after=holder.seen)
+    holder.end()
+
+
+def test_refused_packets_are_counted(holder: Holder, space: Space) -> None:
+    holder.apply()
+    holder.update("count")
+    with Prober(space.client, "udp4-bound", "dns4-bound", rate=200):
+        time.sleep(0.2)
+    holder.update("count")
+    counts = [int(x.split()[1]) for x in holder.child.stdout[holder.seen :] if "refused" in x]
+    assert counts[0] == 0 and counts[1] > 10
+    holder.end()
+
+
 def test_the_kill_switch_route_and_off(
     holder: Holder, space: Space, detector: Detector, fast: Prober
 ) -> None:
