@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tests.netns import lab
 from tests.netns.child import Child, cpu_seconds, descendants
@@ -42,19 +42,19 @@ def cpu(pids: dict[str, int]) -> dict[str, float]:
 
 def iperf(
     net: Lab,
-    host: Namespace,
+    start: Callable[..., Child],
     *,
     seconds: float,
     streams: int,
     reverse: bool,
     target: str = lab.FAR4,
 ) -> tuple[float, float]:
-    """Run iperf3 from ``host`` to the far end: Gbit/s as received, and GB received."""
+    """Have ``start`` run iperf3 to the far end: Gbit/s as received, and GB received."""
     with Child("iperf3 server", net.far.command(["iperf3", "-s", "-1", "--forceflush"])) as server:
         server.wait_for("Server listening")
         argv = ["iperf3", "-c", target, "-t", f"{seconds:g}", "-P", str(streams), "-J"]
         argv += ["-R"] if reverse else []
-        report = json.loads(net.application(host, *argv).succeed(seconds + 30))
+        report = json.loads(start(*argv).succeed(seconds + 30))
     received = report["end"]["sum_received"]
     return received["bits_per_second"] / 1e9, received["bytes"] / 1e9
 

@@ -7,6 +7,7 @@ namespaces and share its cores with iperf3): read the ratio more than the Gbit/s
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from tests.bench import _measure as measure
 
@@ -18,11 +19,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8], help="(1 8)")
     parser.add_argument("--only", choices=["up", "down"], help="one direction")
     parser.add_argument("connect_options", nargs="*", help="after --: options for connect")
+    parser.add_argument("--run", action="store_true", help="through `run`, too")
     arguments = parser.parse_args(argv)
     directions = [arguments.only] if arguments.only else ["up", "down"]
     print(measure.machine())
     with measure.tunnel(arguments.connect_options) as (net, tunnelled, direct, pids):
         rows = []
+        straight = partial(net.application, direct)
+        through = partial(net.application, tunnelled)
+        inside = partial(net.run, net.add_host())
         for streams in arguments.streams:
             for direction in directions:
                 reverse = direction == "down"
@@ -30,9 +35,9 @@ def main(argv: list[str]) -> int:
                 used = dict.fromkeys(pids, 0.0)
                 for _ in range(arguments.rounds):
                     common = {"seconds": arguments.seconds, "streams": streams, "reverse": reverse}
-                    limits.append(measure.iperf(net, direct, **common)[0])
+                    limits.append(measure.iperf(net, straight, **common)[0])
                     before = measure.cpu(pids)
-                    rate, size = measure.iperf(net, tunnelled, **common)
+                    rate, size = measure.iperf(net, through, **common)
                     after = measure.cpu(pids)
                     rates.append(rate)
                     total += size
@@ -47,6 +52,11 @@ def main(argv: list[str]) -> int:
                         *(f"{seconds / total:.2f}" for seconds in used.values()),
                     ]
                 )
+                if arguments.run:
+                    ran, _ = measure.iperf(net, inside, **common)
+                    rows.append(
+                        ["  the same in run", "", f"{ran:.2f}", f"{ran / limit:.1%}", "", ""]
+                    )
     head = ["", "direct Gbit/s", "tunnel Gbit/s", "ratio"]
     measure.table(head + [f"{role} CPU s/GB" for role in pids], rows)
     return 0
