@@ -155,3 +155,84 @@ async def test_a_worker_that_speaks_v2_frames_breaks_v1() -> None:
         await eventually(lambda: 503 in peer.told)
         await eventually(lambda: any(end.status == 1002 for end in worker.ends))
         assert tunnel.up
+
+
+HELLO = b"\x16\x03\x01\x00\x05hello"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "reported"),
+    [
+        (HELLO, b"\x16\x03\x03", False),
+        (HELLO, b"\x15\x03\x03", False),
+        (HELLO, b"HTTP/1.1 400 Bad Request\r\n\r\n", True),
+        (HELLO, b"", True),  # CLOSE
+        (HELLO, None, True),  # CLOSE before anything else, at the worker's other end
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\n\r\n", b"", False),
+    ],
+)
+async def test_tls_that_gets_no_tls_back_is_reported_once(
+    asked: bytes, answer: bytes | None, reported: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+
+        def serve(served: Any, frame: Any) -> None:
+            far = served.connected(frame)
+
+            async def run() -> None:
+                await far.receive_some()
+                if answer is None:
+                    served.session.close(frame.stream)
+                elif answer:
+                    await far.send_all(answer)
+                else:
+                    await far.send_eof()
+
+            worker.nursery.start_soon(run)
+
+        worker.on_connect = serve
+        for port in (443, 443, 8443):
+            peer = Peer(asked)
+            stream = tunnel.open_stream("192.0.2.7", port, peer)
+            await eventually(lambda peer=peer: "connected" in peer.told)
+            stream.mark_ready()
+            await eventually(lambda peer=peer: len(peer.told) > 1)
+            assert peer.told[1] == (answer or "eof")
+            stream.close()
+        lines = [each.message for each in caplog.records if "443" in each.message]
+        assert len(lines) == reported
+        assert "v2 worker" in "".join(lines) or not reported
+        assert "192.0.2.7" not in "".join(
+            each.message for each in caplog.records if each.levelname != "DEBUG"
+        )
+
+
+async def test_tls_that_gets_silence_is_reported_when_the_application_gives_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zks_lwip.tunnel._https_v1._PATIENCE", 0.1)
+    async with tunnel_and_worker() as (tunnel, worker):
+        worker.on_connect = lambda served, frame: served.connected(frame) and None
+        for wait in (0, 0.2):
+            peer = Peer(HELLO)
+            stream = tunnel.open_stream("192.0.2.7", 443, peer)
+            await eventually(lambda peer=peer: "connected" in peer.told)
+            stream.mark_ready()
+            await eventually(lambda peer=peer: not peer.data)
+            await trio.sleep(wait)
+            stream.close()
+            assert ("v2 worker" in caplog.text) is bool(wait)
+
+
+async def test_a_lost_session_is_no_sign_of_missing_tls(caplog: pytest.LogCaptureFixture) -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        worker.on_connect = lambda served, frame: served.connected(frame) and None
+        peer = Peer(HELLO)
+        stream = tunnel.open_stream("192.0.2.7", 443, peer)
+        await eventually(lambda: "connected" in peer.told)
+        stream.mark_ready()
+        await eventually(lambda: not peer.data)
+        await drop(next(each for each in worker.served if each.session.open_streams))
+        await eventually(lambda: 503 in peer.told)
+        assert "v2 worker" not in caplog.text

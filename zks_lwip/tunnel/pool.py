@@ -16,6 +16,8 @@ import trio
 
 from ..errors import DnsError, TunnelError, WorkerUnreachable, ZksError
 from ._associations import Associations
+from ._https_v1 import PORT as HTTPS
+from ._https_v1 import HttpsStream
 from ._requests import Requests
 from .backoff import Backoff
 from .channel import Channel
@@ -82,6 +84,7 @@ class Tunnel:
         self._backoff = Backoff(*config.backoff)
         self._not_before = -math.inf
         self._lingering: dict[TunnelStream, float] = {}
+        self._told_no_tls = False
         self._fatal: ZksError | None = None
         self._started = False
         self._stopped = False
@@ -333,7 +336,12 @@ class Tunnel:
         if not 0 <= port <= 65535:
             raise ValueError(f"{port} is not a port")
         deadline = trio.current_time() + self.config.grace
-        stream = TunnelStream(host, port, peer, deadline, self._forget_waiting)
+        if self._v1 and port == HTTPS:
+            stream: TunnelStream = HttpsStream(
+                host, port, peer, deadline, self._forget_waiting, self._no_tls
+            )
+        else:
+            stream = TunnelStream(host, port, peer, deadline, self._forget_waiting)
         channel = None if self._waiting else self._with_room()
         if self._stopped:
             stream.end(503, "the tunnel was stopped")
@@ -347,6 +355,16 @@ class Tunnel:
                 self._refused.append(stream)
             self._changed.set()
         return stream
+
+    def _no_tls(self) -> None:
+        """TLS got no TLS back through a v1 worker."""
+        if not self._told_no_tls:
+            self._told_no_tls = True
+            log.warning(
+                "TLS on port 443 was not answered by TLS: an original Worker serves ports 80 and "
+                "443 by an HTTP fetch, so HTTPS cannot work through it. Deploy a v2 worker "
+                "(python -m zks_lwip worker), and leave --protocol v1 away."
+            )
 
     def _forget_waiting(self, stream: TunnelStream) -> None:
         self._waiting.pop(stream, None)
