@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,7 +36,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def machine_is_left_as_found() -> Iterator[None]:
     """Routes, rules, nftables, sysctls, resolv.conf, processes and namespaces: after as before."""
     before = machine.picture()
+    # Without it a time limit from outside (`timeout`) leaves everything behind.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGTERM, previous)
     deadline = time.monotonic() + 5
     while True:  # others may work on this machine, too: only a lasting difference counts
         changed = machine.difference(before, machine.picture())

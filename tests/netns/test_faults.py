@@ -7,13 +7,17 @@ import itertools
 import json
 import signal
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+from trio_websocket import open_websocket_url
 
 from tests.netns import client, lab, machine, servers
+from tests.netns import hostile as frames
 from tests.netns.child import Child, until
 from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
 
@@ -211,6 +215,33 @@ def test_a_name_that_resolves_to_a_private_address(net: Lab, host: Namespace) ->
                 curl = net.application(host, "curl", "-sS", "-m", "10", page)
                 assert curl.wait() == 7, curl.output
             assert client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0) == before
+
+
+@pytest.mark.parametrize("name", ["private.zks.test", "loop.zks.test", "10.66.1", "0x7f000001"])
+def test_a_name_of_a_private_address_is_refused_by_the_worker(
+    net: Lab, worker: Child, name: str
+) -> None:
+    """CONNECT with the name itself, as another client may send it; the control is a public one."""
+
+    async def ask(host: str) -> bytes:
+        url = f"ws://{WORKER4}:{lab.WORKER_PORT}/tunnel"
+        token = [("Authorization", f"Bearer {lab.TOKEN}")]
+        with trio.fail_after(10):
+            async with open_websocket_url(
+                url, subprotocols=["zks-tunnel.v2"], extra_headers=token
+            ) as ws:
+                await ws.send_message(frames.head40(frames.HELLO, 0, b'{"version": 2}'))
+                assert (await ws.get_message())[0] == frames.HELLO
+                target = struct.pack("!BIHH", frames.CONNECT, 1, servers.HTTP, len(host))
+                await ws.send_message(target + host.encode())
+                answer = await ws.get_message()
+                return bytes(answer)
+
+    with net.host.entered():
+        before = client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0)
+        assert trio.run(ask, name)[:7] == struct.pack("!BIH", 0x04, 1, 403)
+        assert client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0) == before
+        assert trio.run(ask, "far.zks.test")[:5] == struct.pack("!BI", frames.CONNECTED, 1)
 
 
 def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
