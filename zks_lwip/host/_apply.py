@@ -18,7 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from zks_lwip.device import TunDevice, open_tun
 from zks_lwip.errors import HostError, PrivilegeError
-from zks_lwip.host._observe import nft_path, read_sysctl, sysctl_path
+from zks_lwip.host._observe import nft_path, read_sysctl, search_path, sysctl_path
 from zks_lwip.host.steps import (
     PROTOCOL,
     TABLE_NAME,
@@ -177,7 +177,7 @@ def _restore_sysctl(applier: Applier, step: Sysctl) -> None:
 
 
 def _program(argv: Sequence[str], text: str = "") -> str:
-    environment = {**os.environ, "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    environment = {**os.environ, "LC_ALL": "C", "PATH": search_path()}
     try:
         done = subprocess.run(
             argv, input=text.encode(), capture_output=True, timeout=_TIMEOUT, env=environment

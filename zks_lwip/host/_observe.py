@@ -29,13 +29,16 @@ _SYSCTLS = (
     "net.ipv4.tcp_fwmark_accept",
 )
 _PROTOCOLS = {socket.IPPROTO_UDP: "udp", socket.IPPROTO_TCP: "tcp"}
-# nft(8) is where ordinary users' PATH does not reach.
-_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
+
+
+def search_path() -> str:
+    """Where programs are looked for: nft(8) is where ordinary users' PATH does not reach."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/local/sbin"
 
 
 def nft_path() -> str | None:
     """Where nft(8) is."""
-    return shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+    return shutil.which("nft", path=search_path())
 
 
 def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | None) -> HostState:
@@ -196,12 +199,10 @@ def _resolver(inode: int) -> str:
             return ""
     except PermissionError:
         return ""  # not root: then nothing of it can be changed, either
-    path = f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
-    if Path("/run/systemd/resolve/io.systemd.Resolve").exists() and shutil.which(
-        "resolvectl", path=path
-    ):
+    resolvectl = shutil.which("resolvectl", path=search_path())
+    if resolvectl and Path("/run/systemd/resolve/io.systemd.Resolve").exists():
         return "resolved"
-    resolvconf = shutil.which("resolvconf", path=path)
+    resolvconf = shutil.which("resolvconf", path=search_path())
     if resolvconf and Path(resolvconf).resolve().name != "resolvectl":
         return "resolvconf"
     return ""
