@@ -41,11 +41,16 @@ class Requests:
             identifier = identifier % _MOST_ID + 1
         self._last = identifier
         waiting = self._waiting[identifier] = _Waiting(channel)
+
+        def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
+            waiting.task = None  # it goes on already: an answer in this moment comes too late
+            return trio.lowlevel.Abort.SUCCEEDED
+
         try:
             if not send(identifier):
                 return None
             waiting.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+            await trio.lowlevel.wait_task_rescheduled(give_up)
             return waiting.answer
         finally:
             del self._waiting[identifier]
