@@ -118,11 +118,12 @@ async def test_fragments_and_random_bytes_do_no_harm() -> None:
         hot.put(KEY, ANSWER, [], 0, 5)
         whole = udp((APP[4], 5000), (FAR[4], 53), b"id" + KEY)
         await p.send(*fragments(whole, 16))
-        assert hot.hits == 1
+        assert (await p.receive()).payload[8:] == b"id" + ANSWER
         source = random.Random(1)
         for _ in range(300):
             payload = source.randbytes(source.randrange(64))
             hot.put(payload[2:], payload, [], 0, 5)
             await p.device.send([udp((APP[4], 5000), (FAR[4], 53), payload)])
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert hot.hits > 200
+        with trio.fail_after(5):
+            while hot.hits <= 200:
+                await trio.sleep(0.01)
