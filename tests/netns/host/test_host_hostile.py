@@ -1,4 +1,4 @@
-"""A host that is set up, among hostile networks, other programs' hands, and odd wishes."""
+"""A host that is set up, among hostile networks, and other programs' hands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,70 +18,11 @@ from tests.netns.child import ROOT
 from tests.netns.host import leak
 from tests.netns.host.conftest import Holder, execute, nothing, same
 from tests.netns.host.leak import Detector, Prober, Space
-from tests.netns.lab import NOBODY, Namespace
-from zks_lwip.device._netns import run_in_netns
+from tests.netns.host.talk import ALL, NONE, RP_FILTER, echo, new_socket, reaches
+from tests.netns.lab import NOBODY
 from zks_lwip.host.config import MARK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
-
-RP_FILTER = "sysctl -qw net.ipv4.conf.up0.rp_filter={}"
-
-
-def new_socket(net: Namespace, kind: int = socket.SOCK_STREAM, mark: int = 0) -> socket.socket:
-    made = run_in_netns(net.path, socket.socket, socket.AF_INET, kind)
-    made.settimeout(0.4)
-    if mark:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-    return made
-
-
-@contextlib.contextmanager
-def echo(net: Namespace, host: str, port: int) -> Iterator[None]:
-    """A TCP and a UDP service that send back the first packet."""
-    tcp, udp = new_socket(net), new_socket(net, socket.SOCK_DGRAM)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for one in (tcp, udp):
-        one.bind((host, port))
-        one.settimeout(0.02)
-    tcp.listen()
-    over = threading.Event()
-
-    def serve() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                connection, _ = tcp.accept()
-                with connection:
-                    connection.settimeout(0.4)
-                    connection.sendall(connection.recv(100))
-            with contextlib.suppress(OSError):
-                udp.sendto(*udp.recvfrom(100))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        tcp.close()
-        udp.close()
-
-
-def reaches(net: Namespace, host: str, port: int, mark: int = 0) -> tuple[bool, bool]:
-    """Whether TCP and UDP get an answer from there."""
-    answers = []
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with new_socket(net, kind, mark) as one:
-            try:
-                one.connect((host, port))
-                one.send(b"ping")
-                answers.append(one.recv(100) == b"ping")
-            except OSError:
-                answers.append(False)
-    return answers[0], answers[1]
-
-
-ALL, NONE = (True, True), (False, False)
 
 
 @pytest.mark.parametrize("rp_filter", [0, 1])
@@ -248,135 +187,6 @@ def test_a_neighbour_cannot_probe_the_tun(holder: Holder, space: Space) -> None:
     space.gateway.ip("route del 198.18.0.0/30")
 
 
-@pytest.mark.parametrize("lan", [True, False])
-def test_the_lan(holder: Holder, space: Space, lan: bool) -> None:
-    with echo(space.gateway, leak.NEIGHBOUR4, 8443):
-        holder.apply(lan=lan)
-        assert reaches(space.client, leak.NEIGHBOUR4, 8443) == (ALL if lan else NONE)
-        holder.end()
-
-
-@contextlib.contextmanager
-def container(space: Space) -> Iterator[Namespace]:
-    """A namespace behind a bridge of ``client``, as of a container engine."""
-    with contextlib.closing(Namespace("inner")) as inner:
-        space.client.ip(
-            "link add br0 type bridge",
-            f"link add in0 type veth peer name in1 netns {inner.name}",
-            "link set in0 master br0",
-            "link set in0 up",
-            "addr add 172.30.0.1/24 dev br0",
-            "link set br0 up",
-        )
-        inner.ip(
-            "addr add 172.30.0.2/24 dev in1",
-            "link set in1 up",
-            "route add default via 172.30.0.1",
-        )
-        space.client.sysctl("net.ipv4.ip_forward=1")
-        try:
-            yield inner
-        finally:
-            space.client.ip("link del br0")
-            space.client.sysctl("net.ipv4.ip_forward=0")
-
-
-@pytest.mark.parametrize("forward", [False, True])
-def test_forwarded_traffic(holder: Holder, space: Space, detector: Detector, forward: bool) -> None:
-    with container(space) as inner:
-        with Prober(inner, "udp4", "tcp4", "dns4", interface="in1"):
-            with detector.watching() as found:
-                time.sleep(0.2)
-            assert found, "the control: it is forwarded"
-            holder.order("^closed", {"forward": forward, "lan": False})
-            with detector.watching() as found:
-                holder.expect("^applied")
-                seen = len(holder.child.stdout)
-                time.sleep(0.3)
-                tunnelled = [x for x in holder.child.stdout[seen:] if x.startswith("tun 4 17")]
-                assert bool(tunnelled) == forward
-                holder.end("kill")
-                time.sleep(0.2)
-            nothing(found)
-        with echo(inner, "172.30.0.2", 80):
-            holder.apply(forward=forward, lan=False)
-            assert reaches(space.client, "172.30.0.2", 80) == ALL, "its own containers are no LAN"
-            holder.end()
-
-
-@pytest.mark.parametrize("rp_filter", [0, 1])
-def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> None:
-    execute(space, RP_FILTER.format(rp_filter))
-    space.gateway.ip(f"route add 10.77.0.0/24 dev lo src {leak.FAR4}")
-
-    def call() -> tuple[bool, bool]:
-        answers = []
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with new_socket(space.gateway, kind) as one:
-                one.bind((leak.FAR4, 0))
-                try:
-                    one.connect((leak.CLIENT4, 8022))
-                    one.send(b"ping")
-                    answers.append(one.recv(100) == b"ping")
-                except OSError:
-                    answers.append(False)
-        return answers[0], answers[1]
-
-    try:
-        with echo(space.client, leak.CLIENT4, 8022):
-            assert call() == ALL, "the control"
-            holder.apply()
-            assert call() == NONE
-            holder.end()
-            holder.apply(inbound=[8022])
-            assert call() == ALL
-            holder.end("kill")
-            assert call()[0], "accepted connections have the mark from the start: no TUN is needed"
-            holder.apply(inbound=[8022])
-            holder.end()
-    finally:
-        space.gateway.ip("route del 10.77.0.0/24")
-        execute(space, RP_FILTER.format(0))
-
-
-def leaving(detector: Detector) -> set[tuple[str, int]]:
-    with detector.watching() as found:
-        time.sleep(0.4)
-    return {(packet.destination, packet.port) for packet in found}
-
-
-def test_bypass_and_only(holder: Holder, space: Space, detector: Detector) -> None:
-    names = ("udp4", "tcp4", "dns4", "dnstcp4", "udp6", "dns6", "landns4")
-    with Prober(space.client, *names, rate=200):
-        holder.apply(bypass=["25.2.2.0/24"])
-        assert leaving(detector) == {(leak.FAR4, 9999), (leak.FAR4, 80)}, "not its DNS"
-        holder.update({"only": ["25.2.0.0/16"]})
-        assert leaving(detector) == {(leak.FAR6, 9999)}
-        holder.update({"only": ["2a0e:2:2::/64"]})
-        assert leaving(detector) == {(leak.FAR4, 9999), (leak.FAR4, 80)}
-        holder.update({"bypass_users": [0]})
-        everything = {(leak.FAR4, 9999), (leak.FAR4, 80), (leak.FAR6, 9999)}
-        assert leaving(detector) == everything
-        holder.update({"bypass_users": [NOBODY]})
-        assert leaving(detector) == set()
-        holder.end()
-
-
-def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> None:
-    holder.apply()
-    before = holder.picture()
-    holder.update("pause")
-    assert (leak.FAR4, 80) in leaving(detector)
-    holder.update("resume")
-    with detector.watching() as found:
-        time.sleep(0.2)
-    nothing(found)
-    same(before, holder.picture())
-    holder.update("pause")
-    holder.end("kill")
-    assert holder.recover()["left"] == []
-
-
 def test_a_failure_once_ready_does_not_open(
     holder: Holder, detector: Detector, fast: Prober
 ) -> None:
@@ -395,39 +205,6 @@ def test_the_tun_is_removed_by_somebody(holder: Holder, space: Space) -> None:
     space.client.ip("link del zks0")
     holder.child.wait_for("DeviceError: somebody has removed the interface zks0", after=holder.seen)
     holder.end()
-
-
-def test_refused_packets_are_counted(holder: Holder, space: Space) -> None:
-    holder.apply()
-    holder.update("count")
-    with Prober(space.client, "udp4-bound", "dns4-bound", rate=200):
-        time.sleep(0.2)
-    holder.update("count")
-    counts = [int(x.split()[1]) for x in holder.child.stdout[holder.seen :] if "refused" in x]
-    assert counts[0] == 0 and counts[1] > 10
-    holder.end()
-
-
-def test_the_kill_switch_route_and_off(
-    holder: Holder, space: Space, detector: Detector, fast: Prober
-) -> None:
-    """What they promise, and what they say that they do not."""
-    for mode in ("route", "off"):
-        holder.apply(kill_switch=mode)
-        assert "table inet" not in holder.picture()
-        alive = leaving(detector)
-        holder.end("kill")
-        dead = leaving(detector)
-        bound = {(leak.FAR4, 9999), (leak.FAR4, 80), (leak.NAMES4, 53)}
-        assert bound <= alive, "sockets bound to a device go around routes"
-        with Prober(space.client, "udp4", "tcp4", "dns4", "udp6", "tcp6"):
-            fast.signal(19)
-            unbound = leaving(detector)
-            fast.signal(18)
-        assert unbound == (set() if mode == "route" else unbound) and dead
-        if mode == "off":
-            assert (leak.FAR4, 9999) in unbound, "back to the host's own network"
-        assert holder.recover()["left"] == []
 
 
 def test_two_instances_refuse(holder: Holder, space: Space) -> None:
@@ -487,22 +264,6 @@ def test_a_journal_that_is_damaged(holder: Holder, damage: str) -> None:
     assert holder.recover() == {"undone": [], "left": []}
 
 
-@pytest.mark.parametrize("user", [None, "nobody"])
-def test_without_privileges_it_still_works(holder: Holder, detector: Detector, user: str) -> None:
-    """Set-up done, all but CAP_NET_ADMIN given away; changing and undoing must work with that."""
-    seen = len(holder.child.stdout)
-    holder.order("^applied", drop=user)
-    uid, *held = holder.child.wait_for("^user (.*)", after=seen).group(1).split()
-    assert (int(uid), held) == (NOBODY if user else 0, [str(1 << 12)])
-    holder.update({"ipv6": False})
-    assert "from all unreachable proto 122" in execute(holder.space, "ip -6 rule")
-    execute(holder.space, "nft flush ruleset; ip rule del priority 130")
-    time.sleep(0.5)
-    assert "table inet zks_lwip" in holder.picture() and "130:" in holder.picture()
-    holder.end()
-    assert holder.child.stdout[-1] == "ended 0"
-
-
 @pytest.mark.parametrize("what", ["missing", "failing"])
 def test_without_nft(holder: Holder, space: Space, what: str) -> None:
     """It refuses, names the package, and has changed nothing."""
@@ -529,24 +290,3 @@ def test_recover_needs_root(holder: Holder, tmp_path: Path) -> None:
     argv = holder.space.client.command(argv, user=NOBODY)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, cwd=ROOT)
     assert "run it as root" in done.stdout, done.stderr
-
-
-def test_a_namespace_of_a_name(holder: Holder, space: Space) -> None:
-    """``--netns``: the TUN is there, no marks are needed, and recover finds it from outside."""
-
-    def rules(net: Namespace) -> str:
-        argv = ["ip", "-n", net.name, "rule"]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10).stdout
-
-    with contextlib.closing(Namespace("captured")) as captured:
-        with contextlib.closing(Holder(space, holder.directory)) as second:
-            second.apply(netns=captured.name)
-            assert "lookup 31339" in rules(captured) and "fwmark" not in rules(captured)
-            assert "31339" not in rules(space.client)
-            second.end("kill")
-            assert second.recover()["left"] == []
-            assert "31339" not in rules(captured)
-            second.apply(netns=captured.name)
-            second.end("kill")
-    assert list(holder.directory.glob("*.journal"))
-    assert holder.recover() == {"undone": [], "left": []}, "the namespace has gone, and all in it"
