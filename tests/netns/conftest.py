@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.netns import child, machine
+from tests.netns import child, lab, machine, servers
 from tests.netns.child import Child
 from tests.netns.lab import NOBODY, PYTHON, Lab, Namespace, our_namespaces
 
@@ -119,3 +122,59 @@ def way(request: pytest.FixtureRequest, net: Lab, worker: Child) -> Way:
 def run_host(net: Lab) -> Namespace:
     """The host that ``run`` is used in."""
     return net.add_host()
+
+
+@pytest.fixture(scope="session")
+def repository(net: Lab) -> str:
+    """A git repository among the web server's pages; the commit that its branch is at."""
+    work, bare = net.directory / "work", net.pages / "project.git"
+    who = {
+        "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@zks.test", "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@zks.test",
+    }  # fmt: skip
+
+    def git(*argv: str, cwd: Path = net.directory) -> str:
+        done = subprocess.run(
+            ["git", *argv], cwd=cwd, env={**os.environ, **who}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    git("init", "-q", "-b", "main", str(work))
+    (work / "data").write_bytes(b"".join(servers.pattern(2_000_000)))
+    git("add", "data", cwd=work)
+    git("commit", "-q", "-m", "one", cwd=work)
+    git("clone", "-q", "--bare", str(work), str(bare))
+    git("update-server-info", cwd=bare)
+    return git("rev-parse", "HEAD", cwd=work)
+
+
+@pytest.fixture(scope="session")
+def ssh(net: Lab) -> Iterator[list[str]]:
+    """An sshd at the far end, with throwaway keys; the ssh command that reaches it."""
+    folder = net.directory / "ssh"
+    folder.mkdir(mode=0o700)
+    for name in ("host", "user"):
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(key, check=True)
+    config = folder / "sshd_config"
+    config.write_text(
+        f"Port {lab.SSH_PORT}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPidFile none\n"
+        "PasswordAuthentication no\nUseDNS no\n"
+    )
+    argv = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(config)]
+    with Child("sshd", net.far.command(argv, sshd=True)) as server:
+        server.wait_for(f"Server listening on :: port {lab.SSH_PORT}")
+        host_key = (folder / "host.pub").read_text().split()[:2]
+        known = folder / "known_hosts"
+        known.write_text("".join(f"[{a}]:{lab.SSH_PORT} {' '.join(host_key)}\n"
+                                 for a in (lab.FAR4, lab.FAR6, "far.zks.test")))  # fmt: skip
+        settings = [
+            "BatchMode=yes",
+            "ConnectTimeout=10",
+            f"UserKnownHostsFile={known}",
+            "GlobalKnownHostsFile=/dev/null",
+        ]
+        command = ["ssh", "-F", "none", "-i", f"{folder}/user", "-p", str(lab.SSH_PORT)]
+        yield command + [word for setting in settings for word in ("-o", setting)]

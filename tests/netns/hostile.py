@@ -24,14 +24,14 @@ _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PAGE = "<!DOCTYPE html><html><body>Traceback (most recent call last) of a shop</body></html>"
 
 
-def _read_head(sock: socket.socket) -> str:
+def read_head(sock: socket.socket) -> str:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += receive_exactly(sock, 1)
     return head.decode("latin-1")
 
 
-def _http(sock: socket.socket, status: str, body: str = "", header: str = "") -> None:
+def respond(sock: socket.socket, status: str, body: str = "", header: str = "") -> None:
     kind = "text/html" if body.startswith("<") else "text/plain"
     sock.sendall(
         f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{header}Content-Length: {len(body)}\r\n"
@@ -39,7 +39,7 @@ def _http(sock: socket.socket, status: str, body: str = "", header: str = "") ->
     )
 
 
-def _upgrade(sock: socket.socket, head: str, subprotocol: str | None = "zks-tunnel.v2") -> None:
+def upgrade(sock: socket.socket, head: str, subprotocol: str | None = "zks-tunnel.v2") -> None:
     lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
     key = next(value for name, value in lines.items() if name.lower() == "sec-websocket-key")
     accept = base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
@@ -61,8 +61,9 @@ def message(payload: bytes, opcode: int = 2) -> bytes:
     return bytes([0x80 | opcode]) + length + payload
 
 
-def messages(sock: socket.socket) -> Iterator[bytes]:
-    """The client's binary messages; pings are answered, a Close ends it."""
+def messages(sock: socket.socket, send: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    """The client's binary messages; pings are answered (by ``send``), a Close ends it."""
+    send = send or sock.sendall
     while True:
         first, second = receive_exactly(sock, 2)
         size = second & 0x7F
@@ -72,14 +73,15 @@ def messages(sock: socket.socket) -> Iterator[bytes]:
             (size,) = struct.unpack("!Q", receive_exactly(sock, 8))
         mask = receive_exactly(sock, 4)
         body = receive_exactly(sock, size)
-        payload = bytes(byte ^ mask[i & 3] for i, byte in enumerate(body))
+        key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+        payload = (int.from_bytes(body, "big") ^ key).to_bytes(size, "big")
         if first & 15 == 8:
             code = struct.unpack("!H", payload[:2])[0] if len(payload) > 1 else 1005
             print(f"client closed {code} {payload[2:].decode(errors='replace')}", flush=True)
-            sock.sendall(message(payload, 8))
+            send(message(payload, 8))
             return
         if first & 15 == 9:
-            sock.sendall(message(payload, 10))
+            send(message(payload, 10))
         if first & 15 == 2:
             yield payload
 
@@ -196,21 +198,21 @@ def serve(mode: str, sock: socket.socket) -> None:
         return
     if mode == "mute":
         time.sleep(3600)
-    head = _read_head(sock)
+    head = read_head(sock)
     print(f"upgrade asked for: {head.splitlines()[0]}", flush=True)
     if mode in _STATUS:
-        _http(sock, *_STATUS[mode])
+        respond(sock, *_STATUS[mode])
     elif mode == "hang-up":
         return
     elif mode == "no-subprotocol":
-        _upgrade(sock, head, None)
+        upgrade(sock, head, None)
         for _ in messages(sock):
             pass
     elif mode in _HELLOS:
-        _upgrade(sock, head)
+        upgrade(sock, head)
         _answer_hello(sock, _HELLOS[mode]())
     else:
-        _upgrade(sock, head)
+        upgrade(sock, head)
         _streams(sock, _AFTER_CONNECT[mode])
 
 

@@ -30,6 +30,7 @@ from tests.netns.child import ROOT, SESSION, Child, until
 
 WORKER4, WORKER6 = "25.1.1.1", "2a0e:1:1::1"
 WORKER_PORT = 8787
+SSH_PORT = 2222
 MID4, MID6 = "25.2.2.1", "2a0e:2:2::1"  # where the worker's connections come from
 FAR4, FAR6 = "25.2.2.2", "2a0e:2:2::2"
 NAMES4 = "25.2.2.53"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,64 +12,6 @@ from tests.netns import lab, servers
 from tests.netns.child import Child
 from tests.netns.conftest import Way
 from tests.netns.lab import Lab
-
-SSH_PORT = 2222
-
-
-@pytest.fixture(scope="module")
-def repository(net: Lab) -> str:
-    """A git repository among the web server's pages; the commit that its branch is at."""
-    work, bare = net.directory / "work", net.pages / "project.git"
-    who = {
-        "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@zks.test", "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@zks.test",
-    }  # fmt: skip
-
-    def git(*argv: str, cwd: Path = net.directory) -> str:
-        done = subprocess.run(
-            ["git", *argv], cwd=cwd, env={**os.environ, **who}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    git("init", "-q", "-b", "main", str(work))
-    (work / "data").write_bytes(b"".join(servers.pattern(2_000_000)))
-    git("add", "data", cwd=work)
-    git("commit", "-q", "-m", "one", cwd=work)
-    git("clone", "-q", "--bare", str(work), str(bare))
-    git("update-server-info", cwd=bare)
-    return git("rev-parse", "HEAD", cwd=work)
-
-
-@pytest.fixture(scope="module")
-def ssh(net: Lab) -> Iterator[list[str]]:
-    """An sshd at the far end, with throwaway keys; the ssh command that reaches it."""
-    folder = net.directory / "ssh"
-    folder.mkdir(mode=0o700)
-    for name in ("host", "user"):
-        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(key, check=True)
-    config = folder / "sshd_config"
-    config.write_text(
-        f"Port {SSH_PORT}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
-        "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPidFile none\n"
-        "PasswordAuthentication no\nUseDNS no\n"
-    )
-    argv = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(config)]
-    with Child("sshd", net.far.command(argv, sshd=True)) as server:
-        server.wait_for(f"Server listening on :: port {SSH_PORT}")
-        host_key = (folder / "host.pub").read_text().split()[:2]
-        known = folder / "known_hosts"
-        known.write_text("".join(f"[{a}]:{SSH_PORT} {' '.join(host_key)}\n"
-                                 for a in (lab.FAR4, lab.FAR6, "far.zks.test")))  # fmt: skip
-        settings = [
-            "BatchMode=yes",
-            "ConnectTimeout=10",
-            f"UserKnownHostsFile={known}",
-            "GlobalKnownHostsFile=/dev/null",
-        ]
-        command = ["ssh", "-F", "none", "-i", f"{folder}/user", "-p", str(SSH_PORT)]
-        yield command + [word for setting in settings for word in ("-o", setting)]
 
 
 def test_curl_by_name(way: Way) -> None:
@@ -115,7 +55,7 @@ def test_getaddrinfo(way: Way) -> None:
 def test_ssh_session(way: Way, ssh: list[str]) -> None:
     """A command, its exit code, and data through it; ``run`` as nobody cannot read root's key."""
     if way.name == "run-user":
-        scan = way.start("ssh-keyscan", "-T", "10", "-p", str(SSH_PORT), lab.FAR4).succeed()
+        scan = way.start("ssh-keyscan", "-T", "10", "-p", str(lab.SSH_PORT), lab.FAR4).succeed()
         assert "ssh-ed25519" in scan
         return
     session = way.start(*ssh, f"root@{lab.FAR4}", "echo $SSH_CONNECTION; exit 7")
