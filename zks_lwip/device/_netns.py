@@ -13,6 +13,8 @@ import ctypes
 import errno
 import os
 import queue
+import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +24,12 @@ import trio
 
 from zks_lwip.errors import ConfigError, HostError, PrivilegeError
 
-__all__ = ["NamespaceThread", "namespace_id", "namespace_path", "run_in_netns"]
+__all__ = ["NamespaceThread", "namespace_cookie", "namespace_id", "namespace_path", "run_in_netns"]
 
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
 # Where ip(8) keeps named namespaces.
 _NAMED = Path("/run/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,6 +58,19 @@ def namespace_id(netns: str | None) -> int:
         return path.stat().st_ino
     except OSError as error:
         raise _no_namespace(netns, error) from error
+
+
+def namespace_cookie() -> int:
+    """What tells this thread's network namespace from every other since the machine's start.
+
+    An inode number is used again once its namespace has gone. 0 before Linux 5.14.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            cookie = one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(cookie, sys.byteorder)
 
 
 def enter(netns: str) -> None:

@@ -37,9 +37,15 @@ class Record:
     """The namespace's name, None for the one that the writer was in."""
     pid: int
     tun: str
+    cookie: int = 0
+    """Of the namespace, whose inode number may have been another's; 0: not known."""
     steps: tuple[Step, ...] = ()
     problems: tuple[str, ...] = ()
     """What could not be read."""
+
+    def is_of(self, cookie: int) -> bool:
+        """It is about the namespace with that cookie, as far as one can tell."""
+        return not cookie or not self.cookie or cookie == self.cookie
 
     def leftover(self) -> Leftover:
         """The steps of an instance that died."""
@@ -81,6 +87,7 @@ def parse(text: str) -> Record:
         netns=netns if isinstance(netns, str) else None,
         pid=pid,
         tun=str(head.get("tun", "")),
+        cookie=cookie if type(cookie := head.get("cookie")) is int else 0,
         steps=tuple(steps),
         problems=tuple(problems),
     )
@@ -114,10 +121,13 @@ def running(path: Path) -> bool:
 class Journal:
     """The journal of one network namespace, open and locked: there is one writer.
 
+    With a ``cookie`` what is in it about another namespace, one that has gone, does not count.
+
     :raises HostError: another instance lives in this namespace, or the file cannot be used.
     """
 
-    def __init__(self, directory: Path, inode: int) -> None:
+    def __init__(self, directory: Path, inode: int, cookie: int = 0) -> None:
+        self._cookie = cookie
         self.path = journal_path(directory, inode)
         self._fd = _open_locked(self.path)
         with open(os.dup(self._fd), encoding="utf-8", errors="replace") as file:
@@ -126,11 +136,12 @@ class Journal:
 
     @property
     def record(self) -> Record | None:
-        """What it said when it was opened; None if it was empty, or of another boot."""
+        """What it said when it was opened; None if nothing, or nothing about this namespace."""
         if not self._text:
             return None
         record = parse(self._text)
-        return None if record.version and record.boot != boot_id() else record
+        other = record.boot != boot_id() or not record.is_of(self._cookie)
+        return None if record.version and other else record
 
     def begin(self, netns: str | None, tun: str) -> None:
         """Say who we are. Steps of an instance that died stay in it, before ours."""
@@ -139,6 +150,7 @@ class Journal:
             "zks_lwip_journal": VERSION,
             "boot": boot_id(),
             "netns": netns,
+            "cookie": self._cookie,
             "pid": os.getpid(),
             "tun": tun,
         }

@@ -23,7 +23,7 @@ import trio
 from pyroute2 import IPRoute
 
 from zks_lwip.device import TunDevice
-from zks_lwip.device._netns import NamespaceThread, namespace_id
+from zks_lwip.device._netns import NamespaceThread, namespace_cookie, namespace_id
 from zks_lwip.errors import DeviceError, HostError, ZksError
 from zks_lwip.host import journal as journals
 from zks_lwip.host._apply import Applier, count_refused
@@ -59,7 +59,8 @@ def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
     with contextlib.suppress(FileNotFoundError, PermissionError):
         # (Not root: then nothing can be changed, and the first step will say so.)
         record = journals.parse(path.read_text(encoding="utf-8", errors="replace"))
-        if record.version and record.boot == journals.boot_id():
+        same = record.boot == journals.boot_id() and record.is_of(namespace_cookie())
+        if record.version and same:
             leftover = record.leftover()
     with IPRoute() as ip:
         return look(ip, netns, own_inode, leftover)
@@ -198,7 +199,7 @@ class Host:
 
     def _open(self) -> None:
         inode = namespace_id(None)
-        self._journal = journals.Journal(self.plan.config.state_dir, inode)
+        self._journal = journals.Journal(self.plan.config.state_dir, inode, namespace_cookie())
         self._ip = IPRoute()
         self._applier = Applier(self._ip)
         self._journal.begin(self.plan.config.netns, self.plan.config.tun)

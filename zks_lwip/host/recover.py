@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from zks_lwip.device._netns import namespace_id, run_in_netns
+from zks_lwip.device._netns import namespace_cookie, namespace_id, run_in_netns
 from zks_lwip.errors import HostError, PrivilegeError, ZksError
 from zks_lwip.host._apply import Applier
 from zks_lwip.host._observe import look, read_sysctl
@@ -58,7 +58,7 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
             seen.add(int(match[1]))
             _recover(directory, int(match[1]), own, recovery)
     if own not in seen:
-        _take_down(None, (), own, recovery)
+        _take_down(None, Record(0, "", None, 0, ""), own, recovery)
     return recovery
 
 
@@ -75,7 +75,7 @@ def _recover(directory: Path, inode: int, own: int, recovery: Recovery) -> None:
         where = None if inode == own else _find(inode, record)
         if inode == own or where is not None:
             known = len(recovery.left)
-            _take_down(where, record.steps, own, recovery)
+            _take_down(where, record, own, recovery)
             if len(recovery.left) > known:
                 return  # for another try
             recovery.left += [
@@ -101,19 +101,18 @@ def _find(inode: int, record: Record) -> str | None:
     return None
 
 
-def _take_down(netns: str | None, steps: tuple[Step, ...], own: int, recovery: Recovery) -> None:
+def _take_down(netns: str | None, record: Record, own: int, recovery: Recovery) -> None:
     try:
-        recovery.left += run_in_netns(netns, _undo, netns, steps, own, recovery.undone.append)
+        recovery.left += run_in_netns(netns, _undo, netns, record, own, recovery.undone.append)
     except ZksError as error:
         recovery.left.append(str(error))
 
 
-def _undo(
-    netns: str | None, steps: tuple[Step, ...], own: int, tell: Callable[[str], None]
-) -> list[str]:
+def _undo(netns: str | None, record: Record, own: int, tell: Callable[[str], None]) -> list[str]:
     """Runs in the namespace: what the journal knows, and what bears our protocol number or name."""
     with IPRoute() as ip:
         applier = Applier(ip)
+        steps = record.steps if record.is_of(namespace_cookie()) else ()
         state = look(ip, netns, own, None)
         table = Nftables("")
 

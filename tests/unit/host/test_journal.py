@@ -76,6 +76,22 @@ def test_after_another_boot_nothing_of_it_is_true(tmp_path: Path) -> None:
     assert Journal(tmp_path, 42).record is None
 
 
+def test_an_inode_number_that_is_used_again(tmp_path: Path) -> None:
+    first = Journal(tmp_path, 42, 5)
+    first.begin(None, "zks0")
+    first.append(STEPS[0])
+    first.close()
+    second = Journal(tmp_path, 42, 5)
+    assert second.record is not None
+    second.close()
+    other = Journal(tmp_path, 42, 6)
+    assert other.record is None
+    other.begin(None, "zks0")
+    other.close()
+    record = Journal(tmp_path, 42).record
+    assert record is not None and record.steps == () and record.cookie == 6
+
+
 def test_a_torn_end_was_not_acted_on(tmp_path: Path) -> None:
     text = written(tmp_path).read_text()
     for cut in range(len(text)):
