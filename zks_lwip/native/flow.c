@@ -218,6 +218,14 @@ void flow_tick(zks_core *core)
             break; /* the oldest come first */
         flow_died(core, flow, ZKS_EV_RESET);
     }
+    for (flow = core->lists[LIST_BUSY].first; flow; flow = next) {
+        next = flow->next;
+        if (flow->pcb->persist_backoff) {
+            flow_isolate(core, flow);
+            flow_unstick(flow->pcb);
+            flow_settle(core, flow);
+        }
+    }
     core->current = NULL;
     tcp_listen_pcbs.listen_pcbs = NULL;
     link_list(&core->lists[LIST_BUSY], &tcp_active_pcbs);

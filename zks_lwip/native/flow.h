@@ -26,7 +26,7 @@ void flow_settle(zks_core *core, struct flow *flow);
 int flow_is_busy(const struct tcp_pcb *pcb);
 void flow_unstick(struct tcp_pcb *pcb);
 void flow_adopt(struct flow *flow, struct tcp_pcb *pcb);
-void flow_enlarge_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb);
+void flow_size_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb);
 void flow_open_window(struct flow *flow, struct tcp_pcb *pcb);
 err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err);
 err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err);

@@ -64,7 +64,7 @@ int zks_flow_accept(zks_core *core, uint64_t id)
         pcb = tcp_active_pcbs;
         if (pcb) {
             flow_adopt(flow, pcb);
-            flow_enlarge_segments(core, flow, pcb);
+            flow_size_segments(core, flow, pcb);
             /* Bytes and FIN may be pushed before the handshake's ACK has come. lwIP opens its congestion window, of
              * one byte so far, only on the way from SYN_RCVD to ESTABLISHED, which FIN cuts short: nothing would go. */
             pcb->cwnd = pcb->ssthresh = TCP_SND_BUF;
@@ -190,7 +190,11 @@ int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t l
         return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
-    if (flow && flow->pcb && flow->state == FLOW_OPEN && !flow->fin_sent) {
+    if (flow && flow->pcb && flow->pcb->state == SYN_SENT && !flow->fin_sent) {
+        /* lwIP would take it, and when it sends the SYN again put it into segments without any flag. */
+        flow->want_write = 1;
+        result = 0;
+    } else if (flow && flow->pcb && flow->state == FLOW_OPEN && !flow->fin_sent) {
         struct tcp_pcb *pcb = flow->pcb;
         size_t done = 0;
         err_t err = ERR_OK;
@@ -246,9 +250,11 @@ int zks_flow_shutdown(zks_core *core, uint64_t id)
     if (flow && flow->pcb && flow->state == FLOW_OPEN) {
         if (!flow->fin_sent) {
             flow->fin_sent = 1;
-            flow_isolate(core, flow);
-            tcp_shutdown(flow->pcb, 0, 1);
-            flow_settle(core, flow);
+            if (flow->pcb->state != SYN_SENT) { /* else with the end of the handshake */
+                flow_isolate(core, flow);
+                tcp_shutdown(flow->pcb, 0, 1);
+                flow_settle(core, flow);
+            }
         }
         result = ZKS_OK;
     }

@@ -1,7 +1,9 @@
 /* Flows around lwIP's pcbs: what happens before and after every call into lwIP, and what lwIP calls back. */
 #include "flow.h"
 
-#define SUPER_SEGMENT 64000u /* bytes of one segment to a device that cuts it itself */
+#define SUPER_SEGMENT 64000u  /* bytes of one segment to a device that cuts it itself */
+#define LEAST_MSS 48u         /* as Linux has it (tcp_min_snd_mss): nobody shall ask for a packet a byte */
+#define LEAST_HALF_WINDOW 536u
 
 /* ---- around lwIP ---- */
 void flow_isolate(zks_core *core, struct flow *flow)
@@ -60,12 +62,18 @@ void flow_settle(zks_core *core, struct flow *flow)
 }
 
 /* A segment that waits whole for more window than the peer will offer is cut, at once: lwIP's persist timer would
- * do so after half a second and more. */
+ * do so after half a second and more. It would also leave FIN on the first part (2.2.1: tcp_split_unsent_seg), and
+ * the peer would take the rest for data after the end; so the timer must not find anything to cut. */
 void flow_unstick(struct tcp_pcb *pcb)
 {
-    if (pcb->unsent && !pcb->unacked && pcb->snd_wnd && pcb->snd_wnd < pcb->unsent->len &&
-        tcp_split_unsent_seg(pcb, (u16_t)pcb->snd_wnd) == ERR_OK)
-        tcp_output(pcb);
+    if (!pcb->unsent || pcb->unacked || !pcb->snd_wnd || pcb->snd_wnd >= pcb->unsent->len)
+        return;
+    if (tcp_split_unsent_seg(pcb, (u16_t)pcb->snd_wnd) != ERR_OK) {
+        pcb->persist_cnt = 0; /* out of memory: not yet, then */
+        return;
+    }
+    TCPH_UNSET_FLAG(pcb->unsent->tcphdr, TCP_FIN | TCP_PSH);
+    tcp_output(pcb);
 }
 
 /* ---- lwIP's callbacks: the argument is the flow ---- */
@@ -120,12 +128,19 @@ static void on_error(void *arg, err_t err)
         flow_died(core_current, flow, err == ERR_CLSD ? ZKS_EV_CLOSED : ZKS_EV_RESET);
 }
 
-/* With offloads a segment is as long as the device takes it; the device cuts it to flow->mss. */
-void flow_enlarge_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb)
+/* How long segments are, decided once, before the first byte. With offloads, as long as the device takes them; the
+ * device cuts them to flow->mss. */
+void flow_size_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb)
 {
+    if (pcb->mss < LEAST_MSS)
+        pcb->mss = LEAST_MSS;
     flow->mss = pcb->mss;
-    if (core->framing == ZKS_FRAMING_VNET && pcb->mss)
+    if (core->framing == ZKS_FRAMING_VNET)
         pcb->mss = (u16_t)(SUPER_SEGMENT / pcb->mss * pcb->mss);
+    /* lwIP makes segments of at most half the largest window so far; but of any length while that is 0, and at the
+     * next write it asserts that none is longer than it would be now. */
+    if (pcb->snd_wnd_max < 2 * LEAST_HALF_WINDOW)
+        pcb->snd_wnd_max = 2 * LEAST_HALF_WINDOW;
 }
 
 /* The peer is this machine's kernel: no network between, no congestion to feel for. Called when lwIP is done with
@@ -134,13 +149,16 @@ void flow_open_window(struct flow *flow, struct tcp_pcb *pcb)
 {
     flow->fresh = 0;
     pcb->cwnd = TCP_SND_BUF;
+    if (flow->fin_sent && pcb->state == ESTABLISHED)
+        tcp_shutdown(pcb, 0, 1); /* asked for while our SYN was on its way */
     tcp_output(pcb);
 }
 
 static void established(struct flow *flow)
 {
     flow->fresh = 1;
-    core_ready(core_current, flow, ZKS_EV_ESTABLISHED);
+    core_ready(core_current, flow, flow->want_write ? ZKS_EV_ESTABLISHED | ZKS_EV_WRITABLE : ZKS_EV_ESTABLISHED);
+    flow->want_write = 0;
 }
 
 err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
@@ -154,7 +172,7 @@ err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 {
     (void)err;
-    flow_enlarge_segments(core_current, arg, pcb);
+    flow_size_segments(core_current, arg, pcb);
     established(arg);
     return ERR_OK;
 }

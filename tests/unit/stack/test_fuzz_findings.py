@@ -1,0 +1,132 @@
+"""What tests/fuzz has found, each as the shortest sequence of packets that showed it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from .packets import ACK, APP, FAR, FIN, PSH, SYN, Connection, Recorder, Seen, connect, probe, tcp
+
+MSS = b"\x02\x04\x05\x00"  # 1280
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+async def collect(c: Connection, window: int = 65535) -> tuple[bytes, list[Seen]]:
+    """Acknowledge what comes until FIN has; the bytes before it, and the segments."""
+    received, segments = b"", []
+    with trio.fail_after(60):
+        while True:
+            segment = await c.probe.receive(60)
+            segments.append(segment)
+            if segment.seq == c.ack:
+                received += segment.data
+                c.ack += len(segment.data)
+                if segment.flags & FIN:
+                    return received, segments
+            await c.probe.send(c.segment(window=window))
+
+
+async def shrink(c: Connection, window: int) -> None:
+    """A smaller window is believed with newer bytes only (RFC 9293 §3.10.7.4)."""
+    for _ in range(2):
+        await c.probe.send(c.segment(ACK, b"x", window=window))
+        c.seq += 1
+        assert not (await c.probe.receive()).data
+
+
+@FAMILIES
+async def test_fin_stays_at_the_end_of_a_segment_that_is_cut(family: int) -> None:
+    """lwIP's tcp_split_unsent_seg leaves FIN on the first part, too."""
+    async with probe() as p:
+        c = await connect(p, family, window=0, options=MSS)
+        content = bytes(range(200)) * 6
+        assert c.flow.push(content) == len(content)
+        c.flow.send_eof()
+        await p.silence()
+        await p.send(c.segment(window=700))
+        received, segments = await collect(c, window=700)
+        assert received == content
+        assert [bool(x.flags & FIN) for x in segments] == [False] * (len(segments) - 1) + [True]
+
+
+async def test_fin_stays_at_the_end_when_a_timer_cuts(autojump_clock: object) -> None:
+    """A segment that was lost is cut when the window has become smaller than it."""
+    async with probe() as p:
+        c = await connect(p, options=MSS)
+        await shrink(c, 0)
+        content = bytes(range(200)) * 6
+        assert c.flow.push(content) == len(content)
+        c.flow.send_eof()
+        await p.send(c.segment())
+        first = await p.receive()
+        assert first.data == content and first.flags & FIN  # and never arrives
+        await shrink(c, 700)
+        received, segments = await collect(c, window=700)
+        assert received == content
+        assert not segments[0].flags & FIN
+
+
+@FAMILIES
+@pytest.mark.parametrize("window", [0, 1])
+async def test_a_small_window_after_none(family: int, window: int) -> None:
+    """Segments that were made before the peer had any window are longer than half of its largest.
+
+    lwIP asserts that there are none, and ended the process.
+    """
+    async with probe() as p:
+        await p.send(tcp((APP[family], 1), (FAR[family], 80), SYN, 7, window=window))
+        flow = p.flows.pop()
+        flow.accept()
+        answer = await p.receive()
+        content = bytes(range(250)) * 8
+        assert flow.push(content[:1000]) == 1000
+        c = Connection(
+            p, flow, Recorder(flow), (APP[family], 1), (FAR[family], 80), 8, answer.seq + 1
+        )
+        await p.send(c.segment(window=100))
+        assert flow.push(content[1000:]) == 1000
+        flow.send_eof()
+        received, _ = await collect(c)
+        assert received == content
+
+
+@pytest.mark.parametrize("announced", [1, 47])
+async def test_no_peer_gets_a_packet_for_every_byte(announced: int) -> None:
+    async with probe() as p:
+        c = await connect(p, options=b"\x02\x04" + announced.to_bytes(2, "big"))
+        c.flow.push(bytes(4800))
+        assert len((await p.receive()).data) == 48
+
+
+async def test_nothing_is_sent_before_our_syn_is_answered(autojump_clock: object) -> None:
+    """lwIP sent bytes in segments without any flag when it repeated the SYN, and lost FIN."""
+    async with probe() as p:
+        flow = p.stack.connect((FAR[4], 80), (APP[4], 40000))
+        handler = Recorder(flow)
+        assert flow.push(b"early") == 0
+        flow.send_eof()
+        syn = await p.receive()
+        assert syn.flags == SYN
+        again = await p.receive(5)
+        assert (again.flags, again.seq) == (SYN, syn.seq)
+        await p.silence(0.3)
+        c = Connection(p, flow, handler, (APP[4], 40000), (FAR[4], 80), 501, syn.seq + 1)
+        await p.send(tcp(c.source, c.destination, SYN | ACK, 500, syn.seq + 1))
+        assert handler.log == ["established", "writable"]
+        flags = [(await p.receive()).flags for _ in range(2)]
+        assert flags == [ACK, FIN | ACK] or flags[-1] & FIN
+
+
+async def test_bytes_wait_for_the_handshake_of_a_connection_of_ours() -> None:
+    async with probe() as p:
+        flow = p.stack.connect((FAR[4], 80), (APP[4], 40000))
+        handler = Recorder(flow)
+        assert flow.push(b"early") == 0
+        syn = await p.receive()
+        await p.send(tcp((APP[4], 40000), (FAR[4], 80), SYN | ACK, 500, syn.seq + 1))
+        assert handler.log == ["established", "writable"]
+        assert flow.push(b"early") == 5
+        segment = await p.receive()
+        while not segment.data:
+            segment = await p.receive()
+        assert segment.data == b"early" and segment.flags & (ACK | PSH) == ACK | PSH
