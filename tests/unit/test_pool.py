@@ -466,6 +466,25 @@ async def test_datagrams_for_nobody_are_dropped() -> None:
         assert tunnel.open_association(Datagrams()).send("192.0.2.1", 1, b"x") is False
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["far.example", "192.0.2.1.", "[::1]", "fe80::1%eth0", "::ffff:192.0.2.1", "1", "\u0661"],
+)
+async def test_datagrams_from_what_is_no_address_are_dropped_and_counted(host: str) -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        peer = Datagrams()
+        association = tunnel.open_association(peer)
+        assert association.send("192.0.2.1", 53, b"first")
+        await eventually(lambda: peer.told)
+        session = worker.served[0].session
+        session.udp_error(association.identifier, 111, host, 53)
+        session.send_udp(association.identifier, host, 53, b"x")
+        session.send_udp(association.identifier, "192.0.2.1", 53, b"last")
+        await eventually(lambda: len(peer.told) > 1)
+        assert peer.told[1:] == [("192.0.2.1", 53, b"last")]
+        await eventually(lambda: tunnel.stats()["datagrams_malformed"] == 2)
+
+
 async def test_dns_queries_find_their_answers() -> None:
     async with tunnel_and_worker(Settings(dns=True, requests=8)) as (tunnel, worker):
         answers: dict[int, bytes] = {}

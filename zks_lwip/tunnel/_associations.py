@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .frames import Udp, UdpClose, UdpError
@@ -16,6 +18,17 @@ __all__ = ["Associations"]
 _MOST_ID = 2**32 - 1
 
 
+@lru_cache(maxsize=4096)
+def _is_address(host: str) -> bool:
+    """Whether ``host`` is written as PROTOCOL.md §5 wants: a literal, IPv4-mapped ones as IPv4."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        raw = socket.inet_pton(family, host)
+    except (OSError, UnicodeError):
+        return False
+    return family == socket.AF_INET or not raw.startswith(bytes(10) + b"\xff\xff")
+
+
 class Associations:
     """All that are open. ``channel`` gives the channel that datagrams take now, if there is one."""
 
@@ -23,6 +36,8 @@ class Associations:
         self._channel = channel
         self._open: dict[int, Association] = {}
         self._last = 0
+        #: Frames of the worker whose host is no address.
+        self.malformed = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -50,7 +65,7 @@ class Associations:
 
     def on_datagram(self, frame: Udp) -> None:
         association = self._open.get(frame.association)
-        if association is not None:
+        if association is not None and self._checked(frame.host):
             payload = frame.payload
             if type(payload) is not memoryview:
                 payload = memoryview(payload)
@@ -58,10 +73,16 @@ class Associations:
 
     def on_udp_error(self, frame: UdpError) -> None:
         association = self._open.get(frame.association)
-        if association is not None:
+        if association is not None and self._checked(frame.host):
             association.peer.on_udp_error(frame.code, frame.host, frame.port)
 
     def on_udp_close(self, frame: UdpClose) -> None:
         association = self._open.get(frame.association)
         if association is not None:
             association.peer.on_udp_close()
+
+    def _checked(self, host: str) -> bool:
+        if _is_address(host):
+            return True
+        self.malformed += 1
+        return False

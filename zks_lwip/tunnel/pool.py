@@ -123,6 +123,7 @@ class Tunnel:
                 "streams": sum(len(channel.streams) for channel in self._channels),
                 "waiting": len(self._waiting),
                 "associations": len(self._associations),
+                "datagrams_malformed": self._associations.malformed,
             }
         )
 

@@ -48,7 +48,7 @@ class UdpPeer(Protocol):
     """Who is at this end of a UDP association. Called synchronously in the trio thread."""
 
     def on_datagram(self, host: str, port: int, payload: memoryview, /) -> None:
-        """A datagram came from there. ``payload`` is valid during the call only."""
+        """A datagram came from there, an IP literal. ``payload`` is valid during the call only."""
         ...
 
     def on_udp_error(self, code: int, host: str, port: int, /) -> None:
