@@ -49,7 +49,7 @@ def container(space: Space) -> Iterator[Namespace]:
         try:
             yield inner
         finally:
-            space.client.ip("link del br0")
+            space.client.ip("link del in0", "link del br0")
             space.client.sysctl("net.ipv4.ip_forward=0")
 
 
