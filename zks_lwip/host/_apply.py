@@ -115,7 +115,8 @@ class Applier:
             network = ipaddress.ip_network(step.to)
             request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
         if step.ipproto is not None:
-            request["ip_proto"] = socket.getprotobyname(step.ipproto)
+            # Not getprotobyname(): minimal systems have no /etc/protocols.
+            request["ip_proto"] = getattr(socket, f"IPPROTO_{step.ipproto.upper()}")
         for name, value in (("uid", step.uid), ("sport", step.sport), ("dport", step.dport)):
             if value is not None:
                 request[f"{name}_range"] = f"{value}:{value}"
