@@ -30,6 +30,7 @@ from ..errors import (
     WorkerUnreachable,
 )
 from .options import TunnelConfig
+from .proxy import ask_proxy
 from .websocket import UpgradeRefused, WebSocketClosed, WsConnection, upgrade_websocket
 
 __all__ = ["SUBPROTOCOL", "connect_worker", "open_tcp", "tls_context"]
@@ -84,23 +85,7 @@ async def connect_worker(
         context = None
     elif context is None:
         context = tls_context(config.ca_file)
-    try:
-        with trio.fail_after(config.connect_timeout):
-            tcp = await open_tcp(
-                await _addresses(config),
-                worker.port,
-                mark=config.mark,
-                configure=config.configure_socket,
-            )
-    except trio.TooSlowError:
-        raise WorkerUnreachable(
-            f"worker {worker} does not answer (nothing within {config.connect_timeout:g} s): check "
-            "its address, the network and firewalls on the way."
-        ) from None
-    except OSError as error:
-        raise WorkerUnreachable(
-            f"worker {worker} cannot be reached ({error}): check that it runs there."
-        ) from None
+    tcp = await _open_way(config)
     headers = [(b"User-Agent", f"zks-lwip/{__version__}".encode())]
     if config.token is not None:
         headers.append((b"Authorization", b"Bearer " + config.token.encode("ascii")))
@@ -142,6 +127,36 @@ async def connect_worker(
             "or, if it is an original ZKS-Tunnel Worker, say --protocol v1."
         )
     return connection
+
+
+async def _open_way(config: TunnelConfig) -> trio.SocketStream:
+    """TCP to the worker, through the proxy if there is one."""
+    worker, proxy = config.worker, config.proxy
+    whom = f"worker {worker}" if proxy is None else f"the proxy {proxy}"
+    port = worker.port if proxy is None else proxy.port
+    tcp = None
+    try:
+        with trio.fail_after(config.connect_timeout):
+            addresses = await (_addresses(config) if proxy is None else _of_proxy(config))
+            tcp = await open_tcp(
+                addresses, port, mark=config.mark, configure=config.configure_socket
+            )
+            if proxy is not None:
+                await ask_proxy(tcp, proxy, config.address or worker.host, worker.port)
+    except BaseException as error:
+        if tcp is not None:
+            await trio.aclose_forcefully(tcp)
+        if isinstance(error, trio.TooSlowError):
+            raise WorkerUnreachable(
+                f"{whom} does not answer (nothing within {config.connect_timeout:g} s): check "
+                "its address, the network and firewalls on the way."
+            ) from None
+        if isinstance(error, (OSError, trio.BrokenResourceError)):
+            raise WorkerUnreachable(
+                f"{whom} cannot be reached ({error}): check that it runs there."
+            ) from None
+        raise
+    return tcp
 
 
 def _explain(refused: UpgradeRefused, worker: WorkerUrl, config: TunnelConfig) -> TunnelError:
@@ -212,16 +227,7 @@ async def _addresses(config: TunnelConfig) -> Sequence[str]:
     elif worker.address is not None:
         found = [worker.host]
     else:
-        try:
-            if config.resolve is not None:
-                found = await config.resolve(worker.host)
-            else:
-                found = await _resolve(worker.host)
-        except OSError as error:
-            raise WorkerUnreachable(
-                f"the name of worker {worker} does not resolve ({error}): check its spelling and "
-                "this machine's DNS."
-            ) from None
+        found = await _resolve(config, worker.host, f"worker {worker}")
     if not worker.secure and not config.plaintext:
         found = [each for each in found if _is_loopback(each)]
         if not found:
@@ -229,14 +235,36 @@ async def _addresses(config: TunnelConfig) -> Sequence[str]:
                 f"{worker} is not encrypted and does not lead to this machine's loopback: use "
                 "wss://, or insist with --plaintext."
             )
-    if not found:
-        raise WorkerUnreachable(
-            f"the name of worker {worker} has no addresses: check its spelling and DNS."
-        )
     return _interleave(found)[:_MAX_ADDRESSES]
 
 
-async def _resolve(host: str) -> list[str]:
+async def _of_proxy(config: TunnelConfig) -> Sequence[str]:
+    """The addresses of the proxy."""
+    proxy = config.proxy
+    assert proxy is not None
+    if proxy.address is not None:
+        return [proxy.host]
+    found = await _resolve(config, proxy.host, f"the proxy {proxy}")
+    return _interleave(found)[:_MAX_ADDRESSES]
+
+
+async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]:
+    """A name's addresses, at least one. Raises WorkerUnreachable."""
+    try:
+        found = await (config.resolve or _ask_system)(host)
+    except OSError as error:
+        raise WorkerUnreachable(
+            f"the name of {whose} does not resolve ({error}): check its spelling and this "
+            "machine's DNS."
+        ) from None
+    if not found:
+        raise WorkerUnreachable(
+            f"the name of {whose} has no addresses: check its spelling and DNS."
+        )
+    return found
+
+
+async def _ask_system(host: str) -> list[str]:
     infos = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 

@@ -10,6 +10,7 @@ import trio
 
 from ..config import WorkerUrl, parse_worker_url
 from ..errors import ConfigError
+from .proxy import Proxy
 
 __all__ = ["TunnelConfig"]
 
@@ -33,6 +34,8 @@ class TunnelConfig:
     """SO_MARK of every socket (Linux; needs CAP_NET_ADMIN)."""
     address: str | None = None
     """An IP address to connect to instead of asking what the URL's host resolves to."""
+    proxy: Proxy | None = None
+    """An HTTP proxy that connects to the worker for us."""
     resolve: Callable[[str], Awaitable[Sequence[str]]] | None = None
     """What finds a name's addresses; None: the system's resolver. Raises OSError."""
     configure_socket: Callable[[trio.socket.SocketType], None] | None = None
