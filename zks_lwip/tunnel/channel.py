@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 import trio
 
+from ._text import one_line
 from .credit import Budget
 from .dial import SUBPROTOCOL, connect_worker
 from .frames import (
@@ -299,9 +300,10 @@ class Channel:
         if elsewhere:
             self._owner.on_elsewhere(self, stream)
         else:
-            stream.end(frame.code, frame.message)
+            stream.end(frame.code, one_line(frame.message))
 
     def _on_goaway(self, frame: GoAway) -> None:
-        self.going_away = True
-        log.info("the worker is going away (%d %s)", frame.code, frame.reason)
-        self._owner.on_capacity(self)
+        if not self.going_away:
+            self.going_away = True
+            log.info("the worker is going away (%d %s)", frame.code, one_line(frame.reason))
+            self._owner.on_capacity(self)

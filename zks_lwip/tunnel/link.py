@@ -40,6 +40,8 @@ class LinkEnd:
     """One clause for a log line."""
     error: ProtocolError | None = None
     """The peer's breach of the protocol, if that was it."""
+    ours: bool = False
+    """This end had no more use for it."""
 
 
 class SessionLink:
@@ -70,7 +72,7 @@ class SessionLink:
 
     def close(self, status: int = 1000, reason: str = "") -> None:
         """End the link: Close is sent, and :meth:`run` returns. Harmless when it has ended."""
-        self._finish(LinkEnd(status, reason))
+        self._finish(LinkEnd(status, reason, ours=True))
 
     async def run(
         self,

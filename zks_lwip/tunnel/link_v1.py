@@ -47,7 +47,7 @@ class LinkV1:
 
     def close(self, status: int = 1000, reason: str = "") -> None:
         """End the link: Close is sent, and :meth:`run` returns. Harmless when it has ended."""
-        self._finish(LinkEnd(status, reason))
+        self._finish(LinkEnd(status, reason, ours=True))
 
     async def run(
         self,
@@ -147,7 +147,7 @@ class LinkV1:
                     except WebSocketClosed:
                         return  # the receiver gives the reason
                 elif finished is not None and finished():
-                    self._finish(LinkEnd(1000, ""))
+                    self._finish(LinkEnd(1000, "", ours=True))
                 elif not session.has_output:
                     until = session.deadline
                     with trio.CancelScope(deadline=math.inf if until is None else until):

@@ -270,7 +270,7 @@ class Tunnel:
         self._echoes.lost(channel)
 
     def _lost(self, channel: Channel, end: LinkEnd) -> None:
-        if end.reason == _NOT_NEEDED or (self._v1 and end.status == 1000):
+        if end.ours:
             log.debug("closed a channel that was not needed")
             return
         self._counters["channels_lost"] += 1
@@ -299,7 +299,7 @@ class Tunnel:
 
     def on_ready(self, channel: Channel) -> None:
         self._opening -= 1
-        if self._v1:  # most live for one stream only, and prove as much
+        if self._v1 and self._channels:  # most live for one stream only, and prove as much
             self._backoff.succeeded()
         self._channels.append(channel)
         self._counters["channels_opened"] += 1

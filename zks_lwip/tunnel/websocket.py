@@ -21,6 +21,7 @@ from wsproto.utilities import LocalProtocolError
 
 from ..errors import ProtocolError, TunnelError
 from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
+from ._text import one_line
 from ._wire import Wire
 from .masking import Buffer, FramedConnection, make_protocol
 
@@ -133,11 +134,11 @@ class WsConnection:
 
     @property
     def closed_reason(self) -> str:
-        """The reason that came or went with the Close status; empty if none."""
+        """The reason that came or went with the Close status, in one line; empty if none."""
         if self._own_close is not None:
             return self._own_close[1]
         closed = self._ws.closed
-        return (closed.reason if closed is not None else None) or self._failure
+        return one_line((closed.reason if closed is not None else None) or self._failure)
 
     @property
     def last_heard(self) -> float:
