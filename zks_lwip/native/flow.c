@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define HELD_MOST_MS 150000u /* longer than any connect: the other side has forgotten */
+#define RETRANSMIT_MS 1000u  /* until the first retransmission of a SYN (RFC 6298 §2.1) */
+#define SILENT_MOST_MS 300000u
 
 /* ---- the held SYN ---- */
 void flow_inject(zks_core *core, const uint8_t *bytes, uint32_t length)
@@ -81,6 +83,7 @@ static void hold(zks_core *core, const struct zks_packet *packet, const uint8_t 
     }
     memcpy(flow->syn, bytes, packet->length);
     flow->syn_length = (uint16_t)packet->length;
+    flow->syn_ms = core->now_ms;
     flow->state = FLOW_HELD;
     flow_list_move(core, flow, LIST_HELD);
     core_ready(core, flow, ZKS_EV_SYN);
@@ -94,6 +97,9 @@ static void held_segment(zks_core *core, struct flow *flow, const struct zks_pac
         flow_reap(core, flow);
     } else if ((packet->flags & (ZKS_TCP_SYN | ZKS_TCP_ACK)) == ZKS_TCP_SYN && packet->length <= 256) {
         core_count(core, ZKS_C_SYN_JOINED);
+        flow->syn_ms = core->now_ms;
+        if (flow->syn_count < 7)
+            flow->syn_count++;
         if (packet->length != flow->syn_length || packet->sequence != zks_get32(flow->syn + packet->payload + 4)) {
             uint8_t *syn = malloc(packet->length);
             if (!syn)
@@ -106,6 +112,15 @@ static void held_segment(zks_core *core, struct flow *flow, const struct zks_pac
     } else {
         core_count(core, ZKS_C_STRAY_SEGMENTS);
     }
+}
+
+/* A kernel says nothing when an application gives up a connect(): it only stops to retransmit. The next SYN is due
+ * after at most twice the last interval; four times, and two lost ones are forgiven. */
+static int given_up(const zks_core *core, const struct flow *flow)
+{
+    uint64_t due = (uint64_t)RETRANSMIT_MS << flow->syn_count;
+    return core->now_ms - flow->since_ms >= HELD_MOST_MS ||
+           core->now_ms - flow->syn_ms >= 4 * due + RETRANSMIT_MS;
 }
 
 /* ---- segments from the device ---- */
@@ -209,18 +224,29 @@ static void sweep(zks_core *core, uint8_t which, const struct tcp_pcb *pcbs)
     }
 }
 
+/* Nobody holds it, and its peer has been silent for so long that it must have vanished without a RST: lwIP would
+ * repeat the last bytes for 40 minutes and more. A peer that is there answers at least every probe of its window. */
+static int is_orphan(const zks_core *core, const struct flow *flow)
+{
+    return flow->state == FLOW_LINGER && core->now_ms - flow->since_ms > SILENT_MOST_MS &&
+           (u32_t)(tcp_ticks - flow->pcb->tmr) > SILENT_MOST_MS / TCP_SLOW_INTERVAL;
+}
+
 void flow_tick(zks_core *core)
 {
     struct flow *flow, *next;
     for (flow = core->lists[LIST_HELD].first; flow; flow = next) {
         next = flow->next;
-        if (core->now_ms - flow->since_ms < HELD_MOST_MS)
-            break; /* the oldest come first */
-        flow_died(core, flow, ZKS_EV_RESET);
+        if (given_up(core, flow))
+            flow_died(core, flow, ZKS_EV_RESET);
     }
     for (flow = core->lists[LIST_BUSY].first; flow; flow = next) {
         next = flow->next;
-        if (flow->pcb->persist_backoff) {
+        if (is_orphan(core, flow)) {
+            flow_isolate(core, flow);
+            tcp_abandon(flow->pcb, 1);
+            flow_settle(core, flow);
+        } else if (flow->pcb->persist_backoff) {
             flow_isolate(core, flow);
             flow_unstick(flow->pcb);
             flow_settle(core, flow);

@@ -194,8 +194,10 @@ void flow_release(zks_core *core, struct flow *flow)
         flow->held_id = 0;
         rx_clear(core, flow);
     }
-    if (flow->state == FLOW_OPEN)
+    if (flow->state == FLOW_OPEN) {
         flow->state = FLOW_LINGER;
+        flow->since_ms = core->now_ms;
+    }
 }
 
 void flow_died(zks_core *core, struct flow *flow, uint8_t event)

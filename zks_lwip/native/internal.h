@@ -64,7 +64,7 @@ struct flow {
     struct chunk *rx_head, *rx_tail;
     uint8_t *syn;                       /* the held packet */
     uint64_t id;
-    uint64_t since_ms;
+    uint64_t since_ms;                  /* held, or let go */
     struct zks_address source, destination;
     uint32_t rx_bytes;
     uint32_t acked;                     /* by the last segment that was sent */
@@ -74,6 +74,7 @@ struct flow {
     uint16_t mss;                       /* what one segment on the wire may hold */
     uint8_t events;                     /* not yet reported */
     uint8_t state;
+    uint8_t syn_count;                  /* its retransmissions */
     uint8_t list;                       /* LIST_*: which list prev and next belong to */
     uint8_t ready : 1;                  /* queued for an event */
     uint8_t rx_eof : 1;                 /* FIN has come */
