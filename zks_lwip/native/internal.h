@@ -65,6 +65,7 @@ struct flow {
     uint8_t *syn;                       /* the held packet */
     uint64_t id;
     uint64_t since_ms;                  /* held, or let go */
+    uint64_t syn_ms;                    /* when a held SYN was last seen */
     struct zks_address source, destination;
     uint32_t rx_bytes;
     uint32_t acked;                     /* by the last segment that was sent */
