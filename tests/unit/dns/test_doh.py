@@ -51,7 +51,7 @@ async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DohR
 
 
 async def ask(resolver: Resolver, name: str, kind: str = "A") -> dns.message.Message:
-    with trio.fail_after(8):
+    with trio.fail_after(30):
         return dns.message.from_wire(await resolver.resolve(query(name, kind)))
 
 
@@ -123,7 +123,7 @@ async def test_sent_once_more_without_the_application_noticing(fault: str) -> No
         assert (await ask(resolver, "ok.example")).answer
         start = time.monotonic()
         assert (await ask(resolver, f"{fault}.example")).answer
-        assert time.monotonic() - start < (3.5 if fault == "blackhole" else 1)
+        assert time.monotonic() - start < 4.5  # less than a query has
         assert len(server.queries) == 3
         assert server.connections == (1 if fault == "rst" else 2)
 
@@ -230,12 +230,14 @@ async def test_the_address_that_answers_is_found() -> None:
         async with running(client(server, text=text)) as resolver:
             start = time.monotonic()
             assert (await ask(resolver, "ok.example")).answer
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < 4
             server.disconnect()
-            start = time.monotonic()
             assert (await ask(resolver, "ok2.example")).answer
-            assert time.monotonic() - start < 0.3  # it is tried first now
-        silent.close()
+        # The second time, the address that had answered was tried first.
+        with silent, trio.move_on_after(0.1):
+            (await silent.accept())[0].close()
+            (await silent.accept())[0].close()
+            raise AssertionError("the silent address was tried again")
 
 
 def expired() -> trustme.LeafCert:
@@ -308,5 +310,5 @@ async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver()
                 start = time.monotonic()
                 message = dns.message.make_query(f"{name}.example", "A").to_wire()
                 seen = dns.message.from_wire(await service.answer(message) or b"")
-                assert seen.answer and 0.6 < time.monotonic() - start < 1.5
+                assert seen.answer and time.monotonic() - start > 0.6
                 nursery.cancel_scope.cancel()

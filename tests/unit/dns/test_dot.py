@@ -51,7 +51,7 @@ async def test_sent_once_more(fault: str) -> None:
         await ask(resolver, "ok.example")
         start = time.monotonic()
         assert (await ask(resolver, f"{fault}.example")).answer
-        assert time.monotonic() - start < (3.5 if fault == "blackhole" else 1)
+        assert time.monotonic() - start < 4.5  # less than a query has
         assert server.connections == 2
 
 

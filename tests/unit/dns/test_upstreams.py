@@ -222,7 +222,7 @@ async def test_plain_dns_asks_again_when_a_datagram_is_lost() -> None:
         query = dns.message.make_query("ok.lan", "A").to_wire()
         answer = await PlainResolver("127.0.0.1", port, direct()).resolve(query)
         assert answer[:2] == b"\0\0" and seen == ["udp", "udp"]
-        assert 0.9 < time.monotonic() - start < 2
+        assert time.monotonic() - start > 0.9
 
 
 async def test_plain_dns_where_nobody_listens() -> None:
