@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import trio
 
-from zks_lwip.tunnel.frames import GoAway, Pong, parse
+from zks_lwip.tunnel.frames import GoAway, Udp
 from zks_lwip.tunnel.pool import Tunnel
 
-from .test_pool import Peer, tunnel_and_worker
+from .test_pool import Datagrams, Peer, tunnel_and_worker
 from .tunnel_kit import Worker, eventually, quick, working
 
 
@@ -124,12 +124,6 @@ async def _echoes(tunnel: Tunnel, data: bytes) -> None:
     await stream.aclose()
 
 
-def test_a_run_of_pongs_is_one() -> None:
-    """There is nothing in them, and a million fit into a message."""
-    assert parse(b"\x06" * 1_000_000) == [Pong()]
-    assert parse(b"\x06\x06\x05\x06") == [Pong(), *parse(b"\x05"), Pong()]
-
-
 @pytest.mark.parametrize("key", ["window", "streams", "session", "udp"])
 async def test_a_long_lie_in_hello_is_a_short_line(
     key: str, caplog: pytest.LogCaptureFixture
@@ -159,3 +153,30 @@ async def _first_message(worker: Worker, act: Any) -> None:
             worker.nursery.start_soon(act, served)
 
     worker.served = Lying()
+
+
+async def test_a_message_of_tiny_frames_lets_others_have_their_turns_and_loses_nothing() -> None:
+    """Though the end of the WebSocket comes right behind it."""
+    async with tunnel_and_worker() as (tunnel, worker):
+        peer = Datagrams()
+        association = tunnel.open_association(peer)
+        frames = [Udp(association.identifier, "192.0.2.1", n, b"").encode() for n in range(40_000)]
+        await worker.served[0].connection.send_message(b"".join(frames))
+        await worker.served[0].connection.send_message(frames[7] * 1000)
+        worker.served[0].link.close(1000, "done")
+        turns = 0
+        with trio.fail_after(10):
+            while len(peer.told) < 41_000:
+                await trio.sleep(0)
+                turns += bool(peer.told)
+        assert turns > 5
+        assert [port for _, port, _ in peer.told] == [*range(40_000), *[7] * 1000]
+
+
+async def test_a_breach_in_the_middle_of_many_frames() -> None:
+    async with tunnel_and_worker() as (tunnel, worker):
+        frames = Udp(9, "192.0.2.1", 1, b"").encode() * 20_000
+        await worker.served[0].connection.send_message(frames + b"\x3f" + frames)
+        await eventually(lambda: worker.ends, 10)
+        assert worker.ends[0].status == 1002 and "0x3f" in worker.ends[0].reason
+        await eventually(lambda: tunnel.up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -49,6 +49,7 @@ __all__ = ["Inbound"]
 _MOST_PONGS = 4096
 _MOST_CONTROL = 256 << 10  # bytes of control frames that may wait, and per stream that may be open:
 _CONTROL_PER_STREAM = 512
+_QUIET = 63  # one opportunity to pause for so many frames (a mask)
 
 
 class Inbound:
@@ -124,11 +125,20 @@ class Inbound:
         into ``message``. Raises ProtocolError, also every time after the first; the session is then
         over, and the WebSocket is to be closed with the error's status.
         """
+        return [frame for frame in self.work_through(message) if frame is not None]
+
+    def work_through(self, message: Buffer) -> Iterator[Frame | None]:
+        """As :meth:`receive`, a frame at a time, so that the owner can pause in between.
+
+        None, now and then, is an opportunity: a message may hold 200,000 frames that all are none
+        of the owner's business. Go to the end of one message before the next.
+        """
         if self._dead is not None:
             raise ProtocolError(str(self._dead), self._dead.status)
-        events: list[Frame] = []
         if self._over:
-            return events
+            return
+        events: list[Frame] = []
+        quiet = 0
         try:
             size = len(message)
             if size > self.settings.max_message:
@@ -143,11 +153,19 @@ class Inbound:
                 handler(frame, events)
                 if frame.counted:
                     self._taken += 1
+                if events:
+                    yield from events
+                    events.clear()
+                else:
+                    quiet += 1
+                    if not quiet & _QUIET:
+                        yield None
+                if self._over:
+                    return
         except ProtocolError as error:
             self._dead = error
             self.end()
             raise
-        return events
 
     def _refuse_frame(self, frame: Frame) -> NoReturn:
         name = NAMES.get(type(frame)) or f"command 0x{frame.command:02x}"

@@ -6,7 +6,6 @@ Form only is looked at here; whether a frame may come when it comes is the sessi
 from __future__ import annotations
 
 import functools
-import re
 import struct
 from collections.abc import Callable, Iterator
 
@@ -105,7 +104,6 @@ def _on_error(view: memoryview, position: int, size: int) -> tuple[Frame, int]:
 
 
 _PING, _PONG = Ping(), Pong()
-_run_of_pongs = re.compile(rb"\x06+").match
 
 
 def _on_ping(view: memoryview, position: int, size: int) -> tuple[Frame, int]:
@@ -218,8 +216,6 @@ def _past_end(name: str) -> ProtocolError:
 
 def iter_frames(message: Buffer) -> Iterator[Frame]:
     """The frames of one v2 message, in order. DATA and UDP payloads are views into ``message``.
-
-    PONGs in a row come as one: a message holds a million, and there is nothing in them.
     Raises ProtocolError at the first frame that is malformed, and for a message without any.
     """
     view = memoryview(message)
@@ -245,11 +241,6 @@ def iter_frames(message: Buffer) -> Iterator[Frame]:
         elif command >= 0x40:
             frame, position = _read_new(view, position, size, command)
             yield frame
-        elif command == 0x06:
-            run = _run_of_pongs(view, position)
-            assert run is not None  # its first byte is there
-            position = run.end()
-            yield _PONG
         else:
             frame, position = _read_old(view, position, size, command)
             yield frame

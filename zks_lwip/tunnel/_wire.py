@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -28,6 +29,8 @@ class Wire(trio.abc.Stream):
         self.stream = stream
         #: When anything last came from the peer, by trio's clock.
         self.heard = trio.current_time()
+        #: Waited for before anything is read, if set.
+        self.before_read: Callable[[], Awaitable[None]] | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self._first = first
@@ -47,6 +50,8 @@ class Wire(trio.abc.Stream):
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self.before_read is not None:
+            await self.before_read()
         if self._first:
             await trio.lowlevel.checkpoint()
             first, self._first = self._first, b""

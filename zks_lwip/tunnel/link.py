@@ -8,7 +8,9 @@ may send is bounded by their credit. The writer sends one message at a time, as 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ __all__ = ["LAST_MESSAGE", "LinkEnd", "SessionLink"]
 
 log = logging.getLogger(__name__)
 
+_SLICE = 0.003  # seconds for the frames of one WebSocket before the others have their turns
 LAST_MESSAGE = 1.0
 """Seconds that the message which is being sent may still take when a link ends."""
 
@@ -63,6 +66,7 @@ class SessionLink:
         self._scope = trio.CancelScope()
         self._sending = trio.CancelScope(shield=True)
         self._stopping = False
+        self._backlog: deque[Iterator[Frame | None] | memoryview] = deque()
 
     def wake(self) -> None:
         """The session has output."""
@@ -122,6 +126,7 @@ class SessionLink:
     async def _receive(self) -> None:
         try:
             await self.connection.deliver(self._on_message)
+            await self._work_off()
         except ProtocolError as error:
             self._finish(LinkEnd(error.status, str(error), error))
             return
@@ -132,14 +137,40 @@ class SessionLink:
     def _on_message(self, message: memoryview) -> None:
         if self._end is not None:
             return
+        if self._backlog:
+            self._backlog.append(message)
+        else:
+            self._work(self._session.work_through(message))
+
+    def _work(self, frames: Iterator[Frame | None]) -> None:
+        """Act on frames, but only for so long: a message of tiny ones could stop everybody else."""
+        act = self._on_frame
+        deadline = time.perf_counter() + _SLICE
         try:
-            for frame in self._session.receive(message):
-                self._on_frame(frame)
+            for frame in frames:
+                if frame is not None:
+                    act(frame)
+                if time.perf_counter() > deadline:
+                    self._backlog.appendleft(frames)
+                    self.connection.hold(self._work_off)
+                    return
         except ProtocolError as error:
             self._finish(LinkEnd(error.status, str(error), error))
         except Exception as error:  # ours: run() raises it, the reader it came up in must live
             self._bug = error
             self._finish(LinkEnd(1011, "internal error"))
+
+    async def _work_off(self) -> None:
+        """Act on what was left, with the others having their turns; then read on."""
+        while self._backlog and self._end is None:
+            await trio.lowlevel.checkpoint()
+            if self._backlog and self._end is None:
+                left = self._backlog.popleft()
+                if isinstance(left, memoryview):
+                    left = self._session.work_through(left)
+                self._work(left)
+        self._backlog.clear()
+        self.connection.hold(None)
 
     async def _send(self) -> None:
         session, pacer = self._session, self.pacer

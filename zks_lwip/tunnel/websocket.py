@@ -9,7 +9,7 @@ this module is also the one that knows which of its methods do that (0.12: the c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import h11
@@ -222,6 +222,14 @@ class WsConnection:
         finally:
             if isinstance(self._protocol, FramedConnection):
                 self._protocol.on_message = None
+
+    def hold(self, until: Callable[[], Awaitable[None]] | None) -> None:
+        """Read nothing more before ``until()`` has returned; None: read again.
+
+        What has been read already is still given out. It is called before each read, and must not
+        raise.
+        """
+        self._wire.before_read = until
 
     async def ping(self) -> None:
         """Send a ping and wait for its pong, however long that takes. Raises WebSocketClosed."""

@@ -1,0 +1,228 @@
+"""A client that floods a worker, and reads nothing: it is bounded, and harms nobody else.
+
+The worker is a process of its own, so that its memory and its answers to others can be measured;
+the clients are plain sockets and hand-made bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from zks_lwip.tunnel.frames import (
+    Close,
+    Connect,
+    Data,
+    DnsQuery,
+    Echo,
+    Hello,
+    Ping,
+    Pong,
+    Udp,
+    Unknown,
+    Window,
+)
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc"
+)
+
+SECONDS = 0.7
+MOST_GROWTH = 48 << 20
+UPGRADE = (
+    "GET /tunnel HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    "Sec-WebSocket-Protocol: zks-tunnel.v2\r\n\r\n"
+)
+
+
+def message(payload: bytes) -> bytes:
+    """A masked WebSocket frame; the mask is zero."""
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", 0x82, 0x80 | size)
+    elif size < 65536:
+        head = struct.pack("!BBH", 0x82, 0xFE, size)
+    else:
+        head = struct.pack("!BBQ", 0x82, 0xFF, size)
+    return head + bytes(4) + payload
+
+
+class Client:
+    """A v2 client that has said HELLO."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.sendall(UPGRADE.encode())
+        self._data = b""
+        while b"\r\n\r\n" not in self._data:
+            self._more()
+        assert self._data.startswith(b"HTTP/1.1 101")
+        self._data = self._data.partition(b"\r\n\r\n")[2]
+        self.send(Hello(window=1 << 20).encode())
+        assert self.receive()[0] == 0x40
+
+    def _more(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise ConnectionResetError("the worker closed the connection")
+        self._data += data
+
+    def send(self, payload: bytes) -> None:
+        self.sock.sendall(message(payload))
+
+    def receive(self) -> bytes:
+        """The next message, whole; raises ConnectionResetError at a Close frame."""
+        while True:
+            if len(self._data) >= 2:
+                size, start = self._data[1] & 0x7F, 2
+                if size == 126 and len(self._data) >= 4:
+                    size, start = struct.unpack("!H", self._data[2:4])[0], 4
+                if len(self._data) >= start + size and size < 126 or start == 4:
+                    if len(self._data) >= start + size:
+                        first, payload = self._data[0], self._data[start : start + size]
+                        self._data = self._data[start + size :]
+                        if first & 15 == 8:
+                            raise ConnectionResetError(payload[:2].hex())
+                        return payload
+            self._more()
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[int]:
+    """An echo server on loopback; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def echo(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            while data := sock.recv(65536):
+                sock.sendall(data)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "zks_lwip", "worker", "--listen", "127.0.0.1:0"]
+    command += ["--allow", "127.0.0.0/8", "--resolver", "127.0.0.1:9"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline().rpartition(":")[2])
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in said and "127.0.0.1" not in said.replace("from 127.0.0.1", "")
+
+
+def resident(process: subprocess.Popen[str]) -> int:
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * 4096
+
+
+class Honest(threading.Thread):
+    """Somebody else, who sends a keystroke after the other; the longest that an echo took."""
+
+    def __init__(self, port: int, far: int) -> None:
+        super().__init__(daemon=True)
+        self._client = Client(port)
+        self._client.send(Connect(1, "127.0.0.1", far).encode())
+        assert self._client.receive() == b"\x0a\0\0\0\1"
+        self.worst = 0.0
+        self.count = 0
+        self.failure: Exception | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        frame = Data(1, b"k").encode()
+        try:
+            while not self._over.is_set():
+                began = time.monotonic()
+                self._client.send(frame)
+                while frame not in self._client.receive():
+                    pass
+                self.worst = max(self.worst, time.monotonic() - began)
+                self.count += 1
+                time.sleep(0.01)
+        except Exception as error:
+            self.failure = error
+
+    def finish(self) -> None:
+        self._over.set()
+        self.join(10)
+        self._client.sock.close()
+        assert self.failure is None and not self.is_alive()
+
+
+def many(frame: bytes) -> Callable[[int], bytes]:
+    return lambda turn: frame * (250_000 // len(frame))
+
+
+def changing(make: Callable[[int], bytes], count: int) -> Callable[[int], bytes]:
+    return lambda turn: b"".join(make(turn * count + n + 2) for n in range(count))
+
+
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "pongs": many(Pong().encode()),
+    "pings": many(Ping().encode()),
+    "unknown frames": many(Unknown(0x50, 0, b"").encode()),
+    "counted unknown frames": many(Unknown(0x60, 0, b"").encode()),
+    "empty DATA": many(Data(1, b"").encode()),
+    "empty windows": many(Window(1, 0).encode()),
+    "CONNECT": changing(lambda n: Connect(n, "127.0.0.1", 9).encode(), 5000),
+    "CONNECT and CLOSE": changing(
+        lambda n: Connect(n, "127.0.0.1", 9).encode() + Close(n).encode(), 5000
+    ),
+    "associations": changing(lambda n: Udp(n, "127.0.0.1", 9, b"x").encode(), 5000),
+    "datagrams that are refused": many(Udp(1, "10.0.0.1", 9, b"").encode()),
+    "hosts that are none": changing(lambda n: Udp(1, f"{n}.example", 9, b"").encode(), 5000),
+    "DNS queries": changing(lambda n: DnsQuery(n, bytes(12)).encode(), 5000),
+    "DNS queries that hang": changing(
+        lambda n: DnsQuery(n, b"\0\1\1\0\0\1\0\0\0\0\0\0\1x\0\0\1\0\1").encode(), 5000
+    ),
+    "pings to far ends": changing(lambda n: Echo(n, "127.0.0.1", bytes(8)).encode(), 5000),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood(name: str, worker: tuple[subprocess.Popen[str], int], far: int) -> None:
+    process, port = worker
+    honest = Honest(port, far)
+    liar = Client(port)
+    liar.send(Connect(1, "127.0.0.1", far).encode())
+    before = resident(process)
+    honest.start()
+    liar.sock.settimeout(SECONDS)
+    deadline = time.monotonic() + SECONDS
+    turn = 0
+    with contextlib.suppress(TimeoutError, ConnectionError):  # held up, or cut off
+        while time.monotonic() < deadline:
+            liar.send(FLOODS[name](turn))
+            turn += 1
+    growth = resident(process) - before
+    liar.sock.close()
+    time.sleep(0.1)
+    honest.finish()
+    print(f"{turn} messages, {growth >> 10} KiB, {honest.count} echoes, at worst {honest.worst} s")
+    assert growth < MOST_GROWTH
+    assert honest.count > 3
+    assert honest.worst < 0.6
