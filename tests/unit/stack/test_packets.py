@@ -148,18 +148,16 @@ async def test_a_held_syn_does_not_stay_for_ever(autojump_clock) -> None:
 
     async with probe() as p:
         handler = None
-        for _ in range(160):  # somebody who retransmits each second, and never gives up
+        while handler is None or not handler.log:  # somebody who never gives up
             await p.send(tcp((APP[4], 1), (FAR[4], 80), SYN, 7))
             handler = handler or Recorder(p.flows[0])
-            if handler.log:
-                break
             await trio.sleep(1)
-        assert handler is not None and handler.log == ["reset"]
+        assert handler.log == ["reset"]
         assert 149 <= trio.current_time() <= 152
         assert p.counter("flows") == 0
 
 
-@pytest.mark.parametrize("times", [[0], [0, 1], [0, 1, 3, 7], [0, 1, 2, 3, 4, 5, 7]])
+@pytest.mark.parametrize("times", [[0], [0, 1], [0, 1, 3, 7], [0, 1, 2, 3]])
 async def test_a_connect_that_is_given_up_is_noticed(times: list[int], autojump_clock) -> None:
     """The kernel just stops to retransmit. A few lost ones are forgiven."""
     import trio
