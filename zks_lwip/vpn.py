@@ -86,10 +86,7 @@ class Vpn:
         self._tunnel = tunnel
 
     def flush_dns(self) -> int:
-        """Forget cached answers, read hosts file and block lists again; how many were forgotten.
-
-        Raises :class:`~zks_lwip.errors.ConfigError` if a block list cannot be read.
-        """
+        """Forget cached answers; how many. Hosts file and block lists are read again soon after."""
         return self._dns.flush()
 
     @property

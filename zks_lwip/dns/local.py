@@ -103,9 +103,9 @@ class LocalNames:
         self._blocks = _Blocks()
         self.reload()
 
-    def reload(self) -> None:
-        """Read the block lists and the hosts file again. What cannot be read raises or counts as
-        empty, as above.
+    def reload(self) -> bool:
+        """Read the block lists and the hosts file again; true. What cannot be read raises or
+        counts as empty, as above.
         """
         blocks = _Blocks()
         for path in self._block_paths:
@@ -113,6 +113,7 @@ class LocalNames:
         self._blocks = blocks
         self._hosts_stamp = None
         self.refresh_hosts()
+        return True
 
     def refresh_hosts(self) -> bool:
         """Read the hosts file if it has changed since it was last read; whether it had. May run

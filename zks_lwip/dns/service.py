@@ -22,7 +22,7 @@ from zks_lwip.dns.intercept import Query, Rejected, examine
 from zks_lwip.dns.local import LocalNames
 from zks_lwip.dns.resolver import Resolver
 from zks_lwip.dns.wire import MAX_MESSAGE, Ede, Rcode
-from zks_lwip.errors import DnsError
+from zks_lwip.errors import ConfigError, DnsError
 
 __all__ = ["DnsService"]
 
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Reply = Callable[[bytes], None]
 
+MAX_DATAGRAM = 16384
+"""No answer over UDP is larger, whatever the client takes: it would come in too many fragments."""
 LOCAL_REPEATED = 60.0
 """Seconds for which a static or blocked name need not come here again; a change is told."""
 HOSTS_INTERVAL = 2.0
@@ -102,6 +104,7 @@ class DnsService:
         self._waiting = 0
         self._counters: Counter[str] = Counter()
         self._repeater: Repeater | None = None
+        self._reload = trio.Event()
 
     def repeat_by(self, repeater: Repeater) -> None:
         """From now on have `repeater` give what we have answered from the cache or by ourselves."""
@@ -112,7 +115,7 @@ class DnsService:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._asker.run)
-                nursery.start_soon(self._watch_hosts)
+                nursery.start_soon(self._watch_files)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -137,8 +140,7 @@ class DnsService:
         if isinstance(found, bytes):
             reply(found)
         elif found is not None:
-            limit = found.size if transport == "udp" else MAX_MESSAGE
-            self._board(found, limit, reply)
+            self._board(found, _limit(found, transport), reply)
 
     async def answer(self, query: bytes, *, transport: str = "udp") -> bytes | None:
         """Answer; None for what is to be dropped in silence. `transport` is "udp" or "tcp"."""
@@ -152,7 +154,7 @@ class DnsService:
             answers.append(message)
             done.set()
 
-        self._board(found, found.size if transport == "udp" else MAX_MESSAGE, reply)
+        self._board(found, _limit(found, transport), reply)
         await done.wait()
         return answers[0]
 
@@ -166,16 +168,15 @@ class DnsService:
         return answer
 
     def flush(self) -> int:
-        """Forget what was cached and read the hosts file and block lists again; how many answers
-        were forgotten.
+        """Forget what was cached; how many answers that were.
 
-        Raises :class:`~zks_lwip.errors.ConfigError` if a block list cannot be read; the old one
-        stays in force.
+        Hosts file and block lists are then read again, in a thread. A list that cannot be read is
+        logged, and what was read before stays in force.
         """
         count = self._cache.flush()
-        self._local.reload()
         if self._repeater is not None:
             self._repeater.clear()
+        self._reload.set()
         return count
 
     def stats(self) -> dict[str, int]:
@@ -206,7 +207,7 @@ class DnsService:
         if isinstance(query, Rejected):
             counters[f"rejected {query.reason}"] += 1
             return query.reply
-        limit = query.size if transport == "udp" else MAX_MESSAGE
+        limit = _limit(query, transport)
         local = self._local.lookup(query)
         if local is not None:
             answer, origin = local
@@ -228,7 +229,7 @@ class DnsService:
         """Have an answer repeated for as long as it may be kept."""
         # Only where nothing differs between queries but the id: no cookies, no padding.
         if self._repeater and len(message) == len(query.body) + (11 if query.edns else 0):
-            rest, ttls = answer.to_repeat(query, limit=query.size)
+            rest, ttls = answer.to_repeat(query, limit=_limit(query, "udp"))
             self._repeater.put(message[2:], rest, ttls, age, seconds)
 
     def _board(self, query: Query, limit: int, reply: Reply) -> None:
@@ -258,10 +259,27 @@ class DnsService:
         for waiting, limit, reply in flight.waiting:
             reply(answer.render(waiting, limit=limit))
 
-    async def _watch_hosts(self) -> None:
+    async def _watch_files(self) -> None:
+        """Read hosts file and block lists when told to, the hosts file also when it has changed."""
         while True:
-            await trio.sleep(HOSTS_INTERVAL)
-            if await trio.to_thread.run_sync(self._local.refresh_hosts, abandon_on_cancel=True):
+            with trio.move_on_after(HOSTS_INTERVAL) as waiting:
+                await self._reload.wait()
+            if waiting.cancelled_caught:
+                read = self._local.refresh_hosts
+            else:
+                self._reload = trio.Event()
+                read = self._local.reload
+            try:
+                changed = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+            except ConfigError as error:
+                logger.warning("%s; what was read before stays in force", error)
+                continue
+            if changed:
+                self._counters["reloaded"] += 1
                 if self._repeater is not None:
                     self._repeater.clear()
-                self._counters["hosts_reloaded"] += 1
+
+
+def _limit(query: Query, transport: str) -> int:
+    """How large the answer may be, in bytes."""
+    return min(query.size, MAX_DATAGRAM) if transport == "udp" else MAX_MESSAGE
