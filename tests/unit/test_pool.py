@@ -518,14 +518,14 @@ async def test_a_dns_query_survives_its_channel() -> None:
 
 
 async def test_dns_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zks_lwip.tunnel import pool
+    from zks_lwip.tunnel import _questions
 
-    monkeypatch.setattr(pool, "_DNS_TIMEOUT", 0.2)
+    monkeypatch.setattr(_questions, "_DNS_TIMEOUT", 0.2)
     async with tunnel_and_worker() as (tunnel, worker):
         worker.answers = False
         with pytest.raises(DnsError, match="within 0.2 s"):
             await tunnel.dns_query(b"query")
-        monkeypatch.setattr(pool, "_MOST_QUESTIONS", 0)
+        monkeypatch.setattr(_questions, "_MOST_QUESTIONS", 0)
         with pytest.raises(DnsError, match="too many"):
             await tunnel.dns_query(b"query")
     monkeypatch.undo()

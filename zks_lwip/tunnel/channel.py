@@ -220,6 +220,14 @@ class Channel:
         )
 
     @property
+    def carrier(self) -> trio.socket.SocketType | None:
+        """The socket below, if it is one."""
+        stream = self.connection.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+    @property
     def can_connect(self) -> bool:
         """Whether :meth:`connect` may be called now."""
         return not self._full and not self.going_away and self.session.can_connect

@@ -14,21 +14,23 @@ from typing import Any
 
 import trio
 
-from ..errors import DnsError, TunnelError, WorkerUnreachable, ZksError
+from ..errors import WorkerUnreachable, ZksError
 from ._associations import Associations
+from ._downtime import Downtime
 from ._https_v1 import PORT as HTTPS
 from ._https_v1 import HttpsStream
-from ._requests import Requests
+from ._questions import Questions
 from .backoff import Backoff
 from .channel import Channel
 from .credit import Budget
 from .dial import tls_context
-from .frames import DnsResponse, EchoReply, Hello, encode_host
+from .frames import Hello, encode_host
 from .link import LinkEnd
 from .options import TunnelConfig
 from .session import SessionStats, Settings
 from .streams import Association, StreamPeer, TunnelStream, UdpPeer
 from .tcpstream import TcpStream
+from .websocket import ABNORMAL
 
 __all__ = [
     "Association",
@@ -41,9 +43,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_DNS_TIMEOUT = 5.0
-_MOST_QUESTIONS = 4096
-_FULL = 0.05  # seconds to wait where a channel takes no more questions
 _LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
 _NOT_NEEDED = "not needed"
 _AT_ONCE = 4  # channels that may be opening at the same time
@@ -78,9 +77,16 @@ class Tunnel:
         self.on_datagram = self._associations.on_datagram
         self.on_udp_error = self._associations.on_udp_error
         self.on_udp_close = self._associations.on_udp_close
-        self._questions = Requests()
-        self._asking = 0
-        self._echoes = Requests()
+        self._questions = Questions(
+            self._primary, lambda: self._up.wait(), lambda channel: channel in self._channels
+        )
+        self.on_dns_response = self._questions.on_dns_response
+        self.on_echo_reply = self._questions.on_echo_reply
+        #: Have the worker answer a DNS message, or ping a host.
+        self.dns_query = self._questions.dns_query
+        self.echo = self._questions.echo
+        self._downtime = Downtime(config.grace)
+        self._dialling: set[trio.CancelScope] = set()
         self._backoff = Backoff(*config.backoff)
         self._not_before = -math.inf
         self._lingering: dict[TunnelStream, float] = {}
@@ -98,6 +104,22 @@ class Tunnel:
     def up(self) -> bool:
         """Whether there is a channel now."""
         return bool(self._channels)
+
+    @property
+    def hopeless(self) -> bool:
+        """Down for longer than the grace time: what is asked for now is refused at once."""
+        return self._downtime.hopeless
+
+    @property
+    def downtime(self) -> Downtime:
+        """Since when it is up or down, and why."""
+        return self._downtime
+
+    @property
+    def carriers(self) -> list[trio.socket.SocketType]:
+        """The sockets of the channels."""
+        carriers = (channel.carrier for channel in self._channels)
+        return [carrier for carrier in carriers if carrier is not None]
 
     @property
     def peer(self) -> Hello | None:
@@ -136,6 +158,7 @@ class Tunnel:
         WorkerNotFound, ConfigError, PrivilegeError. An unreachable worker is tried again, with
         delays, for ever. After the start nothing is raised for what worker and network do.
         """
+        self._downtime.up = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._supervise, nursery)
@@ -152,6 +175,26 @@ class Tunnel:
                 stream.end(503, "the tunnel was stopped")
             self._waiting.clear()
         raise self._fatal
+
+    def reconnect(self, why: str) -> None:
+        """Give up every WebSocket and open another at once: the network is not the same any more.
+
+        Who waits for the tunnel waits ``grace`` seconds from now.
+        """
+        log.info("%s: connecting to the worker again", why)
+        for channel in self._channels:
+            channel.going_away = True
+            channel.link.close(ABNORMAL, why)
+        self.retry()
+
+    def retry(self) -> None:
+        """If the tunnel is down, try now, not when the next attempt is due."""
+        for dialling in self._dialling:
+            dialling.cancel()
+        self._backoff.succeeded()
+        self._not_before = -math.inf
+        self._downtime.begin_again()
+        self._changed.set()
 
     async def _supervise(self, nursery: trio.Nursery) -> None:
         """Decide, whenever something has changed or is due, what to do about it."""
@@ -233,14 +276,19 @@ class Tunnel:
         """Open one channel, and carry it until it ends."""
         channel = None
         try:
-            channel = await Channel.open(
-                self.config,
-                self,
-                nursery,
-                context=self._context,
-                settings=self._settings,
-                budget=self._budget,
-            )
+            with trio.CancelScope() as dialling:
+                self._dialling.add(dialling)
+                channel = await Channel.open(
+                    self.config,
+                    self,
+                    nursery,
+                    context=self._context,
+                    settings=self._settings,
+                    budget=self._budget,
+                )
+            self._dialling.discard(dialling)
+            if channel is None:
+                return  # reconnect() came in between
             end = await channel.run(self.config)
             self._lost(channel, end)
         except ZksError as error:
@@ -251,6 +299,7 @@ class Tunnel:
                 self._fatal = error
                 self._first.set()
         finally:
+            self._dialling.discard(dialling)
             if channel in self._channels:
                 self._drop(channel)
             else:
@@ -262,12 +311,12 @@ class Tunnel:
         self._channels.remove(channel)
         if not self._channels:
             self._up = trio.Event()
+            self._downtime.up = False
         for name, value in asdict(channel.session.stats).items():
             setattr(self._totals, name, getattr(self._totals, name) + value)
         self._counters["wire_in"] += channel.connection.bytes_received
         self._counters["wire_out"] += channel.connection.bytes_sent
         self._questions.lost(channel)
-        self._echoes.lost(channel)
 
     def _lost(self, channel: Channel, end: LinkEnd) -> None:
         if end.ours:
@@ -291,6 +340,7 @@ class Tunnel:
         delay = self._backoff.failed()
         self._not_before = now + delay
         if all(channel.going_away or channel is lost for channel in self._channels):
+            self._downtime.problem = why
             log.warning("%s Trying again in %.1f s.", why, delay)
         else:
             log.log(level, "%s Another channel is still up.", why)
@@ -307,6 +357,7 @@ class Tunnel:
         if self._started and not self._up.is_set():
             log.info("the tunnel to %s is up again", self.config.worker)
         self._up.set()
+        self._downtime.up = True
         self._first.set()
         self._changed.set()
 
@@ -318,25 +369,19 @@ class Tunnel:
         self._waiting[stream] = None
         self._changed.set()
 
-    def on_dns_response(self, frame: DnsResponse) -> None:
-        self._questions.answered(frame.request, bytes(frame.message))
-
-    def on_echo_reply(self, frame: EchoReply) -> None:
-        self._echoes.answered(frame.request, bytes(frame.payload))
-
     # what it is for
 
     def open_stream(self, host: str, port: int, peer: StreamPeer) -> TunnelStream:
         """Open a TCP stream to ``host`` (an IP literal or a name) and ``port``; never blocks.
 
-        Without a channel it waits for one, up to ``grace`` seconds. ``peer`` is told what becomes
-        of it, not before this has returned, except that a tunnel that was stopped ends it at once.
+        Without a channel it waits for one until the tunnel has been down for ``grace`` seconds.
+        ``peer`` is told what becomes of it, not before this has returned, except that a tunnel that was stopped ends it at once.
         Raises ValueError for what cannot be a host or a port.
         """
         encode_host(host)
         if not 0 <= port <= 65535:
             raise ValueError(f"{port} is not a port")
-        deadline = trio.current_time() + self.config.grace
+        deadline = self._downtime.over
         if self._v1 and port == HTTPS:
             stream: TunnelStream = HttpsStream(
                 host, port, peer, deadline, self._forget_waiting, self._no_tls
@@ -389,51 +434,3 @@ class Tunnel:
     def open_association(self, peer: UdpPeer) -> Association:
         """A new UDP association. It outlives channels: the worker's end of it may change."""
         return self._associations.open(peer)
-
-    async def dns_query(self, message: bytes) -> bytes:
-        """Have the worker resolve a DNS message; its answer. Raises DnsError after 5 s."""
-        if self._asking >= _MOST_QUESTIONS:
-            raise DnsError("too many DNS queries are in flight: this one was not sent.")
-        self._asking += 1
-        try:
-            with trio.move_on_after(_DNS_TIMEOUT):
-                while True:  # a query is lost with its channel, and asked again on the next
-                    answer = await self._ask(message)
-                    if answer is not None:
-                        return answer
-        finally:
-            self._asking -= 1
-        raise DnsError(f"the worker did not answer a DNS query within {_DNS_TIMEOUT:g} s.")
-
-    async def _ask(self, message: bytes) -> bytes | None:
-        channel = self._primary()
-        if channel is None:
-            await self._up.wait()
-            return None
-        if self._peer is None or not self._peer.dns:
-            raise DnsError("this worker answers no DNS queries.")
-        async with channel.questions:
-            if channel not in self._channels:
-                return None
-            answer = await self._questions.ask(
-                channel, lambda request: channel.session.dns_query(request, message)
-            )
-        if answer is None and channel in self._channels:
-            await trio.sleep(_FULL)  # it takes no more now
-        return answer
-
-    async def echo(self, host: str, payload: bytes, timeout: float = 10.0) -> bytes:
-        """Have the worker ping ``host`` (an IP literal); the payload of the reply.
-
-        Raises TunnelError if the worker does not, or no reply came within ``timeout`` seconds.
-        """
-        channel = self._primary()
-        answer = None
-        if channel is not None:
-            with trio.move_on_after(timeout):
-                answer = await self._echoes.ask(
-                    channel, lambda request: channel.session.echo(request, host, payload)
-                )
-        if answer is None:
-            raise TunnelError("no reply to an ICMP echo request came through the worker.")
-        return answer
