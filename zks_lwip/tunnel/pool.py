@@ -375,8 +375,8 @@ class Tunnel:
         """Open a TCP stream to ``host`` (an IP literal or a name) and ``port``; never blocks.
 
         Without a channel it waits for one until the tunnel has been down for ``grace`` seconds.
-        ``peer`` is told what becomes of it, not before this has returned, except that a tunnel that was stopped ends it at once.
-        Raises ValueError for what cannot be a host or a port.
+        ``peer`` is told what becomes of it, not before this has returned, except that a tunnel that
+        was stopped ends it at once. Raises ValueError for what cannot be a host or a port.
         """
         encode_host(host)
         if not 0 <= port <= 65535:
