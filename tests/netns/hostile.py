@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 
 from tests.netns.servers import receive_exactly
 
-CONNECT, DATA, CONNECTED, HELLO, WINDOW = 0x01, 0x02, 0x0A, 0x40, 0x42
+CONNECT, DATA, UDP, CONNECTED, HELLO, WINDOW = 0x01, 0x02, 0x07, 0x0A, 0x40, 0x42
+DNS_QUERY, DNS_RESPONSE, UDP_CLOSE = 0x08, 0x09, 0x44
+ECHO, ECHO_REPLY, GOAWAY, UDP_ERROR = 0x45, 0x46, 0x47, 0x48
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PAGE = "<!DOCTYPE html><html><body>Traceback (most recent call last) of a shop</body></html>"
 
@@ -130,6 +132,95 @@ def _streams(sock: socket.socket, meet: Callable[[socket.socket, int], None]) ->
             meet(sock, stream)
 
 
+def _lie(sock: socket.socket) -> None:
+    """Answer DNS, UDP and ECHO with lies, and then with the truth; only DNS has but one answer."""
+    for payload in messages(sock):
+        if payload[0] == HELLO:
+            sock.sendall(message(hello()))
+        elif payload[0] == DNS_QUERY:
+            sock.sendall(message(_lie_about_names(payload)))
+        elif payload[0] == UDP:
+            for lie in _lies_about_datagrams(payload):
+                sock.sendall(message(lie))
+        elif payload[0] == ECHO:
+            request, skipped = payload[1:5], 11 + struct.unpack("!H", payload[9:11])[0]
+            for number, reply in (
+                (b"\xff\xff\xff\xff", b"for nobody"),
+                (b"\0\0\0\0", b""),
+                (request, payload[skipped:]),
+                (request, bytes(65536)),
+            ):
+                sock.sendall(message(bytes([ECHO_REPLY]) + number + _counted(reply)))
+
+
+def _counted(body: bytes) -> bytes:
+    return struct.pack("!I", len(body)) + body
+
+
+def _lie_about_names(payload: bytes) -> bytes:
+    """What kind of lie, says the first letter of the name that is asked for."""
+    query = payload[9:]
+    end = query.index(0, 12) + 5
+    question = query[12:end]
+    record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x07"
+    good = query[:2] + b"\x81\x80\0\x01\0\x01\0\0\0\0" + question + record
+    lies = {
+        b"a": os.urandom(200),
+        b"b": b"",
+        b"c": query,
+        b"d": good[:12] + b"\x05other" + question[question[0] + 1 :] + record,
+        b"e": good[:-5],
+        b"f": good[:12] + b"\xc0\x0c\0\x01\0\x01" + record,  # a name that is itself
+        b"g": good[:6] + b"\xff\xff" + good[8:],
+        b"h": good.ljust(65535, b"\0"),
+        b"i": query[:3] + good[3:],
+    }
+    return bytes([DNS_RESPONSE]) + payload[1:5] + _counted(lies.get(question[1:2], good))
+
+
+def _lies_about_datagrams(payload: bytes) -> Iterator[bytes]:
+    """Datagrams and errors from nowhere and for nobody; at last the datagram comes back."""
+    association = payload[1:5]
+
+    def datagram(host: bytes, number: bytes = association, port: int = 9) -> bytes:
+        head = bytes([UDP]) + number + struct.pack("!HH", port, len(host)) + host
+        return head + _counted(b"a lie")
+
+    for host in (b"far.zks.test", b"[::1]", b"::ffff:1.2.3.4", b"fe80::1%lo", b"1", b"\xd9\xa1"):
+        yield datagram(host)
+        for code in (0, 90, 111, 65535):
+            body = struct.pack("!HHH", code, 9, len(host)) + host
+            yield bytes([UDP_ERROR]) + association + _counted(body)
+    yield datagram(b"25.2.2.2", b"\xff\xff\xff\xff")
+    yield bytes([UDP_CLOSE]) + b"\xff\xff\xff\xff" + _counted(b"")
+    yield datagram(b"127.0.0.1", port=0)  # martians, for the system to drop
+    yield datagram(b"224.0.0.1")
+    yield payload
+
+
+def _flood(sock: socket.socket) -> None:
+    """Endless tiny frames: unknown ones, answers to nobody, goodbyes, empty datagrams."""
+    tiny = [head40(0x50, 0, b""), head40(GOAWAY, 0, b"\0\1"), head40(UDP_CLOSE, 9, b"")]
+    tiny += [bytes([DNS_RESPONSE]) + bytes(8), head40(ECHO_REPLY, 77, b""), b"\x06"]
+    while True:
+        for frame in tiny:
+            sock.sendall(message(frame * (60000 // len(frame))))
+
+
+def _refuse_in_a_flood(sock: socket.socket) -> None:
+    for payload in messages(sock):
+        if payload[0] == HELLO:
+            sock.sendall(message(hello()))
+            threading.Thread(target=_ended, args=(_flood, sock), daemon=True).start()
+
+
+def _ended(act: Callable[[socket.socket], None], sock: socket.socket) -> None:
+    try:
+        act(sock)
+    except OSError as error:
+        print(f"connection ended: {error}", flush=True)
+
+
 def _answer_hello(sock: socket.socket, payload: bytes) -> None:
     next(messages(sock))
     sock.sendall(payload)
@@ -208,6 +299,9 @@ def serve(mode: str, sock: socket.socket) -> None:
         upgrade(sock, head, None)
         for _ in messages(sock):
             pass
+    elif mode in ("lies", "flood"):
+        upgrade(sock, head)
+        (_lie if mode == "lies" else _refuse_in_a_flood)(sock)
     elif mode in _HELLOS:
         upgrade(sock, head)
         _answer_hello(sock, _HELLOS[mode]())
