@@ -337,12 +337,24 @@ zks_core *zks_core_new(const struct zks_config *config)
     return core;
 }
 
+/* Fragments that wait are lwIP's, not a core's; with the last core they go, or a next one would find them. */
+static void drop_fragments(void)
+{
+    int i;
+    for (i = 0; i <= IP_REASS_MAXAGE || i <= IPV6_REASS_MAXAGE; i++) {
+        ip_reass_tmr();
+        ip6_reass_tmr();
+    }
+}
+
 void zks_core_free(zks_core *core)
 {
     if (!core)
         return;
     core_enter(core);
     flow_teardown(core);
+    if (cores == 1)
+        drop_fragments();
     datagram_teardown(core);
     device_teardown(core);
     rx_trim(core);

@@ -158,6 +158,8 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
                    packet->sequence == flow->pcb->rcv_nxt;
         if (ajar)
             flow->pcb->rcv_wnd = 1;
+        if (flow->state == FLOW_LINGER)
+            flow->since_ms = core->now_ms;
         flow_isolate(core, flow);
         core_inject(core, p, packet);
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
@@ -228,8 +230,7 @@ static void sweep(zks_core *core, uint8_t which, const struct tcp_pcb *pcbs)
  * repeat the last bytes for 40 minutes and more. A peer that is there answers at least every probe of its window. */
 static int is_orphan(const zks_core *core, const struct flow *flow)
 {
-    return flow->state == FLOW_LINGER && core->now_ms - flow->since_ms > SILENT_MOST_MS &&
-           (u32_t)(tcp_ticks - flow->pcb->tmr) > SILENT_MOST_MS / TCP_SLOW_INTERVAL;
+    return flow->state == FLOW_LINGER && core->now_ms - flow->since_ms > SILENT_MOST_MS;
 }
 
 void flow_tick(zks_core *core)

@@ -202,6 +202,8 @@ void flow_release(zks_core *core, struct flow *flow)
 
 void flow_died(zks_core *core, struct flow *flow, uint8_t event)
 {
+    if (flow->events & ZKS_EV_SYN)
+        flow_release(core, flow); /* its holder has not heard of it, and need not: a flood leaves nothing behind */
     flow->pcb = NULL;
     flow->state = FLOW_DEAD;
     flow_list_move(core, flow, LIST_DEAD);

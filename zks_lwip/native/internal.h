@@ -64,7 +64,7 @@ struct flow {
     struct chunk *rx_head, *rx_tail;
     uint8_t *syn;                       /* the held packet */
     uint64_t id;
-    uint64_t since_ms;                  /* held, or let go */
+    uint64_t since_ms;                  /* it is held, or was let go or heard of since */
     uint64_t syn_ms;                    /* when a held SYN was last seen */
     struct zks_address source, destination;
     uint32_t rx_bytes;

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
+from zks_lwip._lwip import ffi, lib
 
-from .packets import ACK, APP, FAR, FIN, PSH, SYN, Connection, Recorder, Seen, connect, probe, tcp
+from zks_lwip.stack import Datagram
+
+from .packets import (
+    ACK,
+    APP,
+    FAR,
+    FIN,
+    PSH,
+    SYN,
+    Connection,
+    Recorder,
+    Seen,
+    connect,
+    fragments,
+    probe,
+    tcp,
+    udp,
+)
 
 MSS = b"\x02\x04\x05\x00"  # 1280
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -130,3 +149,57 @@ async def test_bytes_wait_for_the_handshake_of_a_connection_of_ours() -> None:
         while not segment.data:
             segment = await p.receive()
         assert segment.data == b"early" and segment.flags & (ACK | PSH) == ACK | PSH
+
+
+async def test_what_was_closed_does_not_wait_for_a_vanished_peer(autojump_clock: object) -> None:
+    async with probe() as p:
+        c = await connect(p)
+        await trio.sleep(1000)
+        c.flow.push(b"never acknowledged")
+        c.flow.close()
+        await trio.sleep(250)
+        assert p.counter("flows") == 1
+        await trio.sleep(60)
+        assert p.counter("flows") == 0
+
+
+async def test_what_was_closed_waits_for_a_peer_that_does_not_read(autojump_clock: object) -> None:
+    async with probe() as p:
+        c = await connect(p, options=MSS)
+        await shrink(c, 0)
+        assert c.handler.read() == b"xx"  # closing would reset otherwise
+        c.flow.push(b"read in half an hour")
+        c.flow.close()
+        with trio.move_on_after(1800):
+            while True:  # its kernel answers each probe of the window
+                assert len((await p.receive(70)).data) <= 1
+                await p.send(c.segment(window=0))
+        await p.send(c.segment(window=1000))
+        received, _ = await collect(c)
+        assert received == b"read in half an hour"
+
+
+async def test_syns_that_nobody_has_heard_of_leave_nothing_behind() -> None:
+    """While Python is busy a flood comes: what gives way is forgotten, not kept to be reported."""
+    async with probe(max_held=10) as p:
+        for port in range(1, 2001):  # no checkpoint in between: no event is taken
+            syn = tcp((APP[4], port), (FAR[4], 80), SYN, 7)
+            lib.zks_packet_input(p.stack._core, ffi.from_buffer(syn), len(syn))
+        assert p.counter("flows") == 10
+        assert p.counter("flows_refused") == 1990
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [flow.source[1] for flow in p.flows] == list(range(1991, 2001))
+
+
+@FAMILIES
+async def test_fragments_do_not_outlive_the_last_stack(family: int) -> None:
+    source, destination = (APP[family], 1), (FAR[family], 2)
+    first, second = (fragments(udp(source, destination, bytes([x]) * 800), 400) for x in (1, 2))
+    async with probe() as p:
+        await p.send(first[0])
+    async with probe() as p:
+        taken: list[Datagram] = []
+        p.stack.on_datagrams = taken.extend
+        await p.send(*second[1:])
+        await p.silence()
+        assert not taken and p.counter("drop_checksum") == 0
