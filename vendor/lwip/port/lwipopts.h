@@ -79,7 +79,7 @@
 #define TCP_SND_QUEUELEN 8192
 #define TCP_SNDLOWAT 65535
 #define TCP_SNDQUEUELOWAT 4096
-#define TCP_WND_UPDATE_THRESHOLD 131072
+#define TCP_WND_UPDATE_THRESHOLD (TCP_WND / 2) /* what arrives is acknowledged at once, and carries the window, too */
 #define TCP_OVERSIZE 0 /* at an MSS of 64 KB it would give every small write a buffer of 64 KB */
 #define TCP_QUEUE_OOSEQ 1
 #define TCP_OOSEQ_MAX_BYTES 1048560
