@@ -138,6 +138,7 @@ class FakeStack:
     on_echo: Any = None
     sent: list[tuple[tuple[str, int], tuple[str, int], bytes]] = field(default_factory=list)
     refused: list[tuple[Datagram, Reject]] = field(default_factory=list)
+    mtus: list[int] = field(default_factory=list)
     replies: list[tuple[str, str, int, int, bytes]] = field(default_factory=list)
 
     def send_datagram(
@@ -148,8 +149,10 @@ class FakeStack:
         self.sent.append((source, destination, bytes(payload)))
         return True
 
-    def refuse_datagram(self, datagram: Datagram, how: Reject) -> None:
+    def refuse_datagram(self, datagram: Datagram, how: Reject, *, mtu: int = 0) -> None:
+        assert bool(mtu) is (how is Reject.TOO_BIG)
         self.refused.append((datagram, how))
+        self.mtus.append(mtu)
 
     def send_echo_reply(
         self, source: str, destination: str, ident: int, seq: int, payload: bytes

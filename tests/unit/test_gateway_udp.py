@@ -123,6 +123,16 @@ def test_an_icmp_error_at_the_worker_is_one_here(code: int, how: Reject) -> None
     assert (datagram.source, datagram.destination) == (LOCAL, ("192.0.2.1", 7))
 
 
+def test_too_big_says_how_big_may_be() -> None:
+    """UDP_ERROR does not, so it is what every path of IPv6 carries."""
+    bench = Bench()
+    bench.send(5000)
+    bench.tunnel.associations[0].peer.on_udp_error(90, "192.0.2.1", 7)
+    ((datagram, how),) = bench.stack.refused
+    assert (how, bench.stack.mtus) == (Reject.TOO_BIG, [1280])
+    assert datagram.destination == ("192.0.2.1", 7)
+
+
 def test_an_error_of_the_other_family_is_not_told() -> None:
     bench = Bench()
     bench.send(5000)

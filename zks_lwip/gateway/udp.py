@@ -45,7 +45,7 @@ class UdpStack(Protocol):
     def send_datagram(
         self, source: _Address, destination: _Address, payload: bytes | memoryview
     ) -> bool: ...
-    def refuse_datagram(self, datagram: Datagram, how: Reject) -> None: ...
+    def refuse_datagram(self, datagram: Datagram, how: Reject, *, mtu: int = 0) -> None: ...
 
 
 class _Association:
@@ -176,9 +176,11 @@ class Associations:
         source = self._policy.from_worker(host)
         if (":" in source) is (":" in local[0]):
             # ICMP quotes the header of what caused it: a datagram from the application to there.
+            how = UDP_REFUSALS.get(code) or refusal_for(code)
             self._stack.refuse_datagram(
                 Datagram(source=local, destination=(source, port), payload=memoryview(b"")),
-                UDP_REFUSALS.get(code) or refusal_for(code),
+                how,
+                mtu=SAFE_MTU if how is Reject.TOO_BIG else 0,
             )
 
     def forget(self, local: _Address, association: _Association) -> None:
@@ -196,5 +198,10 @@ class Associations:
         return association
 
 
-#: For datagrams "refused" is ICMP port unreachable, which connected sockets see as ECONNREFUSED.
-UDP_REFUSALS: dict[int, Reject] = {111: Reject.PORT_UNREACHABLE}
+#: For datagrams "refused" is ICMP port unreachable, which connected sockets see as ECONNREFUSED, and
+#: 90 is "fragmentation needed" or "packet too big" (EMSGSIZE).
+UDP_REFUSALS: dict[int, Reject] = {111: Reject.PORT_UNREACHABLE, 90: Reject.TOO_BIG}
+
+#: The MTU that is told with 90. The frame does not say which it is; this one every path of IPv6 has
+#: (RFC 8200 §5), and what is larger the worker's system has in pieces from then on.
+SAFE_MTU = 1280
