@@ -197,7 +197,7 @@ class Probe:
         await self.device.send(list(packets))
         await trio.testing.wait_all_tasks_blocked(0.001)
 
-    async def receive(self, seconds: float = 1.0) -> Seen:
+    async def receive(self, seconds: float = 10.0) -> Seen:
         """The stack's next packet."""
         if not self.seen:
             with trio.fail_after(seconds):

@@ -75,7 +75,7 @@ async def test_a_reader_that_waits_holds_up_the_sender(pump: str) -> None:
         # What one send buffer and one receive window hold, and no more.
         assert BUFFER <= sent <= 2 * BUFFER + 65536
         got = 0
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             while got < sent:
                 got += len(await server.receive_some(1 << 20))
 
@@ -108,7 +108,7 @@ async def test_abort_is_a_reset_for_the_other_end(pump: str) -> None:
         await client.send_all(b"x")
         assert await server.receive_some() == b"x"
         client.abort()
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
             await server.receive_some()
         with pytest.raises(trio.BrokenResourceError):
             await server.send_all(b"y")
@@ -118,24 +118,24 @@ async def test_closing_with_unread_bytes_is_a_reset(pump: str) -> None:
     async with wire(pump) as w:
         client, server = await w.connect(TcpListener(w.b))
         await client.send_all(b"never read")
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             while not server._readable.is_set():
                 await trio.sleep(0.01)
         await server.aclose()
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
             await client.receive_some()
 
 
 async def test_a_connection_nobody_takes_is_refused(pump: str) -> None:
     async with wire(pump) as w:
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
             await connect_tcp(w.a, (CLIENT[4], 1), (SERVER[4], 80))
 
 
 async def test_a_held_connection_is_refused(pump: str) -> None:
     async with wire(pump) as w:
         w.b.on_flow = lambda flow: flow.reject(Reject.RST)
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
             await connect_tcp(w.a, (CLIENT[6], 1), (SERVER[6], 80))
         assert w.b.stats()["flows_refused"] == 1
         assert w.b.stats()["flows"] == 0
@@ -186,7 +186,7 @@ async def test_closing_the_stack_resets_its_connections(pump: str) -> None:
         with pytest.raises(trio.BrokenResourceError):
             await server.receive_some()
         if pump == "thread":
-            with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
                 await client.receive_some()
 
 
