@@ -124,6 +124,15 @@ static int given_up(const zks_core *core, const struct flow *flow)
 }
 
 /* ---- segments from the device ---- */
+/* lwIP reads options in every segment, and believes them: a new MSS, below what it has queued already, would end in
+ * an assertion, and one over the device's in fragments. After the handshake no option says anything to it. */
+static void hide_options(struct pbuf *p, const struct zks_packet *packet)
+{
+    uint32_t header = packet->length - packet->payload - packet->data;
+    if (header > 20)
+        memset((uint8_t *)p->payload + packet->payload + 20, 1, header - 20); /* no operation */
+}
+
 void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes)
 {
     uint32_t hash = core_hash(core, &packet->source, packet->source_port, &packet->destination,
@@ -160,6 +169,8 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
             flow->pcb->rcv_wnd = 1;
         if (flow->state == FLOW_LINGER)
             flow->since_ms = core->now_ms;
+        if (flow->pcb->state != SYN_SENT)
+            hide_options(p, packet);
         flow_isolate(core, flow);
         core_inject(core, p, packet);
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
