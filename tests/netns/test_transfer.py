@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -69,6 +70,20 @@ def test_udp_keeps_boundaries_and_the_mapping(tunnel: Child, net: Lab) -> None:
             sock.sendto(bytes([size]) * size, (lab.FAR4, servers.ECHO))
         got = sorted(sock.recv(100) for _ in range(20))
         assert got == sorted(bytes([size]) * size for size in range(20))
+
+
+def test_thousands_of_associations_keep_their_mappings(tunnel: Child, net: Lab) -> None:
+    """As with any NAT: the same socket is seen from the same port, others from others."""
+    with net.host.entered(), contextlib.ExitStack() as stack:
+        kind = socket.SOCK_DGRAM
+        sockets = [stack.enter_context(socket.socket(type=kind)) for _ in range(2500)]
+        seen: list[bytes] = []
+        for first in [*range(0, 2500, 25)] * 2:  # few at once: a queue may drop the rest
+            for sock in sockets[first : first + 25]:
+                sock.settimeout(5)
+                sock.sendto(b"who?", (lab.FAR4, servers.WHO))
+            seen += [sock.recv(100) for sock in sockets[first : first + 25]]
+        assert seen[:2500] == seen[2500:] and len(set(seen)) == 2500
 
 
 def test_udp_to_a_closed_port_is_refused(tunnel: Child, net: Lab) -> None:

@@ -23,7 +23,7 @@ class Limits:
     """Bytes taken from the client that far ends have not taken yet."""
     connects: float = 4096.0
     """New connections a second, over some seconds; four seconds' worth may come at once."""
-    associations: int = 1024
+    associations: int = 4096
     """UDP associations of one session."""
     requests: int = 256
     """DNS queries in flight of one session."""
