@@ -312,3 +312,67 @@ async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver()
                 seen = dns.message.from_wire(await service.answer(message) or b"")
                 assert seen.answer and time.monotonic() - start > 0.6
                 nursery.cancel_scope.cancel()
+
+
+class Switch:
+    up = True
+
+
+@asynccontextmanager
+async def warm(*resolvers: DohResolver, **arguments: float) -> AsyncIterator[DnsService]:
+    """The service with connections open: what is asked now is asked at once, without a task."""
+    service = DnsService(resolvers, hosts=None, **arguments)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        assert (await query_service(service, "ok.example")).answer
+        yield service
+        nursery.cancel_scope.cancel()
+
+
+async def query_service(service: DnsService, name: str) -> dns.message.Message:
+    query = dns.message.make_query(name, "A", use_edns=0).to_wire()
+    with trio.fail_after(20):
+        return dns.message.from_wire(await service.answer(query) or b"")
+
+
+async def test_a_failure_at_once_is_not_asked_again_of_the_same() -> None:
+    async with listening(http2, None, server_context("h2")) as server:
+        async with warm(client(server)) as service:
+            assert (await query_service(service, "http502.example")).rcode() == 2
+            assert len(server.queries) == 2
+            stats = service.stats()
+            assert (stats[f"asked {server.address()}"], stats[f"failed {server.address()}"]) == (
+                2,
+                1,
+            )
+
+
+async def test_the_deadline_of_what_was_asked_at_once() -> None:
+    async with listening(http2, None, server_context("h2")) as server:
+        async with warm(client(server), deadline=0.5) as service:
+            start = time.monotonic()
+            seen = await query_service(service, "silent.example")
+            assert (seen.rcode(), seen.options[0].code) == (2, 22)
+            assert 0.4 < time.monotonic() - start < 5
+            assert (await query_service(service, "ok2.example")).answer
+            assert server.resets == 1
+
+
+async def test_what_was_asked_at_once_is_sent_again_when_the_connection_dies() -> None:
+    server = Server(once={"tcpreset", "rst"})
+    async with listening(http2, server, server_context("h2")):
+        async with warm(client(server)) as service:
+            for name in ("tcpreset.example", "rst.example"):
+                assert (await query_service(service, name)).answer
+            assert "servfail" not in service.stats()
+
+
+async def test_a_gate_that_closes_is_waited_for_even_with_a_connection() -> None:
+    async with listening(http2, None, server_context("h2")) as server:
+        gate = Switch()
+        resolver = DohResolver(server.address(), direct(), servers.client_context(), gate=gate)
+        async with warm(resolver, grace=0.2) as service:
+            gate.up = False
+            seen = await query_service(service, "ok2.example")
+            assert seen.rcode() == 2 and "tunnel is down" in seen.options[0].text
+            assert len(server.queries) == 1

@@ -19,6 +19,7 @@ from tests.unit.dns.servers import (
     AUTHORITY,
     Server,
     answer_to,
+    blackhole,
     http2,
     listening,
     server_context,
@@ -161,6 +162,21 @@ async def test_a_tunnel_that_goes_down_does_not_count_as_out_of_reach(tmp_path: 
         assert not tunnel.asked
 
 
+async def test_a_resolver_that_takes_the_connection_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be reached, so the worker's name servers are not asked instead."""
+    monkeypatch.setattr("zks_lwip.dns.link.CONNECT_TIME", 0.3)
+    tunnel = Tunnel()
+    async with listening(blackhole) as server:
+        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False)
+        async with running(DnsService(made.resolvers, hosts=None)) as service:
+            seen = await ask(service)
+            assert seen.rcode() == dns.rcode.SERVFAIL
+            assert "no connection in 0.3 s" in seen.options[0].text
+            assert tunnel.connects and not tunnel.asked
+
+
 @asynccontextmanager
 async def plain_server(lose: int = 0) -> AsyncIterator[tuple[int, list[str]]]:
     """UDP and TCP on one port: loses the first `lose`, truncates "large", lies before "spoof"."""
@@ -182,7 +198,9 @@ async def plain_server(lose: int = 0) -> AsyncIterator[tuple[int, list[str]]]:
                 if servers.label_of(query) == "large":
                     answer = bytes((*answer[:2], answer[2] | 2)) + answer[3:]
                 if servers.label_of(query) == "spoof":
-                    await datagrams.sendto(bytes(2) + answer[2:], source)
+                    wrong = answer.replace(bytes((192, 0, 2, 1)), bytes((192, 0, 2, 66)))
+                    await datagrams.sendto(bytes(2) + wrong[2:], source)
+                    await datagrams.sendto(wrong[:2] + query[2:], source)
                     await datagrams.sendto(b"short", source)
                 await datagrams.sendto(answer, source)
 
@@ -208,7 +226,7 @@ async def test_plain_dns_for_a_forwarded_domain() -> None:
         forward = PlainResolver("127.0.0.1", port, direct())
         async with running(DnsService([], hosts=None, forward=[("lan", forward)])) as service:
             assert (await ask(service, "ok.lan")).answer
-            assert (await ask(service, "spoof.lan")).answer
+            assert str((await ask(service, "spoof.lan")).answer[0][0]) == "192.0.2.1"
             assert seen == ["udp", "udp"]
             large = await ask(service, "large.lan")
             assert large.answer and not large.flags & dns.flags.TC
