@@ -66,6 +66,8 @@ void flow_settle(zks_core *core, struct flow *flow)
  * the peer would take the rest for data after the end; so the timer must not find anything to cut. */
 void flow_unstick(struct tcp_pcb *pcb)
 {
+    if (!pcb->unsent)
+        pcb->persist_backoff = 0; /* the last byte went as a probe of the window; lwIP asserts that there is more */
     if (!pcb->unsent || pcb->unacked || !pcb->snd_wnd || pcb->snd_wnd >= pcb->unsent->len)
         return;
     if (tcp_split_unsent_seg(pcb, (u16_t)pcb->snd_wnd) != ERR_OK) {

@@ -110,6 +110,25 @@ async def test_a_small_window_after_none(family: int, window: int) -> None:
         assert received == content
 
 
+async def test_the_last_byte_may_go_as_a_probe(autojump_clock: object) -> None:
+    """When a peer took it, lwIP's timer asserted that there was another one to probe with."""
+    async with probe() as p:
+        c = await connect(p)
+        await shrink(c, 0)
+        assert c.flow.push(b"a") == 1
+        assert (await p.receive(5)).data == b"a"
+        c.ack += 1
+        await p.send(c.segment(window=0))
+        await p.silence(10)
+        assert c.flow.push(b"b") == 1
+        assert (await p.receive(5)).data == b"b"
+        c.ack += 1
+        await p.send(c.segment())
+        await p.silence(10)
+        assert c.flow.push(b"c") == 1
+        assert (await p.receive(1)).data == b"c"
+
+
 async def test_the_mss_does_not_change_in_a_connection() -> None:
     """lwIP believed the option in any segment: then segments were too long for the device, or its
     assertion failed, since longer ones than the new MSS were queued.
