@@ -146,7 +146,8 @@ static enum zks_drop parse6(struct zks_packet *packet, const uint8_t *b, uint32_
             packet->atomic = 1;
         } else {
             packet->fragment = 1;
-            if (bytes == 0 || ((field & 1) && bytes % 8) || offset + bytes > 65535)
+            /* RFC 8200 counts the payload alone; lwIP counts the whole in 16 bits, and asserts that it fits. */
+            if (bytes == 0 || ((field & 1) && bytes % 8) || 40 + offset + bytes > 65535)
                 return ZKS_DROP_FRAGMENT;
         }
         /* RFC 7112: the first fragment must hold the whole header chain; ours ends here, in ports. */

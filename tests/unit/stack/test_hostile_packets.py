@@ -112,6 +112,7 @@ CASES = [
     (ip(APP[4], FAR[4], UDP, bytes(64), frag=0x1FFF), "drop_fragment"),
     (ip(APP[4], FAR[4], UDP, b"", frag=0x2001), "drop_fragment"),
     (fragment_header(UDP, 0xFFF8, False, bytes(64)), "drop_fragment"),
+    (fragment_header(UDP, 65488, False, bytes(8)), "drop_fragment"),  # 65536 bytes, with the header
     (fragment_header(UDP, 0, True, bytes(13)), "drop_fragment"),
     (fragment_header(UDP, 8, False, b""), "drop_fragment"),
     (v6(FRAGMENT, bytes(7)), "drop_fragment"),
