@@ -23,7 +23,7 @@ from tests.dns_daemons import Daemons
 from tests.dns_programs import find
 from tests.netns import lab
 from tests.netns.child import Child
-from tests.netns.lab import Lab, Namespace
+from tests.netns.lab import PYTHON, Lab, Namespace
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
 
@@ -180,6 +180,39 @@ def test_dnsperf(net: Lab, host: Namespace, tmp_path: Path, mode: str) -> None:
     text = net.application(host, *argv, env=environment).succeed(60)
     assert re.search(r"Queries completed: +3000 \(100.00%\)", text), text
     assert re.search(r"Response codes: +NOERROR 3000", text), text
+
+
+QUICK = """ok http400 http429 http502 redirect wrongtype oversized large goaway rst tcpreset eof
+garbage other wrongid loop""".split()
+SLOW = ["silent", "slowloris"], ["blackhole"]
+
+
+def test_every_fault_of_a_resolver(net: Lab, worker: Child, tmp_path: Path) -> None:
+    """A resolver that does each thing that one must not do; the query's name says which."""
+    place = net.add_host()
+    ca_file = tmp_path / "ca.pem"
+    argv = [*PYTHON, "-m", "tests.unit.dns.servers", lab.FAR4, str(ca_file)]
+    with Child("bad resolver", net.far.command(argv)) as bad:
+        bad.wait_for(r"^port \d+")
+        port = bad.stdout[0].split()[1]
+        url = f"https://dns.test:{port}/dns-query@{lab.FAR4}"
+        more = ["--dns-via", "tunnel", "--dns", url, "--ca-file", str(ca_file)]
+        with net.connect(place, *more) as connect, Watch(place) as watch, Watch(net.mid) as mid:
+            for faults in (*([fault] for fault in QUICK), *SLOW):
+                digs = {
+                    fault: net.application(place, "dig", "+tries=1", "+time=15", f"{fault}.example")
+                    for fault in faults
+                }
+                for fault, child in digs.items():
+                    child.wait(30)
+                    text = "\n".join(child.stdout)
+                    fine = fault in ("ok", "large")
+                    assert f"status: {'NOERROR' if fine else 'SERVFAIL'}" in text, (fault, text)
+                    assert fine or "EDE" in text, (fault, text)
+            assert "192.0.2.1" in dig(net, place, "ok2.example", "+short")
+            assert watch.frames and not watch.seen
+            assert mid.frames and not mid.seen
+        connect.no_traceback()
 
 
 def test_one_resolver_after_the_other_goes_away(

@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ def label_of(query: bytes) -> str:
 class Server:
     """What the server has seen, and how it is to behave."""
 
+    address: str = "127.0.0.1"
     port: int = 0
     connections: int = 0
     queries: list[bytes] = field(default_factory=list)
@@ -91,7 +93,7 @@ class Server:
         self.once.add(label + "-done")
         return label
 
-    def address(self, text: str = f"https://{NAME}:PORT/dns-query@127.0.0.1") -> Address:
+    def at(self, text: str = f"https://{NAME}:PORT/dns-query@127.0.0.1") -> Address:
         return parse_server(text.replace("PORT", str(self.port)))
 
     def disconnect(self) -> None:
@@ -107,7 +109,7 @@ async def listening(
     """Serve on a loopback port until the block ends."""
     server = server or Server()
     listener = trio.socket.socket()
-    await listener.bind(("127.0.0.1", server.port))
+    await listener.bind((server.address, server.port))
     listener.listen(100)
     server.port = listener.getsockname()[1]
 
@@ -317,3 +319,15 @@ async def over_tls(server: Server, stream: Any, connection: Any) -> None:
 async def blackhole(server: Server, stream: Any, connection: Any) -> None:
     """Take the connection and say nothing."""
     await trio.sleep_forever()
+
+
+async def _serve(address: str, ca_file: str) -> None:
+    AUTHORITY.cert_pem.write_to_path(ca_file)
+    server = Server(address=address)
+    async with listening(http2, server, server_context("h2")):
+        print(f"port {server.port}", flush=True)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(_serve, *sys.argv[1:])

@@ -30,7 +30,7 @@ def query(name: str = "ok.example", kind: str = "A") -> bytes:
 
 
 def client(server: Server, context: ssl.SSLContext | None = None, **arguments: str) -> DohResolver:
-    address = server.address(**arguments)
+    address = server.at(**arguments)
     return DohResolver(address, direct(), context or servers.client_context())
 
 
@@ -341,7 +341,7 @@ async def test_a_failure_at_once_is_not_asked_again_of_the_same() -> None:
             assert (await query_service(service, "http502.example")).rcode() == 2
             assert len(server.queries) == 2
             stats = service.stats()
-            assert (stats[f"asked {server.address()}"], stats[f"failed {server.address()}"]) == (
+            assert (stats[f"asked {server.at()}"], stats[f"failed {server.at()}"]) == (
                 2,
                 1,
             )
@@ -370,7 +370,7 @@ async def test_what_was_asked_at_once_is_sent_again_when_the_connection_dies() -
 async def test_a_gate_that_closes_is_waited_for_even_with_a_connection() -> None:
     async with listening(http2, None, server_context("h2")) as server:
         gate = Switch()
-        resolver = DohResolver(server.address(), direct(), servers.client_context(), gate=gate)
+        resolver = DohResolver(server.at(), direct(), servers.client_context(), gate=gate)
         async with warm(resolver, grace=0.2) as service:
             gate.up = False
             seen = await query_service(service, "ok2.example")

@@ -21,7 +21,7 @@ from zks_lwip.dns.dot import DotResolver
 @asynccontextmanager
 async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DotResolver]]:
     async with listening(over_tls, server, server_context("dot")) as served:
-        address = served.address(f"tls://{NAME}:PORT@127.0.0.1")
+        address = served.at(f"tls://{NAME}:PORT@127.0.0.1")
         resolver = DotResolver(address, direct(), servers.client_context("dot"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(resolver.run)
@@ -77,7 +77,7 @@ async def test_no_answer_to_one_query_is_not_a_dead_connection() -> None:
 async def test_the_certificate_is_verified() -> None:
     context = server_context("dot", AUTHORITY.issue_cert("other.test"))
     async with listening(over_tls, None, context) as server:
-        address = server.address(f"tls://{NAME}:PORT@127.0.0.1")
+        address = server.at(f"tls://{NAME}:PORT@127.0.0.1")
         resolver = DotResolver(address, direct(), servers.client_context("dot"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(resolver.run)

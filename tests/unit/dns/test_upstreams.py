@@ -87,7 +87,7 @@ def test_what_is_contacted_outside_the_tunnel() -> None:
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:
-    server = Server(port=443).address()
+    server = Server(port=443).at()
     with pytest.raises(ConfigError, match="--dns-via worker"):
         make_upstreams([server], tunnel=Tunnel(), embedded=False, via=Via.WORKER)
     with pytest.raises(ConfigError, match="--ca-file"):
@@ -112,7 +112,7 @@ async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: P
     AUTHORITY.cert_pem.write_to_path(str(ca_file))
     tunnel = Tunnel()
     async with listening(http2, None, server_context("h2")) as server:
-        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        made = make_upstreams([server.at()], tunnel=tunnel, embedded=False, ca_file=ca_file)
         async with running(DnsService(made.resolvers, hosts=None)) as service:
             assert (await ask(service)).answer
             assert tunnel.connects == [("127.0.0.1", server.port)] and not tunnel.asked
@@ -120,7 +120,7 @@ async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: P
             assert (await ask(service, "http502.example")).rcode() == dns.rcode.SERVFAIL
             assert not tunnel.asked
         tunnel.refuse = True
-        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        made = make_upstreams([server.at()], tunnel=tunnel, embedded=False, ca_file=ca_file)
         async with running(DnsService(made.resolvers, hosts=None)) as service:
             assert (await ask(service)).answer
             assert len(tunnel.asked) == 1
@@ -138,7 +138,7 @@ async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: P
     # A bad certificate is no reason to ask in the clear.
     context = server_context("h2", AUTHORITY.issue_cert("other.test"))
     async with listening(http2, None, context) as server:
-        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False, ca_file=ca_file)
+        made = make_upstreams([server.at()], tunnel=tunnel, embedded=False, ca_file=ca_file)
         async with running(DnsService(made.resolvers, hosts=None)) as service:
             seen = await ask(service)
             assert seen.rcode() == dns.rcode.SERVFAIL and "certificate" in seen.options[0].text
@@ -148,14 +148,14 @@ async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: P
 async def test_a_tunnel_that_goes_down_does_not_count_as_out_of_reach(tmp_path: Path) -> None:
     tunnel = Tunnel()
     tunnel.refuse = True
-    made = make_upstreams([Server(port=1).address()], tunnel=tunnel, embedded=False)
+    made = make_upstreams([Server(port=1).at()], tunnel=tunnel, embedded=False)
 
     async def refuse(host: str, port: int) -> trio.abc.HalfCloseableStream:
         tunnel.up = False
         raise TunnelError("the session is lost")
 
     tunnel.connect_tcp = refuse  # type: ignore[method-assign]
-    made = make_upstreams([Server(port=1).address()], tunnel=tunnel, embedded=False)
+    made = make_upstreams([Server(port=1).at()], tunnel=tunnel, embedded=False)
     async with running(DnsService(made.resolvers, hosts=None, grace=0.1)) as service:
         assert (await ask(service)).rcode() == dns.rcode.SERVFAIL
         tunnel.up = True
@@ -169,7 +169,7 @@ async def test_a_resolver_that_takes_the_connection_and_says_nothing(
     monkeypatch.setattr("zks_lwip.dns.link.CONNECT_TIME", 0.3)
     tunnel = Tunnel()
     async with listening(blackhole) as server:
-        made = make_upstreams([server.address()], tunnel=tunnel, embedded=False)
+        made = make_upstreams([server.at()], tunnel=tunnel, embedded=False)
         async with running(DnsService(made.resolvers, hosts=None)) as service:
             seen = await ask(service)
             assert seen.rcode() == dns.rcode.SERVFAIL
