@@ -132,7 +132,7 @@ static int send_echo_reply(zks_core *core, int family, const uint8_t *source, co
 {
     struct pbuf *p;
     uint8_t *t;
-    if (length > 65535u - 48u)
+    if (length > 65535u - (family == 4 ? 28u : 48u))
         return ZKS_INVALID;
     p = transport_pbuf(core, 8 + length);
     if (!p)

@@ -232,6 +232,9 @@ async def test_pings_of_the_world(family: int) -> None:
         assert p.stack.send_echo_reply(FAR[family], APP[family], 1, 2, b"data")
         answer = await p.receive()
         assert answer.source == FAR[family] and answer.payload[8:] == b"data"
+        most = 65507 if family == 4 else 65487
+        assert p.stack.send_echo_reply(FAR[family], APP[family], 1, 2, bytes(most))
+        assert not p.stack.send_echo_reply(FAR[family], APP[family], 1, 2, bytes(most + 1))
 
 
 async def test_udp_flows_for_embedding() -> None:
