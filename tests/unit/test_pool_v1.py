@@ -236,3 +236,57 @@ async def test_a_lost_session_is_no_sign_of_missing_tls(caplog: pytest.LogCaptur
         await drop(next(each for each in worker.served if each.session.open_streams))
         await eventually(lambda: 503 in peer.told)
         assert "v2 worker" not in caplog.text
+
+
+TIMES = {"quiet": 0.2, "patience": 0.2}
+LARGE = 6_000_000  # more than kernels and both ends hold
+
+
+@pytest.mark.parametrize("upload", [True, False])
+async def test_who_is_held_up_is_not_taken_for_dead(upload: bool) -> None:
+    """An end that does not read cannot answer pings; that is v1's backpressure, not its death."""
+    async with tunnel_and_worker(**TIMES) as (tunnel, worker):
+        worker.link_options.update(TIMES)
+        ends: list[TcpStream] = []
+        worker.on_connect = lambda served, frame: ends.append(served.connected(frame))
+        near = await tunnel.connect_tcp("far", 1)
+        source, sink = (near, ends[0]) if upload else (ends[0], near)
+        received = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.send_all, bytes(LARGE))
+            await trio.sleep(1.5)
+            assert not any(end.status != 1000 for end in worker.ends)
+            with trio.fail_after(10):
+                while received < LARGE:
+                    received += len(await sink.receive_some())
+        assert tunnel.stats()["channels_lost"] == 0
+
+
+async def test_a_worker_that_is_silent_without_reason_is_dead() -> None:
+    """Little was sent to it, so nothing can keep it from answering."""
+    async with tunnel_and_worker(**TIMES) as (tunnel, worker):
+        peer = Peer(b"a keystroke")
+        worker.on_connect = lambda served, frame: served.connected(frame) and None
+        stream = tunnel.open_stream("far", 1, peer)
+        await eventually(lambda: "connected" in peer.told)
+        carrier = next(each for each in worker.served if each.session.open_streams)
+        carrier.connection.hold(trio.sleep_forever)
+        stream.mark_ready()
+        await eventually(lambda: 503 in peer.told, 3)
+
+
+async def test_a_worker_that_has_read_all_can_be_dead_too() -> None:
+    async with tunnel_and_worker(**TIMES) as (tunnel, worker):
+        ends: list[TcpStream] = []
+        worker.on_connect = lambda served, frame: ends.append(served.connected(frame))
+        near = await tunnel.connect_tcp("far", 1)
+        received = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, bytes(1_000_000))
+            while received < 1_000_000:
+                received += len(await ends[0].receive_some())
+        await trio.sleep(0.7)  # a ping goes behind that, and is answered
+        assert tunnel.stats()["channels_lost"] == 0
+        carrier = next(each for each in worker.served if each.session.open_streams)
+        carrier.connection.hold(trio.sleep_forever)
+        await eventually(lambda: tunnel.stats()["channels_lost"] == 1, 3)

@@ -132,6 +132,7 @@ class Worker:
         self.served: list[Any] = []  # of Served, or of ServedV1
         self.v1 = False
         self.ends: list[LinkEnd] = []
+        self.link_options: dict[str, float] = {}  # quiet, patience
         self.on_connect: Callable[[Any, Connect], None] = self.echo
 
     def echo(self, served: Any, frame: Connect) -> None:
@@ -164,7 +165,8 @@ class Worker:
                 return
             served = (ServedV1 if self.v1 else Served)(self, connection)
             self.served.append(served)
-            self.ends.append(await served.link.run(served.session, served.on_frame))
+            run = served.link.run(served.session, served.on_frame, **self.link_options)
+            self.ends.append(await run)
 
     def limit(self, **changes: Any) -> None:
         """Say something else in the next HELLO."""

@@ -15,10 +15,13 @@ from ..errors import ProtocolError
 from .frames import Frame
 from .link import LAST_MESSAGE, LinkEnd
 from .pacing import MAX_LIMIT
-from .session_v1 import ClientV1, WorkerV1
+from .session_v1 import MOST_HELD, ClientV1, WorkerV1
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
 
 __all__ = ["LinkV1"]
+
+_HELD_UP = MOST_HELD // 2
+"""Bytes that a consumer has to leave before our ends stop reading. Who was sent less, answers."""
 
 
 class LinkV1:
@@ -32,6 +35,7 @@ class LinkV1:
         self.connection = connection
         self._output = trio.Event()
         self._room = trio.Event()
+        self._reading_since = -math.inf
         self._scope = trio.CancelScope()
         self._sending = trio.CancelScope(shield=True)
         self._end: LinkEnd | None = None
@@ -43,6 +47,7 @@ class LinkV1:
 
     def unblock(self) -> None:
         """The session may receive again."""
+        self._reading_since = trio.current_time()
         self._room.set()
 
     def close(self, status: int = 1000, reason: str = "") -> None:
@@ -61,8 +66,8 @@ class LinkV1:
         """Carry ``session`` until the WebSocket ends, the peer is dead or :meth:`close` is called.
 
         As :meth:`SessionLink.run`. Where ``finished`` is given, it is asked whenever all has been
-        sent, and the link ends (1000) once it says so. A peer that is held up is not taken for
-        dead.
+        sent, and the link ends (1000) once it says so. An end that is held up reads no pongs and
+        answers no pings, so neither is taken for dead then.
         """
         try:
             async with trio.open_nursery() as outer:
@@ -71,11 +76,7 @@ class LinkV1:
                     with self._scope:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._receive, session, on_frame, finished)
-                            while True:
-                                await self.connection.keep_alive(quiet, patience)
-                                if session.may_receive:
-                                    break
-                                await trio.sleep(quiet)
+                            await self._wait_for_death(session, quiet, patience)
                             waited = f"nothing was heard from it for {quiet + patience:g} s"
                             self._finish(LinkEnd(ABNORMAL, waited))
                 finally:
@@ -89,6 +90,17 @@ class LinkV1:
         if self._bug is not None:
             raise self._bug
         return end
+
+    async def _wait_for_death(
+        self, session: ClientV1 | WorkerV1, quiet: float, patience: float
+    ) -> None:
+        while True:
+            await self.connection.keep_alive(quiet, patience)
+            reading = session.may_receive and trio.current_time() - self._reading_since >= patience
+            little = self.connection.message_bytes_sent < _HELD_UP
+            if reading and (little or self.connection.all_was_read):
+                return
+            await trio.sleep(patience)
 
     def _finish(self, end: LinkEnd) -> None:
         if self._end is None:

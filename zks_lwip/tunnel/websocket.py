@@ -116,6 +116,9 @@ class WsConnection:
         self._own_close: tuple[int, str] | None = None
         self._broken = False
         self._pinging = False
+        #: Bytes of the messages that have been sent, or are being sent.
+        self.message_bytes_sent = 0
+        self._proven = 0  # of these, how many the peer has read, since it answered a ping behind
 
     @property
     def subprotocol(self) -> str | None:
@@ -151,6 +154,11 @@ class WsConnection:
         return self._wire.bytes_sent
 
     @property
+    def all_was_read(self) -> bool:
+        """The peer has read every message: it answered a ping that went behind them."""
+        return self._proven == self.message_bytes_sent
+
+    @property
     def bytes_received(self) -> int:
         """Bytes on the wire, framing included, TLS not."""
         return self._wire.bytes_received
@@ -171,6 +179,7 @@ class WsConnection:
         if self.closed_status is not None:
             raise self._closed_error()
         event = BytesMessage(data=message)  # type: ignore[arg-type]
+        self.message_bytes_sent += len(message)
         lock = self._ws._stream_lock
         try:
             if lock.locked():
@@ -258,8 +267,10 @@ class WsConnection:
                     return
 
     async def _ping_once(self) -> None:
+        sent = self.message_bytes_sent
         try:
             await self.ping()
+            self._proven = sent
         except WebSocketClosed as error:
             log.debug("ping: %s", error)
         finally:
