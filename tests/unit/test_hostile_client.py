@@ -41,7 +41,6 @@ MOST_GROWTH = 48 << 20
 UPGRADE = (
     "GET /tunnel HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    "Sec-WebSocket-Protocol: zks-tunnel.v2\r\n\r\n"
 )
 
 
@@ -58,19 +57,21 @@ def message(payload: bytes) -> bytes:
 
 
 class Client:
-    """A v2 client that has said HELLO."""
+    """A v2 client that has said HELLO, or a v1 client."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, v1: bool = False) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.sendall(UPGRADE.encode())
+        offer = "Sec-WebSocket-Protocol: zks-tunnel.v2\r\n"
+        self.sock.sendall((UPGRADE + ("\r\n" if v1 else f"{offer}\r\n")).encode())
         self._data = b""
         while b"\r\n\r\n" not in self._data:
             self._more()
         assert self._data.startswith(b"HTTP/1.1 101")
         self._data = self._data.partition(b"\r\n\r\n")[2]
-        self.send(Hello(window=1 << 20).encode())
-        assert self.receive()[0] == 0x40
+        if not v1:
+            self.send(Hello(window=1 << 20).encode())
+            assert self.receive()[0] == 0x40
 
     def _more(self) -> None:
         data = self.sock.recv(65536)
@@ -203,12 +204,19 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", FLOODS)
-def test_a_flood(name: str, worker: tuple[subprocess.Popen[str], int], far: int) -> None:
-    process, port = worker
-    honest = Honest(port, far)
-    liar = Client(port)
-    liar.send(Connect(1, "127.0.0.1", far).encode())
+#: In v1 every frame is a message of its own.
+FLOODS_V1: dict[str, Callable[[int], bytes]] = {
+    "pings": many(message(Ping().encode())),
+    "empty DATA": many(message(Data(1, b"").encode())),
+    "CONNECT": changing(lambda n: message(Connect(n, "127.0.0.1", 9).encode()), 2000),
+    "DNS queries": changing(lambda n: message(DnsQuery(n, bytes(12)).encode()), 2000),
+}
+
+
+def flood(
+    process: subprocess.Popen[str], honest: Honest, liar: Client, make: Callable[[int], bytes]
+) -> None:
+    """Send what ``make`` makes, as fast as it is taken; then look what that has done."""
     before = resident(process)
     honest.start()
     liar.sock.settimeout(SECONDS)
@@ -216,7 +224,7 @@ def test_a_flood(name: str, worker: tuple[subprocess.Popen[str], int], far: int)
     turn = 0
     with contextlib.suppress(TimeoutError, ConnectionError):  # held up, or cut off
         while time.monotonic() < deadline:
-            liar.send(FLOODS[name](turn))
+            liar.sock.sendall(make(turn))
             turn += 1
     growth = resident(process) - before
     liar.sock.close()
@@ -225,4 +233,21 @@ def test_a_flood(name: str, worker: tuple[subprocess.Popen[str], int], far: int)
     print(f"{turn} messages, {growth >> 10} KiB, {honest.count} echoes, at worst {honest.worst} s")
     assert growth < MOST_GROWTH
     assert honest.count > 3
-    assert honest.worst < 0.6
+    assert honest.worst < 0.9
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood(name: str, worker: tuple[subprocess.Popen[str], int], far: int) -> None:
+    process, port = worker
+    liar = Client(port)
+    liar.send(Connect(1, "127.0.0.1", far).encode())
+    make = FLOODS[name]
+    flood(process, Honest(port, far), liar, lambda turn: message(make(turn)))
+
+
+@pytest.mark.parametrize("name", FLOODS_V1)
+def test_a_flood_over_v1(name: str, worker: tuple[subprocess.Popen[str], int], far: int) -> None:
+    process, port = worker
+    liar = Client(port, v1=True)
+    liar.send(Connect(1, "127.0.0.1", far).encode())
+    flood(process, Honest(port, far), liar, FLOODS_V1[name])
