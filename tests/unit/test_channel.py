@@ -52,6 +52,7 @@ class Owner:
         self.ready.set()
 
     def on_capacity(self, channel: Channel) -> None: ...
+    def on_goaway(self, channel: Channel) -> None: ...
 
     def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
         self.elsewhere.append(stream)

@@ -180,3 +180,27 @@ async def test_a_breach_in_the_middle_of_many_frames() -> None:
         await eventually(lambda: worker.ends, 10)
         assert worker.ends[0].status == 1002 and "0x3f" in worker.ends[0].reason
         await eventually(lambda: tunnel.up)
+
+
+async def test_a_worker_that_always_goes_away_is_not_stormed() -> None:
+    """GOAWAY right behind HELLO asks for another channel, again and again."""
+    async with working() as worker:
+        opened: list[float] = []
+
+        async def leave(served: Any) -> None:
+            while not served.session.ready:
+                await trio.sleep(0.001)
+            served.session.goaway(1, "")
+
+        class Leaving(list[Any]):
+            def append(self, served: Any) -> None:
+                opened.append(trio.current_time())
+                worker.nursery.start_soon(leave, served)
+
+        worker.served = Leaving()
+        async with trio.open_nursery() as nursery:
+            tunnel = Tunnel(quick(worker.url, backoff=(0.1, 5.0)))
+            await nursery.start(tunnel.run)
+            await trio.sleep(1.2)
+            nursery.cancel_scope.cancel()
+        assert 2 <= len(opened) <= 8

@@ -92,7 +92,10 @@ class ChannelOwner(Protocol):
         """The worker's HELLO has come."""
 
     def on_capacity(self, channel: Channel) -> None:
-        """A stream has ended, or the channel takes no new ones any more."""
+        """A stream has ended."""
+
+    def on_goaway(self, channel: Channel) -> None:
+        """The channel takes no new streams any more."""
 
     def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
         """The worker refused a stream on this channel only; it is the owner's again."""
@@ -314,4 +317,4 @@ class Channel:
         if not self.going_away:
             self.going_away = True
             log.info("the worker is going away (%d %s)", frame.code, one_line(frame.reason))
-            self._owner.on_capacity(self)
+            self._owner.on_goaway(self)

@@ -365,6 +365,12 @@ class Tunnel:
         if self._waiting or channel.going_away or len(self._channels) > 1:
             self._changed.set()
 
+    def on_goaway(self, channel: Channel) -> None:
+        now = trio.current_time()
+        if now - channel.since < _STABLE:  # the next one may do the same
+            self._not_before = max(self._not_before, now + self._backoff.failed())
+        self._changed.set()
+
     def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
         self._waiting[stream] = None
         self._changed.set()
