@@ -128,10 +128,8 @@ class Inbound:
         return [frame for frame in self.work_through(message) if frame is not None]
 
     def work_through(self, message: Buffer) -> Iterator[Frame | None]:
-        """As :meth:`receive`, a frame at a time, so that the owner can pause in between.
-
-        None, now and then, is an opportunity: a message may hold 200,000 frames that all are none
-        of the owner's business. Go to the end of one message before the next.
+        """As :meth:`receive`, a frame at a time, so that the owner can pause: None, now and then,
+        is an opportunity where 200,000 frames are none of its business. One message at a time.
         """
         if self._dead is not None:
             raise ProtocolError(str(self._dead), self._dead.status)
@@ -215,9 +213,7 @@ class Inbound:
         if self._client:
             handlers[Connected] = self._on_connected
             handlers[Error] = self._on_error
-            handlers[DnsResponse] = self._on_answer
-            handlers[EchoReply] = self._on_answer
-            handlers[UdpError] = self._on_udp_error
+            handlers |= dict.fromkeys((DnsResponse, EchoReply, UdpError), self._pass_on)
         else:
             handlers[Connect] = self._on_connect
             handlers[DnsQuery] = self._on_dns_query
@@ -387,9 +383,6 @@ class Inbound:
             del self._associations[frame.association]
             events.append(frame)
 
-    def _on_udp_error(self, frame: UdpError, events: list[Frame]) -> None:
-        events.append(frame)
-
     def _on_dns_query(self, frame: DnsQuery, events: list[Frame]) -> None:
         request = frame.request
         if not request:
@@ -410,7 +403,7 @@ class Inbound:
         if self.settings.icmp:
             events.append(frame)
 
-    def _on_answer(self, frame: DnsResponse | EchoReply, events: list[Frame]) -> None:
+    def _pass_on(self, frame: Frame, events: list[Frame]) -> None:
         events.append(frame)
 
     # Streams
