@@ -198,8 +198,8 @@ class Associations:
         return association
 
 
-#: For datagrams "refused" is ICMP port unreachable, which connected sockets see as ECONNREFUSED, and
-#: 90 is "fragmentation needed" or "packet too big" (EMSGSIZE).
+#: For datagrams "refused" is ICMP port unreachable (connected sockets see ECONNREFUSED), and 90 is
+#: "fragmentation needed" or "packet too big" (EMSGSIZE).
 UDP_REFUSALS: dict[int, Reject] = {111: Reject.PORT_UNREACHABLE, 90: Reject.TOO_BIG}
 
 #: The MTU that is told with 90. The frame does not say which it is; this one every path of IPv6 has

@@ -172,7 +172,8 @@ class Inbound:
             raise ProtocolError(f"{name}: it came before HELLO")
         if self._hello is not None:
             raise ProtocolError(f"{name}: the client sent it before our HELLO could reach it")
-        raise ProtocolError(f"{name}: a {peer} never sends it")
+        what = "a second one" if type(frame) is Hello else f"a {peer} never sends it"
+        raise ProtocolError(f"{name}: {what}")
 
     def _on_hello(self, frame: Hello, events: list[Frame]) -> None:
         if self._client and frame.resume and frame.session is None:
@@ -192,9 +193,6 @@ class Inbound:
         if self.has_output:
             self._signal()
 
-    def _on_second_hello(self, frame: Hello, events: list[Frame]) -> None:
-        raise ProtocolError("HELLO: a second one")
-
     def _all_handlers(self) -> dict[type, Callable[[Any, list[Frame]], None]]:
         handlers: dict[type, Callable[[Any, list[Frame]], None]] = {
             Data: self._on_data,
@@ -207,8 +205,7 @@ class Inbound:
             Ack: self._on_ack,
             UdpClose: self._on_udp_close,
             GoAway: self._on_goaway,
-            Hello: self._on_second_hello,
-            Unknown: self._on_unknown,
+            Unknown: lambda frame, events: None,  # skipped (PROTOCOL.md §2)
         }
         if self._client:
             handlers[Connected] = self._on_connected
@@ -338,9 +335,6 @@ class Inbound:
                 f"ACK: {frame.count} frames, not {self._acknowledged} to {self._sent}"
             )
         self._acknowledged = frame.count
-
-    def _on_unknown(self, frame: Unknown, events: list[Frame]) -> None:
-        """Skipped (PROTOCOL.md §2)."""
 
     def _on_goaway(self, frame: GoAway, events: list[Frame]) -> None:
         if self._client:
