@@ -59,7 +59,7 @@ class HostConfig:
     """Bytes, 1280 to 65535."""
     vnet_hdr: bool = False
     """Make the TUN with ``IFF_VNET_HDR`` offloads."""
-    queue_length: int = 64
+    queue_length: int = 256
     """Packets."""
     node: str = "/dev/net/tun"
     netns: str | None = None
