@@ -112,6 +112,8 @@ def parse_network(text: str, option: str) -> Network:
     :raises ConfigError: it is none, or has host bits set; names the option.
     """
     try:
+        if "%" in text:
+            raise ValueError("a zone (%) says nothing here")
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ConfigError(

@@ -17,11 +17,11 @@ import trio
 from zks_lwip.host.linux import Host
 from zks_lwip.host.state import HostState
 
-__all__ = ["watch"]
+__all__ = ["follow", "watch"]
 
 _log = logging.getLogger(__name__)
 
-_NETLINK_NETFILTER = 12
+_ROUTE, _NETFILTER = 0, 12  # of linux/netlink.h
 # Groups of linux/rtnetlink.h: link, IPv4 and IPv6 addresses, routes and rules.
 _GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
 # NFNLGRP_NFTABLES: somebody flushes the ruleset.
@@ -32,11 +32,11 @@ _BURST = 0.1
 _CLOCK_EVERY, _SUSPEND = 5.0, 10.0
 
 
-async def watch(host: Host, on_move: Callable[[], None]) -> None:
+async def watch(host: Host, on_move: Callable[[bool], None]) -> None:
     """Keep routes, rules and firewall as planned, until cancelled.
 
     ``on_move`` is called when the way to the outside may be another one: default routes or
-    addresses have changed, or the machine has slept. The tunnel should then connect again.
+    addresses have changed, or (True) the machine has slept.
 
     :raises DeviceError: somebody has removed the TUN.
     """
@@ -53,22 +53,44 @@ async def watch(host: Host, on_move: Callable[[], None]) -> None:
             one.close()
 
 
+async def follow(on_move: Callable[[bool], None]) -> None:
+    """Tell of whatever changes in the network namespace that we are in, until cancelled.
+
+    ``on_move`` is called as by :func:`watch`, but also for changes that do not matter.
+    """
+    with _news(_ROUTE, _GROUPS) as news:
+        async with trio.open_nursery() as nursery:
+            wake = _Wake()
+            nursery.start_soon(_receive, news, wake)
+            nursery.start_soon(_clock, on_move)
+            while True:
+                await wake.next()
+                on_move(False)
+
+
 class _Wake:
     """News that have not been looked at."""
 
     def __init__(self) -> None:
         self.event = trio.Event()
 
+    async def next(self) -> None:
+        """Wait for some, and for the end of their burst."""
+        await self.event.wait()
+        await trio.sleep(_BURST)
+        self.event = trio.Event()
+
 
 def _listen() -> list[trio.socket.SocketType]:
     """In the captured namespace: a socket belongs to the one in which it was made."""
-    found = []
-    for protocol, groups in ((0, _GROUPS), (_NETLINK_NETFILTER, _NFTABLES_GROUP)):
-        one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        one.setblocking(False)
-        one.bind((0, groups))
-        found.append(trio.socket.from_stdlib_socket(one))
-    return found
+    return [_news(_ROUTE, _GROUPS), _news(_NETFILTER, _NFTABLES_GROUP)]
+
+
+def _news(protocol: int, groups: int) -> trio.socket.SocketType:
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    one.setblocking(False)
+    one.bind((0, groups))
+    return trio.socket.from_stdlib_socket(one)
 
 
 async def _receive(news: trio.socket.SocketType, wake: _Wake) -> None:
@@ -81,17 +103,15 @@ async def _receive(news: trio.socket.SocketType, wake: _Wake) -> None:
         wake.event.set()
 
 
-async def _follow(host: Host, wake: _Wake, on_move: Callable[[], None]) -> None:
+async def _follow(host: Host, wake: _Wake, on_move: Callable[[bool], None]) -> None:
     before = _outside(await host.reassert(), host.plan.config.tun)
     while True:
-        await wake.event.wait()
-        await trio.sleep(_BURST)
-        wake.event = trio.Event()
+        await wake.next()
         after = _outside(await host.reassert(), host.plan.config.tun)
         if after != before:
             before = after
             _log.info("the network has changed")
-            on_move()
+            on_move(False)
 
 
 def _outside(state: HostState, tun: str) -> tuple[object, ...]:
@@ -101,7 +121,7 @@ def _outside(state: HostState, tun: str) -> tuple[object, ...]:
     return frozenset(up), frozenset(addresses), tuple(sorted(state.uplinks))
 
 
-async def _clock(on_move: Callable[[], None]) -> None:
+async def _clock(on_move: Callable[[bool], None]) -> None:
     def slept() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
@@ -111,5 +131,5 @@ async def _clock(on_move: Callable[[], None]) -> None:
         now = slept()
         if now - before > _SUSPEND:
             _log.info("the machine has slept for %.0f s", now - before)
-            on_move()
+            on_move(True)
         before = now

@@ -17,11 +17,11 @@ from zks_lwip.errors import HostError, PrivilegeError, ZksError
 from zks_lwip.host._apply import Applier
 from zks_lwip.host._observe import look, read_sysctl
 from zks_lwip.host.config import STATE_DIR
-from zks_lwip.host.journal import Journal, Record
+from zks_lwip.host.journal import Journal, Record, boot_id, journal_path, parse, running
 from zks_lwip.host.linux import undo_all
 from zks_lwip.host.steps import Nftables, Resolvconf, Route, Rule, Step, Sysctl
 
-__all__ = ["Recovery", "recover"]
+__all__ = ["Recovery", "leftover", "recover"]
 
 _NAME = re.compile(r"net-(\d+)\.journal")
 _NAMED = Path("/run/netns")
@@ -35,6 +35,27 @@ class Recovery:
     """Commands, in order."""
     left: list[str] = field(default_factory=list)
     """What is still there, and why."""
+    running: list[str] = field(default_factory=list)
+    """Journals of instances that run; they were not touched."""
+
+
+def leftover(netns: str | None, directory: Path = STATE_DIR) -> Record | None:
+    """The journal of an instance that died with a namespace captured; None: there is none.
+
+    :raises PrivilegeError: this is not root.
+    """
+    inode, cookie = run_in_netns(netns, lambda: (namespace_id(None), namespace_cookie()))
+    path = journal_path(directory, inode)
+    try:
+        if running(path):
+            return None
+        record = parse(path.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot read {path}: {error.strerror}; run it as root") from None
+    there = record.boot == boot_id() and record.is_of(cookie) and record.steps
+    return record if there else None
 
 
 def recover(directory: Path = STATE_DIR) -> Recovery:
@@ -63,6 +84,9 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
 
 
 def _recover(directory: Path, inode: int, own: int, recovery: Recovery) -> None:
+    if running(journal_path(directory, inode)):
+        recovery.running.append(str(journal_path(directory, inode)))
+        return
     try:
         journal = Journal(directory, inode)
     except PrivilegeError:
@@ -82,6 +106,7 @@ def _recover(directory: Path, inode: int, own: int, recovery: Recovery) -> None:
                 f"{problem}: settings that only it knew (sysctl, resolver) were left as they are"
                 for problem in record.problems
             ]
+        journal.path.with_suffix(".sock").unlink(missing_ok=True)
         journal.finish()
     finally:
         journal.close()

@@ -6,18 +6,28 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from zks_lwip.errors import ConfigError
 from zks_lwip.host.config import HostConfig
 from zks_lwip.host.state import HostState, lan_networks
 
-__all__ = ["check_remote", "ssh_connection"]
+__all__ = ["SshConnection", "check_remote", "ssh_connection"]
 
 _VARIABLE = "SSH_CONNECTION"
 
 
-def ssh_connection(environment: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
-    """The client's address and our port of the SSH connection that we were started over, if any.
+class SshConnection(NamedTuple):
+    """An SSH connection, seen from this end; addresses without a zone."""
+
+    client: str
+    server: str
+    port: int
+    """Ours."""
+
+
+def ssh_connection(environment: Mapping[str, str] = os.environ) -> SshConnection | None:
+    """The SSH connection that we were started over, if any.
 
     sudo takes the variable away, so our parents' environments are looked at, too (Linux, root).
     """
@@ -25,7 +35,8 @@ def ssh_connection(environment: Mapping[str, str] = os.environ) -> tuple[str, in
     for value in values:
         fields = value.split()
         if len(fields) == 4 and fields[3].isdigit():
-            return fields[0].partition("%")[0], int(fields[3])
+            client, server = (fields[index].partition("%")[0] for index in (0, 2))
+            return SshConnection(client, server, int(fields[3]))
     return None
 
 
@@ -47,19 +58,21 @@ def _ancestors() -> list[str]:
     return found
 
 
-def check_remote(config: HostConfig, state: HostState, connection: tuple[str, int] | None) -> None:
+def check_remote(config: HostConfig, state: HostState, connection: SshConnection | None) -> None:
     """Refuse a set-up that would cut the SSH connection that we were started over.
 
     It survives where its client is on a LAN that may be reached, is bypassed, or where the port is
-    open for callers from outside (``--allow-inbound``), or outside of ``--only``.
+    open for callers from outside (``--allow-inbound``), or outside of ``--only``; or where its end
+    is not in the captured namespace.
 
     :raises ConfigError: it would not survive.
     """
     if connection is None or not state.own:
         return
-    client, port = ipaddress.ip_address(connection[0]), connection[1]
-    if isinstance(client, ipaddress.IPv6Address) and client.ipv4_mapped is not None:
-        client = client.ipv4_mapped
+    client, server = _unmapped(connection.client), _unmapped(connection.server)
+    port = connection.port
+    if not any(address.interface.ip == server for address in state.addresses):
+        return
     direct = [*config.bypass, *(lan_networks(state, config.tun) if config.lan else ())]
     reachable = any(client in network for network in direct if network.version == client.version)
     if client.is_loopback or client.is_link_local or reachable or port in config.inbound:
@@ -72,3 +85,11 @@ def check_remote(config: HostConfig, state: HostState, connection: tuple[str, in
         f"this would cut the SSH connection from {client} that the command came over: keep it with "
         f"`--bypass {client}` or `--allow-inbound {port}`, or insist with `--yes`"
     )
+
+
+def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address; as IPv4 what an IPv6 socket shows of it."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

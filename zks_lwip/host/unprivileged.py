@@ -22,7 +22,7 @@ import trio
 from zks_lwip.errors import ConfigError, HostError, PrivilegeError
 from zks_lwip.host.linux import Host
 
-__all__ = ["Capability", "drop_privileges", "held_capabilities"]
+__all__ = ["Capability", "drop_privileges", "find_user", "held_capabilities"]
 
 _VERSION_3 = 0x20080522
 _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 8, 23, 24
@@ -37,6 +37,17 @@ class Capability(enum.IntEnum):
     NET_ADMIN = 12
     """Marks on sockets, routes, rules, the firewall, sysctls below ``net``."""
     NET_RAW = 13
+
+
+def find_user(name: str) -> pwd.struct_passwd:
+    """The user of that name.
+
+    :raises ConfigError: there is none.
+    """
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(f"--user {name}: there is no user of that name") from None
 
 
 async def drop_privileges(
@@ -54,12 +65,7 @@ async def drop_privileges(
     :raises HostError: some other thread still has more; named.
     """
     kept = frozenset(keep)
-    entry = None
-    if user is not None:
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise ConfigError(f"--user {user}: there is no user of that name") from None
+    entry = None if user is None else find_user(user)
     stages = [_prepare] if entry else []
     for stage in [*stages, _limit]:
         stage(kept)

@@ -73,7 +73,7 @@ async def hold(order: dict[str, Any], updates: int) -> None:
                 say("applied", host.device.name)
                 nursery.start_soon(_update, host, updates)
                 nursery.start_soon(_read, host.device.fd)
-                await watch(host, lambda: say("moved"))
+                await watch(host, lambda slept: say("moved"))
 
 
 async def _stop(signals: Any, scope: trio.CancelScope) -> None:

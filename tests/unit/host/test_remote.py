@@ -12,23 +12,27 @@ import pytest
 from tests.unit.host.test_plan import LAPTOP, networks
 from zks_lwip.errors import ConfigError
 from zks_lwip.host.config import HostConfig
-from zks_lwip.host.remote import check_remote, ssh_connection
+from zks_lwip.host.remote import SshConnection, check_remote, ssh_connection
+
+SERVER = "192.168.7.20"
 
 
 def test_the_variable() -> None:
-    assert ssh_connection({"SSH_CONNECTION": "192.0.2.1 5555 10.0.0.1 22"}) == ("192.0.2.1", 22)
-    assert ssh_connection({"SSH_CONNECTION": "fe80::1%eth0 5555 fe80::2 22"}) == ("fe80::1", 22)
+    plain = ssh_connection({"SSH_CONNECTION": "192.0.2.1 5555 10.0.0.1 22"})
+    assert plain == ("192.0.2.1", "10.0.0.1", 22)
+    zoned = ssh_connection({"SSH_CONNECTION": "fe80::1%eth0 5555 fe80::2%eth0 22"})
+    assert zoned == ("fe80::1", "fe80::2", 22)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_sudo_takes_the_variable_but_not_our_parents() -> None:
-    code = "from zks_lwip.host.remote import ssh_connection; print(ssh_connection({}))"
+    code = "from zks_lwip.host.remote import ssh_connection; print(*ssh_connection({}))"
     environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 5 10.0.0.1 2222"}
     script = 'env -u SSH_CONNECTION "$0" -c "$1"; true'
     done = subprocess.run(
         ["sh", "-c", script, sys.executable, code], env=environment, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "('192.0.2.1', 2222)", done.stderr
+    assert done.stdout.strip() == "192.0.2.1 10.0.0.1 2222", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_sudo_takes_the_variable_but_not_our_parents() -> None:
     ],
 )
 def test_it_survives(client: str, options: dict[str, object]) -> None:
-    check_remote(HostConfig(**options), LAPTOP, (client, 22))  # type: ignore[arg-type]
+    check_remote(HostConfig(**options), LAPTOP, SshConnection(client, SERVER, 22))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,10 @@ def test_it_survives(client: str, options: dict[str, object]) -> None:
 )
 def test_it_would_be_cut(client: str, options: dict[str, object]) -> None:
     config = HostConfig(**options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"--bypass 19.* or `--allow-inbound 22`, .* `--yes`"):
-        check_remote(config, LAPTOP, (client, 22))
-    check_remote(config, replace(LAPTOP, inode=9), (client, 22))
+    for server in (SERVER, f"::ffff:{SERVER}"):
+        with pytest.raises(ConfigError, match=r"--bypass 19.* or `--allow-inbound 22`, .* `--yes`"):
+            check_remote(config, LAPTOP, SshConnection(client, server, 22))
+    elsewhere = SshConnection(client, "192.0.2.77", 22)
+    check_remote(config, LAPTOP, elsewhere)  # its end is in another namespace
+    check_remote(config, replace(LAPTOP, inode=9), SshConnection(client, SERVER, 22))
     check_remote(config, LAPTOP, None)
