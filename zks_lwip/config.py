@@ -19,11 +19,14 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .dns.options import DnsOptions
+    from .tunnel.proxy import Proxy
 from .host.config import KillSwitch
+from .host.options import HostOptions
 
 __all__ = [
     "DEFAULT_HOST_LOOPBACK",
     "DEFAULT_MTU",
+    "HostOptions",
     "Icmp",
     "Ipv6",
     "KillSwitch",
@@ -33,6 +36,7 @@ __all__ = [
     "WorkerUrl",
     "parse_host_loopback",
     "parse_static_name",
+    "parse_worker_address",
     "parse_worker_url",
     "read_token_file",
 ]
@@ -122,11 +126,15 @@ class VpnConfig:
     """Everything that ``connect``, ``run`` and :func:`zks_lwip.vpn.open_vpn` can be told.
 
     ``worker`` is None for the embedded worker: a child process on this machine's loopback.
-    ``token`` never appears in a repr. ``grace`` is how many seconds a new flow waits for a lost
-    tunnel before it is refused. ``dns`` is None for the defaults.
+    ``worker_address`` is where it is, if its name is not to be looked up; ``proxy`` is asked to
+    connect to it. ``token`` never appears in a repr. ``grace`` is for how many seconds a lost
+    tunnel is waited for before flows are refused. ``dns`` is None for the defaults. ``host`` counts
+    only where the host is set up.
     """
 
     worker: WorkerUrl | None = None
+    worker_address: Address | None = None
+    proxy: Proxy | None = None
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     plaintext: bool = False
@@ -135,6 +143,7 @@ class VpnConfig:
     mtu: int = DEFAULT_MTU
     netns: str | None = None
     kill_switch: KillSwitch = KillSwitch.STRICT
+    host: HostOptions = HostOptions()
     ipv6: Ipv6 = Ipv6.AUTO
     icmp: Icmp = Icmp.TUNNEL
     dns: DnsOptions | None = None
@@ -158,6 +167,17 @@ class VpnConfig:
                 "loopback, without TLS. Name the worker with --worker URL, or a resolver that "
                 "the certificates are for with --dns URL."
             )
+        if self.worker_address is not None and self.worker is None:
+            raise ConfigError(
+                "--worker-address is given without --worker: name the worker that is there with "
+                "--worker URL."
+            )
+        if self.host.inbound and self.kill_switch is not KillSwitch.STRICT:
+            raise ConfigError(
+                "--allow-inbound needs the firewall: leave --kill-switch away, or say strict."
+            )
+        if self.host.always_on and self.kill_switch is KillSwitch.OFF:
+            raise ConfigError("--always-on is of no use with --kill-switch off: nothing is closed.")
         if self.ca_file is not None and not self.ca_file.is_file():
             raise ConfigError(
                 f"--ca-file {self.ca_file}: no such file. Give a PEM file of certificates."
@@ -264,6 +284,19 @@ def _checked_host(host: str, what: str) -> str:
     if len(name) > 253 or not name or not all(_LABEL.match(label) for label in name.split(".")):
         raise ConfigError(f"{what}: {host!r} is neither an address nor a host name.")
     return name
+
+
+def parse_worker_address(text: str) -> Address:
+    """Check ``--worker-address IP``."""
+    try:
+        address = ipaddress.ip_address(text.strip().strip("[]"))
+    except ValueError:
+        raise ConfigError(
+            f"--worker-address {text!r} is no IPv4 or IPv6 address; a name belongs into --worker."
+        ) from None
+    if address.is_multicast or address.is_unspecified:
+        raise ConfigError(f"--worker-address {address} cannot be connected to.")
+    return address
 
 
 def parse_static_name(text: str) -> StaticName:

@@ -46,26 +46,41 @@ class EmbeddedWorker:
     token: str = field(repr=False)
     process: trio.Process = field(repr=False)
 
+    async def watch(self) -> None:
+        """Read what it prints (or the pipe would fill). Raises TunnelError when it ends."""
+        process = self.process
+        assert process.stdout is not None
+        async for data in process.stdout:
+            _log.debug("embedded worker: %s", bytes(data).decode("utf-8", "replace").rstrip())
+        code = await process.wait()
+        raise TunnelError(
+            f"the embedded worker ended by itself with code {code}, so nothing can leave the "
+            "tunnel any more. Start again; -v shows what it logs."
+        )
+
 
 @asynccontextmanager
 async def open_embedded_worker(
-    *, mark: int | None = None, arguments: Sequence[str] = ()
+    *, mark: int | None = None, arguments: Sequence[str] = (), watched: bool = True
 ) -> AsyncIterator[EmbeddedWorker]:
     """Run a worker for the length of a ``with`` block.
 
     ``mark`` is the firewall mark of all its sockets (SO_MARK; needs CAP_NET_ADMIN), ``arguments``
     are further options of ``zks_lwip worker``. Raises :class:`WorkerUnreachable` if it does not
-    come up, or if it ends inside the block. It is gone when the block has been left, at the latest
-    after 4 s, even when cancelled.
+    come up, and :class:`TunnelError` if it ends inside the block (not ``watched``: then
+    :meth:`EmbeddedWorker.watch` does). It is gone when the block has been left, at the latest after
+    4 s, even when cancelled.
     """
     token = secrets.token_urlsafe(32)
     process, lifeline = await _spawn(token, mark, arguments)
     try:
         url = await _started(process)
         _log.info("embedded worker: process %d at %s", process.pid, url)
+        worker = EmbeddedWorker(url, token, process)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, process)
-            yield EmbeddedWorker(url, token, process)
+            if watched:
+                nursery.start_soon(worker.watch)
+            yield worker
             nursery.cancel_scope.cancel()
     finally:
         os.close(lifeline)
@@ -136,18 +151,6 @@ async def _started(process: trio.Process) -> str:
     raise WorkerUnreachable(
         f"the embedded worker did not listen within {START_SECONDS:g} s. The machine may be "
         "overloaded; try again, or name a worker elsewhere with --worker URL."
-    )
-
-
-async def _watch(process: trio.Process) -> None:
-    """Read what it prints (or the pipe would fill), and fail when it ends."""
-    assert process.stdout is not None
-    async for data in process.stdout:
-        _log.debug("embedded worker: %s", bytes(data).decode("utf-8", "replace").rstrip())
-    code = await process.wait()
-    raise TunnelError(
-        f"the embedded worker ended by itself with code {code}, so nothing can leave the tunnel "
-        "any more. Start again; -v shows what it logs."
     )
 
 

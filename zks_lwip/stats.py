@@ -33,6 +33,7 @@ class GatewayCounters:
     datagrams_dropped: int = 0  #: neither tunnel nor stack had room, or no tunnel was there
     datagrams_refused: int = 0  #: answered with ICMP
     udp_errors: int = 0  #: ICMP errors that the worker told of
+    loops: int = 0  #: connections of the tunnel's own that came back to it
     dns_queries: int = 0
     dns_dropped: int = 0  #: answers that the stack had no room for
     echoes: int = 0

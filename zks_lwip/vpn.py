@@ -11,26 +11,27 @@ Everything runs inside the ``async with`` block of the caller, and is gone when 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import random
-import socket
-import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._groups import single_error
-from .config import DEFAULT_HOST_LOOPBACK, Ipv6, Protocol, VpnConfig, WorkerUrl, parse_worker_url
+from .capture import Capture
+from .config import Protocol, VpnConfig, WorkerUrl, parse_worker_url
 from .device import FdDevice, PacketDevice
 from .dns import DnsService
 from .dns.options import DnsOptions, make_service
 from .embedded import open_embedded_worker
 from .gateway import Gateway
 from .host.addresses import TUN_IPV4, TUN_IPV6
+from .host.privilege import check_net_admin
+from .loops import Loops
+from .roaming import Roaming, follow_uplinks
 from .stack import HotAnswers, Stack, open_stack
 from .tunnel.options import TunnelConfig
 from .tunnel.pool import Tunnel
@@ -39,18 +40,11 @@ __all__ = ["Vpn", "open_vpn"]
 
 _log = logging.getLogger(__name__)
 
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from .host.remote import SshConnection
 
-
-class _Enter(typing.Protocol):
-    """``AsyncExitStack.enter_async_context``."""
-
-    async def __call__(self, part: AbstractAsyncContextManager[_T], /) -> _T: ...
-
-
-#: Seconds between two attempts to resolve the worker's name before the host is set up.
-_RESOLVE_FIRST, _RESOLVE_LAST = 0.5, 30.0
+#: Called when the host is closed, before there is a thread or a connection to the worker.
+Prepared = Callable[[Capture, Tunnel], Awaitable[None]]
 
 #: What the embedded worker may reach besides the public internet: this machine's own networks,
 #: which it is in anyway. Loopback only by its alias in the tunnel.
@@ -110,172 +104,137 @@ class Vpn:
 
 @asynccontextmanager
 async def open_vpn(
-    config: VpnConfig, *, device: FdDevice | PacketDevice | None = None
+    config: VpnConfig,
+    *,
+    device: FdDevice | PacketDevice | None = None,
+    ssh: SshConnection | None = None,
+    prepared: Prepared | None = None,
 ) -> AsyncIterator[Vpn]:
     """Carry what comes from a device to a worker, for the length of an ``async with``.
 
     With ``device`` (an open TUN, or one of :mod:`zks_lwip.device` in memory) the host is left as
     it is, and the device stays the caller's. Without, a TUN is made and routed to, in the
-    namespace of ``config.netns`` or in ours, and both are undone at the end.
+    namespace of ``config.netns`` or in ours, before the worker is looked for; ``ssh`` is a
+    connection that this must not cut, and ``prepared`` is awaited when it is done. Both are undone
+    at the end; but once the tunnel was up, an error (also one of the caller's) leaves the host
+    closed, until the next start or :func:`zks_lwip.host.recover.recover`.
 
     The block is entered when the worker has said HELLO. Until then
     :class:`~zks_lwip.errors.TunnelError` is raised for what does not pass by itself (a refused
     token, a bad certificate, no worker there), and an unreachable worker is tried again; later
-    nothing of that is raised. Raises :class:`~zks_lwip.errors.HostError`,
-    :class:`~zks_lwip.errors.PrivilegeError` and :class:`~zks_lwip.errors.StackError`, too.
+    nothing of that is raised. Raises :class:`~zks_lwip.errors.ConfigError`,
+    :class:`~zks_lwip.errors.HostError`, :class:`~zks_lwip.errors.PrivilegeError` and
+    :class:`~zks_lwip.errors.StackError`, too.
     """
     with single_error():
         async with AsyncExitStack() as parts:
             enter = parts.enter_async_context
+            capture = None
             if device is None:
-                way, endpoint, config = await _set_up_host(config, enter)
+                check_net_admin()
+                capture = await Capture.planned(config, ssh=ssh)
+                config = replace(config, host_loopback=capture.host_loopback)
+            mark = None if capture is None else capture.mark
+            # An embedded worker notes its name servers before the host changes.
+            endpoint, watch = await enter(_worker(config, capture))
+            if capture is not None:
+                await enter(capture.in_force())
+                device = capture.device
+                own_addresses = capture.own_addresses
             else:
-                own = (str(TUN_IPV4.network[2]), str(TUN_IPV6.network[2]))
-                way = _Way(device, getattr(device, "name", ""), own)
-                endpoint = await enter(_worker(config))
-            stack = await enter(
-                open_stack(
-                    way.device,
-                    # The gateway refuses what is over; the core counts those in TIME_WAIT, too.
-                    max_flows=config.max_flows + 64,
-                    icmp=config.icmp.value,
-                    own_addresses=way.own_addresses,
-                )
-            )
-            tunnel = Tunnel(endpoint)
+                own_addresses = (str(TUN_IPV4.network[2]), str(TUN_IPV6.network[2]))
+            assert device is not None
+            loops = Loops()
+            tunnel = Tunnel(replace(endpoint, configure_socket=loops.watch))
             dns = make_service(
                 config.dns or DnsOptions(),
                 tunnel,
                 embedded=config.embedded,
                 v1=config.protocol is Protocol.V1,
-                mark=way.mark,
+                mark=mark,
                 ca_file=config.ca_file,
                 static=[str(item) for item in config.dns_static],
                 grace=config.grace,
             )
+            if capture is not None and prepared is not None:
+                await prepared(capture, tunnel)
+            stack = await enter(
+                open_stack(
+                    device,
+                    # The gateway refuses what is over; the core counts those in TIME_WAIT, too.
+                    max_flows=config.max_flows + 64,
+                    icmp=config.icmp.value,
+                    own_addresses=own_addresses,
+                )
+            )
             dns.repeat_by(HotAnswers(stack))
-            gateway = Gateway(stack, tunnel, dns, config)
+            gateway = Gateway(stack, tunnel, dns, config, is_loop=loops.is_loop)
             nursery = await enter(trio.open_nursery())
+            if watch is not None:
+                nursery.start_soon(watch)
             await nursery.start(dns.run)
             await nursery.start(gateway.run)
+            _follow(nursery, tunnel, capture, config)
             await nursery.start(tunnel.run)
+            if capture is not None:
+                capture.host.hold = True
             try:
-                yield Vpn(way.interface, endpoint.worker, stack, gateway, dns, tunnel)
+                interface = getattr(device, "name", "")
+                yield Vpn(interface, endpoint.worker, stack, gateway, dns, tunnel)
             finally:
                 nursery.cancel_scope.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How packets come in."""
+def _follow(
+    nursery: trio.Nursery, tunnel: Tunnel, capture: Capture | None, config: VpnConfig
+) -> None:
+    """Keep the captured host as it is, and the tunnel where the network is."""
+    if sys.platform != "linux":
+        return
+    roaming = Roaming(tunnel, None if capture is None else capture.mark)
+    captured_here = capture is not None and capture.mark is not None
+    if not config.embedded:  # that is on loopback
+        nursery.start_soon(roaming.run)
+        if not captured_here:
+            nursery.start_soon(follow_uplinks, roaming.moved)
+    if capture is not None:
+        nursery.start_soon(capture.keep, roaming.moved if captured_here else _nothing)
 
-    device: FdDevice | PacketDevice
-    interface: str
-    own_addresses: tuple[str, ...]
-    """Addresses of the tunnel's own, next to the interface's: their pings are answered here."""
-    mark: int | None = None
-    """What our sockets carry to stay out of the TUN; None where they need nothing."""
 
-
-async def _set_up_host(config: VpnConfig, enter: _Enter) -> tuple[_Way, TunnelConfig, VpnConfig]:
-    """Make a TUN and lead the traffic into it, after everything that needs the old routes.
-
-    The embedded worker notes its name servers and the worker's name is resolved before, since
-    both would come back through the TUN afterwards.
-    """
-    from .host.config import HostConfig
-    from .host.linux import applied, make_plan, observe
-    from .host.privilege import check_net_admin
-
-    check_net_admin()
-    host_config = HostConfig(
-        tun=config.tun,
-        mtu=config.mtu,
-        vnet_hdr=True,
-        netns=config.netns,
-        ipv6=config.ipv6 is not Ipv6.BLOCK,
-        kill_switch=config.kill_switch,
-    )
-    state = await observe(config.netns)
-    plan = make_plan(host_config, state)
-    resolve = None
-    if config.worker is not None and plan.mark is not None:
-        addresses = await _resolve_worker(config.worker)
-        resolve = _Known(config.worker.host, addresses)
-        resolvers = (config.dns or DnsOptions()).outside(
-            embedded=False, v1=config.protocol is Protocol.V1
-        )
-        peers = (*(ipaddress.ip_network(address) for address in addresses), *resolvers)
-        plan = make_plan(replace(host_config, peers=peers), state)
-    endpoint = await enter(_worker(config, plan.mark, resolve))
-    host = await enter(applied(plan))
-    for note in plan.notes:
-        _log.info("%s", note)
-    if config.host_loopback == DEFAULT_HOST_LOOPBACK:  # it moves with the TUN's addresses
-        config = replace(config, host_loopback=plan.peer4)
-    own = (str(plan.peer4), str(plan.ipv6.network[2]))
-    return _Way(host.device, host.device.name, own, plan.mark), endpoint, config
+def _nothing(slept: bool) -> None:
+    """What happens in the captured namespace does not move a tunnel that is not in it."""
 
 
 @asynccontextmanager
 async def _worker(
-    config: VpnConfig, mark: int | None = None, resolve: Resolve | None = None
-) -> AsyncIterator[TunnelConfig]:
-    """Where the worker is, and how it is reached; the embedded one is started."""
+    config: VpnConfig, capture: Capture | None
+) -> AsyncIterator[tuple[TunnelConfig, Callable[[], Awaitable[None]] | None]]:
+    """Where the worker is, how it is reached, and what watches it: the embedded one is started."""
+    mark = None if capture is None else capture.mark
     if config.worker is not None:
-        yield TunnelConfig(
+        address = config.worker_address
+        there = TunnelConfig(
             url=config.worker,
             token=config.token,
             ca_file=config.ca_file,
             plaintext=config.plaintext,
             protocol=config.protocol.value,
             mark=mark,
-            resolve=resolve,
+            address=None if address is None else str(address),
+            proxy=config.proxy,
+            resolve=None if capture is None else capture.resolve,
             grace=config.grace,
         )
+        yield there, None
         return
     networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
     allow = [argument for network in networks for argument in ("--allow", network)]
-    async with open_embedded_worker(mark=mark, arguments=allow) as worker:
-        yield TunnelConfig(
+    # Not watched in here: its end is an error of the tunnel's, which keeps the host closed.
+    async with open_embedded_worker(mark=mark, arguments=allow, watched=False) as worker:
+        here = TunnelConfig(
             url=parse_worker_url(worker.url),
             token=worker.token,
             protocol=config.protocol.value,
             grace=config.grace,
         )
-
-
-class _Known:
-    """Gives the addresses that a name had before the tunnel was set up, and asks nobody."""
-
-    def __init__(self, name: str, addresses: Sequence[str]) -> None:
-        self._name = name
-        self._addresses = addresses
-
-    async def __call__(self, name: str) -> Sequence[str]:
-        await trio.lowlevel.checkpoint()
-        if name != self._name:
-            raise OSError(f"{name} was not resolved before the tunnel was set up")
-        return self._addresses
-
-
-async def _resolve_worker(worker: WorkerUrl) -> list[str]:
-    """The worker's addresses, in the system's order; asked for until there are any."""
-    if worker.address is not None:
-        return [str(worker.address)]
-    pause = _RESOLVE_FIRST
-    while True:
-        try:
-            found = await trio.socket.getaddrinfo(worker.host, worker.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            wait = pause * random.uniform(0.5, 1.0)
-            _log.warning(
-                "the worker's name %s does not resolve (%s); trying again in %.1f s",
-                worker.host,
-                error.strerror,
-                wait,
-            )
-            await trio.sleep(wait)
-            pause = min(pause * 2, _RESOLVE_LAST)
-        else:
-            return list(dict.fromkeys(str(item[4][0]).split("%")[0] for item in found))
+        yield here, worker.watch

@@ -74,7 +74,8 @@ def test_the_overview_lists_every_command_and_every_exit_code() -> None:
 def test_each_help_is_a_page(name: str) -> None:
     code, out, _ = invoke(name, "--help")
     assert code == 0
-    assert len(out.splitlines()) > 30 and "python -m zks_lwip" in out
+    long = name in ("connect", "run", "worker")
+    assert len(out.splitlines()) > (30 if long else 15) and "python -m zks_lwip" in out
     command = main.get_command(click.Context(main), name)
     assert command is not None
     for parameter in command.params:
@@ -101,6 +102,20 @@ def test_each_help_is_a_page(name: str) -> None:
             + ["--dns", "https://dns.example/q@192.0.2.1"],
             "--protocol v1",
         ),
+        (["connect", "--worker-address", "a.example", "--worker", "wss://w.example"], "--worker-a"),
+        (["connect", "--worker-address", "192.0.2.1"], "--worker-address"),
+        (["connect", "--grace", "-1"], "--grace"),
+        (["connect", "--bypass", "10.0.0.1/8"], "--bypass"),
+        (["connect", "--bypass", "user:no-such-user"], "--bypass"),
+        (["connect", "--only", "10.0.0.0/8", "--bypass", "192.0.2.1"], "--only"),
+        (["connect", "--allow-inbound", "22", "--kill-switch", "route"], "--allow-inbound"),
+        (["connect", "--allow-inbound", "0"], "--allow-inbound"),
+        (["connect", "--always-on", "--kill-switch", "off"], "--always-on"),
+        (["connect", "--user", "no-such-user"], "--user"),
+        (["connect", "--lan", "maybe"], "--lan"),
+        (["run", "--bypass", "192.0.2.1", "--", "true"], "--bypass"),
+        (["pause", "--for", "forever"], "--for"),
+        (["pause", "--netns", "no-such-namespace"], "no-such-namespace"),
         (["connect", "surplus"], "surplus"),
         (["run"], "CMD"),
         (["run", "--netns", "x", "--", "true"], "--netns"),
@@ -112,6 +127,12 @@ def test_a_wrong_option_is_one_sentence_and_code_2(arguments: list[str], hint: s
     code, out, err = invoke(*arguments)
     assert code == 2 and out == ""
     assert hint in err and "Traceback" not in err
+
+
+def test_a_wrong_proxy_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://u:secret@p.example")
+    code, out, err = invoke("connect", "--worker", "wss://w.example", "--dry-run")
+    assert code == 2 and out == "" and "HTTPS_PROXY" in err and "secret" not in err
 
 
 def test_every_error_of_ours_has_its_sentence_and_code() -> None:

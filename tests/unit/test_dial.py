@@ -347,10 +347,10 @@ async def test_a_dead_address_costs_a_quarter_of_a_second() -> None:
 
 async def test_every_socket_is_marked_and_configured() -> None:
     mark = getattr(socket, "SO_MARK", 36)
-    seen: list[int] = []
+    seen: list[tuple[int, str, int]] = []
 
-    def configure(sock: trio.socket.SocketType) -> None:
-        seen.append(sock.getsockopt(socket.SOL_SOCKET, mark))
+    def configure(sock: trio.socket.SocketType, address: str, port: int) -> None:
+        seen.append((sock.getsockopt(socket.SOL_SOCKET, mark), address, port))
 
     async with working() as worker:
         config = quick(worker.url, mark=0x5A4B, configure_socket=configure)
@@ -365,7 +365,7 @@ async def test_every_socket_is_marked_and_configured() -> None:
         finally:
             probe.close()
         async with connected(config):
-            assert seen == [0x5A4B]
+            assert seen == [(0x5A4B, "127.0.0.1", config.worker.port)]
 
 
 async def test_nothing_is_left_open_by_a_failure() -> None:

@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 #: An error that is none of errors.py: a bug of ours (EX_SOFTWARE of sysexits.h).
 EXIT_INTERNAL = 70
 
-_COMMANDS = {"connect": "connect", "run": "run", "worker": "worker"}
+#: Each is the function of that name in the module of that name.
+_COMMANDS = ("connect", "disconnect", "pause", "recover", "run", "status", "worker")
 
 
 class _Failure(click.ClickException):
@@ -48,7 +49,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f".{_COMMANDS[cmd_name]}", __name__)
+        module = importlib.import_module(f".{cmd_name}", __name__)
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
@@ -126,6 +127,12 @@ def main() -> None:
       python -m zks_lwip connect --worker wss://worker.example --token-file token.txt
     The worker, on the machine whose network is to be used:
       python -m zks_lwip worker --listen 127.0.0.1:8787
+
+    \b
+    What it does, and how to end it, also after it was killed:
+      python -m zks_lwip status
+      python -m zks_lwip disconnect
+      python -m zks_lwip recover
 
     \b
     Exit codes, for scripts (`run` passes on the code of its command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 from ..config import (
     DEFAULT_HOST_LOOPBACK,
     DEFAULT_MTU,
+    HostOptions,
     Icmp,
     Ipv6,
     KillSwitch,
@@ -21,6 +23,7 @@ from ..config import (
     VpnConfig,
     parse_host_loopback,
     parse_static_name,
+    parse_worker_address,
     parse_worker_url,
     read_token_file,
 )
@@ -55,6 +58,11 @@ _OPTIONS = (
         metavar="URL",
         help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Left out: a worker "
         "is started here, as a child process.",
+    ),
+    click.option(
+        "--worker-address",
+        metavar="IP",
+        help="Where the worker is; the name in --worker is then for TLS only, and not looked up.",
     ),
     click.option(
         "--token-file",
@@ -175,6 +183,15 @@ _OPTIONS = (
         help="TCP connections at a time; more are refused, the oldest unanswered first.",
     ),
     click.option(
+        "--grace",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="For how long a lost tunnel is waited for before connections, datagrams and DNS "
+        "queries are refused at once.",
+    ),
+    click.option(
         "--host-loopback",
         metavar="ADDRESS|none",
         default=None,
@@ -201,6 +218,7 @@ def tunnel_options(function: _Function) -> _Function:
 def make_config(
     *,
     worker: str | None,
+    worker_address: str | None,
     token_file: Path | None,
     ca_file: Path | None,
     plaintext: bool,
@@ -217,12 +235,18 @@ def make_config(
     dns_static: tuple[str, ...],
     fast_connect: bool,
     max_flows: int,
+    grace: float,
     host_loopback: str | None,
+    host: HostOptions | None = None,
     netns: str | None = None,
     kill_switch: str = KillSwitch.STRICT.value,
 ) -> VpnConfig:
-    """The configuration that the options describe. Raises :class:`ConfigError`."""
+    """The configuration that the options, and ``HTTPS_PROXY``, describe.
+
+    Raises :class:`ConfigError`.
+    """
     from ..dns.options import DnsOptions
+    from ..tunnel.proxy import proxy_for
 
     dns = DnsOptions.parse(
         servers=dns_servers, via=dns_via, block=dns_block, forward=dns_forward, dot=dot
@@ -234,8 +258,11 @@ def make_config(
             "--host-loopback works only without --worker: a worker elsewhere cannot reach this "
             "host's loopback. Leave one of them out."
         )
+    url = None if worker is None else parse_worker_url(worker)
     return VpnConfig(
-        worker=None if worker is None else parse_worker_url(worker),
+        worker=url,
+        worker_address=None if worker_address is None else parse_worker_address(worker_address),
+        proxy=None if url is None else proxy_for(url, os.environ),
         token=None if token_file is None else read_token_file(token_file),
         ca_file=ca_file,
         plaintext=plaintext,
@@ -244,12 +271,14 @@ def make_config(
         mtu=mtu,
         netns=netns,
         kill_switch=KillSwitch(kill_switch),
+        host=HostOptions() if host is None else host,
         ipv6=Ipv6(ipv6),
         icmp=Icmp(icmp),
         dns=dns,
         dns_static=tuple(parse_static_name(text) for text in dns_static),
         fast_connect=fast_connect,
         max_flows=max_flows,
+        grace=grace,
         host_loopback=(
             DEFAULT_HOST_LOOPBACK if host_loopback is None else parse_host_loopback(host_loopback)
         ),

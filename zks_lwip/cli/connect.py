@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
-from ..config import KillSwitch, VpnConfig
-from ..vpn import Vpn, open_vpn
+from ..config import VpnConfig
+from ._host_options import host_options, make_host_options
 from ._notify import notify
 from ._options import (
     EMBEDDED_NOTE,
@@ -22,6 +22,10 @@ from ._options import (
     tunnel_options,
 )
 
+if TYPE_CHECKING:
+    from ..host.remote import SshConnection
+    from ._instance import Instance
+
 __all__ = ["connect"]
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
@@ -31,28 +35,24 @@ _FLUSH = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
 
 @click.command()
 @tunnel_options
-@click.option(
-    "--netns",
-    metavar="NAME",
-    help="Capture this network namespace (of `ip netns`) only; the worker is reached from the "
-    "one we are in.",
-)
-@click.option(
-    "--kill-switch",
-    type=click.Choice([item.value for item in KillSwitch]),
-    default=KillSwitch.STRICT.value,
-    show_default=True,
-    help="What holds the traffic when the tunnel does not. strict: routes that refuse, and a "
-    "firewall (needs nft); route: only the routes; off: nothing, the machine falls back to its "
-    "own network when we stop or die.",
-)
-def connect(*, stats: bool, verbose: int, **options: Any) -> None:
+@host_options
+def connect(
+    *,
+    stats: bool,
+    verbose: int,
+    user: str | None,
+    yes: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
     """Carry all traffic of this machine, or of one network namespace, through a worker.
 
-    Needs root or CAP_NET_ADMIN. A TUN device, a routing table of our own and a few rules are set
-    up, and taken down again when it ends. Prints one line when it is ready, tells systemd, and
-    then works until SIGINT or SIGTERM, which end it with exit code 0. SIGUSR1 prints the counters
-    as one line of JSON on stderr.
+    Needs root or CAP_NET_ADMIN. A TUN device, a routing table of our own, a few rules and a
+    firewall table are set up before the worker is looked for (-v shows each step, --dry-run all of
+    them), and taken down again when it ends. Prints one line when it is ready, tells systemd, and
+    then works until SIGINT, SIGTERM or `disconnect`, which end it with exit code 0. SIGUSR1 prints
+    the counters as one line of JSON on stderr, SIGHUP empties the DNS cache. `status` says how it
+    does, `pause` opens the machine for a while.
 
     \b
     Through a worker elsewhere, its token in a file:
@@ -60,23 +60,56 @@ def connect(*, stats: bool, verbose: int, **options: Any) -> None:
     One namespace only, with a private certificate authority:
       python -m zks_lwip connect --netns blue --worker wss://10.0.0.7:8443 --ca-file ca.pem
 
+    With LAN printers, one network outside, and SSH from outside still possible:
+      python -m zks_lwip connect --worker wss://worker.example --token-file token.txt \\
+          --bypass 203.0.113.0/24 --allow-inbound 22
+    What would be changed, without root:
+      python -m zks_lwip connect --worker wss://worker.example --dry-run
+
     At the start, a worker that refuses the token, whose certificate does not verify, or that is
     none, ends this with one sentence and an exit code of its own (see `zks_lwip --help`), and the
     machine is as before. A worker that cannot be reached is tried again and again. Once ready,
     nothing of that ends it: while the tunnel is down, traffic is refused rather than let out, and
-    the reason is logged.
+    the reason is logged. Killed, or ended by an error, it leaves the machine closed: start it
+    again, or open the machine with `recover`.
+
+    HTTPS_PROXY (http://[USER:PASSWORD@]HOST:PORT) and NO_PROXY are heeded for wss:// workers.
 
     Without --worker, a worker is started here as a child process, on loopback, with a random
     token: all traffic passes through the tunnel, but still leaves from this machine.
     """
     set_up_logging(verbose)
-    config = make_config(**options)
+    config = make_config(host=make_host_options(options), **options)
+    from ..host.remote import ssh_connection
+    from ..host.unprivileged import find_user
+
+    if user is not None:
+        find_user(user)
+    ssh = None if yes else ssh_connection()
+    if dry_run:
+        trio.run(_dry_run, config, ssh)
+        return
     if config.embedded:
         click.echo(f"zks-lwip: {EMBEDDED_NOTE}", err=True)
-    trio.run(_connect, config, stats)
+    trio.run(_connect, config, ssh, user, stats)
 
 
-async def _connect(config: VpnConfig, stats: bool) -> None:
+async def _dry_run(config: VpnConfig, ssh: SshConnection | None) -> None:
+    from ..capture import Capture
+
+    capture = await Capture.planned(config, ssh=ssh)
+    for note in (*capture.notes, *capture.plan.notes):
+        click.echo(f"# {note}")
+    for command in capture.plan.render():
+        click.echo(command)
+
+
+async def _connect(
+    config: VpnConfig, ssh: SshConnection | None, user: str | None, stats: bool
+) -> None:
+    from ..vpn import open_vpn
+    from ._instance import Instance
+
     # What is restored when the receiver is closed: nothing that asks us to stop while we are
     # stopping may cut that short, or change the exit code.
     early: list[int] = []
@@ -86,27 +119,32 @@ async def _connect(config: VpnConfig, stats: bool) -> None:
         if early:
             return
         async with trio.open_nursery() as nursery:
-            running: list[Vpn] = []
-            nursery.start_soon(_obey, signals, nursery.cancel_scope, running)
-            async with open_vpn(config) as vpn:
-                running.append(vpn)
-                click.echo(f"ready: {vpn.interface} → {vpn.worker}")
-                notify("READY=1", f"STATUS=connected to {vpn.worker}")
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    notify("STOPPING=1")
-                    if stats:
-                        print_stats(vpn.stats())
+            # Not in the nursery of the rest: it is to answer for as long as there is a rest.
+            with trio.CancelScope() as work:
+                instance = Instance(config, nursery, work, user=user)
+                nursery.start_soon(_obey, signals, instance)
+                async with open_vpn(config, ssh=ssh, prepared=instance.prepared) as vpn:
+                    instance.vpn = vpn
+                    click.echo(f"ready: {vpn.interface} → {vpn.worker}")
+                    notify("READY=1", f"STATUS=connected to {vpn.worker}")
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        notify("STOPPING=1")
+                        if stats:
+                            print_stats(vpn.stats())
+            nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, running: list[Vpn]) -> None:
+async def _obey(signals: AsyncIterator[int], instance: Instance) -> None:
     async for number in signals:
         if number in _STOP:
-            scope.cancel()
+            instance.stop()
             return
-        for vpn in running:
-            if number in _FLUSH:
-                flush_dns(vpn)
-                continue
+        vpn = instance.vpn
+        if vpn is None:
+            continue
+        if number in _FLUSH:
+            flush_dns(vpn)
+        else:
             print_stats_json(vpn.stats())

@@ -19,6 +19,8 @@ from .udp import DEFAULT_IDLE, AssociationOpener, Associations, UdpStack
 
 __all__ = ["Gateway", "GatewayStack", "GatewayTunnel", "WorkerAbilities"]
 
+_Address = tuple[str, int]
+
 #: Seconds between two looks at what has been idle or held for too long.
 SWEEP_SECONDS = 1.0
 
@@ -65,6 +67,7 @@ class Gateway:
         dns: DnsService,
         config: VpnConfig,
         *,
+        is_loop: Callable[[_Address, _Address], bool] = lambda source, destination: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = GatewayCounters()
@@ -77,6 +80,7 @@ class Gateway:
         self._stack = stack
         self._tunnel = tunnel
         self._config = config
+        self._is_loop = is_loop
         self._clock = clock
         self._table = FlowTable(config.max_flows, self.counters)
         self._associations = Associations(stack, tunnel, self.policy, self.counters, clock=clock)
@@ -111,7 +115,10 @@ class Gateway:
         """A new SYN, held by the stack."""
         self.counters.flows_opened += 1
         service = self.policy.decide(flow.destination)
-        if isinstance(service, Reject):
+        if self._is_loop(flow.source, flow.destination):
+            self.counters.loops += 1
+            flow.reject(Reject.HOST_UNREACHABLE)
+        elif isinstance(service, Reject):
             flow.reject(service)
         elif not self._table.make_room():
             flow.reject(Reject.RST)

@@ -286,7 +286,7 @@ async def open_tcp(
     port: int,
     *,
     mark: int | None = None,
-    configure: Callable[[trio.socket.SocketType], None] | None = None,
+    configure: Callable[[trio.socket.SocketType, str, int], None] | None = None,
 ) -> trio.SocketStream:
     """Connect to the first of ``addresses`` (IP literals) that answers (RFC 8305 §5).
 
@@ -339,7 +339,7 @@ def _make_socket(
     address: str,
     port: int,
     mark: int | None,
-    configure: Callable[[trio.socket.SocketType], None] | None,
+    configure: Callable[[trio.socket.SocketType, str, int], None] | None,
 ) -> tuple[trio.socket.SocketType, tuple[object, ...]]:
     family, kind, proto, _, target = socket.getaddrinfo(
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
@@ -350,7 +350,7 @@ def _make_socket(
         if mark is not None:
             _set_mark(sock, mark)
         if configure is not None:
-            configure(sock)
+            configure(sock, address, port)
     except BaseException:
         sock.close()
         raise

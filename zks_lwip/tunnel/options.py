@@ -38,8 +38,8 @@ class TunnelConfig:
     """An HTTP proxy that connects to the worker for us."""
     resolve: Callable[[str], Awaitable[Sequence[str]]] | None = None
     """What finds a name's addresses; None: the system's resolver. Raises OSError."""
-    configure_socket: Callable[[trio.socket.SocketType], None] | None = None
-    """Called with every new socket before it is connected."""
+    configure_socket: Callable[[trio.socket.SocketType, str, int], None] | None = None
+    """Called with every new socket, and the address and port that it will be connected to."""
     grace: float = 10.0
     """How long a stream may wait for a channel."""
     max_waiting: int = 4096

@@ -1,0 +1,44 @@
+"""``recover``: take down what an instance that died has left."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["recover"]
+
+
+@click.command()
+@click.option("-v", "--verbose", is_flag=True, help="Print what is undone, as commands.")
+def recover(*, verbose: bool) -> None:
+    """Put the machine back as it was before an instance that died: nothing is refused any more.
+
+    Needs root. After SIGKILL, a crash or an error the machine stays closed on purpose. This reads
+    the journals in /run/zks_lwip and undoes what they say, in every network namespace that still
+    exists, and removes what bears our name without being in a journal. An instance that runs is
+    not touched. Where nothing is left, this does nothing: twice is harmless.
+
+    Not needed before another `connect`, which takes over without opening the machine.
+
+    Exits with 4 if something is still there, and says what and why.
+
+    \b
+    As root:
+      python -m zks_lwip recover
+      python -m zks_lwip recover -v
+    """
+    from ..errors import HostError
+    from ..host.privilege import check_net_admin
+    from ..host.recover import recover as undo
+
+    check_net_admin("recover")
+    recovery = undo()
+    if verbose:
+        for command in recovery.undone:
+            click.echo(f"[#] {command}")
+    if recovery.left:
+        raise HostError("left as it is: " + "; ".join(recovery.left))
+    if recovery.undone:
+        click.echo("the machine is as it was before")
+    else:
+        runs = " (what runs was not touched: `disconnect` stops it)" if recovery.running else ""
+        click.echo(f"nothing was left{runs}")

@@ -1,0 +1,62 @@
+"""Find out when the tunnel's own connections arrive in the tunnel.
+
+That is a loop: nothing would ever come out of it. Our routes make it impossible; where somebody
+else leads packets to the device, or translates addresses on the way, it has to be noticed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+
+import trio
+
+__all__ = ["Loops"]
+
+_log = logging.getLogger(__name__)
+
+_AGAIN = 60.0
+"""Seconds between two reports."""
+
+
+class Loops:
+    """Knows the tunnel's sockets by their ports and where they go."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, tuple[trio.socket.SocketType, tuple[str, int]]] = {}
+        self._reported = -_AGAIN
+
+    def watch(self, sock: trio.socket.SocketType, address: str, port: int) -> None:
+        """Take note of a socket that is about to be connected."""
+        gone = [own for own, (known, _) in self._sockets.items() if known.fileno() < 0]
+        for own in gone:
+            del self._sockets[own]
+        # With a port from the start: while it connects, its first packet may come to us.
+        any_address = "::" if ":" in address else "0.0.0.0"
+        with socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
+            same.bind((any_address, 0))
+        self._sockets[sock.getsockname()[1]] = (sock, (_literal(address), port))
+
+    def is_loop(self, source: tuple[str, int], destination: tuple[str, int]) -> bool:
+        """Whether a connection that came out of the device is one of ours; says so, now and then.
+
+        Addresses may have been translated on the way, ports hardly ever are.
+        """
+        found = self._sockets.get(source[1])
+        if found is None or found[0].fileno() < 0 or found[1] != destination:
+            return False
+        now = trio.current_time()
+        if now - self._reported >= _AGAIN:
+            self._reported = now
+            _log.error(
+                "a loop: the tunnel's own connection to the worker came back through the tunnel; "
+                "it is refused. Some route or rule leads marked packets to our device: "
+                "look at `ip rule` and `ip route get WORKER mark 0x7a6b`."
+            )
+        return True
+
+
+def _literal(address: str) -> str:
+    """As the stack writes it."""
+    return str(ipaddress.ip_address(address.partition("%")[0]))
