@@ -192,6 +192,7 @@ server:
     pidfile: ""
     do-daemonize: no
     num-threads: 1
+    incoming-num-tcp: 200
     interface: {running.address}@{running.plain}
     interface: {running.address}@{running.unbound_doh}
     interface: {running.address}@{running.unbound_dot}

@@ -72,7 +72,7 @@ class PlainH2:
         stream = trio.SSLStream(transport, self._context, server_hostname=NAME)
         self._h2.initiate_connection()
         await stream.send_all(self._h2.data_to_send())
-        async with trio.open_nursery() as nursery:
+        async with transport, trio.open_nursery() as nursery:
             nursery.start_soon(self._write, stream)
             task_status.started()
             while data := await stream.receive_some(65536):

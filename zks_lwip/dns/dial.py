@@ -16,6 +16,7 @@ import trio
 
 from zks_lwip.dns.resolver import ResolverError
 from zks_lwip.dns.servers import Server
+from zks_lwip.dns.tls import TlsStream
 from zks_lwip.errors import ZksError
 
 __all__ = ["Connect", "Unreachable", "dial", "direct", "tls_context"]
@@ -69,7 +70,7 @@ async def dial(
     *,
     alpn: str | None,
     first: str | None = None,
-) -> tuple[str, trio.SSLStream[trio.abc.Stream]]:
+) -> tuple[str, TlsStream]:
     """Return the first address that gives a verified TLS stream, and the stream.
 
     `first` is tried first; `alpn` must have been agreed on, unless it is None. Raises
@@ -77,7 +78,7 @@ async def dial(
     """
     addresses = sorted(server.addresses, key=lambda address: address != first)
     problems: list[ResolverError] = []
-    won: list[tuple[str, trio.SSLStream[trio.abc.Stream]]] = []
+    won: list[tuple[str, TlsStream]] = []
 
     async def attempt(address: str, failed: trio.Event) -> None:
         try:
@@ -115,18 +116,16 @@ def _summary(server: Server, problems: Sequence[ResolverError]) -> ResolverError
 
 async def _open(
     connect: Connect, server: Server, address: str, context: ssl.SSLContext, alpn: str | None
-) -> trio.SSLStream[trio.abc.Stream]:
+) -> TlsStream:
     try:
         transport = await connect(address, server.port)
     except (OSError, ZksError, trio.BrokenResourceError) as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreachable(f"{address}: {text}") from error
-    stream: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
-        transport, context, server_hostname=server.host, https_compatible=True
-    )
+    stream = TlsStream(transport, context, server.host)
     try:
         await stream.do_handshake()
-        agreed = stream.selected_alpn_protocol()
+        agreed = stream.alpn
         if alpn is not None and agreed != alpn:
             raise ResolverError(f"{server.host} does not speak {alpn} (ALPN: {agreed or 'none'})")
     except trio.BrokenResourceError as error:
@@ -142,6 +141,6 @@ def _tls_problem(server: Server, error: trio.BrokenResourceError) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the certificate of {server.host} does not verify: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError):
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
         return f"TLS with {server.host} failed: {cause.reason or cause}"
     return f"{server.host} closed the connection during the TLS handshake"
