@@ -110,6 +110,8 @@ class FakeHello:
 
 @dataclass
 class FakeTunnel:
+    up: bool = True
+    hopeless: bool = False
     peer: FakeHello | None = field(default_factory=FakeHello)
     end_at_once: int | None = None
     room: int = 1000

@@ -14,6 +14,7 @@ from tests.unit.gateway_fakes import FakeFlow, FakeHello, FakeStack, FakeTunnel
 from zks_lwip.config import Icmp, Ipv6, VpnConfig, parse_worker_url
 from zks_lwip.errors import TunnelError
 from zks_lwip.gateway import Gateway
+from zks_lwip.gateway.waiting import MOST, MOST_BYTES
 from zks_lwip.stack import Datagram, Reject
 
 V4, V6 = ("192.0.2.1", 443), ("2001:db8::1", 443)
@@ -167,4 +168,64 @@ async def test_what_is_idle_is_swept(autojump_clock: MockClock) -> None:
         assert b.tunnel.associations[0].closed
         await trio.sleep(130)
         assert held.log == [Reject.SILENT]
+        nursery.cancel_scope.cancel()
+
+
+async def test_datagrams_wait_for_a_tunnel_that_is_down(autojump_clock: MockClock) -> None:
+    async with bench() as b:
+        b.tunnel.up = False
+        payload = bytearray(b"q")
+        b.stack.on_datagrams([Datagram(("198.18.0.1", 5000), V4, memoryview(payload))])
+        payload[0] = 0  # what waits is a copy
+        await trio.sleep(5)
+        assert not b.tunnel.associations and not b.stack.refused
+        b.tunnel.up = True
+        await trio.sleep(0.1)
+        assert b.tunnel.associations[0].sent == [(*V4, b"q")]
+
+
+async def test_datagrams_are_refused_once_there_is_no_hope(autojump_clock: MockClock) -> None:
+    async with bench() as b:
+        b.tunnel.up = False
+        b.datagram(V4)
+        await trio.sleep(1)
+        b.tunnel.hopeless = True
+        await trio.sleep(0.1)
+        assert [how for _, how in b.stack.refused] == [Reject.PORT_UNREACHABLE]
+        b.datagram(V4)
+        assert len(b.stack.refused) == 2, "not at once"
+        b.tunnel.up, b.tunnel.hopeless = True, False
+        b.datagram(V4)
+        assert len(b.tunnel.associations[0].sent) == 1
+
+
+async def test_only_so_many_datagrams_wait(autojump_clock: MockClock) -> None:
+    async with bench() as b:
+        b.tunnel.up = False
+        for _ in range(MOST + 5):
+            b.datagram(V4)
+        assert b.gateway.counters.datagrams_dropped == 5
+        b.stack.on_datagrams([Datagram(("198.18.0.1", 5000), V4, bytes(MOST_BYTES))])
+        assert b.gateway.counters.datagrams_dropped == 5 + MOST
+        b.tunnel.up = True
+        await trio.sleep(0.1)
+        assert len(b.tunnel.associations[0].sent) == 1
+
+
+async def test_the_tunnels_own_connection_is_a_loop() -> None:
+    b = Bench(VpnConfig())
+    asked: list[tuple[tuple[str, int], tuple[str, int]]] = []
+
+    def is_loop(source: tuple[str, int], destination: tuple[str, int]) -> bool:
+        asked.append((source, destination))
+        return source[1] == 40000
+
+    b.gateway = Gateway(b.stack, b.tunnel, Names(), VpnConfig(), is_loop=is_loop)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(b.gateway.run)
+        assert b.flow(V4).log == [Reject.HOST_UNREACHABLE]
+        assert asked == [(("198.18.0.1", 40000), V4)] and b.gateway.counters.loops == 1
+        other = FakeFlow(V4, ("198.18.0.1", 40001))
+        b.stack.on_flow(other)
+        assert other.log == [] and b.gateway.counters.loops == 1
         nursery.cancel_scope.cancel()

@@ -38,6 +38,7 @@ class _NoTunnel:
     """What the resolvers that are asked from here have no use for."""
 
     up = False
+    hopeless = True
 
     async def dns_query(self, message: bytes) -> bytes:
         raise DnsError("there is no tunnel yet")

@@ -33,6 +33,11 @@ class Gate(Protocol):
         """Whether it is."""
         ...
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has been down for so long that nobody should wait for it."""
+        ...
+
 
 class Resolver(Protocol):
     """An upstream. Queries and answers are wire messages with id 0; any number may be in flight."""
@@ -97,12 +102,12 @@ class WorkerResolver:
 
 
 async def wait_up(gate: Gate, seconds: float) -> bool:
-    """Wait until `gate` is up, at most `seconds`; whether it is. (It has no event to wait for; 20
-    looks a second.)
+    """Wait until `gate` is up or hopeless, at most `seconds`; whether it is up. (It has no event to
+    wait for; 20 looks a second.)
     """
     deadline = trio.current_time() + (seconds if math.isfinite(seconds) else 1e9)
     while not gate.up:
-        if trio.current_time() >= deadline:
+        if gate.hopeless or trio.current_time() >= deadline:
             return False
         await trio.sleep(0.05)
     return True

@@ -16,6 +16,7 @@ from .icmp import Echoes, EchoStack, EchoTunnel
 from .policy import Policy, Service
 from .tcp import FlowTable, StreamOpener, TcpBridge
 from .udp import DEFAULT_IDLE, AssociationOpener, Associations, UdpStack
+from .waiting import Waiting
 
 __all__ = ["Gateway", "GatewayStack", "GatewayTunnel", "WorkerAbilities"]
 
@@ -23,6 +24,8 @@ _Address = tuple[str, int]
 
 #: Seconds between two looks at what has been idle or held for too long.
 SWEEP_SECONDS = 1.0
+#: Seconds between two looks at the tunnel while datagrams wait for it.
+WAIT_SECONDS = 0.05
 
 
 class WorkerAbilities(Protocol):
@@ -51,6 +54,10 @@ class GatewayTunnel(StreamOpener, AssociationOpener, EchoTunnel, Protocol):
 
     @property
     def peer(self) -> WorkerAbilities | None: ...
+    @property
+    def up(self) -> bool: ...
+    @property
+    def hopeless(self) -> bool: ...
 
 
 class Gateway:
@@ -85,6 +92,7 @@ class Gateway:
         self._table = FlowTable(config.max_flows, self.counters)
         self._associations = Associations(stack, tunnel, self.policy, self.counters, clock=clock)
         self._dns = DnsFront(stack, dns, self.counters, clock=clock)
+        self._waiting = Waiting(self.counters)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the stack until cancelled."""
@@ -104,6 +112,7 @@ class Gateway:
             stack.on_flow = self.on_flow
             task_status.started()
             try:
+                nursery.start_soon(self._release)
                 while True:
                     await trio.sleep(SWEEP_SECONDS)
                     self._sweep()
@@ -128,9 +137,17 @@ class Gateway:
             bridge = TcpBridge(flow, self._table, self.counters, self._clock)
             bridge.start(self._tunnel, self.policy, fast_connect=self._config.fast_connect)
 
+    async def _release(self) -> None:
+        """Give out the datagrams that wait for the tunnel, when it is up or will not be soon."""
+        while True:
+            await self._waiting.any()
+            while not self._tunnel.up and not self._tunnel.hopeless:
+                await trio.sleep(WAIT_SECONDS)
+            self.on_datagrams(self._waiting.take())
+
     def on_datagrams(self, batch: Iterable[Datagram]) -> None:
         """UDP datagrams of the applications."""
-        peer = self._tunnel.peer
+        peer, up = self._tunnel.peer, self._tunnel.up
         no_udp = peer is not None and not peer.udp
         for datagram in batch:
             service = self.policy.decide(datagram.destination)
@@ -140,10 +157,13 @@ class Gateway:
                 refused = service is Reject.RST  # UDP has none
                 how = Reject.PORT_UNREACHABLE if refused else service
                 self._associations.refuse(datagram, how)
-            elif no_udp:
+            elif no_udp or (not up and self._tunnel.hopeless):
+                # (Of an unreachable host, Linux does not tell a connected socket.)
                 self._associations.refuse(datagram, Reject.PORT_UNREACHABLE)
-            else:
+            elif up:
                 self._associations.send(datagram)
+            else:
+                self._waiting.add(datagram)
 
     def stats(self) -> dict[str, Any]:
         """The counters, and how much is open at this moment."""

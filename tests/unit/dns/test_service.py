@@ -45,6 +45,7 @@ class Upstream:
 
 class Switch:
     up = False
+    hopeless = False
 
 
 def good(query: bytes) -> bytes:
@@ -220,6 +221,19 @@ async def test_a_tunnel_that_is_down_is_waited_for(autojump_clock: trio.testing.
 
             nursery.start_soon(up)
             assert read(await service.answer(query())).answer
+
+
+async def test_a_tunnel_without_hope_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    upstream = Upstream()
+    upstream.gate = gate = Switch()
+    gate.hopeless = True  # type: ignore[misc]
+    async with running(upstream) as service:
+        start = trio.current_time()
+        seen = read(await service.answer(query(use_edns=0)))
+        assert trio.current_time() - start < 0.1
+        assert seen.rcode() == dns.rcode.SERVFAIL and "tunnel is down" in seen.options[0].text
 
 
 async def test_the_worker_is_asked_by_its_frames() -> None:

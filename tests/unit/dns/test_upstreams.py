@@ -36,6 +36,7 @@ class Tunnel:
 
     def __init__(self) -> None:
         self.up = True
+        self.hopeless = False
         self.refuse = False
         self.connects: list[tuple[str, int]] = []
         self.asked: list[bytes] = []
