@@ -129,7 +129,7 @@ class VpnConfig:
     ``worker_address`` is where it is, if its name is not to be looked up; ``proxy`` is asked to
     connect to it. ``token`` never appears in a repr. ``grace`` is for how many seconds a lost
     tunnel is waited for before flows are refused. ``dns`` is None for the defaults. ``host`` counts
-    only where the host is set up.
+    only where the host is set up. ``user`` is whom an embedded worker becomes, and ``connect``.
     """
 
     worker: WorkerUrl | None = None
@@ -144,6 +144,7 @@ class VpnConfig:
     netns: str | None = None
     kill_switch: KillSwitch = KillSwitch.STRICT
     host: HostOptions = HostOptions()
+    user: str | None = None
     ipv6: Ipv6 = Ipv6.AUTO
     icmp: Icmp = Icmp.TUNNEL
     dns: DnsOptions | None = None

@@ -228,9 +228,11 @@ async def _worker(
         yield there, None
         return
     networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
-    allow = [argument for network in networks for argument in ("--allow", network)]
+    arguments = [argument for network in networks for argument in ("--allow", network)]
+    if config.user is not None:
+        arguments += ["--user", config.user]
     # Not watched in here: its end is an error of the tunnel's, which keeps the host closed.
-    async with open_embedded_worker(mark=mark, arguments=allow, watched=False) as worker:
+    async with open_embedded_worker(mark=mark, arguments=arguments, watched=False) as worker:
         here = TunnelConfig(
             url=parse_worker_url(worker.url),
             token=worker.token,

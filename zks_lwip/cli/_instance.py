@@ -30,18 +30,10 @@ _PATIENCE = 3.0
 class Instance:
     """What is known of a running ``connect``: ``nursery`` is for what serves it, ``work`` is it."""
 
-    def __init__(
-        self,
-        config: VpnConfig,
-        nursery: trio.Nursery,
-        work: trio.CancelScope,
-        *,
-        user: str | None,
-    ) -> None:
+    def __init__(self, config: VpnConfig, nursery: trio.Nursery, work: trio.CancelScope) -> None:
         self._config = config
         self._nursery = nursery
         self._work = work
-        self._user = user
         self._began = time.time()
         self._capture: Capture | None = None
         self._tunnel: Tunnel | None = None
@@ -61,7 +53,7 @@ class Instance:
         }
         await self._nursery.start(serve_control, path, commands)
         self._nursery.start_soon(self._pauses.run)
-        await drop_privileges(capture.host, user=self._user)
+        await drop_privileges(capture.host, user=self._config.user)
         if self._config.host.always_on:
             notify("READY=1", "STATUS=closed; connecting")
 

@@ -238,6 +238,7 @@ def make_config(
     grace: float,
     host_loopback: str | None,
     host: HostOptions | None = None,
+    user: str | None = None,
     netns: str | None = None,
     kill_switch: str = KillSwitch.STRICT.value,
 ) -> VpnConfig:
@@ -272,6 +273,7 @@ def make_config(
         netns=netns,
         kill_switch=KillSwitch(kill_switch),
         host=HostOptions() if host is None else host,
+        user=user,
         ipv6=Ipv6(ipv6),
         icmp=Icmp(icmp),
         dns=dns,

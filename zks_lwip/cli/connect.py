@@ -40,7 +40,6 @@ def connect(
     *,
     stats: bool,
     verbose: int,
-    user: str | None,
     yes: bool,
     dry_run: bool,
     **options: Any,
@@ -83,15 +82,15 @@ def connect(
     from ..host.remote import ssh_connection
     from ..host.unprivileged import find_user
 
-    if user is not None:
-        find_user(user)
+    if config.user is not None:
+        find_user(config.user)
     ssh = None if yes else ssh_connection()
     if dry_run:
         trio.run(_dry_run, config, ssh)
         return
     if config.embedded:
         click.echo(f"zks-lwip: {EMBEDDED_NOTE}", err=True)
-    trio.run(_connect, config, ssh, user, stats)
+    trio.run(_connect, config, ssh, stats)
 
 
 async def _dry_run(config: VpnConfig, ssh: SshConnection | None) -> None:
@@ -104,9 +103,7 @@ async def _dry_run(config: VpnConfig, ssh: SshConnection | None) -> None:
         click.echo(command)
 
 
-async def _connect(
-    config: VpnConfig, ssh: SshConnection | None, user: str | None, stats: bool
-) -> None:
+async def _connect(config: VpnConfig, ssh: SshConnection | None, stats: bool) -> None:
     from ..vpn import open_vpn
     from ._instance import Instance
 
@@ -121,7 +118,7 @@ async def _connect(
         async with trio.open_nursery() as nursery:
             # Not in the nursery of the rest: it is to answer for as long as there is a rest.
             with trio.CancelScope() as work:
-                instance = Instance(config, nursery, work, user=user)
+                instance = Instance(config, nursery, work)
                 nursery.start_soon(_obey, signals, instance)
                 async with open_vpn(config, ssh=ssh, prepared=instance.prepared) as vpn:
                     instance.vpn = vpn

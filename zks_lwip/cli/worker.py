@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -78,6 +79,7 @@ _RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 @click.option("-v", "--verbose", count=True, help="Say what happens; -vv says all of it.")
 @click.option("--mark", type=click.IntRange(1, 0xFFFFFFFF), hidden=True)
 @click.option("--parent-fd", type=click.IntRange(0), hidden=True)
+@click.option("--user", hidden=True)
 def worker(
     *,
     listen: str,
@@ -91,6 +93,7 @@ def worker(
     verbose: int,
     mark: int | None,
     parent_fd: int | None,
+    user: str | None,
 ) -> None:
     """Open the real connections for clients of the tunnel.
 
@@ -125,10 +128,10 @@ def worker(
         mark=mark,
         limits=Limits(streams=max_streams),
     )
-    trio.run(_serve, config, parent_fd)
+    trio.run(_serve, config, parent_fd, user)
 
 
-async def _serve(config: WorkerConfig, parent_fd: int | None) -> None:
+async def _serve(config: WorkerConfig, parent_fd: int | None, user: str | None) -> None:
     with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
         worker = Worker(config)
         async with trio.open_nursery() as nursery:
@@ -136,10 +139,19 @@ async def _serve(config: WorkerConfig, parent_fd: int | None) -> None:
             if parent_fd is not None:
                 nursery.start_soon(_end_with_parent, parent_fd, worker)
             address, port = await nursery.start(worker.run)
+            if parent_fd is not None and sys.platform == "linux":
+                await _drop_privileges(config.mark, user)
             shown = f"[{address}]" if ":" in address else address
             click.echo(f"listening on {shown}:{port}")
             await worker.ended.wait()
             nursery.cancel_scope.cancel()
+
+
+async def _drop_privileges(mark: int | None, user: str | None) -> None:
+    """A worker beside a client has the client's privileges: all it may need is to mark sockets."""
+    from ..host.unprivileged import Capability, drop_privileges
+
+    await drop_privileges(None, user=user, keep=() if mark is None else (Capability.NET_ADMIN,))
 
 
 async def _obey(signals: AsyncIterator[int], worker: Worker) -> None:

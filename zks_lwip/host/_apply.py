@@ -61,9 +61,12 @@ class Applier:
         """
         self._run(step, step.commands(), _DO[type(step)])
 
-    def undo(self, step: Step) -> None:
-        """Take it back; harmless where it has gone already. Raises as :meth:`do`."""
-        if not step.vanishes:
+    def undo(self, step: Step, *, stays: bool = False) -> None:
+        """Take it back; harmless where it has gone already. Raises as :meth:`do`.
+
+        What vanishes with the TUN is left to that, unless the TUN ``stays``.
+        """
+        if stays or not step.vanishes:
             self._run(step, step.undo_commands(), _UNDO[type(step)])
 
     def _run(
@@ -240,6 +243,7 @@ _UNDO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Route: lambda self, step: _tolerate(_GONE, lambda: self._route(step, "del")),
     Rule: lambda self, step: _tolerate(_GONE, lambda: self._rule(step, "del")),
     Tun: Applier._remove_tun,
+    LinkDns: lambda self, step: _program(["resolvectl", "revert", step.device]),
     Resolvconf: lambda self, step: _program(["resolvconf", "-d", step.device, "-f"]),
 }
 

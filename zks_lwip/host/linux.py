@@ -31,7 +31,7 @@ from zks_lwip.host._observe import look
 from zks_lwip.host.config import STATE_DIR, HostConfig, KillSwitch
 from zks_lwip.host.plan import Plan, make_plan, missing, with_state
 from zks_lwip.host.state import HostState
-from zks_lwip.host.steps import Nftables, Rule, Step
+from zks_lwip.host.steps import LinkDns, Nftables, Resolvconf, Rule, Step
 
 __all__ = ["Host", "applied", "make_plan", "observe"]
 
@@ -171,11 +171,11 @@ class Host:
             return await self._thread.run(self._reassert)
 
     async def pause(self) -> None:
-        """Open the host: its own routes and no firewall, until :meth:`resume`."""
+        """Open the host: its own routes and resolvers and no firewall, until :meth:`resume`."""
         async with self._lock:
             self.paused = True
             for step in reversed(self._pausing()):
-                await self._thread.run(self._undo, step)
+                await self._thread.run(self._undo, step, True)
 
     async def resume(self) -> None:
         """Close what :meth:`pause` has opened."""
@@ -191,7 +191,8 @@ class Host:
         return await self._thread.run(count_refused)
 
     def _pausing(self) -> list[Step]:
-        return [step for step in self.plan.steps if isinstance(step, (Nftables, Rule))]
+        kinds = (Nftables, Rule, LinkDns, Resolvconf)
+        return [step for step in self.plan.steps if isinstance(step, kinds)]
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call something in the captured namespace's thread."""
@@ -224,10 +225,11 @@ class Host:
             self._journal.append(step)
             self._done.append(step)
 
-    def _undo(self, step: Step) -> None:
-        for command in step.undo_commands():
-            _log.info("[#] %s", command)
-        self._working.undo(step)
+    def _undo(self, step: Step, stays: bool = False) -> None:
+        if stays or not step.vanishes:
+            for command in step.undo_commands():
+                _log.info("[#] %s", command)
+        self._working.undo(step, stays=stays)
 
     def _change(self, plan: Plan) -> None:
         old, self.plan = self.plan, plan

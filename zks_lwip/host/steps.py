@@ -36,7 +36,7 @@ TABLE_NAME = "zks_lwip"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. ``vanishes``: it goes with the TUN, by itself."""
+    """One change. ``vanishes``: it goes with the TUN, by itself, and is not undone at the end."""
 
     vanishes: ClassVar[bool] = False
 
@@ -45,7 +45,7 @@ class Step:
         raise NotImplementedError
 
     def undo_commands(self) -> list[str]:
-        """What one would type to take it back; empty where it vanishes with the TUN."""
+        """What one would type to take it back; empty where it only ever vanishes with the TUN."""
         raise NotImplementedError
 
 
@@ -211,7 +211,7 @@ class LinkDns(Step):
         ]
 
     def undo_commands(self) -> list[str]:
-        return []
+        return [f"resolvectl revert {self.device}"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,35 @@ class Resolver:
         self.child.wait(10)
 
 
+TOLD = {
+    "resolvectl": [
+        "resolvectl dns zks0 198.18.0.2",
+        "resolvectl domain zks0 ~.",
+        "resolvectl default-route zks0 true",
+    ],
+    "resolvconf": ["resolvconf -a zks0 -m 0 -x", "  nameserver 198.18.0.2"],
+}
+
+
+@pytest.mark.parametrize("name", ["resolvectl", "resolvconf"])
+def test_in_a_pause_it_asks_whom_it_asked_before(
+    space: Space, holder: Holder, name: str, tmp_path: Path
+) -> None:
+    resolver = Resolver(space, holder, name, tmp_path)
+    try:
+        resolver.order(resolver.config, "^applied")
+        resolver.log.write_text("")
+        resolver.order('update "pause"', "^updated")
+        undone = {"resolvectl": "resolvectl revert zks0", "resolvconf": "resolvconf -d zks0 -f"}
+        assert resolver.log.read_text().splitlines() == [undone[name]]
+        resolver.log.write_text("")
+        resolver.order('update "resume"', "^updated")
+        assert resolver.log.read_text().splitlines() == TOLD[name]
+        resolver.order("stop", "^ended")
+    finally:
+        resolver.close()
+
+
 @pytest.mark.parametrize("name", ["resolvectl", "resolvconf"])
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_the_resolver_is_told(
@@ -69,15 +98,7 @@ def test_the_resolver_is_told(
     resolver = Resolver(space, holder, name, tmp_path)
     try:
         resolver.order(resolver.config, "^applied")
-        told = {
-            "resolvectl": [
-                "resolvectl dns zks0 198.18.0.2",
-                "resolvectl domain zks0 ~.",
-                "resolvectl default-route zks0 true",
-            ],
-            "resolvconf": ["resolvconf -a zks0 -m 0 -x", "  nameserver 198.18.0.2"],
-        }[name]
-        assert resolver.log.read_text().splitlines() == told
+        assert resolver.log.read_text().splitlines() == TOLD[name]
         resolver.log.write_text("")
         resolver.order(how, "^ended")
         if how == "kill":
