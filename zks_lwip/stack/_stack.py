@@ -292,6 +292,7 @@ class Stack:
 
     def _forget(self, flow: Flow) -> None:
         self._flows.pop(flow._id, None)
+        flow._core = ffi.NULL  # which it may outlive
         self._made_output()
 
     def _fail(self, flow: Flow) -> None:

@@ -1,4 +1,4 @@
-"""What tests/fuzz has found, each as the shortest sequence of packets that showed it."""
+"""What fuzzing and the sanitizers have found, each as the shortest sequence that showed it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from zks_lwip._lwip import ffi, lib
 
-from zks_lwip.stack import Datagram
+from zks_lwip.stack import Datagram, Reject
 
 from .packets import (
     ACK,
@@ -15,6 +15,7 @@ from .packets import (
     FAR,
     FIN,
     PSH,
+    RST,
     SYN,
     Connection,
     Recorder,
@@ -241,3 +242,26 @@ async def test_fragments_do_not_outlive_the_last_stack(family: int) -> None:
         await p.send(*second[1:])
         await p.silence()
         assert not taken and p.counter("drop_checksum") == 0
+
+
+@pytest.mark.parametrize("way", ["close", "abort", "reject", "reset"])
+async def test_a_flow_may_outlive_its_stack(way: str) -> None:
+    """One that was let go before still used the core after it had been freed."""
+    async with probe() as p:
+        if way == "reject":
+            await p.send(tcp((APP[4], 1), (FAR[4], 80), SYN, 7))
+            flow = p.flows.pop()
+            flow.reject(Reject.RST)
+        else:
+            c = await connect(p)
+            flow = c.flow
+            if way == "reset":
+                await p.send(c.segment(RST))
+                assert c.handler.log == ["reset"]
+            else:
+                getattr(flow, way)()
+    assert flow._core == ffi.NULL
+    assert flow.push(b"x") == 0
+    assert flow.pull_into(bytearray(1)) == 0
+    flow.accept()
+    flow.close()
