@@ -49,7 +49,11 @@ ZKS = [sys.executable, "-m", "zks_lwip"]
 class Namespace:
     """A named network namespace; ``close`` removes it."""
 
-    def __init__(self, name: str, sysctls: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, sysctls: Sequence[str] = (), *, state: Path | None = None
+    ) -> None:
+        """``state`` is what its processes see as /run/zks_lwip."""
+        self._state = state
         self.name = f"zt-{SESSION[:6]}-{name}"
         self.path = f"/run/netns/{self.name}"
         _execute("ip", "netns", "add", self.name)
@@ -96,6 +100,8 @@ class Namespace:
         ``resolv`` becomes its /etc/resolv.conf, ``tun`` its /dev/net/tun.
         """
         options = ["--net", self.path, "--sysfs"]
+        if self._state:
+            options += ["--bind", str(self._state), "/run/zks_lwip"]
         if resolv:
             options += ["--bind", str(resolv), "/etc/resolv.conf"]
         if tun:
@@ -133,6 +139,10 @@ class Lab:
             "resolv.conf", f"nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n"
         )
         self.tun = self.directory / "tun"
+        # Others on this machine have instances of their own: ours are not to be found there.
+        self.state = self.directory / "state"
+        self.state.mkdir(mode=0o700)
+        Path("/run/zks_lwip").mkdir(mode=0o700, exist_ok=True)
         self.mid = self.namespace(
             "mid",
             "net.ipv4.ip_forward=1",
@@ -185,7 +195,8 @@ class Lab:
         return path
 
     def namespace(self, name: str, *sysctls: str) -> Namespace:
-        return self._stack.enter_context(contextlib.closing(Namespace(name, sysctls)))
+        made = Namespace(name, sysctls, state=self.state)
+        return self._stack.enter_context(contextlib.closing(made))
 
     def add_host(self) -> Namespace:
         """Another host with its own link to ``mid``, its default routes through it."""

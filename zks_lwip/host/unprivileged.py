@@ -7,13 +7,14 @@ any other thread is started.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import errno
 import os
 import pwd
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -67,28 +68,33 @@ async def drop_privileges(
     kept = frozenset(keep)
     entry = None if user is None else find_user(user)
     stages = [_prepare] if entry else []
+    ours = {threading.get_native_id()}
+    if host is not None:
+        ours.add(await host.run(threading.get_native_id))
     for stage in [*stages, _limit]:
         stage(kept)
         if host is not None:
             await host.run(stage, kept)
+        await _in_idle(partial(stage, kept), ours)
         if stage is _prepare and entry is not None:
             _become(entry)
-    await _limit_idle(kept)
     if more := _holders(kept):
         raise HostError(
             f"threads that were there before still have more privileges: {', '.join(more)}"
         )
 
 
-async def _limit_idle(kept: frozenset[Capability]) -> None:
-    """As many jobs at one time as threads have too much: the idle ones get one each."""
-    if not (count := len(_holders(kept))):
+async def _in_idle(stage: Callable[[], None], ours: set[int]) -> None:
+    """As many jobs at one time as there are other threads: trio's idle ones get one each."""
+    tasks = {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    if not (count := len(tasks - ours)):
         return
     together = threading.Barrier(count)
 
     def job() -> None:
-        together.wait(5)
-        _limit(kept)
+        with contextlib.suppress(threading.BrokenBarrierError):  # some other is none of trio's
+            together.wait(5)
+        stage()
 
     limiter = trio.CapacityLimiter(count)
     async with trio.open_nursery() as nursery:
