@@ -20,7 +20,7 @@ __all__ = ["Roaming", "follow_uplinks"]
 _log = logging.getLogger(__name__)
 
 #: Seconds within which the way of a new channel is looked up, to be compared with later ones.
-_LEARN_EVERY = 5.0
+_LEARN_EVERY = 1.0
 
 
 class RoamingTunnel(Protocol):

@@ -142,6 +142,11 @@ def _forwarded(config: HostConfig) -> list[str]:
 
 def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
     rules = [f'oifname {{ "lo", "{config.tun}" }} accept']
+    # The kernel's ICMP error about an answer that came through the tunnel too late would tell the
+    # LAN's name server, which was never asked, what was answered in its name.
+    rules.append(f"ip saddr {firewall.tun4} counter name refused drop")
+    if firewall.tun6 is not None:
+        rules.append(f"ip6 saddr {firewall.tun6} counter name refused drop")
     if firewall.marks:
         ours = f"meta mark {MARK:#x}"
         if config.peers is None:
