@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,8 +176,17 @@ def test_always_on(net: Lab, worker: Child, host: Namespace, unchanged: None) ->
         assert child.wait(15) == 13, child.output
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
-    with net.connect(host, "--always-on") as child:
-        assert child.stop() == 0
+    told = net.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(told))
+        manager.settimeout(10)
+        argv = [*ZKS, "connect", "--always-on", *net.tunnel_options(f"ws://{WORKER4}:9")]
+        command = host.command(argv, resolv=net.resolv)
+        with Child("connect", command, env={"NOTIFY_SOCKET": str(told)}) as child:
+            assert manager.recv(1000) == b"READY=1\nSTATUS=closed; connecting"
+            assert _state(host) == "connecting"
+            assert child.stop() == 0
+    told.unlink()
 
 
 def test_a_dry_run_changes_nothing_and_needs_no_root(

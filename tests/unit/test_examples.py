@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from zks_lwip.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,3 +32,32 @@ def test_embed_stack_fits_one_screen_and_runs() -> None:
     lines = done.stdout.splitlines()
     assert lines[:2] == ["192.0.2.1 port 80 says HELLO", "2001:db8::7 port 65000 says HELLO"]
     assert re.fullmatch(r"packets through lwIP: [1-9]\d*", lines[2])
+
+
+UNITS = sorted((ROOT / "examples" / "systemd").glob("*.service"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_units_run_commands_that_exist(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    commands = [line.split("=", 1)[1] for line in lines if re.match(r"ExecSt\w+=.*zks-lwip", line)]
+    assert commands
+    for command in commands:
+        result = CliRunner().invoke(main, [*command.split()[1:], "--help"])
+        assert result.exit_code == 0, result.output
+
+
+def test_only_the_unit_that_is_not_always_on_opens_the_machine_after_a_failure() -> None:
+    texts = {unit.stem: unit.read_text() for unit in UNITS}
+    assert "\nExecStopPost=" in texts["zks-lwip"] and "\nRestart=" not in texts["zks-lwip"]
+    always = texts["zks-lwip-always-on"]
+    assert "\nExecStopPost=" not in always and "--always-on" in always
+    assert "\nBefore=network-pre.target" in always and "\nRestart=on-failure" in always
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_units_are_hardened(unit: Path) -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager"]
+    done = subprocess.run([*argv, str(unit)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from zks_lwip.device._netns import namespace_id
+from zks_lwip.device._netns import namespace_cookie, namespace_id
 from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, Network
 from zks_lwip.host.plan import PRIORITY_ALL
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
@@ -23,6 +23,8 @@ __all__ = ["look", "nft_path"]
 _FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _TO_TABLE, _UNREACHABLE = 1, 7
 _MAIN = 254
+# Of the network namespace that the machine started with (net/core/net_namespace.c).
+_FIRST_COOKIE = 1
 _SYSCTLS = (
     "net.ipv4.conf.all.src_valid_mark",
     "net.ipv4.conf.all.rp_filter",
@@ -197,8 +199,10 @@ def _resolver(inode: int) -> str:
     try:
         if os.stat("/proc/1/ns/net").st_ino != inode:
             return ""
-    except PermissionError:
-        return ""  # not root: then nothing of it can be changed, either
+    except (PermissionError, FileNotFoundError):
+        # Process 1 is not shown to us: without CAP_SYS_PTRACE, or by ProtectProc= of a service.
+        if namespace_cookie() != _FIRST_COOKIE:
+            return ""
     resolvectl = shutil.which("resolvectl", path=search_path())
     if resolvectl and Path("/run/systemd/resolve/io.systemd.Resolve").exists():
         return "resolved"
