@@ -124,6 +124,24 @@ static int given_up(const zks_core *core, const struct flow *flow)
 }
 
 /* ---- segments from the device ---- */
+/* lwIP keeps a segment that comes early whole, even where it goes beyond the window, and when its turn comes asserts
+ * that the window holds it. */
+static void clip(struct pbuf *p, const struct zks_packet *packet, const struct tcp_pcb *pcb)
+{
+    uint8_t *bytes = p->payload;
+    uint32_t fin = (packet->flags & ZKS_TCP_FIN) != 0, length = packet->data + fin;
+    int32_t over = (int32_t)(packet->sequence + length - pcb->rcv_nxt - pcb->rcv_wnd);
+    if (over <= 0 || (uint32_t)over >= length)
+        return; /* all of it fits, or none: that lwIP sees */
+    bytes[packet->payload + 13] &= (uint8_t)~ZKS_TCP_FIN;
+    length = packet->length - ((uint32_t)over - fin);
+    if (packet->source.family == 4)
+        zks_put16(bytes + 2, length);
+    else
+        zks_put16(bytes + 4, length - 40);
+    pbuf_realloc(p, (u16_t)length);
+}
+
 /* lwIP reads options in every segment, and believes them: a new MSS, below what it has queued already, would end in
  * an assertion, and one over the device's in fragments. After the handshake no option says anything to it. */
 static void hide_options(struct pbuf *p, const struct zks_packet *packet)
@@ -169,8 +187,10 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
             flow->pcb->rcv_wnd = 1;
         if (flow->state == FLOW_LINGER)
             flow->since_ms = core->now_ms;
-        if (flow->pcb->state != SYN_SENT)
+        if (flow->pcb->state != SYN_SENT) {
             hide_options(p, packet);
+            clip(p, packet, flow->pcb);
+        }
         flow_isolate(core, flow);
         core_inject(core, p, packet);
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
@@ -254,6 +274,9 @@ void flow_tick(zks_core *core)
     }
     for (flow = core->lists[LIST_BUSY].first; flow; flow = next) {
         next = flow->next;
+        /* After two TCP_MSL of silence lwIP would forget it, with bytes that the peer has not read yet. */
+        if (flow->pcb->state == LAST_ACK)
+            flow->pcb->tmr = tcp_ticks;
         if (is_orphan(core, flow)) {
             flow_isolate(core, flow);
             tcp_abandon(flow->pcb, 1);

@@ -174,6 +174,7 @@ err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 {
     (void)err;
+    pcb->rttest = 0; /* lwIP would take all the time until the first byte is acknowledged for the round trip */
     flow_size_segments(core_current, arg, pcb);
     established(arg);
     return ERR_OK;

@@ -148,6 +148,66 @@ async def test_the_mss_does_not_change_in_a_connection() -> None:
         assert max(len(segment.data) for segment in segments) == 1280
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+async def test_what_comes_early_is_cut_to_the_window(scaled: bool) -> None:
+    """lwIP cut only what came in order, and asserted when the rest had its turn."""
+    async with probe() as p:
+        c = await connect(p, options=MSS + b"\x03\x03\x00\x01" if scaled else MSS)
+        window = 1048560 if scaled else 65535
+        early = c.segment(FIN | ACK, bytes(20), seq=c.seq + window - 10)
+        await p.send(early)
+        for _ in range(window // 1000 + 1):
+            await c.send(bytes(1000))
+        while p.seen or p.device._receive.statistics().current_buffer_used:
+            answer = await p.receive()
+        assert answer.window == 0
+        got = len(c.handler.read())
+        while got < window:
+            got += len(c.handler.read())
+        assert got == window
+        assert c.flow.pull_into(bytearray(1)) == 0  # FIN was beyond the window
+
+
+async def test_all_arrives_at_a_peer_that_said_fin_first_and_reads_late(
+    autojump_clock: object,
+) -> None:
+    """lwIP forgot such a connection after two seconds of silence."""
+    async with probe() as p:
+        c = await connect(p)
+        await shrink(c, 0)
+        assert c.handler.read() == b"xx"
+        await p.send(c.segment(FIN | ACK, window=0))
+        c.seq += 1
+        await p.receive()
+        assert c.flow.push(b"a late answer") == 13
+        c.flow.send_eof()
+        with trio.move_on_after(100):
+            while True:
+                assert len((await p.receive(70)).data) <= 1
+                await p.send(c.segment(window=0))
+        await p.send(c.segment())
+        received, _ = await collect(c)
+        assert received == b"a late answer"
+
+
+async def test_waiting_for_the_first_byte_is_not_the_round_trip(autojump_clock: object) -> None:
+    """A connection of ours that had been silent at first took as long to repeat a lost segment."""
+    async with probe() as p:
+        flow = p.stack.connect((FAR[4], 80), (APP[4], 40000))
+        syn = await p.receive()
+        await p.receive(5)  # the SYN again, as if the first one had been lost
+        c = Connection(p, flow, Recorder(flow), (APP[4], 40000), (FAR[4], 80), 501, syn.seq + 1)
+        await p.send(tcp(c.source, c.destination, SYN | ACK, 500, syn.seq + 1))
+        await p.receive()
+        await trio.sleep(60)
+        flow.push(b"a")
+        c.ack = (await p.receive()).seq + 1
+        await p.send(c.segment())
+        flow.push(b"b")
+        assert (await p.receive()).data == b"b"
+        assert (await p.receive(5)).data == b"b"
+
+
 @pytest.mark.parametrize("announced", [1, 47])
 async def test_no_peer_gets_a_packet_for_every_byte(announced: int) -> None:
     async with probe() as p:
