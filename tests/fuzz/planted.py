@@ -1,0 +1,75 @@
+"""Bugs that are put into a copy of the code, to show that they are found: each omits one thing.
+
+A build or an import replaces ``old`` by ``new`` in what it reads of ``path``; the files themselves
+stay as they are. ``old`` must occur once, or the bug no longer fits the code and has to be renewed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["PLANTED", "Bug"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One bug, and the fuzz target that is to find it."""
+
+    target: str
+    path: str
+    old: str
+    new: str
+
+    def planted(self) -> str:
+        """The file's text with the bug in it.
+
+        :raises ValueError: the code has changed.
+        """
+        text = (ROOT / self.path).read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.path} holds {self.old!r} not once: renew the planted bug")
+        return text.replace(self.old, self.new)
+
+
+PLANTED = {
+    # A segment whose header is longer than itself is read past its end.
+    "tcp-header": Bug(
+        "packets",
+        "zks_lwip/native/packet.c",
+        "if (header < 20 || header > length)\n        return ZKS_DROP_TCP_HEADER;",
+        "",
+    ),
+    # lwIP's own: a segment that is cut leaves FIN on its first part, too.
+    "early-fin": Bug(
+        "packets",
+        "zks_lwip/native/flow_lwip.c",
+        "TCPH_UNSET_FLAG(pcb->unsent->tcphdr, TCP_FIN | TCP_PSH);",
+        "",
+    ),
+    # The window does not open again by what was taken.
+    "window": Bug(
+        "packets",
+        "zks_lwip/native/flow_call.c",
+        "u16_t part = (u16_t)(left > 0xffff ? 0xffff : left);",
+        "u16_t part = (u16_t)(left > 0xffff ? 0xffff : left > 1000 ? left - 1 : left);",
+    ),
+    # The length of a frame takes two bytes up to 65535.
+    "frame-length": Bug("mask", "zks_lwip/native/zks_mask.c", "len <= 0xFFFF", "len <= 0x1FFFF"),
+    # A peer may send more than it was granted.
+    "credit": Bug(
+        "frames",
+        "zks_lwip/tunnel/credit.py",
+        "if size > self.available:\n            return False",
+        "",
+    ),
+    # Streams are opened beyond the limit.
+    "streams": Bug(
+        "frames",
+        "zks_lwip/tunnel/_inbound.py",
+        "elif len(self._streams) >= self.settings.streams:",
+        "elif len(self._streams) > self.settings.streams:",
+    ),
+}

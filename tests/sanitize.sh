@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Runs the tests with our C, and lwIP's, under AddressSanitizer and UndefinedBehaviorSanitizer:
+#
+#   tests/sanitize.sh [PYTEST ARGUMENTS...]   the whole suite (or what the arguments choose)
+#   tests/sanitize.sh --short                 what drives the C directly, and a short fuzz: 3 minutes
+#   tests/sanitize.sh --valgrind              the fuzz corpus and the packet tests, under valgrind
+#   tests/sanitize.sh --canary [ARGUMENTS...] as the first, with a bug in the C: it has to fail
+#
+# Works on a copy of the project in build/sanitize. Needs .venv as tests/run.sh makes it, gcc with
+# its libasan, for --short and --canary also clang with its runtime libraries.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. examples/prepare.sh
+root=$PWD
+python=$root/.venv/bin/python
+tree=$root/build/sanitize/tree
+reports=$root/build/sanitize/reports
+
+mode=whole
+case ${1:-} in
+--short | --valgrind | --canary)
+    mode=${1#--}
+    shift
+    ;;
+esac
+
+# Nothing of ours runs in these: they build, pack and compile.
+apart=(tests/unit/test_build_lwip.py tests/unit/test_cross_compile.py tests/unit/test_lwip_apt.py
+    tests/unit/test_lwip_source.py tests/unit/test_native_sources.py tests/unit/test_packages.py
+    tests/netns/test_quickstart.py)
+# These drive the C directly.
+direct=(tests/unit/stack tests/unit/test_masking.py tests/property/test_stack_property.py)
+
+copy_tree() {
+    local name
+    rm -rf "$tree/zks_lwip" "$tree/tests"
+    mkdir -p "$tree/vendor/lwip"
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z --cached --others --exclude-standard
+    else # as unpacked from an archive
+        find . -path ./build -prune -o -path ./.venv -prune -o -type f -print0
+    fi | while IFS= read -r -d '' name; do
+        if [ -e "$name" ]; then printf '%s\0' "$name"; fi
+    done | tar --create --null --no-recursion --files-from=- | tar --extract --directory="$tree"
+    rm -rf "$tree/vendor/lwip/src"
+    cp -a vendor/lwip/src "$tree/vendor/lwip/"
+}
+
+plant() {
+    "$python" - "$tree" <<'PYTHON'
+import pathlib, sys
+from tests.fuzz.planted import PLANTED
+
+bug = PLANTED["tcp-header"]
+(pathlib.Path(sys.argv[1]) / bug.path).write_text(bug.planted(), encoding="utf-8")
+PYTHON
+}
+
+# under_sanitizers COMMAND...: Python's own small blocks come from malloc, too, so that what reads past
+# one is seen. Python leaks at its end by design: leaks are looked for by the fuzz targets instead.
+under_sanitizers() {
+    env LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+        PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 ZKS_LWIP_SANITIZE=address,undefined \
+        ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan:detect_stack_use_after_return=1" \
+        UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
+        "$@"
+}
+
+# A wrong call must end the process, or the sanitizers are asleep.
+check_awake() {
+    if (cd "$tree" && under_sanitizers "$python" -c '
+from zks_lwip._lwip import ffi, lib
+
+lib.zks_ws_mask(ffi.new("uint8_t[10]"), ffi.new("uint8_t[10]"), 4000, b"mask", 0)
+') >/dev/null 2>&1 || ! compgen -G "$reports/asan.*" >/dev/null; then
+        echo 'tests/sanitize.sh: AddressSanitizer did not see a wrong access.' >&2
+        exit 1
+    fi
+    rm -f "$reports"/*
+}
+
+run_pytest() {
+    (cd "$tree" && under_sanitizers "$python" -m pytest -p no:cacheprovider "$@") || failed=1
+    # Also of processes that a test has started, and whose end it did not look at.
+    if compgen -G "$reports/*" >/dev/null; then
+        say "What the sanitizers have reported"
+        head -n 60 "$reports"/*
+        failed=1
+    fi
+}
+
+valgrind_run() {
+    valgrind --quiet --error-exitcode=99 --num-callers=30 --suppressions=tests/valgrind.supp "$@"
+}
+
+failed=0
+if [ "$mode" = valgrind ]; then
+    say "The fuzz corpus under valgrind"
+    program=$("$python" -c 'from tests.fuzz.native_targets import build; print(build("packets", fuzzer=False))')
+    valgrind_run --leak-check=full --show-leak-kinds=definite,possible "$program" tests/fuzz/corpus/packets ||
+        failed=1
+    say "Tests of packets under valgrind"
+    PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 valgrind_run "$python" -m pytest \
+        -p no:cacheprovider -p no:faulthandler -q tests/unit/stack/test_packets.py tests/unit/stack/test_fuzz_findings.py "$@" || failed=1
+    exit $failed
+fi
+
+say "Building with sanitizers"
+copy_tree
+if [ "$mode" = canary ]; then plant; fi
+(cd "$tree" && ZKS_LWIP_SANITIZE=address,undefined "$python" build_lwip.py build)
+rm -rf "$reports"
+mkdir -p "$reports"
+check_awake
+
+say "Tests under sanitizers"
+case $mode in
+short)
+    run_pytest -q -m 'not slow' "${direct[@]}" "$@"
+    say "A short fuzz"
+    for target in packets:25 mask:3 frames:10; do
+        "$python" -m tests.fuzz "${target%:*}" --seconds "${target#*:}" || failed=1
+    done
+    ;;
+*)
+    run_pytest "${apart[@]/#/--ignore=}" "$@"
+    ;;
+esac
+exit $failed
