@@ -18,7 +18,7 @@ import lwip_apt  # noqa: E402
 DEB822 = """\
 # comment
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: http://mirror.example/debian
 # a comment inside
 Suites: bookworm bookworm-updates
 Components: main
@@ -53,7 +53,7 @@ nonsense
 def test_deb822() -> None:
     first, second = lwip_apt.parse_deb822(DEB822)
     assert first == (
-        ("http://deb.debian.org/debian",),
+        ("http://mirror.example/debian",),
         ("bookworm", "bookworm-updates"),
         ("main",),
         "/usr/share/keyrings/debian-archive-keyring.gpg",
