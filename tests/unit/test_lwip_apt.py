@@ -78,7 +78,7 @@ def entry(uri: str, *suites: str, component: str = "main") -> lwip_apt.Entry:
 @pytest.mark.parametrize(
     ("name", "codename", "uri"),
     [
-        ("debian", "bookworm", "http://ftp.de.debian.org/debian/"),
+        ("debian", "bookworm", "http://ftp.mirror.example/debian/"),
         ("debian", "bookworm", "mirror+file:///etc/apt/mirrors/debian.list"),
         ("debian", "bookworm", "https://mirror.example/by-codename"),
         ("ubuntu", "noble", "http://ports.ubuntu.com/ubuntu-ports"),
