@@ -53,7 +53,7 @@ class Namespace:
         self, name: str, sysctls: Sequence[str] = (), *, state: Path | None = None
     ) -> None:
         """``state`` is what its processes see as /run/zks_lwip."""
-        self._state = state
+        self.state = state
         self.name = f"zt-{SESSION[:6]}-{name}"
         self.path = f"/run/netns/{self.name}"
         _execute("ip", "netns", "add", self.name)
@@ -100,8 +100,8 @@ class Namespace:
         ``resolv`` becomes its /etc/resolv.conf, ``tun`` its /dev/net/tun.
         """
         options = ["--net", self.path, "--sysfs"]
-        if self._state:
-            options += ["--bind", str(self._state), "/run/zks_lwip"]
+        if self.state:
+            options += ["--bind", str(self.state), "/run/zks_lwip"]
         if resolv:
             options += ["--bind", str(resolv), "/etc/resolv.conf"]
         if tun:

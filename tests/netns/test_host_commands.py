@@ -22,17 +22,24 @@ DIRECT4 = "25.1.{}.2"  # a host's own address, as the far end sees it without a 
 
 @pytest.fixture(scope="module")
 def host(net: Lab) -> Namespace:
-    """The host that the tests of this file set up and take down, one after the other."""
-    return net.add_host()
+    """The host that the tests of this file set up and take down, one after the other.
+
+    With a /run/zks_lwip of its own: `recover` looks at every journal that is there.
+    """
+    host = net.add_host()
+    host.state = net.directory / "state-of-commands"
+    host.state.mkdir(mode=0o700)
+    return host
 
 
 @pytest.fixture
-def unchanged(net: Lab, host: Namespace) -> Iterator[None]:
+def unchanged(host: Namespace) -> Iterator[None]:
     before = machine.picture(host.path)
     yield
     assert machine.difference(before, machine.picture(host.path)) == ""
     inode = os.stat(host.path).st_ino
-    left = [path for path in net.state.glob(f"net-{inode}.*") if path.stat().st_size]
+    assert host.state is not None
+    left = [path for path in host.state.glob(f"net-{inode}.*") if path.stat().st_size]
     assert not left
 
 
@@ -176,7 +183,7 @@ def test_always_on(net: Lab, worker: Child, host: Namespace, unchanged: None) ->
         assert child.wait(15) == 13, child.output
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
-    told = net.directory / "notify"
+    told = net.directory / "notify-always-on"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(told))
         manager.settimeout(10)
