@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,57 +21,12 @@ from tests.dns_daemons import Daemons
 from tests.dns_programs import find
 from tests.netns import lab
 from tests.netns.child import Child
-from tests.netns.lab import PYTHON, Lab, Namespace
+from tests.netns.lab import Lab, Namespace
+from tests.netns.watch import Watch
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
 
 ANYBODY4, ANYBODY6 = "25.77.7.7", "2a0e:77::7"  # name servers that do not exist
-
-
-class Watch:
-    """Counts packets of port 53 in a namespace, on every interface but TUN and loopback."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        with namespace.entered():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.seen: list[str] = []
-        self.frames = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            if not select.select([self._socket], [], [], 0.1)[0]:
-                continue
-            frame, address = self._socket.recvfrom(65535)
-            if address[0] in ("lo", "zks0"):
-                continue
-            self.frames += 1
-            ports = _ports(frame[14:], int.from_bytes(frame[12:14], "big"))
-            if 53 in ports:
-                self.seen.append(f"{address[0]}: {frame[14:54].hex()}")
-
-
-def _ports(packet: bytes, ethertype: int) -> tuple[int, ...]:
-    if ethertype == 0x0800 and packet[9] in (6, 17):
-        start = (packet[0] & 15) * 4
-    elif ethertype == 0x86DD and packet[6] in (6, 17):
-        start = 40
-    else:
-        return ()
-    return (
-        int.from_bytes(packet[start : start + 2], "big"),
-        int.from_bytes(packet[start + 2 : start + 4], "big"),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -180,39 +133,6 @@ def test_dnsperf(net: Lab, host: Namespace, tmp_path: Path, mode: str) -> None:
     text = net.application(host, *argv, env=environment).succeed(60)
     assert re.search(r"Queries completed: +3000 \(100.00%\)", text), text
     assert re.search(r"Response codes: +NOERROR 3000", text), text
-
-
-QUICK = """ok http400 http429 http502 redirect wrongtype oversized large goaway rst tcpreset eof
-garbage other wrongid loop""".split()
-SLOW = ["silent", "slowloris"], ["blackhole"]
-
-
-def test_every_fault_of_a_resolver(net: Lab, worker: Child, tmp_path: Path) -> None:
-    """A resolver that does each thing that one must not do; the query's name says which."""
-    place = net.add_host()
-    ca_file = tmp_path / "ca.pem"
-    argv = [*PYTHON, "-m", "tests.unit.dns.servers", lab.FAR4, str(ca_file)]
-    with Child("bad resolver", net.far.command(argv)) as bad:
-        bad.wait_for(r"^port \d+")
-        port = bad.stdout[0].split()[1]
-        url = f"https://dns.test:{port}/dns-query@{lab.FAR4}"
-        more = ["--dns-via", "tunnel", "--dns", url, "--ca-file", str(ca_file)]
-        with net.connect(place, *more) as connect, Watch(place) as watch, Watch(net.mid) as mid:
-            for faults in (*([fault] for fault in QUICK), *SLOW):
-                digs = {
-                    fault: net.application(place, "dig", "+tries=1", "+time=15", f"{fault}.example")
-                    for fault in faults
-                }
-                for fault, child in digs.items():
-                    child.wait(30)
-                    text = "\n".join(child.stdout)
-                    fine = fault in ("ok", "large")
-                    assert f"status: {'NOERROR' if fine else 'SERVFAIL'}" in text, (fault, text)
-                    assert fine or "EDE" in text, (fault, text)
-            assert "192.0.2.1" in dig(net, place, "ok2.example", "+short")
-            assert watch.frames and not watch.seen
-            assert mid.frames and not mid.seen
-        connect.no_traceback()
 
 
 def test_one_resolver_after_the_other_goes_away(

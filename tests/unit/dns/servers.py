@@ -6,14 +6,16 @@ in :attr:`Server.once` happens the first time only, then the query is answered.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import socket
 import ssl
 import struct
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dns.message
@@ -261,7 +263,7 @@ class _Http2:
         elif fault == "oversized":
             await self.respond(number, good + bytes(70000))
         elif fault == "large":
-            await self.respond(number, answer_to(query, text=" ".join(["x" * 250] * 250)))
+            await self.respond(number, answer_to(query, text=" ".join(["x" * 250] * 260)))
         elif fault == "slowloris":
             self.h2.send_headers(
                 number, [(":status", "200"), ("content-type", "application/dns-message")]
@@ -270,6 +272,9 @@ class _Http2:
                 self.h2.send_data(number, bytes([octet]))
                 await self.flush()
                 await trio.sleep(0.3)
+        elif fault == "closing":
+            await self.respond(number, good)
+            await self.stream.aclose()
         elif fault == "aged":
             await self.respond(number, good, age=100)
         elif fault == "other":
@@ -321,13 +326,39 @@ async def blackhole(server: Server, stream: Any, connection: Any) -> None:
     await trio.sleep_forever()
 
 
-async def _serve(address: str, ca_file: str) -> None:
-    AUTHORITY.cert_pem.write_to_path(ca_file)
-    server = Server(address=address)
-    async with listening(http2, server, server_context("h2")):
-        print(f"port {server.port}", flush=True)
+def expired() -> trustme.LeafCert:
+    """A certificate for the right name whose time was up yesterday."""
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    return AUTHORITY.issue_cert(NAME, not_after=past)
+
+
+async def _serve(address: str, folder: Path, port: int) -> None:
+    """DNS over HTTPS on three ports: as it should be, for a wrong name, with an expired
+    certificate.
+    """
+    AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
+    certs = {"port": None, "other": AUTHORITY.issue_cert("other.test"), "expired": expired()}
+    async with AsyncExitStack() as stack:
+        for name, cert in certs.items():
+            server = Server(address=address, port=port if name == "port" else 0)
+            context = server_context("h2", cert)
+            await stack.enter_async_context(listening(http2, server, context))
+            print(f"{name} {server.port}", flush=True)
+        print("ready", flush=True)
         await trio.sleep_forever()
 
 
+def main(address: str, folder: str, port: str = "0") -> None:
+    """Serve on `address`. The authority is kept in `folder`: a second run has the same."""
+    global AUTHORITY
+    kept = Path(folder) / "authority.pem"
+    if kept.exists():
+        text = kept.read_bytes()
+        AUTHORITY = trustme.CA.from_pem(text, text)
+    else:
+        kept.write_bytes(AUTHORITY.private_key_pem.bytes() + AUTHORITY.cert_pem.bytes())
+    trio.run(_serve, address, Path(folder), int(port))
+
+
 if __name__ == "__main__":
-    trio.run(_serve, *sys.argv[1:])
+    main(*sys.argv[1:])

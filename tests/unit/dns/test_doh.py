@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -240,16 +239,11 @@ async def test_the_address_that_answers_is_found() -> None:
             raise AssertionError("the silent address was tried again")
 
 
-def expired() -> trustme.LeafCert:
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    return AUTHORITY.issue_cert(NAME, not_after=past)
-
-
 @pytest.mark.parametrize(
     ("cert", "words"),
     [
         (lambda: AUTHORITY.issue_cert("other.test"), "does not verify: Hostname mismatch"),
-        (expired, "does not verify: certificate has expired"),
+        (servers.expired, "does not verify: certificate has expired"),
         (lambda: trustme.CA().issue_cert(NAME), "does not verify: unable to get local issuer"),
     ],
 )
