@@ -46,7 +46,9 @@ class Target:
 
 
 NATIVE = {
-    "packets": Target(("packets.c", "model.c", "wire.c", "env.c"), core=True),
+    "packets": Target(
+        ("packets.c", "peers.c", "holder.c", "output.c", "model.c", "wire.c", "env.c"), core=True
+    ),
     "mask": Target(("mask.c", "env.c"), others=("zks_mask.c",)),
 }
 

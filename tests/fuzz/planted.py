@@ -53,8 +53,8 @@ PLANTED = {
     "window": Bug(
         "packets",
         "zks_lwip/native/flow_call.c",
-        "u16_t part = (u16_t)(left > 0xffff ? 0xffff : left);",
-        "u16_t part = (u16_t)(left > 0xffff ? 0xffff : left > 1000 ? left - 1 : left);",
+        "tcp_recved(flow->pcb, part);",
+        "tcp_recved(flow->pcb, (u16_t)(part > 1000 ? part - 2 : part));",
     ),
     # The length of a frame takes two bytes up to 65535.
     "frame-length": Bug("mask", "zks_lwip/native/zks_mask.c", "len <= 0xFFFF", "len <= 0x1FFFF"),

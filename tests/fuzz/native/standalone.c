@@ -1,5 +1,4 @@
 /* Runs a fuzz target on the files and folders of files that are given, without a fuzzer: for valgrind. */
-#define _DEFAULT_SOURCE
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,0 +1,212 @@
+/* The calls of the flows' holder, and what they must give. */
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "env.h"
+#include "zks_hot.h"
+
+uint8_t pushed_byte(const struct record *r, uint64_t place)
+{
+    return wire_datagram_byte((uint32_t)(r - run.records) << 24 ^ (uint32_t)place);
+}
+
+struct record *record_of(uint64_t id)
+{
+    int i;
+    for (i = run.count; i-- > 0;)
+        if (run.records[i].id == id)
+            return &run.records[i];
+    return NULL;
+}
+
+struct record *new_record(uint64_t id, const struct zks_flow_info *info)
+{
+    struct record *r = &run.records[run.count++];
+    memset(r, 0, sizeof *r);
+    r->id = id;
+    r->tuple.family = info->family;
+    memcpy(r->tuple.app, info->source, 16);
+    memcpy(r->tuple.far, info->destination, 16);
+    r->tuple.app_port = info->source_port;
+    r->tuple.far_port = info->destination_port;
+    return r;
+}
+
+void note_numbers(struct record *r)
+{
+    struct flow *flow = model_flow(run.core, r->id);
+    if (!flow || !flow->pcb)
+        return;
+    if (!r->synced) {
+        r->iss = flow->pcb->lastack;
+        r->synced = 1;
+    }
+    if (!r->based && flow->pcb->state >= SYN_RCVD) {
+        CHECK(!r->pulled);
+        r->base = flow->pcb->rcv_nxt - flow->rx_bytes - flow->rx_eof;
+        r->shift = flow->pcb->flags & TF_WND_SCALE ? TCP_RCV_SCALE : 0;
+        r->based = 1;
+    }
+    if (r->based && !flow->rx_eof)
+        CHECK(flow->pcb->rcv_nxt == r->base + (uint32_t)r->pulled + flow->rx_bytes);
+    CHECK(zks_flow_unacked(run.core, r->id) <= (int64_t)r->pushed);
+}
+
+void accept_flow(struct record *r)
+{
+    struct flow *flow = model_flow(run.core, r->id);
+    int held = flow && flow->state == FLOW_HELD;
+    int result = zks_flow_accept(run.core, r->id);
+    CHECK(held ? result == ZKS_OK || result == ZKS_NOMEM : result == ZKS_GONE);
+    note_numbers(r);
+}
+
+void take_events(int most)
+{
+    struct zks_event events[16];
+    struct zks_flow_info info;
+    int i, n = zks_events(run.core, events, most < 16 ? most : 16);
+    for (i = 0; i < n; i++) {
+        struct record *r = record_of(events[i].flow);
+        uint32_t mask = events[i].mask;
+        CHECK(mask);
+        if (!events[i].flow) {
+            CHECK(mask == ZKS_EV_DATAGRAM);
+            continue;
+        }
+        CHECK(zks_flow_info(run.core, events[i].flow, &info) == ZKS_OK);
+        CHECK(!r == ((mask & ZKS_EV_SYN) != 0)); /* first of all, and once */
+        if (!r)
+            r = new_record(events[i].flow, &info);
+        CHECK(!r->released && !r->ended);
+        r->ended = (mask & (ZKS_EV_RESET | ZKS_EV_CLOSED)) != 0;
+        CHECK((mask & (ZKS_EV_RESET | ZKS_EV_CLOSED)) != (ZKS_EV_RESET | ZKS_EV_CLOSED));
+        if (run.count == RECORDS)
+            run.at = run.end;
+        if (run.count == RECORDS)
+            break;
+    }
+}
+
+void pull(struct record *r, uint32_t size)
+{
+    uint64_t i;
+    struct flow *flow = model_flow(run.core, r->id);
+    uint32_t waiting = flow ? flow->rx_bytes : 0;
+    uint8_t *buffer = malloc(size ? size : 1);
+    int64_t n;
+    n = zks_flow_pull(run.core, r->id, buffer, size);
+    CHECK(n <= (int64_t)size && n >= ZKS_GONE && (n <= 0 || n == (int64_t)(waiting < size ? waiting : size)));
+    CHECK(!r->eof || n <= 0);
+    CHECK(n != ZKS_EOF || !waiting);
+    for (i = 0; n > 0 && i < (uint64_t)n; i++)
+        CHECK(buffer[i] == wire_tcp_byte(r->base + (uint32_t)(r->pulled + i)));
+    if (n > 0)
+        r->pulled += (uint64_t)n;
+    r->eof |= n == ZKS_EOF;
+    free(buffer);
+}
+
+void push(struct record *r, uint32_t size)
+{
+    uint8_t *data;
+    uint64_t i;
+    int64_t n;
+    if (run.pushed + size > PUSH_MOST)
+        size = 0;
+    data = malloc(size ? size : 1);
+    for (i = 0; i < size; i++)
+        data[i] = pushed_byte(r, r->pushed + i);
+    n = zks_flow_push(run.core, r->id, data, size);
+    CHECK(n <= (int64_t)size && (n >= 0 || n == ZKS_GONE || n == ZKS_NOMEM));
+    CHECK(!(r->shut || r->released) || n == ZKS_GONE);
+    if (n > 0) {
+        r->pushed += (uint64_t)n;
+        run.pushed += (uint64_t)n;
+    }
+    free(data);
+}
+
+/* Output is looked at when it is taken, maybe only now: what was pushed is known by then, since r comes first. */
+void connect_flow(struct peer *p)
+{
+    struct zks_flow_info info;
+    uint16_t far_port = p->tuple.far_port;
+    uint64_t id = zks_flow_connect(run.core, p->tuple.family, p->tuple.far, far_port, p->tuple.app, p->tuple.app_port);
+    if (!id)
+        return;
+    CHECK(zks_flow_info(run.core, id, &info) == ZKS_OK);
+    note_numbers(new_record(id, &info));
+}
+
+static void set_datagram(struct zks_datagram *d, const struct wire_tuple *tuple, uint32_t length)
+{
+    memset(d, 0, sizeof *d);
+    memcpy(d->source, tuple->far, 16);
+    memcpy(d->destination, tuple->app, 16);
+    d->source_port = tuple->far_port;
+    d->destination_port = tuple->app_port;
+    d->family = tuple->family;
+    d->kind = u8() & 1;
+    d->hop_limit = u8();
+    d->traffic_class = u8();
+    d->length = length;
+}
+
+void take_datagrams(int most, uint32_t size)
+{
+    struct zks_datagram d[8], reject;
+    uint8_t *buffer = malloc(size ? size : 1);
+    int i, n = zks_datagram_take(run.core, d, most < 8 ? most : 8, buffer, size);
+    uint32_t j;
+    for (i = 0; i < n; i++) {
+        CHECK(d[i].offset + d[i].length <= size && d[i].length <= 65507);
+        for (j = 0; j < d[i].length && !run.dirty; j++)
+            CHECK(buffer[d[i].offset + j] == wire_datagram_byte(j));
+        reject = d[i];
+        if (u8() & 1)
+            zks_datagram_reject(run.core, &reject, buffer + d[i].offset, u8() % 9, u16());
+    }
+    run.taken += (uint64_t)n;
+    free(buffer);
+}
+
+void send_datagram(const struct wire_tuple *tuple, uint32_t length)
+{
+    struct zks_datagram d;
+    uint8_t *payload = malloc(length ? length : 1);
+    uint32_t i;
+    int result;
+    for (i = 0; i < length; i++)
+        payload[i] = wire_datagram_byte(i);
+    set_datagram(&d, tuple, length);
+    result = zks_datagram_send(run.core, &d, payload);
+    CHECK(result == ZKS_OK || result == ZKS_NOMEM || result == ZKS_INVALID);
+    free(payload);
+}
+
+/* DNS of a kind: both question and answer are what a datagram holds at that place, so the check of output fits. */
+void remember_answer(uint32_t key, uint32_t answer)
+{
+    static uint8_t bytes[2 * WIRE_MOST];
+    uint16_t ttls[64] = {0};
+    uint32_t i, count = u8() & 1 ? u8() % 65 : 0;
+    for (i = 0; i < sizeof bytes; i++)
+        bytes[i] = wire_datagram_byte(2 + i);
+    for (i = 0; i < count; i++)
+        ttls[i] = u16();
+    run.key = key;
+    if (zks_hot_put(run.core, bytes, key, bytes, answer, ttls, count, u16(), u16()) && count)
+        run.dirty = 1; /* its TTLs count down */
+    if (u8() == 255)
+        zks_hot_clear(run.core);
+}
+
+void ask(const struct peer *p, uint32_t length)
+{
+    struct wire_tuple tuple = p->tuple;
+    tuple.far_port = 53;
+    send_packet(run_big, wire_udp(run_big, &tuple, length));
+}
