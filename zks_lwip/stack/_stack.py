@@ -256,6 +256,8 @@ class Stack:
         if mask & _RESET:
             flow._release()
             if handler is not None:
+                if mask & _ESTABLISHED:  # it was a connection, if a short one
+                    handler.on_established()
                 handler.on_reset()
             return
         if mask & _CLOSED:

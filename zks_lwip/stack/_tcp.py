@@ -31,6 +31,7 @@ class TcpStream(HalfCloseableStream):
         self._readable = trio.Event()
         self._writable = trio.Event()
         self._established = trio.Event()
+        self._connected = False
         self._closed = False
         self._reset = False
         self._eof_sent = False
@@ -49,6 +50,7 @@ class TcpStream(HalfCloseableStream):
     # FlowHandler
 
     def on_established(self) -> None:
+        self._connected = True
         self._established.set()
 
     def on_readable(self) -> None:
@@ -80,10 +82,13 @@ class TcpStream(HalfCloseableStream):
     async def wait_established(self) -> None:
         """Wait until the handshake is done.
 
+        A reset that came after the handshake is for the next call on the stream to tell.
+
         :raises trio.BrokenResourceError: the other end refused or gave up.
         """
         await self._established.wait()
-        self._check_open()
+        if self._closed or not self._connected:
+            self._check_open()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with self._send_conflict:
