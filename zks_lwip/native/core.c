@@ -6,9 +6,7 @@
 
 #include "lwip/init.h"
 #include "lwip/ip4.h"
-#include "lwip/ip4_frag.h"
 #include "lwip/ip6.h"
-#include "lwip/ip6_frag.h"
 #include "zks_hooks.h"
 
 #if defined(_WIN32)
@@ -238,14 +236,7 @@ int core_wants_ticks(const zks_core *core)
 static void tick(zks_core *core)
 {
     flow_tick(core); /* the slow half advances tcp_ticks */
-    if (core->fragments_seen) {
-        /* Both run once a second. */
-        if ((core->fragments_seen & 3) == 0) {
-            ip_reass_tmr();
-            ip6_reass_tmr();
-        }
-        core->fragments_seen--;
-    }
+    reassembly_expire(core);
 }
 
 void core_advance(zks_core *core, uint64_t now_ms)
@@ -309,6 +300,7 @@ zks_core *zks_core_new(const struct zks_config *config)
     core->fd = -1;
     core->stop_pipe[0] = core->stop_pipe[1] = -1;
     core->scratch = malloc(ZKS_PACKET_MAX + 64);
+    core->ident = zks_get32(config->seed); /* where the numbers of fragmented datagrams begin */
 
     zks_lock_acquire();
     core_current = last_core = core;
@@ -324,7 +316,7 @@ zks_core *zks_core_new(const struct zks_config *config)
     if (ok) {
         netif_default = &core->netif;
         netif_ip6_addr_set_state(&core->netif, 1, IP6_ADDR_PREFERRED);
-        ok = datagram_setup() == 0 && flow_setup(core) == 0;
+        ok = flow_setup(core) == 0;
     }
     cores++;
     netif_default = NULL;
@@ -337,24 +329,13 @@ zks_core *zks_core_new(const struct zks_config *config)
     return core;
 }
 
-/* Fragments that wait are lwIP's, not a core's; with the last core they go, or a next one would find them. */
-static void drop_fragments(void)
-{
-    int i;
-    for (i = 0; i <= IP_REASS_MAXAGE || i <= IPV6_REASS_MAXAGE; i++) {
-        ip_reass_tmr();
-        ip6_reass_tmr();
-    }
-}
-
 void zks_core_free(zks_core *core)
 {
     if (!core)
         return;
     core_enter(core);
     flow_teardown(core);
-    if (cores == 1)
-        drop_fragments();
+    reassembly_teardown(core);
     datagram_teardown(core);
     device_teardown(core);
     rx_trim(core);

@@ -9,18 +9,18 @@
 #include <unistd.h>
 #endif
 
-#define REASSEMBLY_TICKS 80u /* 20 s: longer than lwIP keeps a fragment */
 #define COPY_BELOW 4096u     /* smaller packets are copied, so that lwIP never keeps a large buffer for little */
 
 /* ---- in ---- */
-static int strip_atomic_fragment(uint8_t *copy, struct zks_packet *packet)
+/* Extension headers are not for lwIP to see. */
+static void strip_extensions(uint8_t *copy, struct zks_packet *packet)
 {
+    uint32_t segment = packet->length - packet->payload;
+    memmove(copy + 40, copy + packet->payload, segment);
     copy[6] = packet->protocol;
-    zks_put16(copy + 4, packet->length - 48);
-    memmove(copy + 40, copy + 48, packet->length - 48);
-    packet->length -= 8;
+    zks_put16(copy + 4, segment);
+    packet->length = 40 + segment;
     packet->payload = 40;
-    return 1;
 }
 
 /* One packet. trusted: the device vouches for the transport checksum. owner: the buffer that bytes lie in; a large
@@ -36,13 +36,14 @@ int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trus
         core_count(core, ZKS_C_DROP_FIRST + (int)verdict);
         return 0;
     }
-    if (packet.fragment) {
-        core->fragments_seen = REASSEMBLY_TICKS;
-        core->reassembled = 1;
-    } else {
-        core->reassembled = 0;
+    if (packet.protocol != ZKS_PROTO_TCP) {
+        if (packet.fragment)
+            reassemble(core, &packet, bytes + packet.payload);
+        else
+            datagram_input(core, &packet, bytes + packet.payload, packet.length - packet.payload, 0);
+        return 0;
     }
-    if (packet.length < COPY_BELOW || packet.atomic)
+    if (packet.length < COPY_BELOW || packet.extended)
         owner = NULL;
     if (owner) {
         p = pbuf_alloced_custom(PBUF_RAW, (u16_t)packet.length, PBUF_REF, owner, (void *)(uintptr_t)bytes,
@@ -54,14 +55,12 @@ int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trus
             return 0;
         }
         memcpy(p->payload, bytes, packet.length);
-        if (packet.atomic && strip_atomic_fragment(p->payload, &packet))
+        if (packet.extended) {
+            strip_extensions(p->payload, &packet);
             pbuf_realloc(p, (u16_t)packet.length);
+        }
     }
-    if (packet.protocol == ZKS_PROTO_TCP) {
-        flow_segment(core, p, &packet, p->payload);
-    } else {
-        core_inject(core, p, &packet);
-    }
+    flow_segment(core, p, &packet, p->payload);
     return owner != NULL;
 }
 
@@ -222,7 +221,7 @@ static err_t write_packet(zks_core *core, struct pbuf *p)
 }
 #endif
 
-static err_t output(zks_core *core, struct pbuf *p)
+err_t device_output(zks_core *core, struct pbuf *p)
 {
     const uint8_t *b = p->payload;
     uint32_t ip = (b[0] >> 4) == 4 ? 20 : 40;
@@ -241,13 +240,13 @@ static err_t output(zks_core *core, struct pbuf *p)
 err_t device_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *to)
 {
     (void)to;
-    return output(netif->state, p);
+    return device_output(netif->state, p);
 }
 
 err_t device_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *to)
 {
     (void)to;
-    return output(netif->state, p);
+    return device_output(netif->state, p);
 }
 
 void device_teardown(zks_core *core)

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include "zks_core.h"
 
+#define HOT_MOST_ANSWER 1230u
+
 /* A remembered answer (without its id); NULL: none. Counts a hit. */
 const struct hot_answer *hot_find(zks_core *core, const uint8_t *key, uint32_t length);
 uint32_t hot_length(const struct hot_answer *answer);

@@ -128,8 +128,10 @@ struct zks_core {
     uint32_t datagram_bytes;
     struct queued_packet *output_first, *output_last;
     uint32_t output_bytes;
-    uint32_t fragments_seen; /* since when reassembly may hold something, in ticks */
-    uint8_t reassembled; /* the packet at hand is a fragment: what comes out of lwIP is not verified yet */
+    struct reassembly *fragments; /* datagrams that wait for the rest of their fragments, oldest first */
+    uint32_t fragments_seen;      /* how many */
+    uint32_t fragments_bytes;
+    uint32_t ident; /* of the next datagram that is fragmented */
     uint8_t datagram_event;
     uint8_t wake_sent;
 
@@ -138,11 +140,12 @@ struct zks_core {
     uint8_t pump_sleeps; /* in poll without a time-out */
     struct chunk *spare[2];
     uint32_t spare_count[2];
-    uint8_t *scratch; /* 64 KiB and a header, for packets that must be in one piece */
+    uint8_t *scratch; /* 64 KiB and a header, for what must be in one piece */
     uint64_t counters[ZKS_C_TOTAL];
 };
 
 #define ZKS_PACKET_MAX 65535u
+#define ZKS_DATAGRAM_MOST 65507u /* bytes in a datagram of UDP or an echo, of either family */
 #define ZKS_TICK_MS 250u
 
 /* core.c: the lock, and which core lwIP works for. */
@@ -173,12 +176,24 @@ size_t rx_take(zks_core *core, struct flow *flow, uint8_t *buffer, size_t size);
 void rx_clear(zks_core *core, struct flow *flow);
 void rx_trim(zks_core *core);
 
-/* datagram.c */
-int datagram_setup(void);
+/* datagram.c: t is the transport's header, of which packet tells; verify: nobody has looked at its checksum yet. */
+void datagram_input(zks_core *core, const struct zks_packet *packet, const uint8_t *t, uint32_t length, int verify);
 void datagram_teardown(zks_core *core);
+
+/* datagram_out.c: head is the eight bytes of a UDP or ICMP header, whose checksum is put in. */
+int datagram_output(zks_core *core, int family, const uint8_t *source, const uint8_t *destination, uint8_t protocol,
+                    uint8_t traffic_class, uint8_t *head, const uint8_t *payload, uint32_t length);
 void icmp_error(zks_core *core, const uint8_t *packet, uint32_t length, int how, uint32_t mtu);
+void icmp_time_exceeded(zks_core *core, const struct zks_packet *packet, const uint8_t *t, uint32_t length);
+int icmp_echo_reply(zks_core *core, const struct zks_datagram *d, const uint8_t *payload);
+
+/* reassembly.c */
+void reassemble(zks_core *core, const struct zks_packet *packet, const uint8_t *bytes);
+void reassembly_expire(zks_core *core);
+void reassembly_teardown(zks_core *core);
 
 /* device.c */
+err_t device_output(zks_core *core, struct pbuf *p);
 err_t device_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *to);
 err_t device_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *to);
 int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trusted, struct pbuf_custom *owner);

@@ -101,9 +101,13 @@ static enum zks_drop parse4(struct zks_packet *packet, const uint8_t *b, uint32_
     packet->payload = header;
     packet->protocol = b[9];
     packet->traffic_class = b[1];
+    packet->hop_limit = b[8];
     fragment = zks_get16(b + 6);
     offset = (fragment & 0x1fffu) * 8;
     packet->fragment = (fragment & 0x3fff) != 0;
+    packet->more = (fragment & 0x2000) != 0;
+    packet->offset = offset;
+    packet->ident = zks_get16(b + 4);
     if (packet->fragment) {
         uint32_t bytes = total - header;
         if (bytes == 0 || ((fragment & 0x2000) && bytes % 8) || offset + bytes + header > 65535)
@@ -114,6 +118,87 @@ static enum zks_drop parse4(struct zks_packet *packet, const uint8_t *b, uint32_
     if (header > 20)
         return ZKS_DROP_OPTIONS;
     return ZKS_PACKET_OK;
+}
+
+/* The options of a hop-by-hop or destination options header (RFC 8200 §4.2): those that may be passed over. */
+static int are_harmless(const uint8_t *option, uint32_t left)
+{
+    while (left) {
+        if (option[0] == 0) { /* Pad1 */
+            option++, left--;
+            continue;
+        }
+        if (left < 2 || option[1] > left - 2 || option[0] & 0xc0)
+            return 0;
+        left -= option[1] + 2u;
+        option += option[1] + 2u;
+    }
+    return 1;
+}
+
+/* Fragment header at b + at (RFC 8200 §4.5). */
+static enum zks_drop parse_fragment6(struct zks_packet *packet, const uint8_t *b, uint32_t at)
+{
+    uint32_t field = zks_get16(b + at + 2), bytes = packet->length - at - 8;
+    packet->offset = field & 0xfff8u;
+    packet->more = field & 1;
+    packet->ident = zks_get32(b + at + 4);
+    packet->fragment = packet->offset || packet->more;
+    if (packet->fragment &&
+        (bytes == 0 || (packet->more && bytes % 8) || packet->offset + bytes > 65535))
+        return ZKS_DROP_FRAGMENT;
+    /* RFC 7112: the first fragment must hold the whole header chain; ours ends here, in ports. */
+    return packet->offset == 0 && bytes < 8 ? ZKS_DROP_FRAGMENT : ZKS_PACKET_OK;
+}
+
+/* The chain of extension headers: short, in order, each once but for destination options, and none that asks for
+ * what we would have to do. A fragment has none behind its Fragment header. */
+static enum zks_drop parse_chain6(struct zks_packet *packet, const uint8_t *b)
+{
+    uint32_t at = 40, size, seen = 0;
+    uint8_t next = b[6];
+    enum zks_drop verdict;
+    for (;;) {
+        switch (next) {
+        case 0: /* hop-by-hop options: the first, or none */
+        case 43: /* routing: at its end */
+        case 60: /* destination options */
+            if (packet->length - at < 8)
+                return ZKS_DROP_EXTENSION;
+            size = (b[at + 1] + 1u) * 8;
+            if (size > packet->length - at || at + size > ZKS_CHAIN_MOST || packet->fragment)
+                return ZKS_DROP_EXTENSION;
+            if (next == 0 ? at != 40 : next == 43 && seen & 1)
+                return ZKS_DROP_EXTENSION;
+            if (next == 43 ? b[at + 3] != 0 : !are_harmless(b + at + 2, size - 2))
+                return ZKS_DROP_EXTENSION;
+            seen |= next == 43;
+            break;
+        case ZKS_PROTO_FRAGMENT:
+            if (seen & 2)
+                return ZKS_DROP_EXTENSION;
+            seen |= 2;
+            size = 8;
+            if (packet->length - at < size)
+                return ZKS_DROP_FRAGMENT;
+            verdict = parse_fragment6(packet, b, at);
+            if (verdict != ZKS_PACKET_OK)
+                return verdict;
+            break;
+        case 51:  /* authentication */
+        case 135: /* mobility */
+        case 139: /* host identity */
+        case 140: /* shim6 */
+            return ZKS_DROP_EXTENSION;
+        default:
+            packet->protocol = next;
+            packet->payload = at;
+            packet->extended = at != 40;
+            return ZKS_PACKET_OK;
+        }
+        next = b[at];
+        at += size;
+    }
 }
 
 static enum zks_drop parse6(struct zks_packet *packet, const uint8_t *b, uint32_t length)
@@ -130,43 +215,9 @@ static enum zks_drop parse6(struct zks_packet *packet, const uint8_t *b, uint32_
     memcpy(packet->source.bytes, b + 8, 16);
     memcpy(packet->destination.bytes, b + 24, 16);
     packet->length = payload + 40;
-    packet->payload = 40;
-    packet->protocol = b[6];
     packet->traffic_class = (uint8_t)(b[0] << 4 | b[1] >> 4);
-    if (packet->protocol == ZKS_PROTO_FRAGMENT) {
-        uint32_t field, offset, bytes;
-        if (payload < 8)
-            return ZKS_DROP_FRAGMENT;
-        packet->protocol = b[40];
-        packet->payload = 48;
-        field = zks_get16(b + 42);
-        offset = field & 0xfff8u;
-        bytes = payload - 8;
-        if (offset == 0 && !(field & 1)) {
-            packet->atomic = 1;
-        } else {
-            packet->fragment = 1;
-            /* RFC 8200 counts the payload alone; lwIP counts the whole in 16 bits, and asserts that it fits. */
-            if (bytes == 0 || ((field & 1) && bytes % 8) || 40 + offset + bytes > 65535)
-                return ZKS_DROP_FRAGMENT;
-        }
-        /* RFC 7112: the first fragment must hold the whole header chain; ours ends here, in ports. */
-        if (offset == 0 && bytes < 8)
-            return ZKS_DROP_FRAGMENT;
-    }
-    switch (packet->protocol) {
-    case 0:   /* hop-by-hop options */
-    case 43:  /* routing */
-    case 44:  /* a second Fragment header */
-    case 51:  /* authentication */
-    case 60:  /* destination options */
-    case 135: /* mobility */
-    case 139: /* host identity */
-    case 140: /* shim6 */
-        return ZKS_DROP_EXTENSION;
-    default:
-        return ZKS_PACKET_OK;
-    }
+    packet->hop_limit = b[7];
+    return parse_chain6(packet, b);
 }
 
 static enum zks_drop parse_tcp_options(const uint8_t *option, uint32_t left)

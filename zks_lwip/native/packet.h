@@ -15,7 +15,7 @@ struct zks_address {
     X(VERSION, drop_version)                   /* neither IPv4 nor IPv6 */                               \
     X(HEADER, drop_header)                     /* IHL, header checksum or length wrong */                \
     X(OPTIONS, drop_ip_options)                /* IPv4 options */                                        \
-    X(EXTENSION, drop_extension_header)        /* an IPv6 extension header other than Fragment */        \
+    X(EXTENSION, drop_extension_header)        /* an IPv6 extension header that is wrong or not ours */  \
     X(MARTIAN, drop_martian)                   /* an address that cannot be a source or a destination */ \
     X(MULTICAST, drop_multicast)               /* to a multicast or broadcast address */                 \
     X(PROTOCOL, drop_protocol)                 /* neither TCP, UDP nor ICMP */                           \
@@ -25,7 +25,7 @@ struct zks_address {
     X(UDP_HEADER, drop_udp_header)             /* length wrong */                                        \
     X(ICMP_HEADER, drop_icmp_header)           /* too short, or a type that is not ours to answer */     \
     X(CHECKSUM, drop_checksum)                 /* of TCP, UDP or ICMP */                                 \
-    X(REASSEMBLY, drop_reassembly)             /* too many fragments wait */
+    X(REASSEMBLY, drop_reassembly)             /* a datagram that did not become whole in time */
 
 enum zks_drop {
 #define X(upper, lower) ZKS_DROP_##upper,
@@ -38,6 +38,8 @@ enum zks_drop {
 enum { ZKS_PROTO_ICMP = 1, ZKS_PROTO_TCP = 6, ZKS_PROTO_UDP = 17, ZKS_PROTO_FRAGMENT = 44, ZKS_PROTO_ICMP6 = 58 };
 enum { ZKS_TCP_FIN = 1, ZKS_TCP_SYN = 2, ZKS_TCP_RST = 4, ZKS_TCP_ACK = 16 };
 
+#define ZKS_CHAIN_MOST 512u /* bytes of an IPv6 header with its extension headers */
+
 struct zks_packet {
     struct zks_address source, destination;
     uint32_t length;       /* of the packet; what follows it is padding */
@@ -45,11 +47,15 @@ struct zks_packet {
     uint16_t source_port, destination_port;
     uint32_t sequence;
     uint32_t data;         /* bytes behind TCP's header */
+    uint32_t ident;        /* of a fragment, as are: */
+    uint32_t offset;       /* where its bytes belong in the whole */
     uint8_t protocol;      /* ZKS_PROTO_*; of a fragment, that of the whole */
     uint8_t flags;         /* TCP's */
     uint8_t fragment;      /* one of several */
-    uint8_t atomic;        /* IPv6: a Fragment header that fragments nothing */
+    uint8_t more;          /* not the last of them */
+    uint8_t extended;      /* IPv6: headers stand between its own and the transport's; they ask for nothing */
     uint8_t traffic_class;
+    uint8_t hop_limit;
 };
 
 /* Checks everything that one packet alone can tell. verify: transport checksums too (off where the device

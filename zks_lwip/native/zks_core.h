@@ -113,7 +113,8 @@ void zks_pump_stop(zks_core *core);
 int zks_packet_input(zks_core *core, const uint8_t *packet, size_t length);
 /* Takes whole packets, one after the other, their lengths into lengths[]; how many. */
 int zks_packet_output(zks_core *core, uint8_t *buffer, size_t size, uint32_t *lengths, int most);
-/* Runs what is due at now (ms since the core was made, as the caller counts them); ms until it wants to be called again, or -1: not before an event. */
+/* Runs what is due at now (ms since the core was made, as the caller counts them); ms until it wants to be called
+ * again, or -1: not before an event. */
 int64_t zks_tick(zks_core *core, uint64_t now_ms);
 
 int zks_events(zks_core *core, struct zks_event *events, int most);

@@ -11,7 +11,6 @@
 #define SLOTS 16384u
 #define WAYS 4u
 #define MOST_KEY 512u
-#define MOST_ANSWER 1230u
 #define MOST_TTLS 64u
 
 struct hot_answer {
@@ -119,7 +118,7 @@ int zks_hot_put(zks_core *core, const uint8_t *key, size_t key_length, const uin
     uint8_t *data;
     size_t i;
     uint32_t way;
-    if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > MOST_ANSWER ||
+    if (!core || !key_length || key_length > MOST_KEY || !answer_length || answer_length > HOT_MOST_ANSWER ||
         count > MOST_TTLS)
         return 0;
     for (i = 0; i < count; i++)

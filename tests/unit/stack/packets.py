@@ -50,7 +50,8 @@ def ip(
             "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), ident, frag, 64, protocol, 0, a, b
         )
         return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
-    return struct.pack("!IHBB16s16s", 6 << 28, len(payload), protocol, 64, a, b) + payload
+    size = min(len(payload), 0xFFFF)  # beyond that it is only to be cut into fragments
+    return struct.pack("!IHBB16s16s", 6 << 28, size, protocol, 64, a, b) + payload
 
 
 def transport(source: str, destination: str, protocol: int, segment: bytes, at: int) -> bytes:

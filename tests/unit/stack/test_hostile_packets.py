@@ -8,7 +8,7 @@ import struct
 import pytest
 import trio
 
-from zks_lwip.stack import TcpListener
+from zks_lwip.stack import Datagram, TcpListener
 
 from .packets import (
     ACK,
@@ -64,6 +64,7 @@ def fragment_header(inner: int, offset: int, more: bool, payload: bytes) -> byte
     return v6(FRAGMENT, struct.pack("!BBHI", inner, 0, offset | more, 1) + payload)
 
 
+PADN8 = b"\x11\0\x01\x04" + bytes(4)  # a header of options that are padding; UDP follows
 UDP4 = udp_segment((APP[4], 1), (FAR[4], 2), b"data")
 UDP6 = udp_segment((APP[6], 1), (FAR[6], 2), b"data")
 
@@ -87,6 +88,20 @@ CASES = [
     (v6(60, bytes(8) + UDP6), "drop_extension_header"),
     (fragment_header(44, 0, False, bytes(8) + UDP6), "drop_extension_header"),
     (fragment_header(60, 0, True, bytes(16)), "drop_extension_header"),
+    (v6(0, b"\x11\0"), "drop_extension_header"),  # no whole header
+    (v6(0, b"\x11\x09" + bytes(6) + UDP6), "drop_extension_header"),  # longer than the packet
+    (v6(60, b"\0\0\x01\x04" + bytes(4) + PADN8 + UDP6), "drop_extension_header"),  # not the first
+    (v6(0, b"\x11\0\xc2\x04\0\1\0\0" + UDP6), "drop_extension_header"),  # a jumbogram
+    (v6(60, b"\x11\0\x01\x05" + bytes(4) + UDP6), "drop_extension_header"),  # option too long
+    (v6(60, b"\x11\0" + bytes(5) + b"\x01" + UDP6), "drop_extension_header"),  # option cut off
+    (v6(60, b"\x11\0\x5e\x04" + bytes(4) + UDP6), "drop_extension_header"),  # must be understood
+    (v6(43, b"\x11\x02\x00\x01" + bytes(20) + UDP6), "drop_extension_header"),  # one more hop
+    (v6(43, b"\x2b\0\0\0" + bytes(4) + b"\x11\0\0\0" + bytes(4) + UDP6), "drop_extension_header"),
+    (v6(51, b"\x11\x01" + bytes(10) + UDP6), "drop_extension_header"),
+    (
+        v6(60, b"\x3c\0\x01\x04\0\0\0\0" * 60 + PADN8 + UDP6),
+        "drop_extension_header",
+    ),  # a long chain
     (ip("127.0.0.1", FAR[4], UDP, UDP4), "drop_martian"),
     (ip("0.0.0.0", FAR[4], UDP, UDP4), "drop_martian"),
     (ip("224.0.0.1", FAR[4], UDP, UDP4), "drop_martian"),
@@ -112,7 +127,7 @@ CASES = [
     (ip(APP[4], FAR[4], UDP, bytes(64), frag=0x1FFF), "drop_fragment"),
     (ip(APP[4], FAR[4], UDP, b"", frag=0x2001), "drop_fragment"),
     (fragment_header(UDP, 0xFFF8, False, bytes(64)), "drop_fragment"),
-    (fragment_header(UDP, 65488, False, bytes(8)), "drop_fragment"),  # 65536 bytes, with the header
+    (fragment_header(UDP, 65528, False, bytes(8)), "drop_fragment"),  # 65536 bytes
     (fragment_header(UDP, 0, True, bytes(13)), "drop_fragment"),
     (fragment_header(UDP, 8, False, b""), "drop_fragment"),
     (v6(FRAGMENT, bytes(7)), "drop_fragment"),
@@ -158,6 +173,45 @@ async def test_dropped_and_counted(packet: bytes, counter: str) -> None:
         await p.silence(0.01)
         # And it has broken nothing.
         await connect(p)
+
+
+CHAIN = {
+    "hop-by-hop": (0, b"%c\0\x05\x02\0\0\x01\0"),
+    "routing": (43, b"%c\x02\x04\0" + bytes(20)),
+    "destination": (60, b"%c\x01\x01\x04\0\0\0\0\x1e\x04\0\0\0\0\0\0"),
+    "atomic fragment": (FRAGMENT, b"%c\0\0\0\0\0\0\x07"),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[name] for name in CHAIN]
+    + [
+        ["hop-by-hop", "destination", "routing", "atomic fragment", "destination"],
+        ["destination"] * 29,
+    ],
+    ids=len,
+)
+async def test_extension_headers_that_ask_for_nothing_are_passed_over(names: list[str]) -> None:
+    def chain(protocol: int, payload: bytes) -> bytes:
+        for name in reversed(names):
+            number, header = CHAIN[name]
+            payload = header.replace(b"%c", bytes([protocol])) + payload
+            protocol = number
+        return v6(protocol, payload)
+
+    async with probe() as p:
+        got: list[Datagram] = []
+        p.stack.on_datagrams = got.extend
+        await p.send(chain(UDP, UDP6), chain(TCP, SYN6[40:]))
+        assert [bytes(d.payload) for d in got] == [b"data"]
+        (flow,) = p.flows
+        flow.accept()
+        answer = await p.receive()
+        assert answer.flags == SYN | ACK
+        data = tcp((APP[6], 1), (FAR[6], 2), ACK, 1, answer.seq + 1, b"more")
+        await p.send(chain(TCP, data[40:]))
+        assert Recorder(flow).read() == b"more"
 
 
 async def test_an_option_list_that_ends_early_is_right() -> None:

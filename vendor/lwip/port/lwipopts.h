@@ -1,5 +1,5 @@
-/* How zks_lwip builds lwIP 2.2.1: no OS, no sockets, TCP, reassembly and raw pcbs over one point-to-point
- * interface. What is not named here keeps the default of lwip/opt.h. */
+/* How zks_lwip builds lwIP 2.2.1: no OS, no sockets, TCP over one point-to-point interface. What is not named here
+ * keeps the default of lwip/opt.h. */
 #ifndef ZKS_LWIPOPTS_H
 #define ZKS_LWIPOPTS_H
 
@@ -40,24 +40,19 @@
 #define LWIP_IGMP 0
 #define IP_OPTIONS_ALLOWED 0
 
-/* The glue answers ICMP and carries UDP through raw pcbs. lwIP 2.2.1 does not link without ICMPv6. */
-#define LWIP_RAW 1
+/* The glue itself takes in, puts together and sends all that is not TCP. lwIP 2.2.1 does not link without ICMPv6,
+ * of which nothing reaches it. */
+#define LWIP_RAW 0
 #define LWIP_UDP 0
 #define LWIP_ICMP 0
 #define LWIP_ICMP6 1
 #define LWIP_DNS 0
 #define LWIP_DHCP 0
 
-/* Fragments: a datagram of 65,535 bytes at MTU 576 is 119 of them. The glue bounds how many may wait. */
-#define IP_REASSEMBLY 1
-#define IP_FRAG 1
-#define IP_REASS_MAXAGE 15
-#define IP_REASS_MAX_PBUFS 4096
-#define MEMP_NUM_REASSDATA 256
-#define LWIP_IPV6_REASS 1
-#define LWIP_IPV6_FRAG 1
-#define IPV6_REASS_MAXAGE 15
-#define IPV6_FRAG_COPYHEADER 1 /* pointers are 64 bits wide */
+#define IP_REASSEMBLY 0
+#define IP_FRAG 0
+#define LWIP_IPV6_REASS 0
+#define LWIP_IPV6_FRAG 0
 
 /* Checksums are verified and made by the glue, which knows what the device has offloaded. */
 #define CHECKSUM_GEN_IP 1
