@@ -26,10 +26,15 @@ def find(program: str) -> tuple[str, dict[str, str]] | None:
     """Return path and environment to run `program` with; None if it is not to be had."""
     installed = shutil.which(program, path=_SEARCH)
     if installed is not None:
-        return installed, dict(os.environ)
-    if (found := _unpacked(program)) is None and _fetch(PROGRAMS[program]):
+        return installed, _environment()
+    if (found := _unpacked(program)) is None and fetch(PROGRAMS[program], ROOT):
         found = _unpacked(program)
     return found
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without a sanitizer's libraries: they are for our own C, and LuaJIT breaks on them."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
 def _unpacked(program: str) -> tuple[str, dict[str, str]] | None:
@@ -37,13 +42,16 @@ def _unpacked(program: str) -> tuple[str, dict[str, str]] | None:
         path = ROOT / folder / program
         if path.is_file():
             libraries = {str(one.parent) for one in (ROOT / "usr/lib").rglob("*.so*")}
-            environment = os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))}
-            return str(path), environment
+            return str(path), _environment() | {
+                "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))
+            }
     return None
 
 
-def _fetch(package: str) -> bool:
-    """Download and unpack `package` and the libraries that are missing; whether that worked."""
+def fetch(package: str, root: Path) -> bool:
+    """Download `package` and the libraries that are missing, and unpack them below `root`;
+    whether that worked.
+    """
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return False
     wanted = [package, *_missing_libraries(package)]
@@ -53,13 +61,13 @@ def _fetch(package: str) -> bool:
         if done.returncode:
             print(f"{package} cannot be downloaded: {done.stderr.strip()}", file=sys.stderr)
             return False
-        ROOT.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         # The program's own package comes last: what has been unpacked is whole.
         archives = sorted(
             Path(folder).glob("*.deb"), key=lambda path: path.name.startswith(package)
         )
         for archive in archives:
-            subprocess.run(["dpkg", "-x", archive, ROOT], check=True, timeout=60)
+            subprocess.run(["dpkg", "-x", archive, root], check=True, timeout=60)
     return True
 
 

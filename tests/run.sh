@@ -27,7 +27,7 @@ without_services() {
 packages=()
 need_for_build
 build_packages=${#packages[@]}
-for pair in curl:curl dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
+for pair in curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
     ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
     sysctl:procps tcpdump:tcpdump; do
     need_command "${pair%%:*}" "${pair##*:}"
@@ -53,6 +53,8 @@ build
 
 # unbound, dnsdist and dnsperf, unpacked only: installed, they would listen on port 53.
 .venv/bin/python -m tests.dns_programs
+# systemd-resolved, resolvconf and openresolv likewise: they would take over /etc/resolv.conf.
+.venv/bin/python -m tests.resolver_programs
 
 failed=0
 say "Style and types"

@@ -18,7 +18,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from zks_lwip.device import TunDevice, open_tun
 from zks_lwip.errors import HostError, PrivilegeError
-from zks_lwip.host._observe import nft_path, read_sysctl, search_path, sysctl_path
+from zks_lwip.host._observe import nft_path, read_sysctl, sysctl_path
+from zks_lwip.host._programs import run_program
+from zks_lwip.host._resolver import DO, UNDO, Hand
 from zks_lwip.host.steps import (
     PROTOCOL,
     TABLE_NAME,
@@ -42,7 +44,6 @@ _SCOPE_UNIVERSE = 0
 _THERE = {errno.EEXIST}
 _GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _NODAD = 0x02
-_TIMEOUT = 20
 
 
 class Applier:
@@ -52,6 +53,8 @@ class Applier:
         self._ip = ip
         self.device: TunDevice | None = None
         """The TUN, once its step has been done."""
+        self.hand: Hand | None = None
+        """Who tells the system's resolver, if we may not."""
 
     def do(self, step: Step) -> None:
         """Make it so; harmless where it is so already.
@@ -80,6 +83,12 @@ class Applier:
             raise _explain(commands, error.errno or 0) from error
         except subprocess.SubprocessError as error:
             raise HostError(f"{_shown(commands)}: {error}") from error
+
+    def _tell(self, step: Step, *, undo: bool) -> None:
+        if self.hand is not None and step in self.hand:
+            (self.hand.undo if undo else self.hand.do)(step)
+        else:
+            (UNDO if undo else DO)[type(step)](step)
 
     def _index(self, name: str) -> int:
         try:
@@ -180,27 +189,11 @@ def _restore_sysctl(applier: Applier, step: Sysctl) -> None:
         _set_sysctl(step.name, step.previous)
 
 
-def _program(argv: Sequence[str], text: str = "") -> str:
-    environment = {**os.environ, "LC_ALL": "C", "PATH": search_path()}
-    try:
-        done = subprocess.run(
-            argv, input=text.encode(), capture_output=True, timeout=_TIMEOUT, env=environment
-        )
-    except FileNotFoundError:
-        raise HostError(f"{argv[0]} is not installed, but needed here") from None
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip()
-        if "Operation not permitted" in reason:
-            raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
-        raise HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
-    return done.stdout.decode(errors="replace")
-
-
 def _nft(arguments: Sequence[str], text: str = "") -> str:
     path = nft_path()
     if path is None:
         raise HostError("nft is not installed: install the package nftables")
-    return _program([path, *arguments], text)
+    return run_program([path, *arguments], text)
 
 
 def count_refused() -> int:
@@ -215,16 +208,6 @@ def _delete_table(applier: Applier, step: Nftables) -> None:
     _nft(["-f", "-"], f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n")
 
 
-def _link_dns(applier: Applier, step: LinkDns) -> None:
-    _program(["resolvectl", "dns", step.device, step.server])
-    _program(["resolvectl", "domain", step.device, "~."])
-    _program(["resolvectl", "default-route", step.device, "true"])
-
-
-def _resolvconf(applier: Applier, step: Resolvconf) -> None:
-    _program(["resolvconf", "-a", step.device, "-m", "0", "-x"], f"nameserver {step.server}\n")
-
-
 _DO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Nftables: lambda self, step: _nft(["-f", "-"], step.ruleset),
     Sysctl: lambda self, step: _set_sysctl(step.name, step.value),
@@ -233,8 +216,8 @@ _DO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Tun: Applier._tun,
     LinkUp: Applier._link_up,
     Address: lambda self, step: _tolerate(_THERE, lambda: self._address(step)),
-    LinkDns: _link_dns,
-    Resolvconf: _resolvconf,
+    LinkDns: lambda self, step: self._tell(step, undo=False),
+    Resolvconf: lambda self, step: self._tell(step, undo=False),
 }
 
 _UNDO: dict[type[Step], Callable[[Applier, Any], object]] = {
@@ -243,8 +226,8 @@ _UNDO: dict[type[Step], Callable[[Applier, Any], object]] = {
     Route: lambda self, step: _tolerate(_GONE, lambda: self._route(step, "del")),
     Rule: lambda self, step: _tolerate(_GONE, lambda: self._rule(step, "del")),
     Tun: Applier._remove_tun,
-    LinkDns: lambda self, step: _program(["resolvectl", "revert", step.device]),
-    Resolvconf: lambda self, step: _program(["resolvconf", "-d", step.device, "-f"]),
+    LinkDns: lambda self, step: self._tell(step, undo=True),
+    Resolvconf: lambda self, step: self._tell(step, undo=True),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from zks_lwip.device._netns import namespace_cookie, namespace_id
+from zks_lwip.host._programs import search_path
 from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, Network
 from zks_lwip.host.plan import PRIORITY_ALL
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
@@ -30,12 +32,8 @@ _SYSCTLS = (
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.tcp_fwmark_accept",
 )
+_ORDER = Path("/etc/resolvconf/interface-order")
 _PROTOCOLS = {socket.IPPROTO_UDP: "udp", socket.IPPROTO_TCP: "tcp"}
-
-
-def search_path() -> str:
-    """Where programs are looked for: nft(8) is where ordinary users' PATH does not reach."""
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/local/sbin"
 
 
 def nft_path() -> str | None:
@@ -68,6 +66,7 @@ def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | No
         sysctls={name: value for name in _SYSCTLS if (value := read_sysctl(name)) is not None},
         strict_rp_filter=_strict_rp_filter(links),
         resolver=_resolver(inode),
+        resolver_prefix=_resolver_prefix(),
         leftover=leftover,
     )
 
@@ -210,3 +209,13 @@ def _resolver(inode: int) -> str:
     if resolvconf and Path(resolvconf).resolve().name != "resolvectl":
         return "resolvconf"
     return ""
+
+
+def _resolver_prefix() -> str:
+    """Debian's resolvconf has an order of names, and knows no other; its first pattern's."""
+    try:
+        text = _ORDER.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"^([A-Za-z0-9-]+)\*$", text, re.MULTILINE)
+    return f"{found[1]}." if found else ""

@@ -28,10 +28,11 @@ from zks_lwip.errors import DeviceError, HostError, ZksError
 from zks_lwip.host import journal as journals
 from zks_lwip.host._apply import Applier, count_refused
 from zks_lwip.host._observe import look
+from zks_lwip.host._resolver import Hand, is_resolver
 from zks_lwip.host.config import STATE_DIR, HostConfig, KillSwitch
 from zks_lwip.host.plan import Plan, make_plan, missing, with_state
 from zks_lwip.host.state import HostState
-from zks_lwip.host.steps import LinkDns, Nftables, Resolvconf, Rule, Step
+from zks_lwip.host.steps import Nftables, Rule, Step
 
 __all__ = ["Host", "applied", "make_plan", "observe"]
 
@@ -178,11 +179,25 @@ class Host:
                 await self._thread.run(self._undo, step, True)
 
     async def resume(self) -> None:
-        """Close what :meth:`pause` has opened."""
+        """Close what :meth:`pause` has opened.
+
+        A resolver that does not take it is logged only: its questions are captured anyway.
+        """
         async with self._lock:
             for number, step in enumerate(self._pausing()):
-                await self._thread.run(self._do, number, step)
+                try:
+                    await self._thread.run(self._do, number, step)
+                except HostError as error:
+                    if not is_resolver(step):
+                        raise
+                    _log.error("%s", error)
             self.paused = False
+
+    async def delegate(self) -> None:
+        """Leave the resolver to a helper, as we are about to become another user."""
+        steps = [step for step in self.plan.steps if is_resolver(step)]
+        if steps:
+            self._working.hand = await self._thread.run(Hand, steps)
 
     async def refused(self) -> int | None:
         """Packets that the firewall has refused since it was loaded; None without one."""
@@ -191,8 +206,8 @@ class Host:
         return await self._thread.run(count_refused)
 
     def _pausing(self) -> list[Step]:
-        kinds = (Nftables, Rule, LinkDns, Resolvconf)
-        return [step for step in self.plan.steps if isinstance(step, kinds)]
+        kinds = (Nftables, Rule)
+        return [s for s in self.plan.steps if isinstance(s, kinds) or is_resolver(s)]
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call something in the captured namespace's thread."""
@@ -282,6 +297,8 @@ class Host:
             problems = undo_all([*old, *self._done], self._undo)
         if applier is not None and applier.device is not None:
             applier.device.close()
+        if applier is not None and applier.hand is not None:
+            applier.hand.close()
         if self._ip is not None:
             self._ip.close()
             self._ip = None

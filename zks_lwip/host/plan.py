@@ -241,7 +241,7 @@ def _resolver(config: HostConfig, state: HostState, server: str) -> list[Step]:
         return []
     if state.resolver == "resolved":
         return [LinkDns(config.tun, server)]
-    return [Resolvconf(config.tun, server)]
+    return [Resolvconf(state.resolver_prefix + config.tun, server)]
 
 
 def _stale(state: HostState, steps: list[Step]) -> tuple[Step, ...]:
@@ -291,5 +291,6 @@ def with_state(plan: Plan, state: HostState) -> Plan:
         foreign_uses=(),
         nft=first.nft,
         resolver=first.resolver,
+        resolver_prefix=first.resolver_prefix,
     )
     return make_plan(plan.config, seen, keep=plan)

@@ -80,6 +80,8 @@ class HostState:
     """Some interface drops packets that come another way than the answer would go."""
     resolver: str = ""
     """``resolved``, ``resolvconf``, or empty."""
+    resolver_prefix: str = ""
+    """What names of resolvconf's records begin with, so that they come before others'."""
     leftover: Leftover | None = None
 
     @property

@@ -216,16 +216,16 @@ class LinkDns(Step):
 
 @dataclass(frozen=True, slots=True)
 class Resolvconf(Step):
-    """resolvconf(8) puts this server first, and alone, into /etc/resolv.conf."""
+    """resolvconf(8) puts this server first into /etc/resolv.conf; openresolv, it alone."""
 
-    device: str
+    record: str
     server: str
 
     def commands(self) -> list[str]:
-        return [f"echo nameserver {self.server} | resolvconf -a {self.device} -m 0 -x"]
+        return [f"echo nameserver {self.server} | resolvconf -a {self.record} -m 0 -x"]
 
     def undo_commands(self) -> list[str]:
-        return [f"resolvconf -d {self.device} -f"]
+        return [f"resolvconf -d {self.record} -f"]
 
 
 _KINDS: dict[str, type[Step]] = {

@@ -8,9 +8,6 @@ any other thread is started.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import enum
-import errno
 import os
 import pwd
 import threading
@@ -21,23 +18,10 @@ from pathlib import Path
 import trio
 
 from zks_lwip.errors import ConfigError, HostError, PrivilegeError
+from zks_lwip.host._capabilities import Capability, limit, prepare
 from zks_lwip.host.linux import Host
 
 __all__ = ["Capability", "drop_privileges", "find_user", "held_capabilities"]
-
-_VERSION_3 = 0x20080522
-_PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 8, 23, 24
-_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _AMBIENT_RAISE = 38, 47, 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Capability(enum.IntEnum):
-    """Those that a tunnel may need after its set-up."""
-
-    NET_ADMIN = 12
-    """Marks on sockets, routes, rules, the firewall, sysctls below ``net``."""
-    NET_RAW = 13
 
 
 def find_user(name: str) -> pwd.struct_passwd:
@@ -67,16 +51,18 @@ async def drop_privileges(
     """
     kept = frozenset(keep)
     entry = None if user is None else find_user(user)
-    stages = [_prepare] if entry else []
+    stages = [prepare] if entry else []
     ours = {threading.get_native_id()}
     if host is not None:
         ours.add(await host.run(threading.get_native_id))
-    for stage in [*stages, _limit]:
+    for stage in [*stages, limit]:
+        if stage is prepare and host is not None:
+            await host.delegate()
         stage(kept)
         if host is not None:
             await host.run(stage, kept)
         await _in_idle(partial(stage, kept), ours)
-        if stage is _prepare and entry is not None:
+        if stage is prepare and entry is not None:
             _become(entry)
     if more := _holders(kept):
         raise HostError(
@@ -109,55 +95,6 @@ def _become(entry: pwd.struct_passwd) -> None:
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     except PermissionError as error:
         raise PrivilegeError(f"cannot become the user {entry.pw_name}: {error.strerror}") from error
-
-
-def _prepare(kept: frozenset[Capability]) -> None:
-    _prctl(_PR_SET_KEEPCAPS, 1)
-    _drop_bounding(kept)
-
-
-def _limit(kept: frozenset[Capability]) -> None:
-    _drop_bounding(kept)
-    _set(kept)
-    for capability in kept:
-        _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _drop_bounding(kept: frozenset[Capability]) -> None:
-    """What programs that we start may ever get; needs CAP_SETPCAP, so it comes first."""
-    number = 0
-    while (bounded := _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0)) >= 0:
-        if bounded and number not in kept and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            if ctypes.get_errno() != errno.EPERM:
-                raise _error("cannot drop a capability")
-            return  # not ours to drop: then a program cannot get more than we have, either
-        number += 1
-
-
-class _Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-
-
-class _Data(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
-
-
-def _set(kept: frozenset[Capability]) -> None:
-    bits = sum(1 << capability for capability in kept)
-    data = (_Data * 2)(_Data(bits, bits, bits), _Data(0, 0, 0))
-    if _libc.capset(ctypes.byref(_Header(_VERSION_3, 0)), data) != 0:
-        raise _error(f"cannot keep {', '.join(capability.name for capability in kept)}")
-
-
-def _prctl(*arguments: int) -> None:
-    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
-    if _libc.prctl(*words) != 0:
-        raise _error("cannot set what programs may get")
-
-
-def _error(what: str) -> PrivilegeError:
-    return PrivilegeError(f"{what}: {os.strerror(ctypes.get_errno())}; start it as root")
 
 
 def held_capabilities() -> dict[str, int]:

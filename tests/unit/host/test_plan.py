@@ -81,7 +81,7 @@ CASES: dict[str, tuple[HostConfig, HostState]] = {
     "only": (replace(WORKER, only=networks("198.51.100.0/24")), LAPTOP),
     "gateway": (replace(WORKER, forward=True, inbound=(22, 443)), LAPTOP),
     "resolved": (WORKER, replace(LAPTOP, resolver="resolved")),
-    "resolvconf": (WORKER, replace(LAPTOP, resolver="resolvconf")),
+    "resolvconf": (WORKER, replace(LAPTOP, resolver="resolvconf", resolver_prefix="tun.")),
 }
 
 
