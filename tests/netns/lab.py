@@ -235,10 +235,17 @@ class Lab:
         return Child(argv[0], host.command(argv, resolv=self.resolv), **options)
 
     def worker(
-        self, *options: str, listen: str = f"{WORKER4}:{WORKER_PORT}", token: bool = True
+        self,
+        *options: str,
+        listen: str = f"{WORKER4}:{WORKER_PORT}",
+        token: bool = True,
+        under: Sequence[str] = (),
     ) -> Child:
-        """A worker in ``mid``, ready; stop it, or use it as a context manager."""
-        argv = [*ZKS, "worker", "--listen", listen, "--resolver", NAMES4, *options]
+        """A worker in ``mid``, ready; stop it, or use it as a context manager.
+
+        ``under`` is a command that runs it, ``setpriv`` say.
+        """
+        argv = [*under, *ZKS, "worker", "--listen", listen, "--resolver", NAMES4, *options]
         if token:
             argv += ["--token-file", str(self.token_file)]
         return _ready(Child("worker", self.mid.command(argv)), r"listening on \S+:\d+")

@@ -91,15 +91,19 @@ def test_icmp_option(
     assert codes == ["0" if answered else "1"] * 2, child.output
 
 
-def test_a_worker_that_may_not_ping(net: Lab, run_host: Namespace) -> None:
-    """net.ipv4.ping_group_range keeps it from that: no reply, rather than a lie."""
-    port = lab.WORKER_PORT + 60
+@pytest.mark.parametrize("raw", [True, False])
+def test_where_ping_group_range_forbids_it(net: Lab, run_host: Namespace, raw: bool) -> None:
+    """A worker with CAP_NET_RAW pings all the same; one without is silent, rather than lie."""
+    port = lab.WORKER_PORT + 60 + raw
+    under = () if raw else ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
     net.mid.sysctl("net.ipv4.ping_group_range=1 0")
     try:
-        with net.worker(listen=f"{WORKER4}:{port}"):
+        with net.worker("-v", listen=f"{WORKER4}:{port}", under=under) as worker:
             url = f"ws://{WORKER4}:{port}"
-            ping = net.run(run_host, "ping", "-c1", "-W1", lab.FAR4, url=url)
-            assert ping.wait() == 1 and "100% packet loss" in ping.output
+            for far in (lab.FAR4, lab.FAR6):
+                ping = net.run(run_host, "ping", "-c1", "-W1", "-s3000", far, url=url)
+                assert ping.wait() == (0 if raw else 1), ping.output
+            assert ("clients cannot ping: " in worker.output) is not raw
     finally:
         net.mid.sysctl("net.ipv4.ping_group_range=0 2147483647")
 

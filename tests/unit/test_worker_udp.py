@@ -35,7 +35,6 @@ from zks_lwip.tunnel.frames import (
     UdpError,
 )
 from zks_lwip.worker import Limits
-from zks_lwip.worker.icmp import can_echo
 from zks_lwip.worker.readiness import Readiness, TaskReadiness, make_readiness
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
@@ -355,9 +354,14 @@ async def test_without_name_server() -> None:
 
 async def test_echo_where_the_system_allows_it() -> None:
     allow = ("127.0.0.1/32", "::1/128")
-    async with running_worker(allow=allow) as (_, address), raw_client(address) as client:
-        assert client.hello.icmp == can_echo(None)
-        assert client.hello.icmp or "ZKS_TEST_ICMP" not in os.environ
+    async with running_worker(allow=allow) as (worker, address), raw_client(address) as client:
+        kind = {"datagram": False, "raw": True, "none": None}.get(
+            os.environ.get("ZKS_TEST_ICMP", "")
+        )
+        raw = {one.raw for one in worker.pinger._sockets.values()}
+        if "ZKS_TEST_ICMP" in os.environ:
+            assert raw == (set() if kind is None else {kind})
+        assert client.hello.icmp == bool(raw)
         await client.send(Echo(1, "127.0.0.1", b"ping"))
         if client.hello.icmp:
             await _check_echo(client)
@@ -380,11 +384,14 @@ async def _check_echo(client: RawClient) -> None:
         assert bytes(reply.payload) == b"%d" % reply.request
 
 
-def test_echo_in_a_namespace_that_allows_it() -> None:
-    """The test above, where unprivileged ICMP sockets are open to everybody."""
+@pytest.mark.parametrize("kind", ["datagram", "raw", "none"])
+def test_echo_in_a_namespace(kind: str) -> None:
+    """The test above, where ICMP sockets are open to everybody, to privilege alone, to nobody."""
+    groups = "0 2147483647" if kind == "datagram" else "1 0"
+    setpriv = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw" if kind == "none" else ""
     script = (
-        "ip link set lo up && echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range"
-        f" && exec {sys.executable} -m pytest -q -p no:cacheprovider {__file__}"
+        f"ip link set lo up && echo '{groups}' > /proc/sys/net/ipv4/ping_group_range"
+        f" && exec {setpriv} {sys.executable} -m pytest -q -p no:cacheprovider {__file__}"
         " -k test_echo_where_the_system_allows_it"
     )
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
@@ -399,7 +406,41 @@ def test_echo_in_a_namespace_that_allows_it() -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"ZKS_TEST_ICMP": "1"},
+        env=os.environ | {"ZKS_TEST_ICMP": kind},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+async def test_replies_come_to_whom_they_are_for() -> None:
+    """Sessions share a socket; what a session gave up, or never asked, is not passed on."""
+    allow = ("127.0.0.0/8",)
+    async with running_worker(allow=allow, limits=Limits(echoes=2)) as (worker, address):
+        pinger = worker.pinger
+        if not pinger.usable:
+            pytest.skip("no ICMP socket here")
+        async with raw_client(address) as one, raw_client(address) as other:
+            for request in range(1, 20):
+                await one.send(Echo(request, "127.0.0.1", b"one %d" % request))
+                await other.send(Echo(request, "127.0.0.2", b"other %d" % request))
+                for client, name in ((one, b"one"), (other, b"other")):
+                    reply = await client.expect(EchoReply)
+                    assert bytes(reply.payload) == b"%s %d" % (name, request)
+            assert not pinger._waiting
+            asked: list[object] = []
+            for sock in pinger._sockets.values():
+                sock.send = lambda *request: asked.append(request)  # type: ignore[method-assign]
+            await one.send(*(Echo(request, "127.0.0.1", b"x") for request in range(100, 111)))
+            with trio.fail_after(5):
+                while len(asked) < 11:
+                    await trio.sleep(0.01)
+            assert [request for _, request, _, _ in pinger._waiting.values()] == [109, 110]
+            sequence = next(reversed(pinger._waiting))
+            pinger._on_reply("127.0.0.9", sequence, b"a lie")
+            pinger._on_reply("127.0.0.1", sequence + 1, b"another")
+            pinger._on_reply("127.0.0.1", sequence, b"true")
+            reply = await one.expect(EchoReply)
+            assert (reply.request, bytes(reply.payload)) == (110, b"true")
+        with trio.fail_after(5):
+            while pinger._waiting:
+                await trio.sleep(0.01)

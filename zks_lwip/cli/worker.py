@@ -103,7 +103,7 @@ def worker(
 
     Clients reach the public internet only: connections, datagrams and pings to private, loopback,
     link-local and other special networks are refused, whatever name or spelling leads there.
-    `ping` through the tunnel works where net.ipv4.ping_group_range allows it.
+    `ping` through the tunnel works where net.ipv4.ping_group_range allows it, and for root.
 
     \b
     On this machine, for a look:

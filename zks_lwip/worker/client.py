@@ -25,7 +25,7 @@ from ..tunnel.session import Session
 from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer
 from .dnsclient import SERVFAIL, DnsClient, error_response, forward
-from .icmp import Echoes
+from .icmp import Echoes, Pinger
 from .limits import Account
 from .policy import Policy
 from .readiness import Readiness
@@ -44,6 +44,7 @@ class Shared(Protocol):
     dialer: Dialer
     dns: DnsClient
     readiness: Readiness
+    pinger: Pinger
     mark: int | None
 
     def linger(self, stream: TcpStream) -> None:
@@ -72,6 +73,7 @@ class Client:
         self.policy = shared.policy
         self.dialer = shared.dialer
         self.readiness = shared.readiness
+        self.pinger = shared.pinger
         self.descriptors = account.descriptors
         self.mark = shared.mark
         self._shared = shared

@@ -1,16 +1,22 @@
-"""ICMP echo for ECHO (PROTOCOL.md §5), by unprivileged ICMP datagram sockets.
+"""ICMP echo for ECHO (PROTOCOL.md §5).
 
-Linux lets the groups of ``net.ipv4.ping_group_range`` have them (icmp(7) of newer manuals; macOS
-lets everybody). The kernel writes the identifier and the checksum, and passes on only replies to
-this socket's own requests.
+By unprivileged ICMP datagram sockets, where the system lets us have them: Linux gives them to the
+groups of ``net.ipv4.ping_group_range``, macOS to everybody. The kernel writes the identifier and
+the checksum, and passes on only replies to the socket's own requests. Where they are forbidden, by
+raw sockets, which take root or CAP_NET_RAW; all that is not a reply is then filtered in the kernel,
+and others' replies here.
+
+There is one socket per family, for all sessions, opened before privileges are given away.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 import struct
 import sys
+from array import array
 from collections import OrderedDict
 from typing import Protocol
 
@@ -19,12 +25,11 @@ import trio
 from ..tunnel.frames import Echo
 from ..tunnel.session import Session
 from ..tunnel.session_v1 import WorkerV1
-from .limits import Descriptors
-from .policy import Policy
+from .policy import IPAddress, Policy
 from .readiness import Readiness
 from .sockets import family_of, open_socket
 
-__all__ = ["EchoOwner", "Echoes", "can_echo"]
+__all__ = ["EchoOwner", "Echoes", "Pinger"]
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +40,161 @@ _PROTOCOL: dict[int, int] = {
     socket.AF_INET: socket.IPPROTO_ICMP,
     socket.AF_INET6: socket.IPPROTO_ICMPV6,
 }
+# linux/icmp.h, linux/icmpv6.h (RFC 3542 §3.2): level, option, and a bit for each type to block
+_FILTER: dict[int, tuple[int, int, bytes]] = {
+    socket.AF_INET: (255, 1, struct.pack("=I", ~(1 << 0) & 0xFFFFFFFF)),
+    socket.AF_INET6: (
+        58,
+        1,
+        struct.pack("=8I", *(0xFFFFFFFD if i == 4 else 0xFFFFFFFF for i in range(8))),
+    ),
+}
 _SECONDS = 10.0  # a reply that comes later is not passed on
 _BATCH = 64
+_MOST_PACKET = 65535
 
 
-def can_echo(mark: int | None) -> bool:
-    """Whether this process may have ICMP sockets."""
-    try:
-        open_socket(socket.AF_INET, socket.SOCK_DGRAM, mark, _PROTOCOL[socket.AF_INET]).close()
-    except OSError:
-        return False
-    return True
+def _checksum(message: bytes) -> int:
+    """RFC 1071; in the machine's byte order, as it is to be stored."""
+    words = array("H", message + b"\0" * (len(message) % 2))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+class _Socket:
+    """One ICMP socket."""
+
+    def __init__(self, family: int, mark: int | None) -> None:
+        """Raises OSError: the system lets us have none."""
+        self.family = family
+        self.raw = False
+        self.ident = 0
+        try:
+            self.sock = open_socket(family, socket.SOCK_DGRAM, mark, _PROTOCOL[family])
+            return
+        except OSError:
+            if sys.platform != "linux":
+                raise
+        self.sock = open_socket(family, socket.SOCK_RAW, mark, _PROTOCOL[family])
+        self.raw = True
+        self.ident = secrets.randbelow(1 << 16)
+        try:
+            self.sock.setsockopt(*_FILTER[family])
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def send(self, host: str, sequence: int, payload: bytes) -> None:
+        """Raises OSError."""
+        packet = _HEADER.pack(_REQUEST[self.family], 0, 0, self.ident, sequence) + payload
+        if self.raw and self.family == socket.AF_INET:  # for ICMPv6 the kernel makes it
+            packet = packet[:2] + struct.pack("=H", _checksum(packet)) + packet[4:]
+        self.sock.sendto(packet, (host, 0))
+
+    def receive(self) -> tuple[str, int, bytes] | None:
+        """Who has answered, which sequence number, with what; None: it is for somebody else.
+
+        Raises OSError.
+        """
+        packet, source = self.sock.recvfrom(_MOST_PACKET)
+        if self.family == socket.AF_INET and packet and packet[0] >> 4 == 4:
+            packet = packet[(packet[0] & 0x0F) * 4 :]  # raw, and on macOS: the IP header is on
+        if len(packet) < _HEADER.size or packet[0] != _REPLY[self.family]:
+            return None
+        _, _, _, ident, sequence = _HEADER.unpack_from(packet)
+        if self.raw and ident != self.ident:
+            return None
+        return source[0].partition("%")[0], sequence, packet[_HEADER.size :]
+
+
+class Pinger:
+    """The ICMP sockets of a worker, and which session waits for which reply."""
+
+    def __init__(self, mark: int | None) -> None:
+        self._sockets: dict[int, _Socket] = {}
+        self._sequence = 0
+        # sequence → (whose it is, request, address, until), oldest first
+        self._waiting: OrderedDict[int, tuple[Echoes, int, str, float]] = OrderedDict()
+        self._readiness: Readiness | None = None
+        for family in _PROTOCOL:
+            try:
+                self._sockets[family] = _Socket(family, mark)
+            except OSError as error:
+                log.debug("no ICMP socket: %s", error.strerror)
+        if not self.usable:
+            log.info(
+                "clients cannot ping: the system lets this process have no ICMP socket; add its"
+                " group to net.ipv4.ping_group_range, or give it CAP_NET_RAW"
+            )
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a socket for IPv4, which every client expects."""
+        return socket.AF_INET in self._sockets
+
+    def start(self, readiness: Readiness) -> None:
+        """Have replies taken from now on."""
+        self._readiness = readiness
+        for one in self._sockets.values():
+            readiness.add(one.sock, lambda directions, one=one: self._on_ready(one))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Harmless a second time."""
+        for one in self._sockets.values():
+            if self._readiness is not None:
+                self._readiness.remove(one.sock)
+            one.sock.close()
+        self._sockets.clear()
+
+    def send(self, owner: Echoes, request: int, address: IPAddress, payload: bytes) -> int:
+        """Send a request; the number by which :meth:`forget` knows it. Raises OSError."""
+        now = trio.current_time()
+        while self._waiting and next(iter(self._waiting.values()))[3] < now:
+            self._waiting.popitem(last=False)
+        for _ in range(0xFFFF):
+            self._sequence = self._sequence % 0xFFFF + 1
+            if self._sequence not in self._waiting:
+                break
+        else:
+            raise OSError(0, "too many requests wait for their replies")
+        one = self._sockets.get(family_of(address))
+        if one is None:
+            raise OSError(0, "no ICMP socket of this family")
+        one.send(str(address), self._sequence, payload)
+        self._waiting[self._sequence] = (owner, request, str(address), now + _SECONDS)
+        return self._sequence
+
+    def forget(self, sequence: int, owner: Echoes) -> None:
+        """Nobody waits for this reply any more."""
+        waiting = self._waiting.get(sequence)
+        if waiting is not None and waiting[0] is owner:
+            del self._waiting[sequence]
+
+    def _on_ready(self, one: _Socket) -> None:
+        assert self._readiness is not None
+        for _ in range(_BATCH):
+            try:
+                reply = one.receive()
+            except BlockingIOError:
+                self._readiness.want_read(one.sock)
+                return
+            except OSError as error:  # an ICMP error for one of the requests: silence
+                log.debug("ECHO: %s", error.strerror)
+                continue
+            if reply is not None:
+                self._on_reply(*reply)
+        self._readiness.rearm(one.sock)
+
+    def _on_reply(self, host: str, sequence: int, payload: bytes) -> None:
+        waiting = self._waiting.get(sequence)
+        if waiting is None or host != waiting[2]:
+            return
+        owner, request, _, until = self._waiting.pop(sequence)
+        owner.answered(sequence)
+        if trio.current_time() <= until:
+            owner.reply(request, payload)
 
 
 class EchoOwner(Protocol):
@@ -53,9 +202,7 @@ class EchoOwner(Protocol):
 
     session: Session | WorkerV1
     policy: Policy
-    readiness: Readiness
-    descriptors: Descriptors
-    mark: int | None
+    pinger: Pinger
 
 
 class Echoes:
@@ -64,26 +211,7 @@ class Echoes:
     def __init__(self, owner: EchoOwner, limit: int) -> None:
         self._owner = owner
         self._limit = limit
-        self._sequence = 0
-        self._sockets: dict[int, socket.socket] = {}
-        # sequence → (request, address, until)
-        self._waiting: OrderedDict[int, tuple[int, str, float]] = OrderedDict()
-
-    def _open(self, family: int) -> socket.socket:
-        owner = self._owner
-        owner.descriptors.take()
-        sock: socket.socket | None = None
-        try:
-            sock = open_socket(family, socket.SOCK_DGRAM, owner.mark, _PROTOCOL[family])
-            opened = sock
-            owner.readiness.add(sock, lambda directions: self._on_ready(opened, family))
-        except BaseException:
-            owner.descriptors.give()
-            if sock is not None:
-                sock.close()
-            raise
-        self._sockets[family] = sock
-        return sock
+        self._waiting: OrderedDict[int, None] = OrderedDict()
 
     def send(self, frame: Echo) -> None:
         """Send the request; whatever hinders that is silence, as it is on a network."""
@@ -91,54 +219,26 @@ class Echoes:
         if address is None or reason is not None:
             log.debug("ECHO to %s: %s", frame.host, reason)
             return
-        family = family_of(address)
-        self._sequence = self._sequence % 0xFFFF + 1
-        packet = _HEADER.pack(_REQUEST[family], 0, 0, 0, self._sequence) + bytes(frame.payload)
+        pinger = self._owner.pinger
         try:
-            sock = self._sockets.get(family) or self._open(family)
-            sock.sendto(packet, (str(address), 0))
+            sequence = pinger.send(self, frame.request, address, bytes(frame.payload))
         except OSError as error:
             log.debug("ECHO: %s", error.strerror)
             return
-        self._waiting.pop(self._sequence, None)
-        self._waiting[self._sequence] = (
-            frame.request,
-            str(address),
-            trio.current_time() + _SECONDS,
-        )
+        self._waiting.pop(sequence, None)
+        self._waiting[sequence] = None
         if len(self._waiting) > self._limit:
-            self._waiting.popitem(last=False)
+            pinger.forget(self._waiting.popitem(last=False)[0], self)
 
-    def _on_ready(self, sock: socket.socket, family: int) -> None:
-        for _ in range(_BATCH):
-            try:
-                packet, source = sock.recvfrom(65535)
-            except BlockingIOError:
-                self._owner.readiness.want_read(sock)
-                return
-            except OSError as error:  # an ICMP error for one of the requests: silence
-                log.debug("ECHO: %s", error.strerror)
-                continue
-            if family == socket.AF_INET and sys.platform == "darwin":
-                packet = packet[(packet[0] & 0x0F) * 4 :]  # macOS leaves the IP header on
-            if len(packet) >= _HEADER.size and packet[0] == _REPLY[family]:
-                self._on_reply(packet, source[0].partition("%")[0])
-        self._owner.readiness.rearm(sock)
+    def answered(self, sequence: int) -> None:
+        """Called by the pinger."""
+        self._waiting.pop(sequence, None)
 
-    def _on_reply(self, packet: bytes, host: str) -> None:
-        sequence = _HEADER.unpack_from(packet)[4]
-        request, asked, until = self._waiting.get(sequence, (0, "", 0.0))
-        if host != asked or trio.current_time() > until:
-            return
-        del self._waiting[sequence]
-        self._owner.session.echo_reply(request, packet[_HEADER.size :])
+    def reply(self, request: int, payload: bytes) -> None:
+        """Called by the pinger."""
+        self._owner.session.echo_reply(request, payload)
 
     def close_all(self) -> None:
         """The end of the session."""
-        owner = self._owner
-        for sock in self._sockets.values():
-            owner.readiness.remove(sock)
-            owner.descriptors.give()
-            sock.close()
-        self._sockets.clear()
-        self._waiting.clear()
+        while self._waiting:
+            self._owner.pinger.forget(self._waiting.popitem()[0], self)

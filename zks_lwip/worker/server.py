@@ -25,7 +25,7 @@ from .auth import ANYONE, Principal, TokenFile
 from .client import Client
 from .dial import Dialer
 from .dnsclient import DnsClient
-from .icmp import can_echo
+from .icmp import Pinger
 from .limits import Account, Descriptors, Limits
 from .listen import has_ipv6, load_certificate, open_listener, raise_descriptor_limit, tls_context
 from .nameservers import HostsFile, NameServer, SystemNameServers
@@ -133,12 +133,13 @@ class Worker:
         self.descriptors = Descriptors(raise_descriptor_limit())
         self.readiness = make_readiness()
         self._ipv6 = has_ipv6(config.mark)
-        self._icmp = can_echo(config.mark)
         self._resolver = Resolver(self.dns, HostsFile(), ipv6=self._ipv6)
         self.dialer = Dialer(self.policy, self._resolver, mark=config.mark)
         #: What each token uses, by its digest.
         self.accounts: dict[bytes, Account] = {}
         self._served: set[_Served] = set()
+        #: Opened by :meth:`run`.
+        self.pinger: Pinger
         self._lingering: dict[TcpStream, float] = {}
         self._handshakes = 0
         self._listening = trio.CancelScope()
@@ -159,9 +160,11 @@ class Worker:
     ) -> None:
         """Listen and serve; ``started`` gets the address and the port. Returns after stop()."""
         listener, address = open_listener(self.config.host, self.config.port, self._tls)
+        self.pinger = Pinger(self.config.mark)
         try:
             async with trio.open_nursery() as services:
                 await services.start(self.readiness.run)
+                self.pinger.start(self.readiness)
                 await services.start(self._resolver.run)
                 services.start_soon(self._sweep)
                 with self._forced:
@@ -177,6 +180,7 @@ class Worker:
         finally:
             for stream in list(self._lingering):
                 stream.abort()
+            self.pinger.close()
             self.readiness.close()
             self.ended.set()
 
@@ -351,7 +355,7 @@ class Worker:
             associations=limits.associations,
             requests=limits.requests,
             udp=True,
-            icmp=self._icmp,
+            icmp=self.pinger.usable,
             dns=self.dns.usable,
             ipv6=self._ipv6,
             idle_udp=self.config.idle_udp,
