@@ -25,6 +25,7 @@ __all__ = ["look", "nft_path"]
 _FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _TO_TABLE, _UNREACHABLE = 1, 7
 _MAIN = 254
+_PROTOCOL_KERNEL = 2  # of routes that come with an address
 # Of the network namespace that the machine started with (net/core/net_namespace.c).
 _FIRST_COOKIE = 1
 _SYSCTLS = (
@@ -157,7 +158,7 @@ def _rule(message: Any, version: int, priority: int) -> Rule:
 def _routes(
     ip: IPRoute, links: dict[int, Link]
 ) -> tuple[list[Network], list[str], list[Step], list[str]]:
-    """The main table's destinations and default routes; our routes; others' routes in our table."""
+    """The main table's destinations and its ways; our routes; others' routes in our table."""
     networks: list[Network] = []
     uplinks = []
     ours: list[Step] = []
@@ -167,10 +168,13 @@ def _routes(
             table = message.get_attr("RTA_TABLE") or message["table"]
             length = message["dst_len"]
             link = links.get(message.get_attr("RTA_OIF") or 0)
+            destination = f"{message.get_attr('RTA_DST')}/{length}" if length else ""
             if table == _MAIN and length:
-                networks.append(ipaddress.ip_network(f"{message.get_attr('RTA_DST')}/{length}"))
-            elif table == _MAIN:
-                uplinks.append(f"{message.get_attr('RTA_GATEWAY')} {link.name if link else ''}")
+                networks.append(ipaddress.ip_network(destination))
+            if table == _MAIN and message["proto"] != _PROTOCOL_KERNEL:
+                gateway, metric = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PRIORITY")
+                name = link.name if link else ""
+                uplinks.append(f"{destination or 'default'} {gateway} {name} {metric}")
             if table != TABLE:
                 continue
             if message["proto"] != PROTOCOL or length:

@@ -64,7 +64,8 @@ class HostState:
     routes: tuple[Network, ...] = ()
     """Destinations of the main table, without default routes."""
     uplinks: tuple[str, ...] = ()
-    """Default routes of the main table: a change of these, or of addresses, is roaming."""
+    """Routes of the main table, with their gateways: a change of these, or of addresses, may be
+    another way to the worker."""
     ours: tuple[Step, ...] = ()
     """Rules and routes that are there and bear our protocol number."""
     foreign_rules: tuple[str, ...] = ()
