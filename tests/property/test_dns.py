@@ -16,10 +16,11 @@ import h2.config
 import h2.connection
 import h2.settings
 import hpack
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zks_lwip.dns._hpack import SteadyEncoder
+from zks_lwip.dns._hpack import SteadyDecoder, SteadyEncoder
 from zks_lwip.dns.answer import Answer, answer_from_upstream
 from zks_lwip.dns.cache import Cache
 from zks_lwip.dns.framing import Deframer, frame
@@ -284,6 +285,8 @@ def test_arguments_are_read_or_refused_with_a_reason(text: str, prefix: str) -> 
         max_size=40,
     )
 )
+@example([(b"a", b"1"), (b"a", b"1"), 0, 0, (b"a", b"1")])
+@example([(b"a", b"1"), (b"a", b"1"), 0, 4096, 4096, (b"a", b"1")])
 def test_the_remembering_encoder_gives_the_same_bytes(
     steps: list[tuple[bytes, bytes] | int],
 ) -> None:
@@ -294,3 +297,70 @@ def test_the_remembering_encoder_gives_the_same_bytes(
         else:
             headers = [(b":method", b"POST"), step, (b"z", step[1])]
             assert ours.encode(headers) == theirs.encode(headers)
+
+
+_FIELDS = st.lists(
+    st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"1", b"2", b"x" * 40])),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.one_of(_FIELDS, st.integers(0, 200), st.binary(max_size=6)), max_size=40))
+@example([[(b"a", b"1")], [(b"a", b"1")], [(b"b", b"1")], [(b"b", b"1")]])
+def test_the_remembering_decoder_gives_the_same_headers(
+    steps: list[list[tuple[bytes, bytes]] | int | bytes],
+) -> None:
+    encoder, ours, theirs = hpack.Encoder(), SteadyDecoder(), hpack.Decoder()
+    for step in steps:
+        if isinstance(step, int):
+            encoder.header_table_size = step
+            continue
+        block = step if isinstance(step, bytes) else encoder.encode(step)
+        try:
+            expected = theirs.decode(block, raw=True)
+        except hpack.HPACKError as error:
+            with pytest.raises(type(error)):
+                ours.decode(block, raw=True)
+            return  # as a connection would be
+        assert list(ours.decode(block, raw=True)) == list(expected)
+        assert ours.header_table.dynamic_entries == theirs.header_table.dynamic_entries
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_it_does_not_matter_how_an_answer_is_cut(data: st.DataObject) -> None:
+    """What has come in one piece is read by us, what has not by h2: with the same result."""
+    server = served(6)[1]
+    for number in data.draw(st.permutations(range(1, 12, 2))):
+        kind = data.draw(st.sampled_from(["application/dns-message", "text/html"]))
+        headers = [(":status", data.draw(st.sampled_from(["200", "404"]))), ("content-type", kind)]
+        headers += data.draw(st.lists(st.sampled_from([("age", "5"), ("server", "s")]), max_size=2))
+        body = data.draw(st.binary(max_size=30))
+        if data.draw(st.booleans()):
+            headers.append(("content-length", str(len(body))))
+        if data.draw(st.booleans()):
+            server.send_headers(number, [(":status", "103"), ("link", "x")])
+        server.send_headers(number, headers)
+        cut = data.draw(st.integers(0, len(body)))
+        padding = data.draw(st.sampled_from([None, 3]))
+        if cut:
+            server.send_data(number, body[:cut], pad_length=padding)
+        how = data.draw(st.sampled_from(["data", "trailers", "reset"]))
+        if how == "data":
+            server.send_data(number, body[cut:], end_stream=True, pad_length=padding)
+        elif how == "trailers" and cut == len(body):
+            server.send_headers(number, [("x", "y")], end_stream=True)
+        else:
+            server.reset_stream(number)
+    wire = server.data_to_send()
+    whole, split = served(6)[0], served(6)[0]
+    events = whole.receive(wire)
+    assert not whole.dead and len(events) == 6
+    step = data.draw(st.integers(1, 40))
+    assert events == [
+        event
+        for start in range(0, len(wire), step)
+        for event in split.receive(wire[start : start + step])
+    ]

@@ -66,7 +66,7 @@ class Answer:
         self._extended = extended
         self._options = options
         self.lifetime = lifetime
-        (additional,) = struct.unpack_from("!H", wire, 10)
+        additional = wire[10] << 8 | wire[11]
         # Header after the id, without and with one more additional record.
         self._parts = (wire[2:12], wire[2:10] + (additional + 1 & 0xFFFF).to_bytes(2, "big"))
         self._tail = wire[question_end:]
@@ -166,16 +166,12 @@ def answer_from_upstream(message: bytes, query: Query) -> Answer:
             message = _without_opt(message)
             layout = walk(message)
     negative, lifetime = _lifetime(message, flags, extended, layout, query)
-    ttls = tuple(
-        (
-            offset,
-            min(ttl, layout.soa_minimum or 0)
-            if negative and kind == Type.SOA and section == 2
-            else ttl,
-        )
-        for offset, ttl, section, kind in layout.ttls
-    )
-    return Answer(message, layout.question_end, ttls, extended, options, lifetime)
+    ttls = [(offset, ttl) for offset, ttl, _, _ in layout.ttls]
+    if negative:
+        for index, (offset, ttl, section, kind) in enumerate(layout.ttls):
+            if kind == Type.SOA and section == 2:
+                ttls[index] = offset, min(ttl, layout.soa_minimum or 0)
+    return Answer(message, layout.question_end, tuple(ttls), extended, options, lifetime)
 
 
 def _without_opt(message: bytes) -> bytes:
@@ -201,13 +197,13 @@ def _lifetime(
         return False, 0
     if query.klass in (254, 255) or 128 <= query.kind <= 254:
         return False, 0
-    positive = rcode == Rcode.NOERROR and any(
-        section == 1 and (kind == query.kind or query.kind == Type.ANY)
-        for _, _, section, kind in layout.ttls
-    )
-    lowest = min((ttl for _, ttl, _, _ in layout.ttls), default=0)
-    if positive:
-        return False, min(lowest, MAX_TTL)
+    positive, lowest = False, MAX_TTL if layout.ttls else 0
+    for _, ttl, section, kind in layout.ttls:
+        lowest = min(lowest, ttl)
+        if section == 1 and (kind == query.kind or query.kind == Type.ANY):
+            positive = True
+    if positive and rcode == Rcode.NOERROR:
+        return False, lowest
     if layout.soa_minimum is None:
         return True, 0
     return True, min(lowest, layout.soa_minimum, MAX_NEGATIVE_TTL)

@@ -26,6 +26,7 @@ from zks_lwip.dns.wire import (
     RA,
     RD,
     Ede,
+    Option,
     Rcode,
     ede_option,
     filter_options,
@@ -38,6 +39,7 @@ __all__ = ["Query", "Rejected", "examine"]
 OUR_SIZE = 1232
 """The UDP payload size that we state to applications (that of DNS Flag Day 2020)."""
 
+_OPTION = struct.Struct("!HH")  # code, length
 _KEY_FLAGS = RD | AD | CD
 _MAX_UNUSUAL = (
     4096  # dnspython would hold everything up for a tenth of a second over 64 KiB of records
@@ -81,9 +83,9 @@ class Query:
         options = self.options
         if padding:
             missing = -(len(self.body) + 11 + len(options) + 4) % padding
-            options += struct.pack("!HH", 12, missing) + bytes(missing)
+            options += _OPTION.pack(Option.PADDING, missing) + bytes(missing)
         body = self.body
-        (additional,) = struct.unpack_from("!H", body, 10)
+        additional = body[10] << 8 | body[11]
         return b"".join(
             (
                 b"\0\0",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "HEADER",
@@ -39,6 +39,9 @@ MAX_NAME = 255
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, RDLENGTH
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
+_OPT = struct.Struct(
+    "!xHHBBHH"
+)  # the root's name, type, size, extended rcode, version, flags, length
 
 QR = 0x8000
 OPCODE = 0x7800
@@ -171,8 +174,7 @@ def name_end(message: bytes, offset: int) -> int:
             raise WireError(f"a label type that does not exist at {offset}")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Where things are in a response."""
 
     question_end: int
@@ -286,9 +288,7 @@ def opt_record(size: int, flags: int = 0, extended: int = 0, options: bytes = b"
     """Build an OPT record: UDP payload `size`, EDNS `flags` (DO is 0x8000), the upper 8 bits of
     the rcode.
     """
-    return (
-        b"\0" + struct.pack("!HHBBHH", Type.OPT, size, extended, 0, flags, len(options)) + options
-    )
+    return _OPT.pack(Type.OPT, size, extended, 0, flags, len(options)) + options
 
 
 def ede_option(code: int, text: str = "") -> bytes:

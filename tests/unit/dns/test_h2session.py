@@ -1,0 +1,176 @@
+"""The HTTP/2 side of DNS over HTTPS against h2 as a server, without sockets."""
+
+from __future__ import annotations
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import pytest
+
+from zks_lwip.dns.h2session import CONNECTION_WINDOW, Answered, DohSession, Event, Failed
+
+HEADERS = [(":status", "200"), ("content-type", "application/dns-message")]
+
+
+class Pair:
+    """A session, and a server for it."""
+
+    def __init__(self) -> None:
+        self.session = DohSession("dns.test", "/dns-query")
+        self.server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self.server.initiate_connection()
+        self._next = 0
+
+    def settle(self) -> list[Event]:
+        """Carry bytes in both directions until there are none; what ended."""
+        events: list[Event] = []
+        while True:
+            up, down = self.session.data_to_send(), b""
+            if up:
+                self.server.receive_data(up)
+            down = self.server.data_to_send()
+            events += self.session.receive(down)
+            if not up and not down:
+                return events
+
+    def ask(self) -> tuple[int, int]:
+        """A token, and its stream."""
+        token = self._next
+        self._next += 1
+        self.session.ask(token, b"q" * 128)
+        return token, 2 * token + 1
+
+
+def test_an_answer_in_one_piece_and_in_many() -> None:
+    for pieces in (1, 3):
+        pair = Pair()
+        token, number = pair.ask()
+        pair.settle()
+        pair.server.send_headers(number, [*HEADERS, ("age", "7"), ("content-length", "12")])
+        for piece in range(pieces):
+            size = 12 // pieces
+            pair.server.send_data(number, b"a" * size, end_stream=piece == pieces - 1)
+        assert pair.settle() == [Answered(token, b"a" * 12, 7)]
+        assert pair.session.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([(":status", "502"), HEADERS[1]], "HTTP status 502"),
+        ([HEADERS[0], ("content-type", "text/html")], "the content type is text/html"),
+        ([*HEADERS, ("content-length", "100000")], "an answer of 100000 bytes"),
+    ],
+)
+def test_an_answer_in_one_piece_is_judged_like_any_other(
+    headers: list[tuple[str, str]], words: str
+) -> None:
+    for together in (True, False):
+        pair = Pair()
+        (token, number), (other, after) = pair.ask(), pair.ask()
+        pair.settle()
+        pair.server.send_headers(number, headers)
+        if together:
+            pair.server.send_data(number, b"a" * 12, end_stream=True)
+            events = []
+        else:
+            events = pair.settle()  # the server is told to stop
+        pair.server.send_headers(after, HEADERS)
+        pair.server.send_data(after, b"b", end_stream=True)
+        events += pair.settle()
+        assert events == [Failed(token, words, False), Answered(other, b"b", 0)]
+
+
+def test_a_length_that_is_not_that_of_the_answer() -> None:
+    pair = Pair()
+    token, number = pair.ask()
+    pair.settle()
+    pair.server.send_headers(number, [*HEADERS, ("content-length", "13")])
+    pair.server.send_data(number, b"a" * 12, end_stream=True)
+    (event,) = pair.settle()
+    assert isinstance(event, Failed) and "12 bytes that says it has 13" in event.reason
+
+
+def test_the_window_is_refilled_for_answers_in_one_piece() -> None:
+    """Twice what the connection's window holds, from a server that keeps to it."""
+    pair = Pair()
+    body = b"a" * 16000
+    for _ in range(2 * CONNECTION_WINDOW // len(body)):
+        token, number = pair.ask()
+        pair.settle()
+        pair.server.send_headers(number, HEADERS)
+        pair.server.send_data(number, body, end_stream=True)
+        assert pair.settle() == [Answered(token, body, 0)]
+
+
+def test_what_comes_for_an_answered_query_does_no_harm() -> None:
+    """RST_STREAM, as servers send that have no use for the rest of a request; a late cancel."""
+    pair = Pair()
+    token, number = pair.ask()
+    pair.settle()
+    pair.server.send_headers(number, HEADERS)
+    pair.server.send_data(number, b"a", end_stream=True)
+    raw = pair.server.data_to_send()
+    raw += b"\0\0\4\3\0" + number.to_bytes(4, "big") + bytes(4)
+    raw += b"\0\0\4\x08\0" + number.to_bytes(4, "big") + b"\0\0\0\1"
+    assert pair.session.receive(raw) == [Answered(token, b"a", 0)]
+    pair.session.cancel(token)
+    token, number = pair.ask()
+    pair.settle()
+    pair.server.send_headers(number, HEADERS)
+    pair.server.send_data(number, b"b", end_stream=True)
+    assert pair.settle() == [Answered(token, b"b", 0)]
+    assert not pair.session.dead
+
+
+def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    head = len(payload).to_bytes(3, "big") + bytes((kind, flags))
+    return head + number.to_bytes(4, "big") + payload
+
+
+STATUS = b"\x88"  # :status 200, by its index
+BLOCK = STATUS + b"\x0f\x10\x17application/dns-message"
+
+
+def test_headers_in_several_frames() -> None:
+    """Only CONTINUATION may follow; even an answer in one piece may not come in between."""
+    pair = Pair()
+    (token, number), (other, after) = pair.ask(), pair.ask()
+    pair.settle()
+    begin, rest = _frame(1, 0, number, STATUS), _frame(9, 4, number, BLOCK[1:])
+    end = _frame(0, 1, number, b"a")
+    whole = _frame(1, 4, after, BLOCK) + _frame(0, 1, after, b"b")
+    assert pair.session.receive(begin + rest + end + whole) == [
+        Answered(token, b"a", 0),
+        Answered(other, b"b", 0),
+    ]
+    pair = Pair()
+    pair.ask(), pair.ask()
+    pair.settle()
+    events = pair.session.receive(begin + whole + rest + end)
+    assert all(isinstance(event, Failed) and event.again for event in events) and len(events) == 2
+    assert "broke HTTP/2" in pair.session.dead
+
+
+def test_headers_that_come_twice() -> None:
+    pair = Pair()
+    _, number = pair.ask()
+    pair.settle()
+    headers = _frame(1, 4, number, BLOCK)
+    (event,) = pair.session.receive(headers + headers + _frame(0, 1, number, b"a"))
+    assert isinstance(event, Failed) and pair.session.dead
+
+
+def test_an_answer_before_the_query_has_been_sent() -> None:
+    """The server opens its window by 10 bytes only, answers, and is told that no more comes."""
+    pair = Pair()
+    pair.server.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10})
+    pair.settle()
+    token, number = pair.ask()
+    pair.settle()
+    pair.server.send_headers(number, HEADERS)
+    pair.server.send_data(number, b"a", end_stream=True)
+    assert pair.session.receive(pair.server.data_to_send()) == [Answered(token, b"a", 0)]
+    seen = pair.server.receive_data(pair.session.data_to_send())
+    assert [type(event) for event in seen] == [h2.events.StreamReset]
