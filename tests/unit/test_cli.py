@@ -123,12 +123,14 @@ def test_each_help_is_a_page(name: str) -> None:
         (["frobnicate"], "frobnicate"),
     ],
 )
+@pytest.mark.skipif(sys.platform != "linux", reason="these commands are for Linux")
 def test_a_wrong_option_is_one_sentence_and_code_2(arguments: list[str], hint: str) -> None:
     code, out, err = invoke(*arguments)
     assert code == 2 and out == ""
     assert hint in err and "Traceback" not in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="these commands are for Linux")
 def test_a_wrong_proxy_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://u:secret@p.example")
     code, out, err = invoke("connect", "--worker", "wss://w.example", "--dry-run")
@@ -158,16 +160,28 @@ def test_a_bug_is_a_sentence_too() -> None:
     assert code == "130" and text == ""
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_have_the_worker_alone(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    for command in (["connect", "--mtu", "1500"], ["run", "--", "true"], ["status"], ["recover"]):
+        code, out, err = invoke(*command)
+        assert code == 4 and out == ""
+        assert err.startswith(f"zks-lwip: `{command[0]}` works on Linux only")
+        assert err.count("\n") == 1
+    assert invoke("worker", "--listen", "nowhere")[0] == 2
+    assert invoke("connect", "--help")[0] == 0
+
+
 def test_the_module_can_be_run() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "zks_lwip", "connect", "--mtu", "1"],
+        [sys.executable, "-m", "zks_lwip", "worker", "--listen", "1"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("zks-lwip: --mtu 1 ")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("zks-lwip: --listen 1: ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="systemd is on Linux")
@@ -184,6 +198,7 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
         assert manager.recv(100) == b"READY=1\nSTATUS=connected"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="systemd is on Linux")
 def test_a_service_manager_that_is_away_is_only_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -345,6 +346,7 @@ async def test_a_dead_address_costs_a_quarter_of_a_second() -> None:
             each.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="marks are Linux's (SO_MARK)")
 async def test_every_socket_is_marked_and_configured() -> None:
     mark = getattr(socket, "SO_MARK", 36)
     seen: list[tuple[int, str, int]] = []

@@ -91,6 +91,7 @@ def test_missing_and_binary(tmp_path: Path) -> None:
         TokenFile(tmp_path / "b")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 def test_warns_of_open_permissions_and_short_tokens(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from .._groups import leaves
-from ..errors import StackError, ZksError
+from ..errors import HostError, StackError, ZksError
 
 __all__ = ["EXIT_INTERNAL", "main"]
 
@@ -27,6 +27,7 @@ EXIT_INTERNAL = 70
 
 #: Each is the function of that name in the module of that name.
 _COMMANDS = ("connect", "disconnect", "pause", "recover", "run", "status", "worker")
+_LINUX = tuple(name for name in _COMMANDS if name != "worker")
 
 
 class _Failure(click.ClickException):
@@ -53,6 +54,19 @@ class _Commands(click.Group):
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        asks = not {"-h", "--help"}.isdisjoint(rest)
+        if sys.platform != "linux" and name in _LINUX and not asks:
+            raise _Failure(
+                f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is the "
+                "worker, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
+                HostError.exit_code,
+            )
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

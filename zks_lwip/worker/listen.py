@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _RESERVE = 256  # descriptors for WebSockets, DNS questions and the interpreter itself
 _MOST_DESCRIPTORS = 1 << 20
+_OPEN_MAX = 10240  # of macOS
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -109,15 +110,17 @@ def raise_descriptor_limit() -> int:
     try:
         import resource
     except ImportError:  # Windows: there is no such limit on sockets
-        return 8192
+        return _MOST_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, _MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else _MOST_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    for most in (wanted, min(wanted, _OPEN_MAX)):  # macOS may refuse to take more than OPEN_MAX
+        if soft == resource.RLIM_INFINITY or soft >= most:
+            break
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-        except (OSError, ValueError) as error:  # macOS refuses more than kern.maxfilesperproc
-            log.warning("the limit of descriptors stays at %d: %s", soft, error)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+        except (OSError, ValueError) as error:
+            log.info("the limit of descriptors stays at %d, not %d: %s", soft, most, error)
     if soft == resource.RLIM_INFINITY:
         soft = _MOST_DESCRIPTORS
     return max(soft - _RESERVE, soft // 2)

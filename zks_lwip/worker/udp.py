@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _BATCH = 64  # datagrams of one socket before the others have their turn
 _ERRORS = 16
 _RECEIVE_BUFFER = 1 << 20
+_SEND_BUFFER = 1 << 18
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: not all are in the socket module
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
@@ -91,6 +92,8 @@ class _Association:
                 if _LINUX:
                     sock.setsockopt(_SOL_IP, _IP_RECVERR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            if not _LINUX:  # macOS sends at most 9,216 bytes otherwise
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             opened = sock
             owner.readiness.add(sock, lambda directions: self._on_ready(opened))
         except BaseException:

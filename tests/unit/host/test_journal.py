@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from zks_lwip.errors import HostError
+
+if sys.platform != "linux":
+    pytest.skip("the journal is for Linux", allow_module_level=True)
+
 from zks_lwip.host.journal import Journal, journal_path, parse, running
 from zks_lwip.host.steps import Route, Rule, Sysctl
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the journal is for Linux")
 
 STEPS = [Rule(4, 101, None, fwmark=7), Route(6, 5, 100, "zks0"), Sysctl("a.b", "1", "0")]
 

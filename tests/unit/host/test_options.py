@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import pwd
+import sys
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("Windows has no database of users", allow_module_level=True)
+
+import pwd
 
 from zks_lwip.errors import ConfigError
 from zks_lwip.host.options import HostOptions, parse_duration
