@@ -117,21 +117,27 @@ def test_wheel_holds_both_notices_and_the_command(wheel: Path) -> None:
     assert "zks-lwip = zks_lwip.cli:main" in commands
 
 
-def test_wheel_works_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_installed_it_works(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """In an environment of its own; the wheel without a compiler, the sdist without an index."""
+    package: Path = request.getfixturevalue(kind)
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False, symlinks=os.name != "nt")
     scripts = environment / ("Scripts" if os.name == "nt" else "bin")
     python = scripts / ("python.exe" if os.name == "nt" else "python")
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
-    run(*pip, wheel, cwd=tmp_path)
     # What the package depends on is lent by the environment of the tests.
     script = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(run(python, "-c", script, cwd=tmp_path).strip())
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    bare = {"PATH": str(scripts), "PYTHONPATH": ""}
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
+    run(*pip, package, cwd=tmp_path, **(bare if kind == "wheel" else {"CFLAGS": "-O0"}))
     command = scripts / ("zks-lwip.exe" if os.name == "nt" else "zks-lwip")
-    shown = run(command, "--version", cwd=tmp_path, PATH=str(scripts), PYTHONPATH="")
+    shown = run(command, "--version", cwd=tmp_path, **bare)
     assert __version__ in shown and "lwIP 2.2.1" in shown
     code = "import zks_lwip._lwip as m; print(m.__file__)"
-    found = run(python, "-c", code, cwd=tmp_path, PATH=str(scripts), PYTHONPATH="")
+    found = run(python, "-c", code, cwd=tmp_path, **bare)
     assert found.startswith(str(packages))
+    answer = run(python, ROOT / "examples" / "embed_stack.py", cwd=tmp_path, **bare)
+    assert "192.0.2.1 port 80 says HELLO\n2001:db8::7 port 65000 says HELLO\n" in answer
