@@ -15,6 +15,7 @@ from zks_lwip._lwip import ffi, lib
 from zks_lwip.device import FdDevice, PacketDevice
 from zks_lwip.errors import DeviceError, StackError
 from zks_lwip.stack._address import pack, unpack
+from zks_lwip.stack._batch import Batch
 from zks_lwip.stack._flow import Datagram, Flow, Reject
 
 __all__ = ["Stack", "lwip_version", "open_stack"]
@@ -28,8 +29,8 @@ _WRITABLE: int = lib.ZKS_EV_WRITABLE
 _RESET: int = lib.ZKS_EV_RESET
 _CLOSED: int = lib.ZKS_EV_CLOSED
 _EVENTS = 256  # taken at a time
-_DATAGRAMS = 256
-_BUFFER = 1 << 18  # bytes for what is taken at a time; at least one packet or datagram
+_BUFFER = 1 << 18  # bytes for packets that are taken at a time; at least one
+_BYTES = ffi.typeof("uint8_t[]")
 _FRAMING = {
     "raw": lib.ZKS_FRAMING_RAW,
     "vnet": lib.ZKS_FRAMING_VNET,
@@ -111,7 +112,7 @@ class Stack:
             )
         self._core = core
         self._events = ffi.new(f"struct zks_event[{_EVENTS}]")
-        self._metas = ffi.new(f"struct zks_datagram[{_DATAGRAMS}]")
+        self._batch = Batch()
         self._info = ffi.new("struct zks_flow_info *")
         if not self._by_task:
             framing = _FRAMING[getattr(device, "framing", "raw")]
@@ -306,54 +307,17 @@ class Stack:
     # datagrams
 
     def _take_datagrams(self) -> None:
-        metas = self._metas
-        buffer = bytearray(_BUFFER)
-        view = memoryview(buffer)
-        count = lib.zks_datagram_take(
-            self._core, metas, _DATAGRAMS, ffi.from_buffer("uint8_t[]", buffer), len(buffer)
-        )
         batch = []
-        for i in range(count):
-            meta = metas[i]
-            family = meta.family
-            source = unpack(family, bytes(ffi.buffer(meta.source)))
-            destination = unpack(family, bytes(ffi.buffer(meta.destination)))
-            payload = view[meta.offset : meta.offset + meta.length]
-            if meta.kind == lib.ZKS_KIND_UDP:
-                batch.append(
-                    Datagram(
-                        (source, meta.source_port),
-                        (destination, meta.destination_port),
-                        payload,
-                        meta.hop_limit,
-                        meta.traffic_class,
-                    )
-                )
+        for source, destination, port, port2, family, kind, hops, traffic, payload in (
+            self._batch.take(self._core)
+        ):  # fmt: skip
+            origin, target = (unpack(family, source), port), (unpack(family, destination), port2)
+            if kind == lib.ZKS_KIND_UDP:
+                batch.append(Datagram(origin, target, payload, hops, traffic))
             elif self.on_echo is not None:
-                self.on_echo(
-                    source, destination, meta.source_port, meta.destination_port, bytes(payload)
-                )
+                self.on_echo(origin[0], target[0], port, port2, bytes(payload))
         if batch and self.on_datagrams is not None:
             self.on_datagrams(batch)
-
-    def _datagram_meta(
-        self,
-        source: tuple[str, int],
-        destination: tuple[str, int],
-        payload: bytes | bytearray | memoryview,
-    ) -> Any:
-        meta = ffi.new("struct zks_datagram *")
-        meta.family, raw = pack(source[0])
-        ffi.memmove(meta.source, raw, 16)
-        family, raw = pack(destination[0])
-        if family != meta.family:
-            raise ValueError(f"{source[0]} and {destination[0]} are of two address families")
-        ffi.memmove(meta.destination, raw, 16)
-        meta.source_port = source[1]
-        meta.destination_port = destination[1]
-        meta.hop_limit = 64
-        meta.length = len(payload)
-        return meta
 
     def send_datagram(
         self,
@@ -366,8 +330,8 @@ class Stack:
         :return: False: dropped (out of memory, or longer than 65507 bytes).
         :raises ValueError: an address that is no literal, or two families.
         """
-        meta = self._datagram_meta(source, destination, payload)
-        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer("uint8_t[]", payload))
+        meta = self._batch.describe(source, destination, len(payload))
+        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer(_BYTES, payload))
         self._made_output()
         return bool(result == lib.ZKS_OK)
 
@@ -376,9 +340,9 @@ class Stack:
 
         :param mtu: of the next hop, in bytes, with :attr:`Reject.TOO_BIG`.
         """
-        meta = self._datagram_meta(datagram.source, datagram.destination, datagram.payload)
-        meta.hop_limit = datagram.hop_limit
-        payload = ffi.from_buffer("uint8_t[]", datagram.payload)
+        length, hops = len(datagram.payload), datagram.hop_limit
+        meta = self._batch.describe(datagram.source, datagram.destination, length, hop_limit=hops)
+        payload = ffi.from_buffer(_BYTES, datagram.payload)
         lib.zks_datagram_reject(self._core, meta, payload, how.value, mtu)
         self._made_output()
 
@@ -386,9 +350,9 @@ class Stack:
         self, source: str, destination: str, ident: int, seq: int, payload: bytes
     ) -> bool:
         """Answer an echo request: from ``source``, which was asked, to ``destination``."""
-        meta = self._datagram_meta((source, ident), (destination, seq), payload)
-        meta.kind = lib.ZKS_KIND_ECHO
-        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer("uint8_t[]", payload))
+        asked, asker, kind = (source, ident), (destination, seq), lib.ZKS_KIND_ECHO
+        meta = self._batch.describe(asked, asker, len(payload), kind=kind)
+        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer(_BYTES, payload))
         self._made_output()
         return bool(result == lib.ZKS_OK)
 
