@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,43 @@ def test_compiles_without_warnings(path: Path, compiler: str) -> None:
         [compiler, *STRICT, *include_arguments(), str(path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+#: What is wrong in lwIP 2.2.1, and what we do not let run at all.
+REASSEMBLY = {"ip4_reass", "ip6_reass", "ip_reass_tmr", "ip6_reass_tmr", "ip4_frag", "ip6_frag"}
+OTHERS = {"udp_input", "raw_input", "icmp_input", "dhcp_start", "igmp_input"}
+PRINTING = {"ip6addr_ntoa", "ip6addr_ntoa_r", "ipaddr_ntoa", "ipaddr_ntoa_r"}
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads objects of ELF")
+def test_what_is_wrong_in_lwip_is_never_called(tmp_path: Path) -> None:
+    """Reassembly (a NULL that is followed) is not compiled, nobody prints IPv6 addresses (a read
+    out of bounds). Options of TCP and of neighbour discovery: see stack/test_hostile_packets.py.
+    """
+    with open(LWIP / "lwip.toml", "rb") as file:
+        theirs = [LWIP / "src" / name for name in tomllib.load(file)["compile"]]
+
+    def symbols(path: Path) -> tuple[set[str], set[str]]:
+        target = tmp_path / f"{path.parent.name}-{path.stem}.o"
+        command = ["gcc", "-c", "-O0", "-w", "-std=c11", "-D_DEFAULT_SOURCE", str(path)]
+        subprocess.run([*command, *include_arguments(), "-o", str(target)], check=True)
+        text = subprocess.run(["nm", str(target)], capture_output=True, text=True, check=True)
+        words = [line.split() for line in text.stdout.splitlines()]
+        return {x[-1] for x in words if x[-2] == "U"}, {x[-1] for x in words if x[-2] != "U"}
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(symbols, [*FILES, *theirs]))
+    used: set[str] = set()
+    defined: set[str] = set()
+    for uses, defines in results:
+        defined |= defines
+        if not defines & PRINTING:  # they use each other
+            used |= uses
+    assert "tcp_input" in used & defined, "the control: this one is called"
+    assert not defined & (REASSEMBLY | OTHERS)
+    assert PRINTING & defined and not PRINTING & used
 
 
 def test_there_is_something_to_compile() -> None:

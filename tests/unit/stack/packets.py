@@ -90,6 +90,16 @@ def tcp(
     return ip(source[0], destination[0], TCP, segment)
 
 
+def mss(value: int) -> bytes:
+    """The option of a SYN (RFC 9293 §3.7.1)."""
+    return struct.pack("!BBH", 2, 4, value)
+
+
+def wscale(shift: int) -> bytes:
+    """The option of a SYN (RFC 7323 §2)."""
+    return bytes([3, 3, shift, 1])
+
+
 def udp_segment(source: tuple[str, int], destination: tuple[str, int], data: bytes) -> bytes:
     segment = struct.pack("!HHHH", source[1], destination[1], 8 + len(data), 0) + data
     return transport(source[0], destination[0], UDP, segment, 6)

@@ -8,7 +8,7 @@ import struct
 import pytest
 import trio
 
-from zks_lwip.stack import Datagram, TcpListener
+from zks_lwip.stack import Datagram, Reject, TcpListener
 
 from .packets import (
     ACK,
@@ -294,6 +294,20 @@ async def test_a_flood_of_syns_is_bounded_and_passes() -> None:
             flow.abort()
         assert p.counter("flows") == 0
         assert not p.stack._flows
+
+
+async def test_a_flow_that_gave_way_can_still_be_rejected() -> None:
+    """Its holder decides before it hears that the SYN has been refused: nothing is left of it."""
+    async with probe(max_held=1) as p:
+        for port in (1001, 1002):
+            await p.device.send([tcp(("10.0.0.1", port), (FAR[4], 80), SYN)])
+            if port == 1001:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        first = p.flows[0]  # the second one's SYN has put it out; that event has not been taken
+        assert p.counter("flows_over_limit") == 1
+        first.reject(Reject.RST)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert p.counter("flows") == p.counter("flows_held") == 1
 
 
 async def test_single_bytes_cost_their_number() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
 from zks_lwip.stack import Reject
@@ -12,27 +10,19 @@ from .packets import (
     ACK,
     APP,
     FAR,
-    FIN,
     ICMP,
     ICMP6,
-    PSH,
     RST,
     SYN,
     Recorder,
     connect,
+    mss,
     probe,
     tcp,
+    wscale,
 )
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
-
-
-def mss(value: int) -> bytes:
-    return struct.pack("!BBH", 2, 4, value)
-
-
-def wscale(shift: int) -> bytes:
-    return bytes([3, 3, shift, 1])
 
 
 # the held SYN
@@ -64,6 +54,28 @@ async def test_another_syn_on_the_same_ports_replaces_the_held_one() -> None:
         await p.send(tcp((APP[4], 40000), (FAR[4], 80), SYN, 5000))
         p.flows[0].accept()
         assert (await p.receive()).ack == 5001
+
+
+@FAMILIES
+async def test_a_syn_that_is_retransmitted_after_its_answer_is_answered_again(
+    family: int, autojump_clock
+) -> None:
+    async with probe() as p:
+        syn = tcp((APP[family], 1), (FAR[family], 80), SYN, 7, options=mss(1460))
+        await p.send(syn)
+        flow = p.flows.pop()
+        handler = Recorder(flow)
+        flow.accept()
+        first = await p.receive()
+        await p.send(syn)  # the answer was lost
+        again = await p.receive()
+        assert (again.flags, again.seq, again.ack) == (SYN | ACK, first.seq, 8)
+        again = await p.receive(5)  # and by the stack's own clock
+        assert (again.flags, again.seq, again.ack) == (SYN | ACK, first.seq, 8)
+        assert not p.flows and handler.log == []
+        await p.send(tcp((APP[family], 1), (FAR[family], 80), ACK, 8, first.seq + 1, b"data"))
+        assert handler.log == ["established", "readable"]
+        assert handler.read() == b"data"
 
 
 @FAMILIES
@@ -217,6 +229,32 @@ async def test_segments_fit_the_peers_mss(theirs: int) -> None:
         assert largest >= min(theirs, 20_000)
 
 
+@FAMILIES
+@pytest.mark.parametrize("mtu", [576, 1280, 1500, 9000, 65535])
+async def test_bytes_go_both_ways_in_packets_of_the_mtu(family: int, mtu: int) -> None:
+    data = bytes(i * 7 & 255 for i in range(150_000))
+    size = mtu - (40 if family == 4 else 60)
+    async with probe(mtu=mtu) as p:
+        c = await connect(p, family, options=mss(size) + wscale(4))
+        received = b""
+        for at in range(0, len(data), size):
+            await c.send(data[at : at + size])
+            assert (await p.receive()).ack == c.seq
+            received += c.handler.read()
+        assert received == data
+        sent, largest = 0, 0
+        received = b""
+        while len(received) < len(data):
+            sent += c.flow.push(data[sent:])
+            segment = await p.receive()
+            received += segment.data
+            largest = max(largest, len(segment.raw))
+            c.ack = segment.seq + len(segment.data)
+            await p.send(c.segment())
+        assert received == data
+        assert largest == mtu
+
+
 async def test_window_scaling(autojump_clock) -> None:
     async with probe() as p:
         c = await connect(p, options=mss(1460) + wscale(7))
@@ -231,255 +269,3 @@ async def test_window_scaling(autojump_clock) -> None:
             got += len((await p.receive()).data)
         assert 100 << 7 >= got > (100 << 7) - 1460
         await p.silence(0.2)
-
-
-# data
-
-
-@FAMILIES
-async def test_data_is_acknowledged_at_once(family: int, autojump_clock) -> None:
-    async with probe() as p:
-        c = await connect(p, family)
-        await c.send(b"a")
-        answer = await p.receive(0.01)
-        assert (answer.flags, answer.ack, answer.data) == (ACK, c.seq, b"")
-        assert c.handler.log == ["readable"]
-        assert c.handler.read() == b"a"
-
-
-async def test_reordered_segments_come_in_order() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        data = bytes(range(256)) * 20
-        pieces = [(i, data[i : i + 512]) for i in range(0, len(data), 512)]
-        for at, piece in pieces[1::2] + pieces[::2]:
-            await p.send(c.segment(data=piece, seq=c.seq + at))
-        assert c.handler.read() == data
-
-
-async def test_overlapping_segments_give_each_byte_once() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        data = bytes(i & 0xFF for i in range(3000))
-        for start, end in [(1000, 2000), (500, 1500), (1900, 3000), (0, 700), (0, 3000)]:
-            await p.send(c.segment(data=data[start:end], seq=c.seq + start))
-        assert c.handler.read() == data
-
-
-async def test_a_window_that_closes_and_opens(autojump_clock) -> None:
-    async with probe() as p:
-        c = await connect(p, options=mss(1460) + wscale(2))
-        sent = 0
-        window = 1 << 30
-        while window:
-            await p.send(c.segment(data=bytes(1460), seq=c.seq + sent))
-            answer = await p.receive()
-            sent = answer.ack - c.seq
-            window = answer.window
-        assert 1_040_000 < sent <= 1_048_560
-        # A probe of the closed window is answered, and not taken.
-        await p.send(c.segment(data=b"!", seq=c.seq + sent))
-        answer = await p.receive()
-        assert (answer.ack, answer.window) == (c.seq + sent, 0)
-        # So is an empty ACK, once, or not at all: an answer to each would be a storm.
-        await p.send(c.segment(seq=c.seq + sent))
-        await p.silence(0.2)
-        # The reader takes what waits: the window opens.
-        assert len(c.handler.read()) == min(sent, 1 << 20)
-        assert (await p.receive()).window > 0
-
-
-async def test_a_closed_window_of_theirs_is_probed(autojump_clock) -> None:
-    async with probe() as p:
-        c = await connect(p, window=0)
-        assert c.flow.push(b"hello") == 5
-        first = await p.receive(10)
-        assert len(first.data) <= 1
-        await p.send(c.segment(window=0))
-        assert len((await p.receive(20)).data) <= 1
-        await p.send(c.segment(window=1000))
-        got = b""
-        while got != b"hello":
-            segment = await p.receive(20)
-            at = segment.seq - c.ack
-            got = got[:at] + segment.data
-
-
-async def test_a_small_window_is_filled_at_once(autojump_clock) -> None:
-    """lwIP alone waits for its persist timer when a whole segment does not fit."""
-    async with probe() as p:
-        c = await connect(p, options=mss(1460), window=100)
-        assert c.flow.push(bytes(1000)) == 1000
-        got = 0
-        while got < 1000:
-            segment = await p.receive(0.01)
-            assert 0 < len(segment.data) <= 100
-            got += len(segment.data)
-            c.ack = segment.seq + len(segment.data)
-            await p.send(c.segment(window=100))
-
-
-async def test_what_is_lost_is_sent_again(autojump_clock) -> None:
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.push(b"lost")
-        first = await p.receive()
-        again = await p.receive(5)
-        assert (again.seq, again.data) == (first.seq, b"lost")
-
-
-async def test_bytes_are_not_sent_for_ever_to_a_dead_peer(autojump_clock) -> None:
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.push(b"anybody there?")
-        import trio
-
-        with trio.fail_after(2000):
-            while c.handler.log != ["reset"]:
-                await trio.sleep(10)
-        assert p.counter("flows") == 0
-
-
-# the end
-
-
-@FAMILIES
-async def test_their_fin_first(family: int) -> None:
-    async with probe() as p:
-        c = await connect(p, family)
-        await c.send(b"last", FIN | ACK)
-        assert (await p.receive()).ack == c.seq
-        assert c.handler.read() == b"last"
-        assert c.flow.pull_into(bytearray(10)) is None
-        c.flow.push(b"answer")
-        assert (await p.receive()).data == b"answer"
-        c.flow.send_eof()
-        fin = await p.receive()
-        assert fin.flags & FIN
-        c.ack = fin.seq + 1
-        await p.send(c.segment())
-        assert c.handler.log[-1] == "closed"
-        assert p.counter("flows") == 0
-
-
-@FAMILIES
-async def test_our_fin_first(family: int, autojump_clock) -> None:
-    import trio
-
-    async with probe() as p:
-        c = await connect(p, family)
-        c.flow.send_eof()
-        c.ack = (await p.receive()).seq + 1
-        await p.send(c.segment())
-        # Half closed: they may go on for as long as they like.
-        await trio.sleep(120)
-        await c.send(b"still here")
-        assert c.handler.read() == b"still here"
-        await c.send(b"", FIN | ACK)
-        assert c.handler.log[-1] == "closed"
-        assert c.flow.pull_into(bytearray(10)) is None
-        assert p.counter("flows_time_wait") == 1
-        await trio.sleep(4)
-        assert p.counter("flows") == 0
-
-
-async def test_simultaneous_close(autojump_clock) -> None:
-    import trio
-
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.send_eof()
-        fin = await p.receive()
-        await c.send(b"", FIN | ACK)  # has not seen our FIN yet
-        c.ack = fin.seq + 1
-        await p.send(c.segment())
-        assert c.handler.log[-1] == "closed"
-        assert c.flow.pull_into(bytearray(10)) is None
-        await trio.sleep(4)
-        assert p.counter("flows") == 0
-
-
-async def test_a_new_connection_on_the_ports_of_one_in_time_wait() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.send_eof()
-        c.ack = (await p.receive()).seq + 1
-        await c.send(b"", FIN | ACK)
-        assert c.flow.pull_into(bytearray(1)) is None
-        assert p.counter("flows_time_wait") == 1
-        p.seen.clear()
-        await p.receive()  # the ACK of their FIN
-        await connect(p)
-        assert p.counter("flows_time_wait") == 0
-        assert p.counter("flows") == 1
-
-
-@FAMILIES
-async def test_their_reset(family: int) -> None:
-    async with probe() as p:
-        c = await connect(p, family)
-        await p.send(c.segment(RST))
-        assert c.handler.log == ["reset"]
-        assert p.counter("flows") == 0
-        await p.silence()
-
-
-async def test_a_reset_out_of_the_window_is_ignored() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        await p.send(c.segment(RST, seq=c.seq - 100))
-        await p.send(c.segment(RST, seq=c.seq + (1 << 24)))
-        assert "reset" not in c.handler.log
-        await c.send(b"alive")
-        assert c.handler.read() == b"alive"
-
-
-@FAMILIES
-async def test_our_reset(family: int) -> None:
-    async with probe() as p:
-        c = await connect(p, family)
-        c.flow.abort()
-        assert (await p.receive()).flags & RST
-        assert p.counter("flows") == 0
-
-
-async def test_data_after_close_is_reset() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.close()
-        fin = await p.receive()
-        assert fin.flags & FIN
-        c.ack = fin.seq + 1
-        await c.send(b"too late")
-        flags = [(await p.receive()).flags]
-        while p.seen:
-            flags.append((await p.receive()).flags)
-        assert any(f & RST for f in flags)
-        assert p.counter("flows") == 0
-
-
-async def test_data_after_fin_is_not_taken() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        await c.send(b"end", FIN | ACK)
-        await c.send(b"more")
-        assert c.handler.read() == b"end"
-        assert c.flow.pull_into(bytearray(10)) is None
-
-
-async def test_closing_the_stack_sends_resets() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        c.flow.push(b"x")
-        await p.receive()
-    assert c.handler.log[-1] == "reset"
-
-
-async def test_a_syn_inside_a_connection_is_challenged() -> None:
-    async with probe() as p:
-        c = await connect(p)
-        await p.send(c.segment(SYN, seq=c.seq + 77))
-        answer = await p.receive()
-        assert answer.flags == ACK and answer.ack == c.seq
-        await c.send(b"alive", PSH | ACK)
-        assert c.handler.read() == b"alive"
