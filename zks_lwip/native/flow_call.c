@@ -89,10 +89,12 @@ int zks_flow_reject(zks_core *core, uint64_t id, int how)
         return ZKS_GONE;
     core_enter(core);
     flow = flow_get(core, id);
-    if (flow && flow->state == FLOW_HELD) {
-        flow_refuse(core, flow, how);
-        flow->ended = 1;
-        flow_died(core, flow, 0);
+    if (flow && (flow->state == FLOW_HELD || flow->state == FLOW_DEAD)) {
+        if (flow->state == FLOW_HELD) {
+            flow_refuse(core, flow, how);
+            flow->ended = 1;
+            flow_died(core, flow, 0);
+        }
         flow_release(core, flow);
         flow_reap(core, flow);
         result = ZKS_OK;

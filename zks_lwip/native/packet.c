@@ -62,9 +62,11 @@ static enum zks_drop check_addresses(const struct zks_packet *packet)
 {
     const uint8_t *s = packet->source.bytes, *d = packet->destination.bytes;
     if (packet->source.family == 4) {
-        if (d[0] >= 224)
-            return ZKS_DROP_MULTICAST; /* class D, E and the limited broadcast */
-        if (s[0] == 0 || s[0] == 127 || s[0] >= 224 || d[0] == 0 || d[0] == 127)
+        if (all_bytes(d, 4, 255))
+            return ZKS_DROP_BROADCAST;
+        if (d[0] >= 224 && d[0] < 240)
+            return ZKS_DROP_MULTICAST;
+        if (s[0] == 0 || s[0] == 127 || s[0] >= 224 || d[0] == 0 || d[0] == 127 || d[0] >= 240)
             return ZKS_DROP_MARTIAN;
     } else {
         static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};

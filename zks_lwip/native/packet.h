@@ -17,7 +17,8 @@ struct zks_address {
     X(OPTIONS, drop_ip_options)                /* IPv4 options */                                        \
     X(EXTENSION, drop_extension_header)        /* an IPv6 extension header that is wrong or not ours */  \
     X(MARTIAN, drop_martian)                   /* an address that cannot be a source or a destination */ \
-    X(MULTICAST, drop_multicast)               /* to a multicast or broadcast address */                 \
+    X(MULTICAST, drop_multicast)               /* to a multicast address */                              \
+    X(BROADCAST, drop_broadcast)               /* to 255.255.255.255 */                                  \
     X(PROTOCOL, drop_protocol)                 /* neither TCP, UDP nor ICMP */                           \
     X(FRAGMENT, drop_fragment)                 /* offset, length or kind of a fragment wrong */          \
     X(TCP_HEADER, drop_tcp_header)             /* data offset or flags wrong */                          \

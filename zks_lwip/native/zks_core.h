@@ -121,6 +121,7 @@ int zks_events(zks_core *core, struct zks_event *events, int most);
 
 int zks_flow_info(zks_core *core, uint64_t id, struct zks_flow_info *info);
 int zks_flow_accept(zks_core *core, uint64_t id);
+/* Refuses a held SYN. The id is gone, also if the SYN had been given up before it was looked at. */
 int zks_flow_reject(zks_core *core, uint64_t id, int how);
 /* Opens a flow from us to the device's side (an active open); 0: no. */
 uint64_t zks_flow_connect(zks_core *core, int family, const uint8_t *from, uint16_t from_port,
