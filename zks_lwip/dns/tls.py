@@ -8,6 +8,7 @@ half as much for each query. It is a client's only, and does not negotiate an en
 from __future__ import annotations
 
 import ssl
+from typing import cast
 
 import trio
 
@@ -28,6 +29,7 @@ class TlsStream(trio.abc.Stream):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._plain = memoryview(bytearray(_CHUNK))
         self._sending = trio.Lock()
         self._broken = False
 
@@ -70,24 +72,21 @@ class TlsStream(trio.abc.Stream):
         `max_bytes` is taken as a hint.
         """
         while True:
-            parts: list[bytes] = []
-            room = max_bytes or _CHUNK
+            filled, room = 0, min(max_bytes or _CHUNK, _CHUNK)
             ended = False
             try:
-                while room > 0:
-                    part = self._tls.read(room)
-                    if not part:
-                        ended = True
-                        break
-                    parts.append(part)
-                    room -= len(part)
+                while filled < room and not ended:
+                    # (With a buffer it returns how many bytes it has put there.)
+                    count = cast("int", self._tls.read(room - filled, self._plain[filled:]))
+                    ended = not count
+                    filled += count
             except ssl.SSLWantReadError:
                 # Nothing more has come; what TLS itself may have to say is sent.
                 ended = False
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 ended = True
             except ssl.SSLError as error:
-                if not parts:
+                if not filled:
                     await self._give_up(error)
             if self._outgoing.pending:
                 try:
@@ -95,8 +94,8 @@ class TlsStream(trio.abc.Stream):
                 except trio.BrokenResourceError:
                     # The server is gone; what it said before is still worth having.
                     ended = True
-            if parts or ended:
-                return b"".join(parts)
+            if filled or ended:
+                return bytes(self._plain[:filled])
             await self._fill()
 
     async def aclose(self) -> None:

@@ -174,3 +174,22 @@ def test_an_answer_before_the_query_has_been_sent() -> None:
     assert pair.session.receive(pair.server.data_to_send()) == [Answered(token, b"a", 0)]
     seen = pair.server.receive_data(pair.session.data_to_send())
     assert [type(event) for event in seen] == [h2.events.StreamReset]
+
+
+def test_frames_of_several_answers_in_turn() -> None:
+    """As servers send them that have many answers at once; with a GOAWAY in between."""
+    pair = Pair()
+    (one, number), (two, after) = pair.ask(), pair.ask()
+    pair.settle()
+    first = _frame(1, 4, number, BLOCK) + _frame(1, 4, after, BLOCK)
+    last = _frame(0, 1, after, b"b") + _frame(0, 1, number, b"a")
+    assert pair.session.receive(first + last) == [Answered(two, b"b", 0), Answered(one, b"a", 0)]
+    (one, number), (two, after) = pair.ask(), pair.ask()
+    first = _frame(1, 4, number, BLOCK) + _frame(1, 4, after, BLOCK)
+    last = _frame(0, 1, after, b"b") + _frame(0, 1, number, b"a")
+    goaway = _frame(7, 0, 0, number.to_bytes(4, "big") + bytes(4))
+    assert pair.session.receive(first + goaway + last) == [
+        Failed(two, "the server is going away", True),
+        Answered(one, b"a", 0),
+    ]
+    assert pair.session.closing and not pair.session.dead and not pair.session.in_flight
