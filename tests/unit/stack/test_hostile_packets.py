@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import trio
-from zks_lwip._lwip import ffi, lib
+from zks_lwip._lwip import lib
 
 from zks_lwip.stack import Datagram, Reject, TcpListener
 
@@ -303,12 +303,12 @@ async def test_a_flood_of_syns_is_bounded_and_passes() -> None:
 async def test_a_flow_that_gave_way_can_still_be_rejected() -> None:
     """Its holder decides before it hears that the SYN has been refused: nothing is left of it."""
     async with probe(max_held=1) as p:
-        await p.send(tcp(("10.0.0.1", 1001), (FAR[4], 80), SYN))
-        syn = tcp(("10.0.0.1", 1002), (FAR[4], 80), SYN)  # no checkpoint from here on
-        lib.zks_packet_input(p.stack._core, ffi.from_buffer(syn), len(syn))
-        first = p.flows[0]  # the second one's SYN has put it out; that event has not been taken
+        await p.device.send([tcp(("10.0.0.1", 1001), (FAR[4], 80), SYN)])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        second = tcp(("10.0.0.1", 1002), (FAR[4], 80), SYN)
+        lib.zks_packet_input(p.stack._core, second, len(second))  # in the pump's thread, say
         assert p.counter("flows_over_limit") == 1
-        first.reject(Reject.RST)
+        p.flows[0].reject(Reject.RST)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert p.counter("flows") == p.counter("flows_held") == 1
 
