@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,10 +180,8 @@ class VpnConfig:
             )
         if self.host.always_on and self.kill_switch is KillSwitch.OFF:
             raise ConfigError("--always-on is of no use with --kill-switch off: nothing is closed.")
-        if self.ca_file is not None and not self.ca_file.is_file():
-            raise ConfigError(
-                f"--ca-file {self.ca_file}: no such file. Give a PEM file of certificates."
-            )
+        if self.ca_file is not None:
+            _check_ca_file(self.ca_file)
         if not _INTERFACE.match(self.tun):
             raise ConfigError(
                 f"--tun {self.tun!r} is no interface name: 1 to 15 letters, digits, '_', '-' or "
@@ -377,3 +376,13 @@ def read_token_file(path: Path, *, option: str = "--token-file") -> str:
             )
         return words[-1]
     raise ConfigError(f"{option} {path} holds no token: write it on a line of its own.")
+
+
+def _check_ca_file(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"--ca-file {path}: no such file. Give a PEM file of certificates.")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except OSError as error:  # that of OpenSSL is one, too
+        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"--ca-file {path}: {why}. Give a PEM file of certificates.") from None

@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 
 import pytest
+import trustme
 
 from zks_lwip.config import (
     Ipv6,
@@ -112,6 +113,9 @@ def test_a_ca_file_must_exist_and_make_sense(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         VpnConfig(worker=parse_worker_url("wss://w.example"), ca_file=pem)
     pem.write_text("")
+    with pytest.raises(ConfigError, match="--ca-file .*: it holds no certificate. Give a PEM"):
+        VpnConfig(worker=parse_worker_url("wss://w.example"), ca_file=pem)
+    trustme.CA().cert_pem.write_to_path(pem)
     VpnConfig(worker=parse_worker_url("wss://w.example"), ca_file=pem)
     with pytest.raises(ConfigError, match="no TLS"):
         VpnConfig(worker=parse_worker_url("ws://127.0.0.1"), ca_file=pem)

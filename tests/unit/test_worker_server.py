@@ -581,6 +581,9 @@ async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
         (["--resolver", "dns.example"], 2, "--resolver dns.example"),
         (["--token-file", "/nonexistent"], 2, "/nonexistent"),
         (["--tls-cert", "/nonexistent"], 2, "/nonexistent"),
+        (["--tls-cert", __file__], 2, "PEM files"),
+        (["--allow-origin", "example.com"], 2, "--allow-origin example.com"),
+        (["--allow-origin", "https://example.com/page"], 2, "https://example.com"),
         (["--max-streams", "0"], 2, "--max-streams"),
     ],
 )

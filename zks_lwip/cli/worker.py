@@ -12,7 +12,15 @@ import click
 import trio
 
 from ..errors import ConfigError
-from ..worker import Limits, Worker, WorkerConfig, parse_listen, parse_network, parse_resolver
+from ..worker import (
+    Limits,
+    Worker,
+    WorkerConfig,
+    parse_listen,
+    parse_network,
+    parse_origin,
+    parse_resolver,
+)
 from ._options import set_up_logging
 
 __all__ = ["worker"]
@@ -124,7 +132,7 @@ def worker(
         tls_key=tls_key,
         allow=tuple(map(parse_network, allow)),
         resolvers=tuple(map(parse_resolver, resolver)),
-        origins=allow_origin,
+        origins=tuple(map(parse_origin, allow_origin)),
         mark=mark,
         limits=Limits(streams=max_streams),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .limits import Limits
-from .listen import parse_listen
+from .listen import parse_listen, parse_origin
 from .nameservers import parse_resolver
 from .policy import Policy, parse_network
 from .server import Worker, WorkerConfig
@@ -15,5 +15,6 @@ __all__ = [
     "WorkerConfig",
     "parse_listen",
     "parse_network",
+    "parse_origin",
     "parse_resolver",
 ]

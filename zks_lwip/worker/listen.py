@@ -9,13 +9,21 @@ import logging
 import socket
 import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trio
 
 from ..errors import ConfigError, PrivilegeError
 from .sockets import open_socket
 
-__all__ = ["has_ipv6", "open_listener", "parse_listen", "raise_descriptor_limit", "tls_context"]
+__all__ = [
+    "has_ipv6",
+    "open_listener",
+    "parse_listen",
+    "parse_origin",
+    "raise_descriptor_limit",
+    "tls_context",
+]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +52,18 @@ def parse_listen(text: str) -> tuple[str, int]:
         ) from None
 
 
+def parse_origin(text: str) -> str:
+    """A web origin as browsers write it (RFC 6454 §6.2). Raises ConfigError."""
+    parts = urlsplit(text)
+    host = parts.hostname or ""
+    if not host or text.lower() != f"{parts.scheme}://{parts.netloc}".lower() or "@" in text:
+        raise ConfigError(
+            f"--allow-origin {text}: that is no origin; give scheme, host and, where it is unusual,"
+            " port alone, as in https://example.com"
+        )
+    return text.lower()
+
+
 def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
     """What ``--tls-cert`` and ``--tls-key`` name (PEM; one file may hold both). ConfigError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -59,7 +79,10 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> N
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         both = f"{cert} and {key}" if key is not None else str(cert)
-        raise ConfigError(f"TLS: {both} cannot be used: {detail}") from None
+        raise ConfigError(
+            f"TLS: {both} cannot be used: {detail}; give --tls-cert and --tls-key PEM files, the"
+            " certificate's chain and its private key, unencrypted"
+        ) from None
 
 
 def _no_password() -> str:
