@@ -62,10 +62,10 @@ class Holder:
             self.child.wait_for(pattern, 0.2, after=self.seen)
         return found
 
-    def steps(self) -> int:
+    def steps(self, config: dict[str, object] | None = None) -> int:
         """How many steps the plan has: with each new one, there is more to be tested."""
         seen = len(self.child.stdout)
-        self.order("^ended 1", fail=0)
+        self.order("^ended 1", config, fail=0)
         return int(self.child.wait_for(r"^steps (\d+)", after=seen).group(1))
 
     def apply(self, **config: object) -> None:

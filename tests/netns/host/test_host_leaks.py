@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.netns.host import leak
-from tests.netns.host.conftest import Holder, nothing, same
-from tests.netns.host.leak import Detector, Prober, Space
+from tests.netns.host.conftest import Holder, execute, nothing, same
+from tests.netns.host.leak import Detector, Packet, Prober, Space
+from tests.netns.host.talk import RP_FILTER
+from tests.netns.lab import NOBODY
 from zks_lwip.device._netns import run_in_netns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -97,45 +100,103 @@ def test_blocked_ipv6_fails_at_once_and_its_dns_is_ours(holder: Holder, space: S
     holder.end()
 
 
-def test_a_death_before_each_step(holder: Holder, detector: Detector, fast: Prober) -> None:
-    """The host is untouched or closed; then the next instance takes over, or ``recover`` undoes."""
+VARIANTS: dict[str, dict[str, object]] = {
+    "strict": {},
+    "closed": {"lan": False, "ipv6": False},
+    "exceptions": {
+        "forward": True,
+        "inbound": [22, 8022],
+        "bypass": ["203.0.113.0/24", "2001:db8::/32"],
+        "bypass_users": [NOBODY],
+    },
+    "only": {"only": ["25.2.0.0/16", "2a0e:2::/32"], "inbound": [22]},
+    "embedded": {"peers": None},
+    "route": {"kill_switch": "route", "forward": True, "bypass": ["203.0.113.0/24"]},
+    "route only": {"kill_switch": "route", "only": ["25.2.0.0/16", "2a0e:2::/32"]},
+    "off": {"kill_switch": "off"},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest, space: Space) -> Iterator[dict[str, object]]:
+    """Each way to be set up, on a host that looks at reverse paths strictly."""
+    execute(space, RP_FILTER.format(1))
+    yield VARIANTS[request.param]
+    execute(space, RP_FILTER.format(0))
+
+
+def test_a_death_before_each_step(
+    holder: Holder, detector: Detector, fast: Prober, variant: dict[str, object]
+) -> None:
+    """The host is untouched or closed; then the next instance takes over, or ``recover`` undoes.
+
+    (Without a firewall it is closed by the last rule, not by the first step.)
+    """
     before = holder.picture()
-    steps = holder.steps()
-    assert steps > 20
+    steps = holder.steps(variant)
+    assert steps > 15
+    strict = "kill_switch" not in variant
+
+    def closed(found: dict[Packet, int]) -> None:
+        if strict:
+            nothing(found)
+
     for number in range(steps):
-        for after in ("recover", "take over"):
-            holder.order("^ended -9", die=number)
+        ways = ("recover", "take over")
+        for after in ways if not variant else (ways[number % 2],):
+            holder.order("^ended -9", variant, die=number)
             if number == 0:
                 same(before, holder.picture())
             elif after == "recover":
                 with detector.watching() as found:
                     time.sleep(0.1)
-                nothing(found)
+                closed(found)
             if after == "recover":
                 assert holder.recover()["left"] == []
             else:
                 with detector.watching() as found:
-                    if number == 0:
-                        holder.order("^closed")
+                    if number == 0 and strict:
+                        holder.order("^closed", variant)
                         detector.leaks.clear()
                         holder.expect("^applied")
                     else:
-                        holder.apply()
-                nothing(found)
+                        holder.apply(**variant)
+                closed(found)
                 holder.end()
             same(before, holder.picture(), f"step {number}, {after}")
     assert holder.recover() == {"undone": [], "left": []}
 
 
 @pytest.mark.parametrize("how", ["term", "fail"])
-def test_an_orderly_end_in_each_step(holder: Holder, how: str) -> None:
+def test_an_orderly_end_in_each_step(holder: Holder, how: str, variant: dict[str, object]) -> None:
     before = holder.picture()
-    steps = holder.steps()
+    steps = holder.steps(variant)
     for number in range(steps):
-        code = holder.order(r"^ended -?\d+", **{how: number})
+        code = holder.order(r"^ended -?\d+", variant, **{how: number})
         assert code == ("ended 0" if how == "term" else "ended 1")
         same(before, holder.picture(), f"step {number}")
     assert not list(holder.directory.glob("*.journal"))
+
+
+def test_a_death_while_taking_over_by_others(
+    holder: Holder, detector: Detector, fast: Prober
+) -> None:
+    """From each way to be set up to another, dying in its middle and at its end: put back."""
+    before = holder.picture()
+    names = list(VARIANTS)
+    for first, second in zip(names, [*names[1:], names[0]], strict=True):
+        holder.apply(**VARIANTS[first])
+        holder.end("kill")
+        strict = not {"kill_switch"} & (VARIANTS[first].keys() | VARIANTS[second].keys())
+        with detector.watching() as found:
+            holder.order("^ended -9", VARIANTS[second], die=6)
+            holder.apply(**VARIANTS[second])
+            holder.end("kill")
+            time.sleep(0.1)
+        if strict:
+            nothing(found)
+        assert holder.recover()["left"] == []
+        same(before, holder.picture(), f"{first}, {second}")
 
 
 def test_a_failed_take_over_stays_closed(holder: Holder, detector: Detector, fast: Prober) -> None:
