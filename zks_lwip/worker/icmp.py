@@ -1,8 +1,8 @@
 """ICMP echo for ECHO (PROTOCOL.md §5).
 
 By unprivileged ICMP datagram sockets, where the system lets us have them: Linux gives them to the
-groups of ``net.ipv4.ping_group_range``, macOS to everybody. The kernel writes the identifier and
-the checksum, and passes on only replies to the socket's own requests. Where they are forbidden, by
+groups of ``net.ipv4.ping_group_range``, macOS to everybody. Linux writes the identifier and the
+checksum, and passes on only replies to the socket's own requests. Where they are forbidden, by
 raw sockets, which take root or CAP_NET_RAW; all that is not a reply is then filtered in the kernel,
 and others' replies here.
 
@@ -89,7 +89,8 @@ class _Socket:
     def send(self, host: str, sequence: int, payload: bytes) -> None:
         """Raises OSError."""
         packet = _HEADER.pack(_REQUEST[self.family], 0, 0, self.ident, sequence) + payload
-        if self.raw and self.family == socket.AF_INET:  # for ICMPv6 the kernel makes it
+        # Linux makes the checksum for its datagram sockets, and every kernel that of ICMPv6.
+        if self.family == socket.AF_INET and (self.raw or sys.platform != "linux"):
             packet = packet[:2] + struct.pack("=H", _checksum(packet)) + packet[4:]
         self.sock.sendto(packet, (host, 0))
 
