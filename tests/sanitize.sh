@@ -25,6 +25,7 @@ case ${1:-} in
 esac
 # What is built of the planted bug must not be taken for the real thing's later on.
 if [ "$mode" = canary ]; then tree=$root/build/sanitize/canary; fi
+sanitized=$tree/build/python
 
 # Nothing of ours runs in these: they build, pack and compile.
 apart=(tests/unit/test_build_lwip.py tests/unit/test_cross_compile.py tests/unit/test_lwip_apt.py
@@ -58,19 +59,38 @@ bug = PLANTED["tcp-header"]
 PYTHON
 }
 
-# under_sanitizers COMMAND...: Python's own small blocks come from malloc, too, so that what reads past
-# one is seen. Python leaks at its end by design: leaks are looked for by the fuzz targets instead.
+# Makes a python for the tests, and for what they start by sys.executable, that has the sanitizers.
+# Other programs must not get them, with LD_PRELOAD, from it: some hang. Python's own small blocks
+# come from malloc, too, so that what reads past one is seen. Python leaks at its end by design:
+# leaks are looked for by the fuzz targets instead.
+make_python() {
+    mkdir -p "$tree/build/site"
+    cat >"$sanitized" <<SHELL
+#!/bin/sh
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" exec "$python" "\$@"
+SHELL
+    chmod 755 "$sanitized"
+    cat >"$tree/build/site/sitecustomize.py" <<PYTHON
+import os, sys
+
+os.environ.pop("LD_PRELOAD", None)
+sys.executable = "$sanitized"
+PYTHON
+}
+
+# Some tests measure memory: what was freed is kept back only so far.
+few=quarantine_size_mb=16
 under_sanitizers() {
-    env LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 ZKS_LWIP_SANITIZE=address,undefined \
-        ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan:detect_stack_use_after_return=1" \
+    env PYTHONPATH="$tree/build/site" PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 \
+        ZKS_LWIP_SANITIZE=address,undefined \
+        ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan:detect_stack_use_after_return=1:$few" \
         UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
-        "$@"
+        "$sanitized" "$@"
 }
 
 # A wrong call must end the process, or the sanitizers are asleep.
 check_awake() {
-    if (cd "$tree" && under_sanitizers "$python" -c '
+    if (cd "$tree" && under_sanitizers -c '
 from zks_lwip._lwip import ffi, lib
 
 lib.zks_ws_mask(ffi.new("uint8_t[10]"), ffi.new("uint8_t[10]"), 4000, b"mask", 0)
@@ -82,7 +102,7 @@ lib.zks_ws_mask(ffi.new("uint8_t[10]"), ffi.new("uint8_t[10]"), 4000, b"mask", 0
 }
 
 run_pytest() {
-    (cd "$tree" && under_sanitizers "$python" -m pytest -p no:cacheprovider "$@") || failed=1
+    (cd "$tree" && under_sanitizers -m pytest -p no:cacheprovider "$@") || failed=1
     # Also of processes that a test has started, and whose end it did not look at.
     if compgen -G "$reports/*" >/dev/null; then
         say "What the sanitizers have reported"
@@ -113,6 +133,7 @@ if [ "$mode" = canary ]; then plant; fi
 (cd "$tree" && ZKS_LWIP_SANITIZE=address,undefined "$python" build_lwip.py build)
 rm -rf "$reports"
 mkdir -p "$reports"
+make_python
 check_awake
 
 say "Tests under sanitizers"

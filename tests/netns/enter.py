@@ -104,6 +104,7 @@ def main(argv: list[str]) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+    os.environ.pop("LD_PRELOAD", None)  # of a sanitizer: for us, not for the command
     os.execvp(command[0], command)
 
 

@@ -8,9 +8,11 @@ Prints ``servers are ready`` once all of them listen. The ports are the constant
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import random
+import resource
 import select
 import socket
 import struct
@@ -29,6 +31,7 @@ WHO = 7023  # TCP and UDP: the peer's address as it is seen here, a line
 CLOSED = 7024  # nothing listens
 COUNTERS = 7025  # TCP: JSON of the counters
 FULL_CONE = 7026  # UDP: answers from another port (FULL_CONE + 1), and from its own
+IDLE = 7028  # TCP: as ECHO, without a thread for each connection: for thousands of them
 HTTP = 8080
 
 CHUNK = 65536
@@ -165,6 +168,37 @@ def _serve(port: int, handler: Callable[[socket.socket], None]) -> None:
     threading.Thread(target=accept, daemon=True).start()
 
 
+def _serve_idle() -> None:
+    """Echoes on thousands of connections that are idle for most of the time."""
+    listener = socket.create_server(
+        ("::", IDLE), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096
+    )
+    listener.setblocking(False)
+
+    def loop() -> None:
+        sockets: dict[int, socket.socket] = {listener.fileno(): listener}
+        ready = select.epoll()
+        ready.register(listener.fileno(), select.EPOLLIN)
+        while True:
+            for number, _ in ready.poll():
+                sock = sockets[number]
+                if sock is listener:
+                    with contextlib.suppress(BlockingIOError, ConnectionError):
+                        sock = listener.accept()[0]
+                        sockets[sock.fileno()] = sock
+                        ready.register(sock.fileno(), select.EPOLLIN)
+                    continue
+                try:
+                    data = sock.recv(1000)
+                    if sock.send(data) == 0:
+                        raise EOFError
+                except (OSError, EOFError):
+                    del sockets[number]
+                    sock.close()
+
+    threading.Thread(target=loop, daemon=True).start()
+
+
 def _serve_udp(port: int, answer: Callable[[bytes, tuple], bytes]) -> None:  # type: ignore[type-arg]
     sock = _udp_socket(port)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -248,6 +282,8 @@ class _PagesServer(ThreadingHTTPServer):
 
 def start(pages: str = ".") -> None:
     """Start every server; returns at once, they live in daemon threads."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for port, handler in {
         ECHO: _echo,
         SINK: _sink,
@@ -259,6 +295,7 @@ def start(pages: str = ".") -> None:
         COUNTERS: _counters,
     }.items():
         _serve(port, handler)
+    _serve_idle()
     _serve_udp(ECHO, lambda data, _: data)
     _serve_udp(WHO, lambda _, address: f"{_plain(address)} {address[1]}\n".encode())
     _serve_full_cone()

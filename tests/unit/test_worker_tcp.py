@@ -405,17 +405,22 @@ async def test_one_token_cannot_take_every_descriptor(tmp_path: Path) -> None:
     tokens.write_text("a" * 32 + "\n" + "b" * 32 + "\n")
     tokens.chmod(0o600)
     async with running_worker(token_file=tokens) as (worker, address), tcp_server(echo) as port:
-        taken = worker.descriptors.free - 8
-        worker.descriptors.total = worker.descriptors.free = 8
+        taken = worker.descriptors.free - 16
+        worker.descriptors.total = worker.descriptors.free = 16
         async with (
             raw_client(address, token="a" * 32) as greedy,
             raw_client(address, token="b" * 32) as other,
         ):
-            for stream in range(1, 6):
+            for stream in range(1, 12):
                 await greedy.open(stream, "127.0.0.1", port)
-            await greedy.send(Connect(6, "127.0.0.1", port))
+            await greedy.send(Connect(12, "127.0.0.1", port))
             assert (await greedy.expect(Error)).code == 429
             await other.open(1, "127.0.0.1", port)
+            # Alone, a token may have nearly all; and its streams keep no session of its own out.
+            tokens.write_text("a" * 32 + "\n")
+            worker.reload()
+            async with raw_client(address, token="a" * 32) as more:
+                await more.open(1, "127.0.0.1", port)
         worker.descriptors.total += taken
         worker.descriptors.free += taken
 

@@ -48,6 +48,11 @@ class Descriptors:
         self.free = total
         self._parent = parent
 
+    def resize(self, total: int) -> None:
+        """Make it ``total``; what is taken beyond that stays taken until it is given back."""
+        self.free += total - self.total
+        self.total = total
+
     def take(self) -> None:
         """Count one more. Raises OSError (EMFILE) when none is left."""
         if self.free <= 0:

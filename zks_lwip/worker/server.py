@@ -210,6 +210,8 @@ class Worker:
         for served in list(self._served):
             if served.principal in removed:
                 served.link.close(_POLICY_VIOLATION, "the token was removed")
+        for account in self.accounts.values():
+            account.descriptors.resize(self._share())
         log.info("reloaded; %d tokens were removed", len(removed))
 
     async def _drain(self) -> None:
@@ -274,7 +276,7 @@ class Worker:
         if self._handshakes >= _MOST_HANDSHAKES:
             await trio.aclose_forcefully(stream)
             return
-        admitted: list[tuple[Principal, Account]] = []
+        admitted: list[tuple[Principal, Account, Descriptors]] = []
 
         def authorize(request: HttpRequest) -> Accept | HttpResponse:
             principal = self._admit(request)
@@ -293,19 +295,20 @@ class Worker:
                 finally:
                     self._handshakes -= 1
                 if connection is not None:
-                    await self._run_session(connection, *admitted[0], nursery)
+                    principal, account, _ = admitted[0]
+                    await self._run_session(connection, principal, account, nursery)
                 nursery.cancel_scope.cancel()
         finally:
-            for principal, account in admitted:
+            for principal, account, descriptors in admitted:
                 account.sessions -= 1
-                account.descriptors.give()
+                descriptors.give()
                 self._forget_account(principal)
 
     def _accept(
         self,
         request: HttpRequest,
         principal: Principal,
-        admitted: list[tuple[Principal, Account]],
+        admitted: list[tuple[Principal, Account, Descriptors]],
     ) -> Accept | HttpResponse:
         """The upgrade of one who may come in: is there room, and which version is it?"""
         v1 = not request.subprotocols
@@ -316,24 +319,31 @@ class Worker:
         most = account.limits.streams if v1 else account.limits.sessions
         if account.sessions >= most:
             return HttpResponse(429, b"too many sessions for this token\n")
+        # streams cannot keep a v2 session out: of those, there are few
+        descriptors = account.descriptors if v1 else self.descriptors
         try:
-            account.descriptors.take()
+            descriptors.take()
         except OSError:
             return HttpResponse(503, b"too many connections\n")
         account.sessions += 1
-        admitted.append((principal, account))
+        admitted.append((principal, account, descriptors))
         return Accept(None if v1 else SUBPROTOCOL)
 
     def _account(self, principal: Principal) -> Account:
         account = self.accounts.get(principal.digest)
         if account is None:
-            total = self.descriptors.total
-            # with tokens, none can take so many that nothing is left for the others
-            share = total if self._tokens is None else total - total // 4
             account = self.accounts[principal.digest] = Account(
-                self.config.limits, Descriptors(share, self.descriptors)
+                self.config.limits, Descriptors(self._share(), self.descriptors)
             )
         return account
+
+    def _share(self) -> int:
+        """How many descriptors the streams and associations of one token may have."""
+        total = self.descriptors.total
+        total -= min(self.config.limits.sessions, total // 8)
+        # none of several tokens can take so many that nothing is left for the others
+        several = self._tokens is not None and len(self._tokens.principals) > 1
+        return total - total // 4 if several else total
 
     def _forget_account(self, principal: Principal) -> None:
         if self._tokens is not None and principal not in self._tokens.principals:
@@ -351,7 +361,7 @@ class Worker:
         limits = account.limits
         settings = Settings(
             window=self.config.window,
-            streams=min(limits.streams, self.descriptors.total),
+            streams=min(limits.streams, account.descriptors.total),
             associations=limits.associations,
             requests=limits.requests,
             udp=True,
