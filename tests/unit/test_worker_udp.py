@@ -391,7 +391,7 @@ async def _check_echo(client: RawClient) -> None:
 @pytest.mark.parametrize("kind", ["datagram", "raw", "none"])
 def test_echo_in_a_namespace(kind: str) -> None:
     """The test above, where ICMP sockets are open to everybody, to privilege alone, to nobody."""
-    groups = "0 2147483647" if kind == "datagram" else "1 0"
+    groups = "0 0" if kind == "datagram" else "1 0"
     setpriv = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw" if kind == "none" else ""
     script = (
         f"ip link set lo up && echo '{groups}' > /proc/sys/net/ipv4/ping_group_range"
@@ -400,7 +400,9 @@ def test_echo_in_a_namespace(kind: str) -> None:
     )
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     try:
-        allowed = subprocess.run([*unshare, "true"], capture_output=True).returncode == 0
+        # Ubuntu lets it succeed and takes the privileges away.
+        probe = [*unshare, "ip", "link", "set", "lo", "up"]
+        allowed = subprocess.run(probe, capture_output=True).returncode == 0
     except FileNotFoundError:
         allowed = False
     if not allowed:
