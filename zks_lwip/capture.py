@@ -137,10 +137,12 @@ class Capture:
         ``host.hold`` is set, the host stays closed.
         """
         from .host.linux import applied
+        from .host.plan import LEAVES_HERE
 
         await self._look_proxy_up()
         for note in self.plan.notes:
-            _log.info("%s", note)
+            if note != LEAVES_HERE:  # who asked for no worker has been told
+                _log.warning("%s", note)
         async with applied(self.plan) as self._host, trio.open_nursery() as nursery:
             # What an instance that died has left closed is not opened by our failure, either.
             self.host.hold = self.config.host.always_on or self.plan.state.leftover is not None

@@ -27,7 +27,7 @@ def host(net: Lab) -> Namespace:
     With a /run/zks_lwip of its own: `recover` looks at every journal that is there.
     """
     host = net.add_host()
-    host.state = net.directory / "state-of-commands"
+    host.state = net.directory / f"state-of-{host.name}"
     host.state.mkdir(mode=0o700)
     return host
 
@@ -298,6 +298,14 @@ def test_split_tunnels(net: Lab, worker: Child, host: Namespace, unchanged: None
     with net.connect(host, "--only", f"{lab.FAR4}/32"), host.entered():
         assert client.who(lab.FAR4) == lab.MID4
         assert client.who(lab.FAR6) != lab.MID6
+    halves = ["--bypass", "0.0.0.0/1", "--bypass", "::/1"]
+    with net.connect(host, *halves), host.entered():
+        assert client.who(lab.FAR4) == own
+        assert client.who(lab.FAR6) != lab.MID6
+    with net.connect(host, "--only", "0.0.0.0/0") as child, host.entered():
+        assert client.who(lab.FAR4) == lab.MID4
+        assert client.who(lab.FAR6) != lab.MID6
+    assert not any("undone" in line for line in child.stderr), "a rule for everything has no `to`"
     with net.connect(host, "--bypass", "user:nobody"):
         argv = [*PYTHON, "-m", "tests.netns.client", "who", lab.FAR4]
         for user, seen in ((NOBODY, own), (None, lab.MID4)):

@@ -42,7 +42,10 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _UNREACHABLE = 7
 _SCOPE_UNIVERSE = 0
 _THERE = {errno.EEXIST}
-_GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+# (EINVAL: what the kernel does not understand now, it cannot have taken before.)
+_GONE = {
+    errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL
+}  # fmt: skip
 _NODAD = 0x02
 
 
@@ -124,8 +127,7 @@ class Applier:
         if step.fwmark is not None:
             request |= {"fwmark": step.fwmark, "fwmask": 0xFFFFFFFF}
         if step.to is not None:
-            network = ipaddress.ip_network(step.to)
-            request |= {"dst": str(network.network_address), "dst_len": network.prefixlen}
+            request["dst"] = step.to  # (pyroute2 drops 0.0.0.0 and :: where they stand alone)
         if step.ipproto is not None:
             # Not getprotobyname(): minimal systems have no /etc/protocols.
             request["ip_proto"] = getattr(socket, f"IPPROTO_{step.ipproto.upper()}")

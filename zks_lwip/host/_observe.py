@@ -18,7 +18,7 @@ from zks_lwip.host._programs import search_path
 from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, Network
 from zks_lwip.host.plan import PRIORITY_ALL
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
-from zks_lwip.host.steps import PROTOCOL, TABLE_NAME, Route, Rule, Step
+from zks_lwip.host.steps import PROTOCOL, SYSCTLS, TABLE_NAME, Route, Rule, Step
 
 __all__ = ["look", "nft_path"]
 
@@ -28,11 +28,6 @@ _MAIN = 254
 _PROTOCOL_KERNEL = 2  # of routes that come with an address
 # Of the network namespace that the machine started with (net/core/net_namespace.c).
 _FIRST_COOKIE = 1
-_SYSCTLS = (
-    "net.ipv4.conf.all.src_valid_mark",
-    "net.ipv4.conf.all.rp_filter",
-    "net.ipv4.tcp_fwmark_accept",
-)
 _ORDER = Path("/etc/resolvconf/interface-order")
 _PROTOCOLS = {socket.IPPROTO_UDP: "udp", socket.IPPROTO_TCP: "tcp"}
 
@@ -64,7 +59,7 @@ def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | No
         foreign_uses=(*uses, *claimed),
         nft=nft,
         nft_table=nft is not None and _has_table(nft),
-        sysctls={name: value for name in _SYSCTLS if (value := read_sysctl(name)) is not None},
+        sysctls={name: value for name in SYSCTLS if (value := read_sysctl(name)) is not None},
         strict_rp_filter=_strict_rp_filter(links),
         resolver=_resolver(inode),
         resolver_prefix=_resolver_prefix(),

@@ -87,9 +87,12 @@ class HostConfig:
     def __post_init__(self) -> None:
         for option, networks in (("--bypass", self.bypass), ("--only", self.only)):
             _check_overlap(option, networks)
-        for network in self.bypass:
-            if network.prefixlen == 0:
-                raise ConfigError(f"--bypass {network} is everything: nothing would be tunnelled")
+        for version, width in ((4, 32), (6, 128)):
+            # They do not overlap, so their sizes add up.
+            mine = [network for network in self.bypass if network.version == version]
+            if sum(network.num_addresses for network in mine) == 1 << width:
+                names = " ".join(f"--bypass {network}" for network in mine)
+                raise ConfigError(f"{names} is all of IPv{version}: nothing would be tunnelled")
         if self.only and (self.bypass or self.bypass_users):
             raise ConfigError("--only and --bypass exclude each other: give one of them")
         for port in self.inbound:

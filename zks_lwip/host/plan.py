@@ -26,6 +26,7 @@ from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, HostConfig, KillSwit
 from zks_lwip.host.firewall import Firewall, ruleset
 from zks_lwip.host.state import HostState, lan_networks
 from zks_lwip.host.steps import (
+    SYSCTLS,
     Address,
     LinkDns,
     LinkUp,
@@ -39,16 +40,16 @@ from zks_lwip.host.steps import (
     render,
 )
 
-__all__ = ["Plan", "make_plan", "missing"]
+__all__ = ["LEAVES_HERE", "Plan", "make_plan", "missing"]
 
 MAIN = 254
 # The better metric wins; the other one is what remains when the TUN is gone.
 _METRIC_TUN, _METRIC_REFUSE = 100, 20000
 PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP, PRIORITY_DNS = 100, 101, 105, 110
 PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
-_SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
-_RP_FILTER = "net.ipv4.conf.all.rp_filter"
-_ACCEPT_MARK = "net.ipv4.tcp_fwmark_accept"
+_SRC_VALID_MARK, _RP_FILTER, _ACCEPT_MARK = SYSCTLS
+LEAVES_HERE = "the worker runs on this machine: its own connections leave from here"
+"""The note about an embedded worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +232,14 @@ def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> li
     rules += [Rule(family, PRIORITY_LAN, MAIN, to=to) for to in direct]
     # Refused by a rule, not in T: port 53 over IPv6 is still ours.
     action = TABLE if family == 4 or config.ipv6 else None
-    captured = [str(n) for n in config.only if n.version == family] if config.only else [None]
+    captured = [_to(n) for n in config.only if n.version == family] if config.only else [None]
     rules += [Rule(family, PRIORITY_ALL, action, to=to) for to in captured]
     return rules
+
+
+def _to(network: Network) -> str | None:
+    """The destination of a rule; the kernel has none for everything."""
+    return str(network) if network.prefixlen else None
 
 
 def _resolver(config: HostConfig, state: HostState, server: str) -> list[Step]:
@@ -272,7 +278,7 @@ def _notes(config: HostConfig, state: HostState) -> tuple[str, ...]:
             "--kill-switch off: when this process ends, traffic goes out as without a tunnel"
         )
     if state.own and config.peers is None and config.kill_switch is KillSwitch.STRICT:
-        notes.append("the worker runs on this machine: its own connections leave from here")
+        notes.append(LEAVES_HERE)
     notes += [f"a rule of somebody else comes before ours: {rule}" for rule in state.foreign_rules]
     return tuple(notes)
 

@@ -6,6 +6,7 @@ it twice. Steps are equal when they ask for the same; they go to and from JSON f
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "PROTOCOL",
+    "SYSCTLS",
     "TABLE_NAME",
     "Address",
     "LinkDns",
@@ -32,6 +34,13 @@ PROTOCOL = 122
 """Who made a route or a rule (rtnetlink's "protocol"): marks ours, for every look at the host."""
 TABLE_NAME = "zks_lwip"
 """Our nftables table, of family inet."""
+SYSCTLS = (
+    "net.ipv4.conf.all.src_valid_mark",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.tcp_fwmark_accept",
+)
+"""Settings that a step may change for the host as a whole."""
+_RECORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +264,19 @@ def from_json(data: Any) -> Step:
             raise ValueError(f"no {kind.__name__}: {data!r}")
     absent = {name: None for name, kinds in types.items() if kinds.endswith(" | None")}
     try:
-        return kind(**{**absent, **values})
+        step = kind(**{**absent, **values})
     except TypeError as error:
         raise ValueError(f"no {kind.__name__}: {error}") from None
+    # An instance that has become another user still holds its journal, and root undoes it.
+    if isinstance(step, Sysctl) and not _is_sysctl(step):
+        raise ValueError(f"no Sysctl of ours: {data!r}")
+    if isinstance(step, Resolvconf) and not _RECORD.fullmatch(step.record):
+        raise ValueError(f"no Resolvconf of ours: {data!r}")
+    return step
+
+
+def _is_sysctl(step: Sysctl) -> bool:
+    return step.name in SYSCTLS and step.value.isdigit() and step.previous.isdigit()
 
 
 def render(steps: Iterable[Step]) -> list[str]:

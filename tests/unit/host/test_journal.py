@@ -19,7 +19,11 @@ if sys.platform != "linux":
 from zks_lwip.host.journal import Journal, journal_path, parse, running
 from zks_lwip.host.steps import Route, Rule, Sysctl
 
-STEPS = [Rule(4, 101, None, fwmark=7), Route(6, 5, 100, "zks0"), Sysctl("a.b", "1", "0")]
+STEPS = [
+    Rule(4, 101, None, fwmark=7),
+    Route(6, 5, 100, "zks0"),
+    Sysctl("net.ipv4.conf.all.rp_filter", "2", "1"),
+]
 
 
 def written(directory: Path) -> Path:

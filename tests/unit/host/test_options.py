@@ -46,7 +46,7 @@ def test_what_is_bypassed() -> None:
         ({"bypass": ["fe80::1%eth0"]}, "--bypass fe80"),
         ({"bypass": ["user:"]}, "no user"),
         ({"bypass": ["user:no-such-user"]}, "--bypass user:no-such-user"),
-        ({"bypass": ["0.0.0.0/0"]}, "everything"),
+        ({"bypass": ["0.0.0.0/0"]}, "nothing would be tunnelled"),
         ({"bypass": ["10.0.0.0/8", "10.1.0.0/16"]}, "overlaps"),
         ({"only": ["10.0.0.0/8", "10.0.0.0/9"]}, "overlaps"),
         ({"only": ["10.0.0.0/8"], "bypass": ["192.0.2.1"]}, "exclude"),

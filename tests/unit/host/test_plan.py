@@ -115,6 +115,11 @@ def test_steps_survive_the_journal(name: str) -> None:
         {"kind": "Rule", "family": 4, "priority": 1, "table": 1, "more": 1},
         {"kind": "Sysctl", "name": "a", "value": "1"},
         {"kind": "Sysctl", "name": "a", "value": "1", "previous": None},
+        {"kind": "Sysctl", "name": "kernel.core_pattern", "value": "1", "previous": "|x"},
+        {"kind": "Sysctl", "name": "net.ipv4.conf.all.rp_filter", "value": "2", "previous": "|x"},
+        {"kind": "Sysctl", "name": "../../tmp/x", "value": "1", "previous": "2"},
+        {"kind": "Resolvconf", "record": "-u", "server": "198.18.0.2"},
+        {"kind": "Resolvconf", "record": "../x", "server": "198.18.0.2"},
     ],
 )
 def test_what_is_no_step(data: object) -> None:
