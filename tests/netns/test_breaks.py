@@ -1,0 +1,118 @@
+"""The worker goes away: established connections are reset, everything new waits for ``--grace``."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.netns import client, lab, machine, servers
+from tests.netns.child import Child, until
+from tests.netns.lab import WORKER4, Lab, Namespace
+from tests.netns.test_host_commands import current_state as state
+
+GRACE = 2.0
+
+
+@pytest.fixture
+def host(net: Lab) -> Namespace:
+    return net.add_host()
+
+
+def _udp(far: str) -> str:
+    family = socket.AF_INET6 if ":" in far else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        sock.connect((far, servers.ECHO))
+        sock.send(b"x")
+        try:
+            return sock.recv(100).decode()
+        except ConnectionRefusedError:
+            return "ECONNREFUSED"
+
+
+def attempts(host: Namespace) -> dict[str, tuple[Callable[[], str], str, str]]:
+    """Something new of each kind; what comes of it when it works, and when it is refused."""
+
+    def dig(*options: str) -> str:
+        argv = ["dig", "+tries=1", "+time=15", *options, "@25.9.9.9", "far.zks.test"]
+        answer = Child("dig", host.command(argv)).succeed(20)
+        return next(s for s in ("NOERROR", "SERVFAIL") if f"status: {s}" in answer)
+
+    def tcp(far: str) -> str:
+        return client.connect_error(far, servers.ECHO, syn_retries=4)
+
+    return {
+        "tcp4": (lambda: tcp(lab.FAR4), "connected", "ECONNREFUSED"),
+        "tcp6": (lambda: tcp(lab.FAR6), "connected", "ECONNREFUSED"),
+        "udp4": (lambda: _udp(lab.FAR4), "x", "ECONNREFUSED"),
+        "udp6": (lambda: _udp(lab.FAR6), "x", "ECONNREFUSED"),
+        "dns": (dig, "NOERROR", "SERVFAIL"),
+        "dns by tcp": (lambda: dig("+tcp"), "NOERROR", "SERVFAIL"),
+    }
+
+
+def attempt_all(host: Namespace) -> dict[str, tuple[str, float]]:
+    """What came of each, and after how many seconds; all at the same time."""
+
+    def timed(attempt: Callable[[], str]) -> tuple[str, float]:
+        began = time.monotonic()
+        with host.entered():
+            return attempt(), time.monotonic() - began
+
+    with ThreadPoolExecutor(10) as threads:
+        made = {name: threads.submit(timed, x) for name, (x, _, _) in attempts(host).items()}
+        return {name: future.result(30) for name, future in made.items()}
+
+
+def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
+    """What is new waits until the grace is over; later it is refused at once."""
+    before = machine.picture(host.path)
+    refused = {name: no for name, (_, _, no) in attempts(host).items()}
+    listen = f"{WORKER4}:8790"
+    with net.worker(listen=listen) as far:
+        with net.connect(host, "--grace", str(int(GRACE)), url=f"ws://{listen}") as child:
+            with host.entered(), client.connect(lab.FAR4, servers.ECHO, timeout=10) as sock:
+                far.process.kill()
+                far.wait(5)
+                began = time.monotonic()
+                with pytest.raises(ConnectionResetError):
+                    while sock.recv(100):
+                        pass
+                assert time.monotonic() - began < 1
+            found = attempt_all(host)
+            assert {name: result for name, (result, _) in found.items()} == refused
+            for name, (_, seconds) in found.items():
+                # (A SYN is answered when the application's kernel sends it again.)
+                assert 0.5 * GRACE < seconds < 2 * GRACE, (name, seconds)
+            found = attempt_all(host)
+            assert {name: result for name, (result, _) in found.items()} == refused
+            assert max(seconds for _, seconds in found.values()) < 0.9, f"they waited: {found}"
+            assert state(host) == "lost"
+            with net.worker(listen=listen):
+                until(lambda: state(host) == "connected", 15)
+                with host.entered():
+                    assert client.who(lab.FAR4) == lab.MID4
+        child.no_traceback()
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+def test_a_short_break_is_bridged(net: Lab, host: Namespace) -> None:
+    listen = f"{WORKER4}:8791"
+    far = net.worker(listen=listen)
+    with far, net.connect(host, "--grace", "30", url=f"ws://{listen}") as child:
+        far.process.kill()
+        far.wait(5)
+        with ThreadPoolExecutor(1) as thread:
+            future = thread.submit(attempt_all, host)
+            time.sleep(1)
+            with net.worker(listen=listen):
+                found = future.result(30)
+                assert state(host) == "connected"
+    worked = {name: yes for name, (_, yes, _) in attempts(host).items()}
+    assert {name: result for name, (result, _) in found.items()} == worked
+    assert min(seconds for _, seconds in found.values()) > 0.9, "the control: they had to wait"
+    child.no_traceback()
