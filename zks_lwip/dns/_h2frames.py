@@ -7,6 +7,7 @@ import struct
 from h2.exceptions import FrameTooLargeError
 
 __all__ = [
+    "END_HEADERS",
     "Frame",
     "Kind",
     "cut",
@@ -65,7 +66,7 @@ def whole_answers(frames: list[Frame]) -> set[int]:
     """The streams for which there are a HEADERS and then a DATA frame, both without more flags than
     they need, the latter ending the stream; and nothing else.
 
-    None if a header block is spread over frames: then order matters.
+    Empty if a header block is spread over frames: h2 is to see what comes in between.
     """
     seen: dict[int, int] = {}
     for _, _, kind, flags, number in frames:

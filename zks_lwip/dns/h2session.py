@@ -214,8 +214,8 @@ class DohSession:
 
         GOAWAY is not: h2 closes everything when it meets one, but a server that winds down still
         answers the streams up to the last one that it names (RFC 9113 §6.8). Nor are answers that
-        have come as one HEADERS and one DATA frame, as nearly every one does: h2 takes five times
-        as long for them as everything else that is done with an answer, up to its client.
+        have come as one HEADERS and one DATA frame, as nearly every one does: h2 takes ten times as
+        long for them as this, a quarter of all that a query costs.
         """
         if self._held:
             data = bytes(self._held) + data
