@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,29 @@ async def test_too_many_sessions(tokens: Path) -> None:
         assert (await http(address, f"{head}{ALICE}\r\n"))[0] == 429
         async with raw_client(address, token=BOB):
             pass
+
+
+async def test_connections_without_a_token_keep_nobody_out(
+    monkeypatch: pytest.MonkeyPatch, tokens: Path
+) -> None:
+    """Those that say nothing are bounded, and the oldest of them gives way."""
+    monkeypatch.setattr("zks_lwip.worker.server._MOST_HANDSHAKES", 4)
+    async with running_worker(token_file=tokens) as (worker, address):
+        silent = []
+        for number in range(10):
+            silent.append(await trio.open_tcp_stream(*address))
+            await silent[-1].send_all(b"GET /tunnel HTTP/1.1\r\n")
+            with trio.fail_after(5):
+                while len(worker._handshakes) < min(number + 1, 4):
+                    await trio.sleep(0.01)
+        for stream in silent[:6]:
+            with trio.fail_after(5), suppress(trio.BrokenResourceError):
+                assert await stream.receive_some() == b""
+        async with raw_client(address, token=ALICE) as client, tcp_server(echo) as port:
+            await client.open(1, "127.0.0.1", port)
+            assert len(worker._handshakes) <= 4
+        for stream in silent:
+            await stream.aclose()
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"\0" * 100, b"A" * 100_000])

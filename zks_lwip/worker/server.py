@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "zks-tunnel.v2"
 
-_MOST_HANDSHAKES = 512  # connections that have not shown a token yet
+_MOST_HANDSHAKES = 512  # over it the oldest gives way
 _LINGER = 60.0  # seconds for a far end to take what its client had sent before it left
 _SWEEP = 1.0
 _GOING_AWAY = 1001
@@ -141,7 +141,8 @@ class Worker:
         #: Opened by :meth:`run`.
         self.pinger: Pinger
         self._lingering: dict[TcpStream, float] = {}
-        self._handshakes = 0
+        #: Connections that have not shown a token yet, the oldest first.
+        self._handshakes: dict[trio.CancelScope, None] = {}
         self._listening = trio.CancelScope()
         self._stopping = trio.Event()
         self._forced = trio.CancelScope()
@@ -273,9 +274,10 @@ class Worker:
         return principal
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
-        if self._handshakes >= _MOST_HANDSHAKES:
-            await trio.aclose_forcefully(stream)
-            return
+        if len(self._handshakes) >= _MOST_HANDSHAKES:
+            oldest = next(iter(self._handshakes))  # who is honest does not take long
+            del self._handshakes[oldest]
+            oldest.cancel()
         admitted: list[tuple[Principal, Account, Descriptors]] = []
 
         def authorize(request: HttpRequest) -> Accept | HttpResponse:
@@ -286,14 +288,14 @@ class Worker:
 
         try:
             async with trio.open_nursery() as nursery:
-                self._handshakes += 1
+                self._handshakes[nursery.cancel_scope] = None
                 try:
                     # one message may wait to be taken: v1 is held up by not being read
                     connection = await accept_websocket(
                         nursery, stream, authorize=authorize, queue=1
                     )
                 finally:
-                    self._handshakes -= 1
+                    self._handshakes.pop(nursery.cancel_scope, None)
                 if connection is not None:
                     principal, account, _ = admitted[0]
                     await self._run_session(connection, principal, account, nursery)
