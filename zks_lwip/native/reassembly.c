@@ -169,9 +169,14 @@ void reassembly_expire(zks_core *core)
 {
     while (core->fragments && core->now_ms - core->fragments->since_ms >= MOST_MS) {
         const struct reassembly *whole = core->fragments;
+        uint32_t length = 0; /* of what has come without a gap */
+        while (length < whole->highest && whole->seen[length / 64] >> (length / 8 % 8) & 1)
+            length += 8;
+        if (length > whole->highest)
+            length = whole->highest;
         core_count(core, ZKS_C_DROP_FIRST + ZKS_DROP_REASSEMBLY);
-        if (whole->data && whole->seen[0] & 1)
-            icmp_time_exceeded(core, &whole->packet, whole->data, whole->highest);
+        if (whole->data && length)
+            icmp_time_exceeded(core, &whole->packet, whole->data, length);
         forget(core, &core->fragments);
     }
 }

@@ -188,6 +188,11 @@ async def test_fragments_that_never_become_whole_go(family: int, autojump_clock)
             ip = 20 if family == 4 else 40
             assert answer.payload[8 + ip : 8 + ip + 8] == packet[ip : ip + 8]
         await p.silence()
+        # What has not come is not quoted.
+        parts = fragments(packet, 64, 100)
+        await p.send(parts[0], parts[1], parts[3])
+        await trio.sleep(16)
+        assert (await p.receive()).payload[8 + ip :] == packet[ip : ip + 128]
         got: list[Datagram] = []
         p.stack.on_datagrams = got.extend
         await p.send(*fragments(packet, 1480, 999))
