@@ -210,3 +210,19 @@ def test_another_way_to_the_worker(
         child.wait_for("the way to the worker has changed", after=seen)
     nothing(found)
     child.no_traceback()
+
+
+def test_without_the_firewall(net: Lab, worker: Child, host: Namespace, detector: Detector) -> None:
+    """``--kill-switch route``: what is not bound to a device does not leave, connected or killed.
+
+    Nor do the kernel's errors about answers that came when nobody waited any more.
+    """
+    unbound = ("udp4", "tcp4", "ping4", "dns4", "landns4", "udp6", "tcp6", "dns6", "landns6")
+    with net.connect(host, "--kill-switch", "route") as child, Prober(host, *unbound, rate=200):
+        with detector.watching() as found:
+            time.sleep(1)
+            child.signal(signal.SIGKILL)
+            child.wait(5)
+            time.sleep(0.4)
+    nothing(found)
+    Child("recover", host.command([*ZKS, "recover"])).succeed()

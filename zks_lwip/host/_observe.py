@@ -129,7 +129,7 @@ def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str]]:
 
 
 def _rule(message: Any, version: int, priority: int) -> Rule:
-    destination = message.get_attr("FRA_DST")
+    source, destination = message.get_attr("FRA_SRC"), message.get_attr("FRA_DST")
     table = message.get_attr("FRA_TABLE") or message["table"]
 
     def first(name: str) -> int | None:
@@ -147,6 +147,7 @@ def _rule(message: Any, version: int, priority: int) -> Rule:
         ipproto=None if protocol is None else _PROTOCOLS.get(protocol, str(protocol)),
         sport=first("FRA_SPORT_RANGE"),
         dport=first("FRA_DPORT_RANGE"),
+        source=None if source is None else f"{source}/{message['src_len']}",
     )
 
 

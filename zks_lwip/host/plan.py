@@ -9,6 +9,7 @@ Rules, for each family (table ``main`` is the host's own, T is ours)::
     100  marked sockets of the tunnel           main
     101  the same, where main has no route      unreachable: never into our own TUN
     105  DHCP renewals                          main
+    107  from the TUN's own addresses           T: the kernel's errors about late answers, too
     110  port 53, to anybody                    T: a resolver on the LAN is captured, too
     115  --bypass                               main
     120  each private subnet that is connected  main
@@ -45,7 +46,8 @@ __all__ = ["LEAVES_HERE", "Plan", "make_plan", "missing"]
 MAIN = 254
 # The better metric wins; the other one is what remains when the TUN is gone.
 _METRIC_TUN, _METRIC_REFUSE = 100, 20000
-PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP, PRIORITY_DNS = 100, 101, 105, 110
+PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP = 100, 101, 105
+PRIORITY_TUN, PRIORITY_DNS = 107, 110
 PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
 _SRC_VALID_MARK, _RP_FILTER, _ACCEPT_MARK = SYSCTLS
 LEAVES_HERE = "the worker runs on this machine: its own connections leave from here"
@@ -120,7 +122,8 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
     if config.kill_switch is not KillSwitch.OFF:
         steps += [Route(family, TABLE, _METRIC_REFUSE) for family in families]
     for family in families:
-        steps += _rules(config, state.own, family, lan)
+        tun = str((ipv4 if family == 4 else ipv6).network)
+        steps += _rules(config, state.own, family, lan, tun)
     steps.append(
         Tun(config.tun, config.mtu, config.queue_length, config.vnet_hdr, config.node),
     )
@@ -212,7 +215,7 @@ def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
     return steps
 
 
-def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> list[Step]:
+def _rules(config: HostConfig, own: bool, family: int, lan: list[Network], tun: str) -> list[Step]:
     rules: list[Step] = []
     if config.inbound:
         rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK_INBOUND))
@@ -221,7 +224,10 @@ def _rules(config: HostConfig, own: bool, family: int, lan: list[Network]) -> li
         rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=MARK))
     client, server = (68, 67) if family == 4 else (546, 547)
     dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server)
-    rules += [dhcp, Rule(family, PRIORITY_DNS, TABLE, dport=53)]
+    # An answer from the LAN's name server, which was never asked, comes out of the TUN; should
+    # nobody wait for it any more, the kernel's ICMP error would tell that server on its link.
+    rules += [dhcp, Rule(family, PRIORITY_TUN, TABLE, source=tun)]
+    rules.append(Rule(family, PRIORITY_DNS, TABLE, dport=53))
     for network in config.bypass:
         if network.version == family:
             rules.append(Rule(family, PRIORITY_BYPASS, MAIN, to=str(network)))

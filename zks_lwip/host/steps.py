@@ -123,9 +123,12 @@ class Rule(Step):
     ipproto: str | None = None
     sport: int | None = None
     dport: int | None = None
+    source: str | None = None
 
     def _words(self) -> str:
         words = [f"priority {self.priority}"]
+        if self.source is not None:
+            words.append(f"from {self.source}")
         if self.to is not None:
             words.append(f"to {self.to}")
         if self.fwmark is not None:
