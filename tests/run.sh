@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Sets up and runs every test, as root or without: tests/run.sh [PYTEST ARGUMENTS...]
 #
+# Without arguments also those that tests/sanitize.sh --short runs.
+#
 # As root on Debian and Ubuntu the packages that the tests need are installed (services among them
 # are neither started nor enabled). Without root, tests whose programs are missing are skipped and
 # named at the end. With CI=true and as root, a skipped end-to-end test is a failure.
@@ -24,17 +26,28 @@ without_services() {
     fi
 }
 
+# libFuzzer and the sanitizers of clang are in a package of its version's.
+need_clang_runtime() {
+    local version
+    version=$(clang -dumpversion)
+    [ -e "$(clang --print-file-name="libclang_rt.fuzzer-$(uname -m).a")" ] ||
+        packages+=("libclang-rt-${version%%.*}-dev")
+}
+
 packages=()
 need_for_build
 build_packages=${#packages[@]}
-for pair in curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 kdig:knot-dnsutils nft:nftables \
-    ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
+for pair in clang:clang curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 \
+    kdig:knot-dnsutils nft:nftables ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
     sysctl:procps tcpdump:tcpdump; do
     need_command "${pair%%:*}" "${pair##*:}"
 done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     had_sshd=$(command -v sshd || true)
     without_services install_packages
+    packages=()
+    need_clang_runtime
+    install_packages
     # Installed for the tests only: it must not listen after the next boot either.
     if [ -z "$had_sshd" ] && [ -d /run/systemd/system ]; then
         systemctl disable ssh.service ssh.socket 2>/dev/null ||
@@ -62,4 +75,5 @@ say "Style and types"
 .venv/bin/python -m mypy || failed=1
 say "Tests"
 .venv/bin/python -m pytest "$@" || failed=1
+if [ $# = 0 ]; then tests/sanitize.sh --short || failed=1; fi
 exit $failed
