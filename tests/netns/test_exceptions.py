@@ -1,0 +1,163 @@
+"""``connect --forward`` and ``--allow-inbound``; and a worker's name that leads to a trap."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import trustme
+
+from tests.netns import client, lab, machine
+from tests.netns.child import Child
+from tests.netns.host import probe
+from tests.netns.host.conftest import nothing
+from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
+from tests.netns.host.talk import echo, new_socket
+from tests.netns.lab import PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
+
+PORT = 8022
+
+
+@pytest.fixture
+def host(net: Lab) -> Namespace:
+    return net.add_host()
+
+
+@pytest.fixture
+def detector(host: Namespace) -> Iterator[Detector]:
+    with contextlib.closing(Detector(host)) as found:
+        yield found
+
+
+@pytest.fixture
+def container(net: Lab, host: Namespace) -> Iterator[Namespace]:
+    """A namespace behind a bridge of ``host``, as of a container engine, with NAT."""
+    with contextlib.closing(net.namespace("inner" + host.name.rsplit("host", 1)[1])) as inner:
+        host.ip(
+            "link add br0 type bridge",
+            f"link add in0 type veth peer name in1 netns {inner.name}",
+            "link set in0 master br0",
+            "link set in0 up",
+            "addr add 172.30.0.1/24 dev br0",
+            "link set br0 up",
+        )
+        inner.ip(
+            "addr add 172.30.0.2/24 dev in1", "link set in1 up", "route add default via 172.30.0.1"
+        )
+        host.sysctl("net.ipv4.ip_forward=1")
+        nat = (
+            "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
+            "add rule ip nat post ip saddr 172.30.0.0/24 oifname != br0 masquerade"
+        )
+        Child("nft", host.command(["nft", nat])).succeed()
+        yield inner
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_what_the_host_forwards(
+    net: Lab,
+    worker: Child,
+    host: Namespace,
+    container: Namespace,
+    detector: Detector,
+    forward: bool,
+) -> None:
+    """Through the tunnel, or refused at once; never beside it."""
+
+    def seen_from() -> str:
+        with container.entered():
+            return client.who(lab.FAR4)
+
+    index = host.name.rsplit("host", 1)[1]
+    assert seen_from() == f"25.1.{index}.2", "the control"
+    before = machine.picture(host.path)
+    tcp_to_worker = (socket.IPPROTO_TCP, WORKER4, WORKER_PORT)
+    detector.allowed = lambda packet: (
+        housekeeping(packet) or (packet.protocol, packet.destination, packet.port) == tcp_to_worker
+    )
+    options = ["--forward"] if forward else []
+    with net.connect(host, *options) as child, detector.watching() as found:
+        if forward:
+            assert seen_from() == lab.MID4
+        else:
+            began = time.monotonic()
+            with pytest.raises(OSError, match="refused|unreachable|No route"):
+                seen_from()
+            assert time.monotonic() - began < 1
+        with container.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            with contextlib.suppress(OSError):
+                for _ in range(5):
+                    sock.sendto(b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\4leak\4test\0\0\1\0\1",
+                                (lab.NAMES4, 53))  # fmt: skip
+    nothing(found)
+    child.no_traceback()
+    assert machine.difference(before, machine.picture(host.path)) == ""
+    assert seen_from() == f"25.1.{index}.2"
+
+
+def test_callers_from_outside(net: Lab, worker: Child, host: Namespace) -> None:
+    """Answered the way they came, TCP and UDP; another port's are not."""
+    own = f"25.1.{host.name.rsplit('host', 1)[1]}.2"
+
+    def call(port: int) -> list[bool]:
+        answers = []
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with new_socket(net.far, kind) as one:
+                try:
+                    one.connect((own, port))
+                    one.send(b"ping")
+                    answers.append(one.recv(100) == b"ping")
+                except OSError:
+                    answers.append(False)
+        return answers
+
+    before = machine.picture(host.path)
+    with echo(host, own, PORT), echo(host, own, PORT + 1):
+        assert call(PORT) == call(PORT + 1) == [True, True], "the control"
+        with net.connect(host, "--allow-inbound", str(PORT)), host.entered():
+            assert call(PORT) == [True, True]
+            assert call(PORT + 1) == [False, False]
+            assert client.who(lab.FAR4) == lab.MID4
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+TRAPS = {"foreign": lab.FAR4, "LAN": probe.NEIGHBOUR4, "name server": lab.NAMES4}
+
+
+@pytest.mark.parametrize("where", TRAPS)
+def test_a_workers_name_that_leads_elsewhere(
+    net: Lab, host: Namespace, detector: Detector, where: str
+) -> None:
+    """TunnelCrack: only our own sockets go to the address that the name is said to have."""
+    trap, port = TRAPS[where], 8854
+    host.ip(f"addr add {probe.CLIENT4}/24 dev up0")
+    authority = trustme.CA()
+    ca, chain = net.directory / "trap-ca.pem", net.directory / "trap.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("dns.zks.test").private_key_and_cert_chain_pem.write_to_path(chain)
+    answers = net.file("trap.json", json.dumps({"worker.zks.test": [trap]}))
+
+    def expected(packet: Packet) -> bool:
+        ours = ((trap, 8788), (lab.FAR4, port))
+        tcp = packet.protocol == socket.IPPROTO_TCP
+        return housekeeping(packet) or (tcp and (packet.destination, packet.port) in ours)
+
+    detector.allowed = expected
+    argv = [*PYTHON, "-m", "tests.netns.names_tls", lab.FAR4, str(port), str(chain), str(answers)]
+    options = ["--dns", f"tls://dns.zks.test:{port}@{lab.FAR4}", "--ca-file", str(ca), "-v"]
+    with Child("names over TLS", net.far.command(argv)) as names:
+        names.wait_for("names over TLS are ready")
+        url = "ws://worker.zks.test:8788"
+        with net.connect(host, *options, url=url, ready=False) as child:
+            child.wait_for("Trying again")
+            told = Child("status", host.command([*ZKS, "status"]))
+            told.wait(20)
+            assert f"{trap}/32" in "\n".join(told.stdout), "the control"
+            with Prober(host, rate=400), detector.watching() as found:
+                time.sleep(0.6)
+            nothing(found)
+        child.no_traceback()
