@@ -120,7 +120,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             if self._send_eof and not self._closed:
                 raise trio.ClosedResourceError("end of stream was already sent")
             self._check_sendable()
@@ -133,6 +133,8 @@ class TcpStream(trio.abc.HalfCloseableStream):
                     done += len(part)
                     assert self._handle is not None
                     self._handle.mark_ready()
+            # The others have their turns when the bytes are on their way.
+            await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending = False
 
