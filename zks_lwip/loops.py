@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -16,14 +17,22 @@ __all__ = ["Loops"]
 
 _log = logging.getLogger(__name__)
 
+#: Whether the socket with this source and destination carries the tunnel's mark.
+IsMarked = Callable[[tuple[str, int], tuple[str, int]], bool]
+
 _AGAIN = 60.0
 """Seconds between two reports."""
 
 
 class Loops:
-    """Knows the tunnel's sockets by their ports and where they go."""
+    """Knows the tunnel's sockets by their ports and where they go.
 
-    def __init__(self) -> None:
+    With ``is_marked`` also those of an embedded worker, another process: told by what it says of
+    a connection's source and destination.
+    """
+
+    def __init__(self, is_marked: IsMarked | None = None) -> None:
+        self._is_marked = is_marked
         self._sockets: dict[int, tuple[trio.socket.SocketType, tuple[str, int]]] = {}
         self._reported = -_AGAIN
 
@@ -44,15 +53,21 @@ class Loops:
         Addresses may have been translated on the way, ports hardly ever are.
         """
         found = self._sockets.get(source[1])
-        if found is None or found[0].fileno() < 0 or found[1] != destination:
+        if found is not None and found[0].fileno() >= 0 and found[1] == destination:
+            whose = "the tunnel's own connection to the worker"
+        elif self._is_marked is not None and self._is_marked(source, destination):
+            whose = "a connection of the embedded worker's"
+        else:
             return False
         now = trio.current_time()
         if now - self._reported >= _AGAIN:
             self._reported = now
             _log.error(
-                "a loop: the tunnel's own connection to the worker came back through the tunnel; "
-                "it is refused. Some route or rule leads marked packets to our device: "
-                "look at `ip rule` and `ip route get WORKER mark 0x7a6b`."
+                "a loop: %s came back through the tunnel; it is refused. Some route or rule leads "
+                "marked packets to our device: look at `ip rule` and "
+                "`ip route get %s mark 0x7a6b`.",
+                whose,
+                destination[0],
             )
         return True
 

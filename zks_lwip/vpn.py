@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from .embedded import open_embedded_worker
 from .gateway import Gateway
 from .host.addresses import TUN_IPV4, TUN_IPV6
 from .host.privilege import check_net_admin
-from .loops import Loops
+from .loops import IsMarked, Loops
 from .roaming import Roaming, follow_uplinks
 from .stack import HotAnswers, Stack, open_stack
 from .tunnel.options import TunnelConfig
@@ -144,7 +144,7 @@ async def open_vpn(
             else:
                 own_addresses = (str(TUN_IPV4.network[2]), str(TUN_IPV6.network[2]))
             assert device is not None
-            loops = Loops()
+            loops = Loops(await enter(_embedded_marks(mark)) if config.embedded else None)
             tunnel = Tunnel(replace(endpoint, configure_socket=loops.watch))
             dns = make_service(
                 config.dns or DnsOptions(),
@@ -183,6 +183,18 @@ async def open_vpn(
                 yield Vpn(interface, endpoint.worker, stack, gateway, dns, tunnel)
             finally:
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _embedded_marks(mark: int | None) -> AsyncIterator[IsMarked | None]:
+    """How to tell the embedded worker's sockets, where they are in the captured namespace."""
+    if mark is None or sys.platform != "linux":
+        yield None
+        return
+    from .host.socket_marks import SocketMarks
+
+    with closing(SocketMarks()) as marks:
+        yield lambda source, destination: marks.mark_of(source, destination) == mark
 
 
 def _follow(

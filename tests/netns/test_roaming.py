@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import client, lab, machine, servers
-from tests.netns.child import Child, until
+from tests.netns.child import Child, descendants, until
 from tests.netns.host import probe
 from tests.netns.host.conftest import nothing
 from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
@@ -195,6 +195,25 @@ def test_a_loop_is_reported(net: Lab, worker: Child, host: Namespace) -> None:
         host.ip(f"rule del priority 50 to {WORKER4}/32 lookup 31339")
         child.wait_for("is up again", after=seen)
         until(lambda: works(host), 5)
+    child.no_traceback()
+
+
+def test_a_loop_of_the_embedded_worker_is_reported(net: Lab, host: Namespace) -> None:
+    """It would feed on itself until all its sockets are used up."""
+    number = uplink(host).removeprefix("h")
+    with net.connect(host, embedded=True) as child, host.entered():
+        assert client.who(lab.FAR4) == f"25.1.{number}.2"
+        rules = {"4": "to 25.2.2.0/24 lookup 31339", "6": "to 2a0e:2:2::/64 lookup 31339"}
+        for family, rule in rules.items():
+            execute(host, f"ip -{family} rule add priority 50 fwmark 0x7a6b {rule}")
+        for far in (lab.FAR4, lab.FAR6):
+            refused = client.connect_error(far, servers.ECHO, timeout=10)
+            assert refused in ("ECONNREFUSED", "EHOSTUNREACH")
+        child.wait_for("a loop: a connection of the embedded worker's came back", timeout=3)
+        (worker,) = [pid for pid in descendants(child.pid) if pid != child.pid]
+        assert len(list(Path(f"/proc/{worker}/fd").iterdir())) < 60, "it fed on itself"
+        execute(host, "ip rule del priority 50; ip -6 rule del priority 50")
+        assert client.who(lab.FAR4) == f"25.1.{number}.2"
     child.no_traceback()
 
 
