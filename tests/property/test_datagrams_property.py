@@ -6,7 +6,7 @@ import random
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zks_lwip.device import memory_device_pair
@@ -25,8 +25,9 @@ RATES = st.sampled_from([(0, 0, 0, 0), (0, 0.3, 0.5, 0), (0.02, 0.1, 0.2, 0)])
     st.sampled_from([576, 1280, 1500, 9000, 65535]),
     st.integers(0, 2**32),
     RATES,
-    st.lists(st.tuples(st.sampled_from([4, 6]), SIZES, st.integers(1, 3)), max_size=12),
+    st.lists(st.tuples(st.sampled_from([4, 6]), SIZES, st.integers(1, 3)), min_size=1, max_size=12),
 )
+@example(1500, 1, (0, 0, 0, 0), [(4, MOST, 1), (6, MOST, 1)])
 @settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 def test_what_goes_in_comes_out_or_is_lost(
     mtu: int,

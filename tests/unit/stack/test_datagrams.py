@@ -36,17 +36,23 @@ SIZES = [0, 1, 1472, 9000, 65507]
 def whole(packets: list[Seen]) -> bytes:
     """The IP payload of fragments that came in any order."""
     parts = {}
+    last = []
     for packet in packets:
         if packet.protocol == FRAGMENT:
             field = int.from_bytes(packet.payload[2:4], "big")
-            parts[field & 0xFFF8] = packet.payload[8:]
+            at, more = field & 0xFFF8, field & 1
+            parts[at] = packet.payload[8:]
         else:
             field = int.from_bytes(packet.raw[6:8], "big") if packet.raw[0] >> 4 == 4 else 0
-            parts[(field & 0x1FFF) * 8] = packet.payload
+            at, more = (field & 0x1FFF) * 8, field & 0x2000
+            parts[at] = packet.payload
+        if not more:
+            last.append(at)
     result = b""
     for at in sorted(parts):
         assert at == len(result)
         result += parts[at]
+    assert last in ([], [max(parts)])
     return result
 
 
