@@ -58,7 +58,6 @@ def connect(
       python -m zks_lwip connect --worker wss://worker.example --token-file token.txt
     One namespace only, with a private certificate authority:
       python -m zks_lwip connect --netns blue --worker wss://10.0.0.7:8443 --ca-file ca.pem
-
     With LAN printers, one network outside, and SSH from outside still possible:
       python -m zks_lwip connect --worker wss://worker.example --token-file token.txt \\
           --bypass 203.0.113.0/24 --allow-inbound 22
