@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in names():
         print("usage: python -m tests.bench NAME [--help]\nbenchmarks: " + ", ".join(names()))
         return 0 if argv in (["--help"], ["-h"]) else 2
+    # Ended from outside (`timeout`), it still ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = importlib.import_module(f"tests.bench.{argv[0]}").main(argv[1:])
     return int(result or 0)
 
