@@ -204,9 +204,16 @@ def _uncached(
     scripts.sort(key=lambda result: result[0])
     ours.sort(key=lambda result: result["rate"])
     script, result = scripts[2], ours[2]
+    with plain_host.entered():
+        alone = trio.run(_plain_h2, running, port, 1000, 1)
+    with host.entered():
+        queries = [query(one) for one in islice(names(), 1000)]
+        one = _row("", over_udp(lab.NAMESERVER, 53, queries, 1), alone[0])
     return [
         [*_row(f"h2 script, {name}, {IN_FLIGHT} in flight", script, script[0])[:4], ""],
         _perf_row(f"tunnel, {name}, uncached, {IN_FLIGHT} in flight", result, script[0]),
+        [*_row(f"h2 script, {name}, 1 in flight", alone, alone[0])[:4], ""],
+        [f"tunnel, {name}, uncached, 1 in flight", *one[1:4], f"(p99 {one[4]})"],
     ]
 
 
