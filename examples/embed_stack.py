@@ -1,6 +1,6 @@
 """lwIP inside a trio program: a server that answers on every address and port, and its client.
 
-    .venv/bin/python examples/embed_stack.py
+    .venv/bin/python -m examples.embed_stack
 
 No privilege, no network device: the two stacks are joined by a pair of devices in memory. Put a
 TUN in the place of one (``zks_lwip.device.open_tun``), and this serves a whole network.

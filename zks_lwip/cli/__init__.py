@@ -139,8 +139,8 @@ def main() -> None:
       python -m zks_lwip run -- curl http://example.com/
     A whole machine, as root, through a worker elsewhere:
       python -m zks_lwip connect --worker wss://worker.example --token-file token.txt
-    The worker, on the machine whose network is to be used:
-      python -m zks_lwip worker --listen 127.0.0.1:8787
+    The worker, on the machine whose network is to be used (`worker --help` has more):
+      python -m zks_lwip worker --listen 0.0.0.0:443 --token-file tokens --tls-cert cert.pem
 
     \b
     What it does, and how to end it, also after it was killed:

@@ -32,8 +32,8 @@ _OPTIONS = (
     click.option(
         "--always-on",
         is_flag=True,
-        help="Ready as soon as nothing can leave any more, connected or not; and only SIGTERM or "
-        "`disconnect` open the machine again, no error does.",
+        help="Ready as soon as nothing can leave any more, connected or not; and only SIGTERM, "
+        "`disconnect` or `recover` open the machine again, no error does.",
     ),
     click.option(
         "--lan",
@@ -41,7 +41,7 @@ _OPTIONS = (
         default="allow",
         show_default=True,
         help="The private subnets that this machine is connected to are reached directly (their "
-        "name servers are not), or not at all.",
+        "name servers are not), or only those of its own containers and virtual machines.",
     ),
     click.option(
         "--bypass",

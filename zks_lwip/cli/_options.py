@@ -67,13 +67,13 @@ _OPTIONS = (
     click.option(
         "--token-file",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         help="A file whose first line is the worker's token, bare or as `NAME TOKEN`.",
     ),
     click.option(
         "--ca-file",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         help="PEM certificates to trust for worker and resolvers, besides the system's.",
     ),
     click.option(
@@ -142,10 +142,10 @@ _OPTIONS = (
     click.option(
         "--dns-block",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         multiple=True,
         help="Names that do not exist, one a line (with all below), or lines of a hosts file: "
-        "`0.0.0.0 NAME`. Repeatable; read again on SIGHUP.",
+        "`0.0.0.0 NAME`. Repeatable; `connect` reads it again on SIGHUP.",
     ),
     click.option(
         "--dns-forward",

@@ -50,8 +50,8 @@ def connect(
     firewall table are set up before the worker is looked for (-v shows each step, --dry-run all of
     them), and taken down again when it ends. Prints one line when it is ready, tells systemd, and
     then works until SIGINT, SIGTERM or `disconnect`, which end it with exit code 0. SIGUSR1 prints
-    the counters as one line of JSON on stderr, SIGHUP empties the DNS cache. `status` says how it
-    does, `pause` opens the machine for a while.
+    the counters as one line of JSON on stderr, SIGHUP empties the DNS cache and reads block lists
+    again. `status` says how it does, `pause` opens the machine for a while.
 
     \b
     Through a worker elsewhere, its token in a file:
@@ -65,7 +65,7 @@ def connect(
       python -m zks_lwip connect --worker wss://worker.example --dry-run
 
     At the start, a worker that refuses the token, whose certificate does not verify, or that is
-    none, ends this with one sentence and an exit code of its own (see `zks_lwip --help`), and the
+    none, ends this with one sentence and an exit code of its own (see `zks-lwip --help`), and the
     machine is as before. A worker that cannot be reached is tried again and again. Once ready,
     nothing of that ends it: while the tunnel is down, traffic is refused rather than let out, and
     the reason is logged. Killed, or ended by an error, it leaves the machine closed: start it

@@ -40,20 +40,20 @@ _RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 @click.option(
     "--token-file",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="Who may connect: one `NAME TOKEN` or bare token a line; # begins a comment. SIGHUP reads "
     "it again and closes the sessions of tokens that are gone.",
 )
 @click.option(
     "--tls-cert",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="Speak TLS with this certificate chain (PEM). SIGHUP reads it again.",
 )
 @click.option(
     "--tls-key",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="The certificate's private key, where it is not in the same file.",
 )
 @click.option(
