@@ -100,9 +100,9 @@ class Capture:
         if self.mark is None:
             return ()
         config, notes = self.config, []
-        host = config.proxy.host if config.proxy else config.worker.host if config.worker else None
-        if host and _needs_names(config):
-            notes.append(f"the addresses of {host} join `peers` when they have been looked up")
+        way = config.proxy or (None if config.worker_address else config.worker)
+        if way is not None and way.address is None:
+            notes.append(f"the addresses of {way.host} join `peers` when they have been looked up")
         notes += [f"the addresses of {name} are let out, too" for name in config.host.bypass_hosts]
         return tuple(notes)
 

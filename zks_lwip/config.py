@@ -344,8 +344,7 @@ def parse_host_loopback(text: str) -> ipaddress.IPv4Address | None:
     ):
         raise ConfigError(
             f"--host-loopback {address} never reaches the tunnel; give an ordinary address, such "
-            "as "
-            f"{DEFAULT_HOST_LOOPBACK}, or `none`."
+            f"as {DEFAULT_HOST_LOOPBACK}, or `none`."
         )
     return address
 
@@ -379,9 +378,9 @@ def read_token_file(path: Path, *, option: str = "--token-file") -> str:
 
 
 def _check_ca_file(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"--ca-file {path}: no such file. Give a PEM file of certificates.")
     try:
+        with open(path, "rb"):  # OpenSSL's own errors do not tell a directory from a bad file
+            pass
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except OSError as error:  # that of OpenSSL is one, too
         why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror

@@ -110,7 +110,7 @@ def test_values_out_of_range_name_their_option(settings: dict[str, object], hint
 
 def test_a_ca_file_must_exist_and_make_sense(tmp_path: Path) -> None:
     pem = tmp_path / "ca.pem"
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         VpnConfig(worker=parse_worker_url("wss://w.example"), ca_file=pem)
     pem.write_text("")
     with pytest.raises(ConfigError, match="--ca-file .*: it holds no certificate. Give a PEM"):

@@ -314,6 +314,18 @@ async def test_a_name_that_does_not_resolve() -> None:
     assert isinstance(error, WorkerUnreachable) and "does not resolve" in str(error)
 
 
+async def test_a_name_server_that_is_silent_is_not_taken_for_a_silent_worker() -> None:
+    async def resolve(name: str) -> list[str]:
+        await trio.sleep_forever()
+        return []
+
+    error = await failing(
+        quick("wss://nowhere.example", resolve=resolve, connect_timeout=0.1),
+    )
+    assert isinstance(error, WorkerUnreachable)
+    assert "does not resolve (no answer within 0.1 s)" in str(error)
+
+
 async def test_a_dead_address_costs_a_quarter_of_a_second() -> None:
     full = socket.socket()
     full.bind(("127.0.0.2", 0))

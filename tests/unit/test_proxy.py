@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 import trustme
 
-from zks_lwip.config import parse_worker_url
+from zks_lwip.capture import Capture
+from zks_lwip.config import HostOptions, VpnConfig, parse_worker_address, parse_worker_url
 from zks_lwip.errors import (
     AuthError,
     CertificateError,
@@ -154,3 +157,28 @@ async def test_a_proxys_name_is_looked_up_as_the_workers_would_be() -> None:
     )
     assert asked == ["proxy.example"]
     assert isinstance(error, WorkerUnreachable) and "the proxy http://proxy.example:1" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="captures are for Linux")
+@pytest.mark.parametrize(
+    ("proxy", "address", "noted"),
+    [
+        (None, None, ["worker.example"]),
+        (None, "192.0.2.1", []),
+        ("http://proxy.example:3128", None, ["proxy.example"]),
+        ("http://192.0.2.2:3128", None, []),
+    ],
+)
+def test_a_plan_says_whose_addresses_are_not_known_yet(
+    proxy: str | None, address: str | None, noted: list[str]
+) -> None:
+    config = VpnConfig(
+        worker=parse_worker_url("wss://worker.example"),
+        worker_address=None if address is None else parse_worker_address(address),
+        proxy=None if proxy is None else parse_proxy(proxy),
+        host=HostOptions(bypass_hosts=("other.example",)),
+    )
+    notes = Capture(config, cast(Any, SimpleNamespace(mark=1))).notes
+    expected = [f"the addresses of {host} join `peers`" for host in noted]
+    assert [note.split(" when")[0] for note in notes if "`peers`" in note] == expected
+    assert any("other.example" in note for note in notes)

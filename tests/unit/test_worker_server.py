@@ -212,7 +212,7 @@ def test_bad_listen_option(text: str) -> None:
 async def test_port_in_use() -> None:
     async with running_worker() as (_, address):
         other = Worker(WorkerConfig(port=address[1]))
-        with pytest.raises(ConfigError, match="in use"):
+        with pytest.raises(ConfigError, match="in use; end what listens there"):
             await other.run()
         other.readiness.close()
 
@@ -225,6 +225,23 @@ def test_bad_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Worker(WorkerConfig(**options))  # type: ignore[arg-type]
+
+
+def test_certificates_and_keys_that_do_not_fit(tmp_path: Path) -> None:
+    cert, key, other = (tmp_path / name for name in ("cert", "key", "other"))
+    authority = trustme.CA()
+    issued = authority.issue_cert("worker.example")
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    authority.issue_cert("worker.example").private_key_pem.write_to_path(other)
+    for named, message in (
+        ({"tls_cert": cert}, "its private key, is not in there"),
+        ({"tls_cert": key}, "a certificate, or"),
+        ({"tls_cert": cert, "tls_key": other}, "not this certificate's"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Worker(WorkerConfig(**named))  # type: ignore[arg-type]
+    Worker(WorkerConfig(tls_cert=cert, tls_key=key)).readiness.close()
 
 
 def test_mark() -> None:

@@ -153,7 +153,10 @@ def parse_forward(text: str) -> tuple[str, str, int]:
     domain = domain.strip().strip(".").lower()
     try:
         if not equals or not _HOST.match(domain):
-            raise ValueError("write it as DOMAIN=ADDRESS, as in corp.example=192.168.1.1")
+            raise ValueError("that names no domain and server")
         return domain, *parse_address_port(target.strip())
     except ValueError as error:
-        raise ConfigError(f"--dns-forward {text}: {error}") from error
+        raise ConfigError(
+            f"--dns-forward {text}: {error}; write it as DOMAIN=ADDRESS[:PORT], as in "
+            "corp.example=192.168.1.1"
+        ) from error

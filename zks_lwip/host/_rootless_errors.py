@@ -72,8 +72,7 @@ def _apparmor() -> str | None:
         return None
     return (
         f"kernel.{name} is 1; `sudo sysctl -w kernel.{name}=0` allows it, or an AppArmor profile "
-        "with "
-        "`userns,` for this Python, or run it as root"
+        "with `userns,` for this Python, or run it as root"
     )
 
 
@@ -81,20 +80,17 @@ def _tun_node(code: int, node: str, reason: str) -> ZksError:
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return DeviceError(
             f"{node} is not there ({reason}): load the module (`sudo modprobe tun`); in a "
-            "container "
-            "pass the device (`--device /dev/net/tun`)"
+            "container pass the device (`--device /dev/net/tun`)"
         )
     if code == errno.EACCES:
         return PrivilegeError(
             f"{node} may not be opened ({reason}): it must be usable for everybody, as "
-            "distributions "
-            f"have it (`sudo chmod 0666 {node}`), or run it as root"
+            f"distributions have it (`sudo chmod 0666 {node}`), or run it as root"
         )
     if code == errno.EPERM:
         return PrivilegeError(
             f"{node} may not be opened ({reason}): the container's device list forbids it; start "
-            "the "
-            "container with `--device /dev/net/tun`"
+            "the container with `--device /dev/net/tun`"
         )
     return DeviceError(f"cannot open {node}: {reason}")
 

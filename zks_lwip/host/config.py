@@ -136,4 +136,7 @@ def parse_user(name: str, option: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"{option} user:{name}: there is no user of that name") from None
+        raise ConfigError(
+            f"{option} user:{name}: there is no user of that name; give one that "
+            "`getent passwd` shows, or a number"
+        ) from None

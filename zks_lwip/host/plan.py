@@ -179,9 +179,8 @@ def _check(config: HostConfig, state: HostState, keep: Plan | None) -> None:
         )
     if keep is None and state.link(config.tun) is not None:
         raise DeviceError(
-            f"the interface name {config.tun} is taken (`ip link show {config.tun}`); choose "
-            "another "
-            "with `--tun NAME`"
+            f"the interface name {config.tun} is taken (`ip link show {config.tun}`), by another "
+            "`connect` perhaps (`zks-lwip status`); choose another with `--tun NAME`"
         )
     if config.inbound and config.kill_switch is not KillSwitch.STRICT:
         raise ConfigError("--allow-inbound needs `--kill-switch strict`: the firewall does it")

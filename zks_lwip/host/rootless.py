@@ -188,7 +188,8 @@ class Rootless:
             where = "cannot enter its directory" if step == lib.ZKS_NSRUN_CHDIR else "cannot run"
             self.close()
             status = 127 if code == errno.ENOENT and step == lib.ZKS_NSRUN_EXEC else 126
-            raise CommandError(f"{where} {what}: {os.strerror(code)}", status)
+            hint = "; give its path, or a name that PATH leads to" if status == 127 else ""
+            raise CommandError(f"{where} {what}: {os.strerror(code)}{hint}", status)
 
     async def wait(self) -> int:
         """Wait for the command's end; its exit code, or 128 + n when signal n ended it."""

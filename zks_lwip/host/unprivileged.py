@@ -32,7 +32,9 @@ def find_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise ConfigError(f"--user {name}: there is no user of that name") from None
+        raise ConfigError(
+            f"--user {name}: there is no user of that name; give one that `getent passwd` shows"
+        ) from None
 
 
 async def drop_privileges(

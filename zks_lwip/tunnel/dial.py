@@ -135,6 +135,7 @@ async def _open_way(config: TunnelConfig) -> trio.SocketStream:
     whom = f"worker {worker}" if proxy is None else f"the proxy {proxy}"
     port = worker.port if proxy is None else proxy.port
     tcp = None
+    addresses: Sequence[str] | None = None
     try:
         with trio.fail_after(config.connect_timeout):
             addresses = await (_addresses(config) if proxy is None else _of_proxy(config))
@@ -146,6 +147,11 @@ async def _open_way(config: TunnelConfig) -> trio.SocketStream:
     except BaseException as error:
         if tcp is not None:
             await trio.aclose_forcefully(tcp)
+        if isinstance(error, trio.TooSlowError) and addresses is None:
+            raise WorkerUnreachable(
+                f"the name of {whom} does not resolve (no answer within "
+                f"{config.connect_timeout:g} s): check this machine's DNS and network."
+            ) from None
         if isinstance(error, trio.TooSlowError):
             raise WorkerUnreachable(
                 f"{whom} does not answer (nothing within {config.connect_timeout:g} s): check "
@@ -254,8 +260,8 @@ async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]
         found = await (config.resolve or _ask_system)(host)
     except OSError as error:
         raise WorkerUnreachable(
-            f"the name of {whose} does not resolve ({error}): check its spelling and this "
-            "machine's DNS."
+            f"the name of {whose} does not resolve ({error.strerror or error}): check its "
+            "spelling and this machine's DNS."
         ) from None
     if not found:
         raise WorkerUnreachable(

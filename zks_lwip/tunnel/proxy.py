@@ -128,8 +128,14 @@ async def ask_proxy(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int)
             "(http://USER:PASSWORD@HOST:PORT)."
         )
     if status in (403, 405):
-        raise TunnelError(f"{said}: it does not let us connect to {where}.")
-    raise WorkerUnreachable(f"{said}: it could not connect to {where}.")
+        raise TunnelError(
+            f"{said}: it does not let us connect to {where}. Have its operator allow "
+            "that, name another in HTTPS_PROXY, or put the worker's host into NO_PROXY."
+        )
+    raise WorkerUnreachable(
+        f"{said}: it could not connect to {where}. Check that the worker runs there, and that "
+        "HTTPS_PROXY names an HTTP proxy."
+    )
 
 
 async def _read_head(stream: trio.abc.Stream, proxy: Proxy) -> bytes:

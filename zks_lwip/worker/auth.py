@@ -78,7 +78,10 @@ def _parse(text: str, path: str) -> tuple[Principal, ...]:
             )
         principals[digest] = Principal(name, digest)
     if not principals:
-        raise ConfigError(f"token file {path} holds no token; nobody could connect")
+        raise ConfigError(
+            f"token file {path} holds no token, so nobody could connect;"
+            " write one 'name token' a line"
+        )
     if len(principals) > _MAX_TOKENS:
         raise ConfigError(f"token file {path} holds more than {_MAX_TOKENS} tokens")
     return tuple(principals.values())
@@ -102,7 +105,10 @@ class TokenFile:
                 status = os.fstat(file.fileno())
                 data = file.read(_MAX_FILE + 1)
         except OSError as error:
-            raise ConfigError(f"token file {self.path}: {error.strerror}") from None
+            raise ConfigError(
+                f"token file {self.path}: {error.strerror}; give --token-file a file that"
+                " this user may read, with one 'name token' a line"
+            ) from None
         self._regular = stat.S_ISREG(status.st_mode)
         if len(data) > _MAX_FILE:
             raise ConfigError(f"token file {self.path} is larger than {_MAX_FILE} bytes")

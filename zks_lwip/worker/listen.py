@@ -31,6 +31,10 @@ _BACKLOG = 1024
 _RESERVE = 256  # descriptors for WebSockets, DNS questions and the interpreter itself
 _MOST_DESCRIPTORS = 1 << 20
 _OPEN_MAX = 10240  # of macOS
+_TLS_REASONS = {
+    "PEM": "a certificate, or its private key, is not in there",
+    "KEY_VALUES_MISMATCH": "the private key is not this certificate's",
+}
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -78,6 +82,9 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> N
         context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, ssl.SSLError):  # what OpenSSL says of itself helps nobody
+            reasons = (why for mark, why in _TLS_REASONS.items() if mark in str(error))
+            detail = next(reasons, detail)
         both = f"{cert} and {key}" if key is not None else str(cert)
         raise ConfigError(
             f"TLS: {both} cannot be used: {detail}; give --tls-cert and --tls-key PEM files, the"
@@ -108,6 +115,14 @@ def open_listener(
         message = f"cannot listen on {shown}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
             raise PrivilegeError(f"{message}; ports below 1024 need privilege") from None
+        if error.errno == errno.EADDRINUSE:
+            message += (
+                "; end what listens there (`ss -ltnp` shows it), or give --listen another port"
+            )
+        elif error.errno == errno.EADDRNOTAVAIL:
+            message += (
+                "; give --listen an address of this machine, or 0.0.0.0 or [::] for all of them"
+            )
         raise ConfigError(message) from None
     address = sock.getsockname()[:2]
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
