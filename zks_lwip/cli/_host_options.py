@@ -74,7 +74,7 @@ _OPTIONS = (
     click.option(
         "--user",
         metavar="NAME",
-        help="Become this user once the machine is set up. Anyhow, only CAP_NET_ADMIN is kept.",
+        help="Become this user once the machine is set up. In any case only CAP_NET_ADMIN is kept.",
     ),
     click.option(
         "--yes",

@@ -53,7 +53,9 @@ class Stack:
 
     :param max_flows: TCP connections at a time, 1 to 2^20; over it the oldest held SYN, or the
         new one, gets RST.
-    :param max_held: SYNs that wait for accept at a time.
+    :param max_held: SYNs that wait for accept at a time; over it the oldest gets RST.
+    :param max_datagrams: bytes of UDP datagrams that wait for :attr:`on_datagrams`; over it the
+        oldest are dropped, and counted.
     :param icmp: echo requests to other addresses than ``own_addresses``: ``"off"`` drops them,
         ``"reply"`` answers them here, ``"tunnel"`` gives them to :attr:`on_echo`.
     :param own_addresses: at most one IPv4 and one IPv6 literal, whose pings are answered here.
