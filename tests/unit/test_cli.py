@@ -152,6 +152,14 @@ def test_an_error_in_a_group_is_found() -> None:
     assert (code, text) == ("13", "zks-lwip: refused\n")
 
 
+def test_what_is_not_built_says_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = failing(ModuleNotFoundError("No module named x", name="zks_lwip._lwip"))
+    assert int(code) == errors.StackError.exit_code and "build_lwip.py build" in text
+    monkeypatch.setitem(sys.modules, "zks_lwip._lwip", None)
+    code_now, _, err = invoke("--version")
+    assert code_now == errors.StackError.exit_code and "build_lwip.py build" in err
+
+
 def test_a_bug_is_a_sentence_too() -> None:
     code, text = failing(ExceptionGroup("a", [ZeroDivisionError("division by zero")]))
     assert int(code) == EXIT_INTERNAL

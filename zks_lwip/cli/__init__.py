@@ -27,6 +27,7 @@ EXIT_INTERNAL = 70
 
 #: Each is the function of that name in the module of that name.
 _COMMANDS = ("connect", "disconnect", "pause", "recover", "run", "status", "worker")
+_COMPILED = ("zks_lwip._lwip", "_lwip")
 _LINUX = tuple(name for name in _COMMANDS if name != "worker")
 
 
@@ -89,11 +90,21 @@ def _explained(error: BaseException) -> BaseException:
             return click.exceptions.Exit(130)
         if isinstance(other, SystemExit):
             return other
+        if isinstance(other, ImportError) and other.name in _COMPILED:
+            return _not_built(other)
     first = errors[0]
     return _Failure(
         f"internal error, please report it: {type(first).__name__}: {first} "
         "(-vv shows where it happened)",
         EXIT_INTERNAL,
+    )
+
+
+def _not_built(error: ImportError) -> _Failure:
+    return _Failure(
+        f"the compiled part of zks_lwip cannot be loaded ({error}). Build it with "
+        "`python build_lwip.py build` in the source folder, or install the package again.",
+        StackError.exit_code,
     )
 
 
@@ -108,10 +119,7 @@ def _lwip_version() -> str:
     try:
         from .._lwip import ffi, lib
     except ImportError as error:
-        raise StackError(
-            f"the compiled part of zks_lwip cannot be loaded ({error}). Build it with "
-            "`python build_lwip.py build` in the source folder, or install the package again."
-        ) from None
+        raise _not_built(error) from None
     return str(ffi.string(lib.zks_lwip_version()).decode("ascii"))
 
 
