@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 
 import trio
 
+from ._interpreter import program
 from .errors import TunnelError, WorkerUnreachable
 
 __all__ = ["EmbeddedWorker", "open_embedded_worker"]
 
 _log = logging.getLogger(__name__)
 
-COMMAND = [sys.executable, "-m", "zks_lwip", "worker"]
+COMMAND = [*program("zks_lwip"), "worker"]
 
 #: Seconds until the child must have said where it listens. Starting an interpreter takes 0.5 s.
 START_SECONDS = 20.0

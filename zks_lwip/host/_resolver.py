@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zks_lwip._interpreter import program
 from zks_lwip.errors import HostError, ZksError
 from zks_lwip.host._capabilities import limit
 from zks_lwip.host._programs import run_program
@@ -56,7 +57,7 @@ class Hand:
         self._steps = list(steps)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                program(__name__),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,  # Ctrl-C is for us: it must outlive what is being taken down
