@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,20 @@ async def test_too_many_sessions(tokens: Path) -> None:
         head = f"GET /tunnel HTTP/1.1\r\n{UPGRADE}Authorization: Bearer "
         assert (await http(address, f"{head}{ALICE}\r\n"))[0] == 429
         async with raw_client(address, token=BOB):
+            pass
+
+
+async def test_streams_of_v1_keep_no_session_of_v2_out(tokens: Path) -> None:
+    v2 = f"GET /tunnel HTTP/1.1\r\n{UPGRADE}Authorization: Bearer {ALICE}\r\n"
+    v1 = v2.replace("Sec-WebSocket-Protocol: zks-tunnel.v2\r\n", "")
+    v1_client = partial(raw_client, token=ALICE, greet=False, subprotocols=())
+    limits = Limits(sessions=1, streams=2)
+    async with running_worker(token_file=tokens, limits=limits) as (_, address):
+        async with v1_client(address), v1_client(address):
+            assert (await http(address, v1))[0] == 429
+            async with raw_client(address, token=ALICE):
+                assert (await http(address, v2))[0] == 429
+        async with raw_client(address, token=ALICE), v1_client(address):
             pass
 
 

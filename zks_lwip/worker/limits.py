@@ -82,6 +82,7 @@ class Account:
         "queries",
         "sessions",
         "streams",
+        "v1",
     )
 
     _BURST = 4.0  # seconds' worth of new connections
@@ -93,6 +94,8 @@ class Account:
         self.streams = 0
         self.connecting = 0
         self.sessions = 0
+        #: those of protocol v1 among them, each of which is one stream
+        self.v1 = 0
         self.queries = 0
         self.held = 0
         #: bounds how far the windows of this token's streams grow

@@ -303,6 +303,7 @@ class Worker:
         finally:
             for principal, account, descriptors in admitted:
                 account.sessions -= 1
+                account.v1 -= descriptors is account.descriptors
                 descriptors.give()
                 self._forget_account(principal)
 
@@ -317,9 +318,13 @@ class Worker:
         if not v1 and SUBPROTOCOL not in request.subprotocols:
             return HttpResponse(400, b"this worker speaks " + SUBPROTOCOL.encode() + b"\n")
         account = self._account(principal)
-        # a v1 client opens a WebSocket for every stream
-        most = account.limits.streams if v1 else account.limits.sessions
-        if account.sessions >= most:
+        # a v1 client opens a WebSocket for every stream; they are counted for themselves, or a few
+        # of them would keep v2's sessions out
+        if v1:
+            full = account.v1 >= account.limits.streams
+        else:
+            full = account.sessions - account.v1 >= account.limits.sessions
+        if full:
             return HttpResponse(429, b"too many sessions for this token\n")
         # streams cannot keep a v2 session out: of those, there are few
         descriptors = account.descriptors if v1 else self.descriptors
@@ -328,6 +333,7 @@ class Worker:
         except OSError:
             return HttpResponse(503, b"too many connections\n")
         account.sessions += 1
+        account.v1 += v1
         admitted.append((principal, account, descriptors))
         return Accept(None if v1 else SUBPROTOCOL)
 
