@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -222,6 +222,37 @@ def test_listen_option(text: str, expected: tuple[str, int]) -> None:
 def test_bad_listen_option(text: str) -> None:
     with pytest.raises(ConfigError, match="--listen"):
         parse_listen(text)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of descriptors")
+async def test_nor_do_they_where_descriptors_are_few(tokens: Path) -> None:
+    """A worker whose streams have all that they may have still takes a new client in."""
+    worker = [sys.executable, "-m", "zks_lwip", "worker", "--allow", "127.0.0.0/8"]
+    worker += ["--listen", "127.0.0.1:0", "--token-file", str(tokens)]
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", *worker],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+    ) as process, ExitStack() as silent:  # fmt: skip
+        silent.callback(process.kill)
+        assert process.stdout is not None
+        line = await trio.to_thread.run_sync(process.stdout.readline)
+        address = "127.0.0.1", int(line.rpartition(b":")[2])
+        async with tcp_server(echo) as port, raw_client(address, token=ALICE) as greedy:
+            open_streams = 0
+            with trio.fail_after(10):
+                for stream in range(1, 256):
+                    await greedy.send(Connect(stream, "127.0.0.1", port))
+                    if not isinstance(await greedy.receive(), Connected):
+                        break
+                    open_streams += 1
+            assert 64 < open_streams < 200
+            for _ in range(250):
+                one = silent.enter_context(socket.create_connection(address))
+                one.sendall(b"GET /tunnel HTTP/1.1\r\n")
+            with trio.fail_after(4):
+                async with raw_client(address, token=BOB):
+                    pass
 
 
 async def test_port_in_use() -> None:

@@ -28,7 +28,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_RESERVE = 256  # descriptors for WebSockets, DNS questions and the interpreter itself
+# descriptors for who has not shown a token yet (half), DNS questions and the interpreter itself
+_RESERVE, _LEAST_RESERVE = 1024, 256
 _MOST_DESCRIPTORS = 1 << 20
 _OPEN_MAX = 10240  # of macOS
 _TLS_REASONS = {
@@ -143,12 +144,15 @@ def has_ipv6(mark: int | None) -> bool:
     return False
 
 
-def raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as it may have; how many streams can use."""
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Allow this process as many descriptors as it may have.
+
+    How many streams can use, and how many who has not shown a token: both at once are possible.
+    """
     try:
         import resource
     except ImportError:  # Windows: there is no such limit on sockets
-        return _MOST_DESCRIPTORS
+        return _MOST_DESCRIPTORS, _RESERVE // 2
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, _MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else _MOST_DESCRIPTORS
     for most in (wanted, min(wanted, _OPEN_MAX)):  # macOS may refuse to take more than OPEN_MAX
@@ -161,4 +165,5 @@ def raise_descriptor_limit() -> int:
             log.info("the limit of descriptors stays at %d, not %d: %s", soft, most, error)
     if soft == resource.RLIM_INFINITY:
         soft = _MOST_DESCRIPTORS
-    return max(soft - _RESERVE, soft // 2)
+    reserve = min(_RESERVE, max(soft // 4, min(_LEAST_RESERVE, soft // 2)))
+    return soft - reserve, reserve // 2

@@ -130,7 +130,9 @@ class Worker:
             else SystemNameServers(follow=not beside_vpn, loopback=not beside_vpn),
             mark=config.mark,
         )
-        self.descriptors = Descriptors(raise_descriptor_limit())
+        streams, strangers = raise_descriptor_limit()
+        self.descriptors = Descriptors(streams)
+        self._most_handshakes = min(_MOST_HANDSHAKES, strangers)
         self.readiness = make_readiness()
         self._ipv6 = has_ipv6(config.mark)
         self._resolver = Resolver(self.dns, HostsFile(), ipv6=self._ipv6)
@@ -274,7 +276,7 @@ class Worker:
         return principal
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
-        if len(self._handshakes) >= _MOST_HANDSHAKES:
+        if len(self._handshakes) >= self._most_handshakes:
             oldest = next(iter(self._handshakes))  # who is honest does not take long
             del self._handshakes[oldest]
             oldest.cancel()
