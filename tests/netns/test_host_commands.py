@@ -151,6 +151,7 @@ def test_killed_and_recovered(net: Lab, worker: Child, host: Namespace, unchange
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
     assert "the machine is closed" in run(host, "status", code=1).stderr[0]
+    assert "the machine is closed" in run(host, "pause", code=1).stderr[0]
     assert "closed" in run(host, "disconnect", code=4).stderr[-1]
     lines = run(host, "recover", "-v").stdout
     assert lines[-1] == "the machine is as it was before" and lines[0].startswith("[#] ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ._ask import ask_running
 from ._show import duration
 
 __all__ = ["pause"]
@@ -36,16 +37,13 @@ def pause(*, seconds: str, end: bool, netns: str | None) -> None:
     That was enough:
       python -m zks_lwip pause --end
     """
-    from ..control import ask, control_path
-    from ..host.config import STATE_DIR
     from ..host.options import parse_duration
     from ..pausing import MOST_SECONDS
 
-    path = control_path(STATE_DIR, netns)
     if end:
-        ask(path, "pause", seconds=None)
+        ask_running(netns, "pause", seconds=None)
         click.echo("the pause has ended: traffic goes through the tunnel")
         return
     length = parse_duration(seconds, "--for", most=MOST_SECONDS)
-    ask(path, "pause", seconds=length)
+    ask_running(netns, "pause", seconds=length)
     click.echo(f"PAUSED for {duration(length)}: traffic goes out beside the tunnel")

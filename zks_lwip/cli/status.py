@@ -6,6 +6,7 @@ import json
 
 import click
 
+from ._ask import ask_running
 from ._show import status_lines
 
 __all__ = ["status"]
@@ -34,20 +35,7 @@ def status(ctx: click.Context, /, *, netns: str | None, as_json: bool, verbose: 
     For scripts:
       python -m zks_lwip status --json
     """
-    from ..control import NotRunning, ask, control_path
-    from ..host.config import STATE_DIR
-    from ..host.recover import leftover
-
-    try:
-        told = ask(control_path(STATE_DIR, netns), "status")
-    except NotRunning as error:
-        left = leftover(netns)
-        if left is None:
-            raise
-        raise NotRunning(
-            f"the machine is closed: process {left.pid}, which captured it, has died. Start "
-            "`connect` again, or open it with `zks-lwip recover`."
-        ) from error
+    told = ask_running(netns, "status")
     if as_json:
         click.echo(json.dumps(told))
     else:

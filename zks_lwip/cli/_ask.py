@@ -1,0 +1,29 @@
+"""Asking the running instance, for the commands that need one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ask_running"]
+
+
+def ask_running(netns: str | None, command: str, **values: Any) -> Any:
+    """What the instance that captures ``netns`` (None: this namespace) answers to ``command``.
+
+    Raises :class:`~zks_lwip.control.NotRunning` also for one that has died, with what it has left;
+    and what :func:`zks_lwip.control.ask` raises.
+    """
+    from ..control import NotRunning, ask, control_path
+    from ..host.config import STATE_DIR
+    from ..host.recover import leftover
+
+    try:
+        return ask(control_path(STATE_DIR, netns), command, **values)
+    except NotRunning as error:
+        left = leftover(netns)
+        if left is None:
+            raise
+        raise NotRunning(
+            f"the machine is closed: process {left.pid}, which captured it, has died. Start "
+            "`connect` again, or open it with `zks-lwip recover`."
+        ) from error
