@@ -154,11 +154,14 @@ void icmp_error(zks_core *core, const uint8_t *packet, uint32_t length, int how,
         send_error(core, packet, length, too_big ? 2 : 1, code6[how], too_big ? mtu : 0);
 }
 
-/* Reassembly has taken too long. t: what has come of it, from its beginning. */
+/* Reassembly has taken too long. t: what has come of it, from its beginning. An ICMP error is never answered with
+ * another one (RFC 1122 §3.2.2, RFC 4443 §2.4 (e)), nor is what may be one. */
 void icmp_time_exceeded(zks_core *core, const struct zks_packet *packet, const uint8_t *t, uint32_t length)
 {
     uint8_t original[ICMP_QUOTE6] = {0};
     uint32_t ip = packet->source.family == 4 ? 20 : 40, width = ip == 20 ? 4 : 16;
+    if (packet->protocol != ZKS_PROTO_UDP && t[0] != (ip == 20 ? 8 : 128))
+        return;
     if (length > (ip == 20 ? ICMP_QUOTE4 : ICMP_QUOTE6) - ip)
         length = (ip == 20 ? ICMP_QUOTE4 : ICMP_QUOTE6) - ip;
     memcpy(original + ip - 2 * width, packet->source.bytes, width);

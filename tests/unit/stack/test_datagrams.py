@@ -206,6 +206,23 @@ async def test_fragments_that_never_become_whole_go(family: int, autojump_clock)
 
 
 @FAMILIES
+async def test_a_torn_ping_is_told_of_but_not_a_torn_icmp_error(
+    family: int, autojump_clock
+) -> None:
+    """RFC 1122 §3.2.2, RFC 4443 §2.4 (e): no error about an error."""
+    at = 20 if family == 4 else 40
+    ping = echo_request(APP[family], FAR[family], 1, 1, bytes(3000))
+    unreachable = bytearray(ping)
+    unreachable[at] = 3 if family == 4 else 1
+    async with probe() as p:
+        await p.send(fragments(bytes(unreachable), 1400, 1)[0], fragments(ping, 1400, 2)[0])
+        await trio.sleep(16)
+        assert p.counter("drop_reassembly") == 2
+        assert (await p.receive()).payload[8 + at] == ping[at]
+        await p.silence()
+
+
+@FAMILIES
 async def test_fragments_wait_15_seconds_whatever_else_comes(family: int, autojump_clock) -> None:
     """Others' fragments made the clock of reassembly run up to four times as fast."""
     async with probe() as p:
