@@ -73,7 +73,19 @@ failed=0
 say "Style and types"
 .venv/bin/python -m ruff check . || failed=1
 .venv/bin/python -m mypy || failed=1
+if [ $# = 0 ]; then
+    # Beside the others, which wait for most of the time.
+    set -m # in a process group of its own, so that all of it can be ended
+    tests/sanitize.sh --short >build/sanitize.log 2>&1 &
+    set +m
+    sanitizing=$!
+    trap 'kill -- -$sanitizing' EXIT
+fi
 say "Tests"
-.venv/bin/python -m pytest "$@" || failed=1
-if [ $# = 0 ]; then tests/sanitize.sh --short || failed=1; fi
+.venv/bin/python -m pytest --durations=40 "$@" || failed=1
+if [ $# = 0 ]; then
+    trap - EXIT
+    wait $sanitizing || failed=1
+    cat build/sanitize.log
+fi
 exit $failed
