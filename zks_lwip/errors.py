@@ -39,7 +39,7 @@ class ConfigError(ZksError):
 
 
 class PrivilegeError(ZksError):
-    """The operating system refuses what is needed; the message names the setting or the privilege."""
+    """The operating system refuses what is needed; the message names the setting or privilege."""
 
     exit_code = 3
 
@@ -91,7 +91,7 @@ class WorkerNotFound(TunnelError):
 
 
 class ProtocolError(TunnelError):
-    """The peer broke the tunnel protocol (PROTOCOL.md); ``status`` is the WebSocket close status."""
+    """The peer broke the protocol (PROTOCOL.md); ``status`` is the WebSocket close status."""
 
     exit_code = 15
 
