@@ -147,8 +147,9 @@ short)
         echo 'clang is not here: only the frames are fuzzed.'
         targets=(frames:10)
     fi
+    # The same inputs each time: new ones are looked for by hand, lest a change be blamed for others.
     for target in "${targets[@]}"; do
-        "$python" -m tests.fuzz "${target%:*}" --seconds "${target#*:}" || failed=1
+        "$python" -m tests.fuzz "${target%:*}" --seconds "${target#*:}" --seed 1 || failed=1
     done
     ;;
 *)

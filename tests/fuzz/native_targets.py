@@ -183,13 +183,16 @@ def run(
     findings = BUILT / "findings"
     findings.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+        given = list(inputs)
+        if any(path.is_dir() for path in given):  # libFuzzer takes folders or files
+            folder = keep or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            given.insert(0, folder)
         argv = [str(program), f"-timeout={_ONE_INPUT}", "-rss_limit_mb=3000"]
         argv += [f"-artifact_prefix={findings}/", "-print_final_stats=1", f"-seed={seed}"]
         argv += [f"-max_len={_LONGEST}", "-len_control=20"]
         argv += [f"-max_total_time={seconds}"] if seconds else ["-runs=0"]
-        argv += [str(folder), *map(str, inputs)]
+        argv += map(str, given)
         done = subprocess.run(
             argv, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
