@@ -37,14 +37,16 @@ class Firewall:
 
 
 def ruleset(config: HostConfig, firewall: Firewall) -> str:
-    """The whole table; loading it replaces one that is there, without a moment between."""
+    """The whole table; loading it replaces one that is there, without a moment between.
+
+    The chains of one that is there stay, and get other rules. Were the table deleted and made anew,
+    in one transaction, a packet between its chains of then and now could meet neither's rules.
+    """
     sets: dict[str, Sequence[Network]] = {}
     if not config.only:
         sets["lan"] = _lan_set(config, firewall.lan)
     if config.bypass:
         sets["bypass"] = config.bypass
-    if config.only:
-        sets["only"] = config.only
     if firewall.marks and config.peers is not None:
         sets["peers"] = config.peers
     chains = [
@@ -58,8 +60,8 @@ def ruleset(config: HostConfig, firewall: Firewall) -> str:
     body = [*_sets(sets), "counter refused { }", *[line for chain in chains for line in chain]]
     inner = "".join(f"\t{line}\n" for line in body)
     return (
-        f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
-        f"table inet {TABLE_NAME} {{\n{inner}}}\n"
+        f"add table inet {TABLE_NAME}\nflush table inet {TABLE_NAME}\n"
+        f"{_emptied(sets)}table inet {TABLE_NAME} {{\n{inner}}}\n"
     )
 
 
@@ -74,10 +76,24 @@ def _elements(networks: Iterable[Network], version: int) -> str:
     return ", ".join(str(network) for network in networks if network.version == version)
 
 
+_KINDS = ((4, "ipv4_addr"), (6, "ipv6_addr"))
+
+
+def _emptied(names: Iterable[str]) -> str:
+    """The sets exist, and hold nothing of an earlier table."""
+    lines = []
+    for name in names:
+        for version, kind in _KINDS:
+            known = f"set inet {TABLE_NAME} {name}{version}"
+            lines.append(f"add {known} {{ type {kind}; flags interval; auto-merge; }}\n")
+            lines.append(f"flush {known}\n")
+    return "".join(lines)
+
+
 def _sets(sets: dict[str, Sequence[Network]]) -> list[str]:
     lines = []
     for name, networks in sets.items():
-        for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+        for version, kind in _KINDS:
             elements = _elements(networks, version)
             inside = f" elements = {{ {elements} }};" if elements else ""
             head = f"set {name}{version} {{ type {kind}; flags interval; auto-merge;"
@@ -167,7 +183,12 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
     if config.bypass:
         rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
     rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
-    named = ("ip daddr != @only4", "ip6 daddr != @only6")
-    direct = named if config.only else ("ip daddr @lan4", "ip6 daddr @lan6")
-    rules += [f"{match} accept" for match in direct]
+    if config.only:
+        # Each by a rule, not all by a set: while a table takes another's place, a lookup in a set
+        # may miss what is there, which here would let it out.
+        for network in config.only:
+            family = "ip" if network.version == 4 else "ip6"
+            rules.append(f"{family} daddr {network} counter name refused drop")
+        return [*rules, "accept"]
+    rules += ["ip daddr @lan4 accept", "ip6 daddr @lan6 accept"]
     return [*rules, "counter name refused drop"]
