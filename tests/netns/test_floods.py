@@ -17,7 +17,7 @@ from tests.netns.floods import Flows, resident
 from tests.netns.lab import PYTHON, Lab, Namespace
 
 MB = 1 << 20
-FEW = 50  # whose last segments were lost, and are sent again after seconds
+DRAINED = 150  # seconds: last segments that were lost are sent again, each time later
 
 
 def counters(connect: Child) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def test_20000_flows_meet_the_limit(
                 assert flood.echo() == 8191
             old.sendall(b"and after")
             assert servers.receive_exactly(old, 9) == b"and after"
-            until(lambda: flows(connect) <= FEW, 60)
+            until(lambda: flows(connect) <= 1, DRAINED)
             with Flows(lab.FAR6, servers.IDLE, 20_000, timeout=90) as flood:
-                assert len(flood.open) >= 8191 - FEW
+                assert len(flood.open) == 8191
                 again = resident(connect.pid)
         print(f"RSS: {start / MB:.0f} MB, then {peak / MB:.0f}, and again {again / MB:.0f} MB")
         # What the first flood took has come back, and serves the second one.
@@ -135,7 +135,7 @@ def test_16000_streams_on_one_worker(net: Lab, roomy: Namespace, many_descriptor
 
 
 def test_100000_syns_a_second(net: Lab, worker: Child, roomy: Namespace) -> None:
-    """To open, closed and silent ports: what was there goes on, and nothing is left."""
+    """To open, closed and silent ports: what was there goes on, some get in, none is left."""
     with net.connect(roomy) as connect, roomy.entered():
         start = resident(connect.pid)
         argv = [*PYTHON, "-m", "tests.netns.floods", "100000", "10", address_of(roomy)]
@@ -166,7 +166,8 @@ def test_100000_syns_a_second(net: Lab, worker: Child, roomy: Namespace) -> None
             f" {resident(connect.pid) / MB:.0f}"
         )
         client.duplex_many(lab.FAR4, servers.DUPLEX, 4, 20_000_000)
+        assert opened
         assert peak - start < 128 * MB
-        until(lambda: flows(connect) <= FEW, 60)
+        until(lambda: flows(connect) <= 1, DRAINED)
     connect.no_traceback()
     worker.no_traceback()

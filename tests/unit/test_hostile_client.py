@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc"
 )
 
-SECONDS = 0.7
+SECONDS = 1.5
 MOST_GROWTH = 48 << 20
 UPGRADE = (
     "GET /tunnel HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -232,8 +232,8 @@ def flood(
     honest.finish()
     print(f"{turn} messages, {growth >> 10} KiB, {honest.count} echoes, at worst {honest.worst} s")
     assert growth < MOST_GROWTH
-    assert honest.count > 0
-    assert honest.worst < 3  # what starves is not served at all
+    assert honest.count > 3
+    assert honest.worst < 0.9
 
 
 @pytest.mark.parametrize("name", FLOODS)

@@ -39,8 +39,8 @@ class Firewall:
 def ruleset(config: HostConfig, firewall: Firewall) -> str:
     """The whole table; loading it replaces one that is there, without a moment between.
 
-    The chains of one that is there stay, and get other rules. Were the table deleted and made anew,
-    in one transaction, a packet between its chains of then and now could meet neither's rules.
+    The chains of one that is there stay, and get other rules. With the table deleted and made anew,
+    in one transaction, packets were seen to pass a rule that a set keeps from them: see `_leaving`.
     """
     sets: dict[str, Sequence[Network]] = {}
     if not config.only:
@@ -184,8 +184,8 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
         rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
     rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
     if config.only:
-        # Each by a rule, not all by a set: while a table takes another's place, a lookup in a set
-        # may miss what is there, which here would let it out.
+        # Each by a rule, not all by "not in the set": while a table that was made anew took the
+        # other's place, lookups missed what is there, which let it out. Here a miss must refuse.
         for network in config.only:
             family = "ip" if network.version == 4 else "ip6"
             rules.append(f"{family} daddr {network} counter name refused drop")
