@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -30,7 +31,9 @@ class ChildError(AssertionError):
 class Child:
     """A process with its standard output and error collected line by line.
 
-    As a context manager it is stopped (SIGTERM, then SIGKILL after 15 s) at the end.
+    As a context manager it is stopped (SIGTERM, then SIGKILL after 40 s) at the end.
+
+    Who waits, waits for what has to come: the limits are for a loaded machine, and cost nothing.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class Child:
         out, err = "\n".join(self.stdout[-60:]), "\n".join(self.stderr[-120:])
         return f"--- {self.name} ({' '.join(self.argv)})\n[stdout]\n{out}\n[stderr]\n{err}"
 
-    def wait_for(self, pattern: str, timeout: float = 20, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 60, after: int = 0) -> re.Match[str]:
         """Wait until a line of either stream matches ``pattern`` (``re.search``).
 
         ``after`` skips that many lines of each stream, to wait for something new.
@@ -104,19 +107,19 @@ class Child:
                     raise ChildError(f"no {pattern!r} within {timeout} s\n{self.output}")
                 self._news.wait(min(left, 0.2))
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Wait for the end; the exit code, negative for a signal."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise ChildError(f"still runs after {timeout} s\n{self.output}") from None
         for reader in self._readers:
-            reader.join(5)
+            reader.join(20)
         if self in alive:
             alive.remove(self)
         return code
 
-    def succeed(self, timeout: float = 30) -> str:
+    def succeed(self, timeout: float = 60) -> str:
         """Wait for exit code 0; its standard output."""
         code = self.wait(timeout)
         if code != 0:
@@ -127,14 +130,14 @@ class Child:
         if self.process.poll() is None:
             self.process.send_signal(number)
 
-    def stop(self, timeout: float = 15) -> int:
+    def stop(self, timeout: float = 40) -> int:
         """SIGTERM and wait; SIGKILL and a failure when that does not help."""
         self.signal(signal.SIGTERM)
         try:
             return self.wait(timeout)
         except ChildError:
             self.process.kill()
-            self.wait(5)
+            self.wait()
             raise
 
     def no_traceback(self) -> None:
@@ -185,11 +188,10 @@ def descendants(pid: int) -> list[int]:
     """``pid`` and every process below it."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in task.read_text().split()]
-            except FileNotFoundError:
-                continue
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            for task in list(Path(f"/proc/{parent}/task").iterdir()):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
@@ -211,7 +213,7 @@ def leftovers() -> dict[int, str]:
 
 def until(
     condition: Callable[[], bool],
-    timeout: float = 15,
+    timeout: float = 40,
     message: Callable[[], str] = lambda: "it did not come to pass",
 ) -> None:
     """Wait until ``condition()`` holds; a failure after ``timeout`` seconds."""

@@ -41,9 +41,13 @@ def machine_is_left_as_found() -> Iterator[None]:
     before = machine.picture()
     # Without it a time limit from outside (`timeout`) leaves everything behind.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's `&` has them ignored, and so would be what the tests start, and send them to.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, previous)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while True:  # others may work on this machine, too: only a lasting difference counts
         changed = machine.difference(before, machine.picture())
         processes, namespaces = child.leftovers(), our_namespaces()
@@ -87,7 +91,7 @@ class Way:
         self.name = name
         self.start = start
 
-    def client(self, *arguments: object, timeout: float = 90) -> str:
+    def client(self, *arguments: object, timeout: float = 200) -> str:
         """Run ``tests.netns.client`` there to a good end; what it printed."""
         argv = [*PYTHON, "-m", "tests.netns.client", *map(str, arguments)]
         return self.start(*argv).succeed(timeout)
@@ -172,7 +176,7 @@ def ssh(net: Lab) -> Iterator[list[str]]:
                                  for a in (lab.FAR4, lab.FAR6, "far.zks.test")))  # fmt: skip
         settings = [
             "BatchMode=yes",
-            "ConnectTimeout=10",
+            "ConnectTimeout=60",
             f"UserKnownHostsFile={known}",
             "GlobalKnownHostsFile=/dev/null",
         ]

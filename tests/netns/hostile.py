@@ -22,6 +22,7 @@ from tests.netns.servers import receive_exactly
 CONNECT, DATA, UDP, CONNECTED, HELLO, WINDOW = 0x01, 0x02, 0x07, 0x0A, 0x40, 0x42
 DNS_QUERY, DNS_RESPONSE, UDP_CLOSE = 0x08, 0x09, 0x44
 ECHO, ECHO_REPLY, GOAWAY, UDP_ERROR = 0x45, 0x46, 0x47, 0x48
+Send = Callable[[bytes], None]
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PAGE = "<!DOCTYPE html><html><body>Traceback (most recent call last) of a shop</body></html>"
 
@@ -198,25 +199,31 @@ def _lies_about_datagrams(payload: bytes) -> Iterator[bytes]:
     yield payload
 
 
-def _flood(sock: socket.socket) -> None:
+def _flood(send: Send) -> None:
     """Endless tiny frames: unknown ones, answers to nobody, goodbyes, empty datagrams."""
     tiny = [head40(0x50, 0, b""), head40(GOAWAY, 0, b"\0\1"), head40(UDP_CLOSE, 9, b"")]
     tiny += [bytes([DNS_RESPONSE]) + bytes(8), head40(ECHO_REPLY, 77, b""), b"\x06"]
     while True:
         for frame in tiny:
-            sock.sendall(message(frame * (60000 // len(frame))))
+            send(message(frame * (60000 // len(frame))))
 
 
 def _refuse_in_a_flood(sock: socket.socket) -> None:
-    for payload in messages(sock):
+    sending = threading.Lock()  # an answer to a ping must not come amid a message of the flood
+
+    def send(frame: bytes) -> None:
+        with sending:
+            sock.sendall(frame)
+
+    for payload in messages(sock, send):
         if payload[0] == HELLO:
-            sock.sendall(message(hello()))
-            threading.Thread(target=_ended, args=(_flood, sock), daemon=True).start()
+            send(message(hello()))
+            threading.Thread(target=_ended, args=(_flood, send), daemon=True).start()
 
 
-def _ended(act: Callable[[socket.socket], None], sock: socket.socket) -> None:
+def _ended(act: Callable[[Send], None], send: Send) -> None:
     try:
-        act(sock)
+        act(send)
     except OSError as error:
         print(f"connection ended: {error}", flush=True)
 

@@ -114,8 +114,24 @@ class Namespace:
             options += ["--user", str(user)]
         return [sys.executable, "-I", "-S", enter.__file__, *options, "--", *argv]
 
+    def settle(self, interface: str) -> None:
+        """Wait until it counts as up, and has all that the kernel gives it a moment later.
+
+        What comes later still could be taken for a change that a test has made.
+        """
+        link = ["ip", "-n", self.name, "-br", "link", "show", "dev", interface]
+        local = ["addr", "show", "dev", interface, "scope", "link", "-tentative"]
+        routes = ["route", "show", "fe80::/64", "dev", interface]
+        until(
+            lambda: (
+                "UP" in _execute(*link).split()[1:2]
+                and all(_execute("ip", "-n", self.name, "-6", *argv) for argv in (local, routes))
+            ),
+            message=lambda: f"{interface} in {self.name} does not come up",
+        )
+
     def close(self) -> None:
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, timeout=20)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, timeout=60)
 
 
 class Lab:
@@ -172,6 +188,8 @@ class Lab:
             f"route add 2a0e:1::/32 via {MID6}",
             f"route add blackhole {SILENT6}/128",
         )
+        self.mid.settle("far0")
+        self.far.settle("mid0")
         self.mid.ip(
             f"route add {PRIVATE6}/128 via {FAR6}",
             f"route add {SILENT6}/128 via {FAR6}",
@@ -201,7 +219,8 @@ class Lab:
     def add_host(self) -> Namespace:
         """Another host with its own link to ``mid``, its default routes through it."""
         number = next(self._numbers)
-        host = self.namespace(f"host{number}", "net.ipv4.tcp_syn_retries=1")
+        # (Patient enough for a machine that is busy elsewhere; silence still ends soon.)
+        host = self.namespace(f"host{number}", "net.ipv4.tcp_syn_retries=4")
         net4, net6 = f"25.1.{number}", f"2a0e:1:{number}"
         host.ip(
             f"link add up0 type veth peer name h{number} netns {self.mid.name}",
@@ -215,8 +234,8 @@ class Lab:
             f"link set h{number} up",
         )
         host.ip(f"route add default via {net4}.1", f"route add ::/0 via {net6}::1")
-        with host.entered():  # a link may need a moment until it counts as up
-            until(lambda: "UP" in _execute("ip", "-br", "link", "show", "dev", "up0").split()[1:2])
+        host.settle("up0")
+        self.mid.settle(f"h{number}")
         return host
 
     def tun_node(self) -> Path:
@@ -304,7 +323,7 @@ def _ready(child: Child, pattern: str) -> Child:
 
 
 def _execute(*argv: str, stdin: str = "") -> str:
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}\n{stdin}")
     return done.stdout

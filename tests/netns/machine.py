@@ -16,7 +16,7 @@ _NOT_CONFIGURATION = ("stable_secret",)
 
 
 def _command(*argv: str, prefix: list[str]) -> str:
-    done = subprocess.run([*prefix, *argv], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([*prefix, *argv], capture_output=True, text=True, timeout=60)
     text = done.stdout if done.returncode == 0 else f"({argv[0]}: exit code {done.returncode})"
     return _VOLATILE.sub("", text)
 

@@ -82,6 +82,9 @@ class _Socket:
         self._stream = stream
         self._far = far
         self._up = _Outbox("a far end", far.sendall, self._close)
+
+    def start(self) -> None:
+        """Carry what the far end says."""
         threading.Thread(target=self._read, daemon=True).start()
 
     def on_data(self, payload: bytes) -> None:
@@ -158,6 +161,7 @@ class _Client:
         self._sock = sock
         self._out = _Outbox("a client", sock.sendall, lambda: None)
         self._streams: dict[int, _Socket | _Fetch | None] = {}  # None: it is being connected
+        self._gone: set[int] = set()
         self._lock = threading.Lock()
 
     def send(self, frame: bytes) -> None:
@@ -173,6 +177,7 @@ class _Client:
         with self._lock:
             known = stream in self._streams
             self._streams.pop(stream, None)
+            self._gone.add(stream)
         if known:
             self.send(struct.pack("!BI", CLOSE, stream))
 
@@ -201,9 +206,10 @@ class _Client:
             (stream,) = struct.unpack("!I", payload[1:5])
             with self._lock:
                 known, open = stream in self._streams, self._streams.get(stream)
+                gone = stream in self._gone  # DATA may be under way when the far end closes
             if command == CONNECT:
                 self._connect(stream, known, payload)
-            elif command == DATA and open is None:
+            elif command == DATA and open is None and not gone:
                 print(f"lost {len(payload) - 9} bytes: DATA before CONNECTED", flush=True)
             elif command == DATA and open is not None:
                 open.on_data(payload[9:])
@@ -235,13 +241,16 @@ class _Client:
         except OSError as error:
             with self._lock:
                 del self._streams[stream]
+                self._gone.add(stream)
             self.error(stream, 502, str(error))
             return
         far.settimeout(None)
         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.send(connected(stream))  # behind this comes what the far end says
-        with self._lock:
-            self._streams[stream] = _Socket(self, stream, far)
+        opened = _Socket(self, stream, far)
+        with self._lock:  # the client's next DATA, an answer to this, must find it
+            self._streams[stream] = opened
+            self.send(connected(stream))
+        opened.start()  # behind this comes what the far end says
 
     def _ask(self, payload: bytes) -> None:
         (request,) = struct.unpack("!I", payload[1:5])

@@ -38,6 +38,13 @@ CHUNK = 65536
 _SEED = random.Random(20).randbytes(CHUNK)
 
 counters: collections.Counter[str] = collections.Counter()
+_counting = threading.Lock()
+
+
+def count(name: str, number: int = 1) -> None:
+    """Add to a counter. (Of two threads that did so by themselves, one could undo the other's.)"""
+    with _counting:
+        counters[name] += number
 
 
 def pattern(total: int) -> Iterator[bytes]:
@@ -95,15 +102,15 @@ def _sink(sock: socket.socket) -> None:
 def _send_pattern(sock: socket.socket, total: int) -> None:
     for chunk in pattern(total):
         sock.sendall(chunk)
-        counters["source bytes"] += len(chunk)
+        count("source bytes", len(chunk))
 
 
 def _source(sock: socket.socket) -> None:
     (total,) = struct.unpack("!Q", receive_exactly(sock, 8))
     _send_pattern(sock, total)
     sock.shutdown(socket.SHUT_WR)
-    count, digest = digest_of(sock)
-    counters[f"source heard {count} {digest}"] += 1
+    heard, digest = digest_of(sock)
+    count(f"source heard {heard} {digest}")
 
 
 def _duplex(sock: socket.socket) -> None:
@@ -125,7 +132,7 @@ def _hang(sock: socket.socket) -> None:
     hung = select.poll()
     hung.register(sock, select.POLLERR)
     hung.poll()
-    counters["hang reset"] += 1
+    count("hang reset")
 
 
 def _who(sock: socket.socket) -> None:
@@ -133,7 +140,9 @@ def _who(sock: socket.socket) -> None:
 
 
 def _counters(sock: socket.socket) -> None:
-    sock.sendall(json.dumps(counters).encode() + b"\n")
+    with _counting:
+        told = json.dumps(counters)
+    sock.sendall(told.encode() + b"\n")
 
 
 def _plain(address: tuple) -> str:  # type: ignore[type-arg]
@@ -150,18 +159,18 @@ def _serve(port: int, handler: Callable[[socket.socket], None]) -> None:
         with sock:
             try:
                 handler(sock)
-                counters[f"done {port}"] += 1
+                count(f"done {port}")
             except ConnectionResetError:
-                counters[f"reset {port}"] += 1
+                count(f"reset {port}")
             except OSError as error:
-                counters[f"error {port} {error.strerror}"] += 1
+                count(f"error {port} {error.strerror}")
             except EOFError:
-                counters[f"short {port}"] += 1
+                count(f"short {port}")
 
     def accept() -> None:
         while True:
             sock, _ = listener.accept()
-            counters[f"accepted {port}"] += 1
+            count(f"accepted {port}")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=one, args=(sock,), daemon=True).start()
 
@@ -206,7 +215,7 @@ def _serve_udp(port: int, answer: Callable[[bytes, tuple], bytes]) -> None:  # t
     def loop() -> None:
         while True:
             data, notes, _, address = sock.recvmsg(65536, 64)
-            counters[f"datagrams {port}"] += 1
+            count(f"datagrams {port}")
             # From the very address that was asked, of which this machine has several.
             asked = [
                 (level, kind, value[:16] + bytes(4))
@@ -267,7 +276,7 @@ class _Pages(SimpleHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        counters["http requests"] += 1
+        count("http requests")
 
 
 class _PagesServer(ThreadingHTTPServer):
@@ -278,6 +287,11 @@ class _PagesServer(ThreadingHTTPServer):
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = "far", HTTP
+
+    def get_request(self) -> tuple[socket.socket, tuple]:  # type: ignore[type-arg]
+        accepted = super().get_request()
+        count(f"accepted {HTTP}")
+        return accepted
 
 
 def start(pages: str = ".") -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ipaddress
+import re
 import select
 import signal
 import socket
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tests.netns.child import Child
+from tests.netns.child import Child, until
 from tests.netns.host import probe
 from tests.netns.host.probe import (
     CLIENT4,
@@ -46,6 +47,8 @@ from zks_lwip.device._netns import run_in_netns
 WORKER4 = "25.9.9.9"
 
 _ETH_P_ALL, _OUTGOING = 3, 4
+_RCVBUFFORCE = 33  # SO_RCVBUFFORCE, SOL_PACKET and PACKET_STATISTICS have no names in Python
+_SOL_PACKET, _STATISTICS = 263, 6
 _NDP = range(133, 138)
 _MLD = {131, 132, 143}
 
@@ -77,12 +80,26 @@ class Space:
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
-        """Wait for the link-local route, so that it is not taken for a change of ours."""
-        argv = ["ip", "-n", self.client.name, "-6", "route", "show", "fe80::/64"]
-        deadline = time.monotonic() + 5
-        while not subprocess.run(argv, capture_output=True, timeout=5).stdout:
-            assert time.monotonic() < deadline, "up0 has no link-local address"
-            time.sleep(0.02)
+        """Wait for what the kernel adds to up0 by itself, so that it is not taken for ours.
+
+        The link-local address comes some time after the link is up, and an address has its routes
+        some time after it is there.
+        """
+
+        def shown(*what: str) -> str:
+            argv = ["ip", "-n", self.client.name, "-6", "-o", *what]
+            return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+
+        def settled() -> bool:
+            routes = shown("route", "show", "table", "all", "dev", "up0")
+            addresses = re.findall(r"inet6 (\S+)/", shown("addr", "show", "dev", "up0"))
+            return (
+                any(address.startswith("fe80:") for address in addresses)
+                and all(f"local {address} " in routes for address in addresses)
+                and all(f"{prefix} " in routes for prefix in ("fe80::/64", "multicast ff00::/8"))
+            )
+
+        until(settled, message=lambda: "up0 does not get all its addresses and routes")
 
     def close(self) -> None:
         self._stack.close()
@@ -130,8 +147,10 @@ class Detector:
         self._socket = run_in_netns(
             net.path, socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)
         )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 16 << 20)
         self._socket.bind((interface, _ETH_P_ALL))
+        self._socket.setblocking(False)
+        self._dropped = 0
         self._end, end = socket.socketpair()
         self._thread = threading.Thread(target=self._run, args=(end,), daemon=True)
         self._thread.start()
@@ -140,25 +159,56 @@ class Detector:
         with end:
             while True:
                 ready, _, _ = select.select([self._socket, end], [], [])
-                if end in ready:
+                order = end.recv(1) if end in ready else b"."
+                if not order:
                     return
-                try:
-                    frame, address = self._socket.recvfrom(200)
-                except OSError:
-                    continue  # the interface went down
-                if address[2] == _OUTGOING and (packet := parse(frame)):
-                    if not self.allowed(packet):
-                        self.leaks[packet._replace(sport=0)] += 1
+                self._look()
+                if order == b"?":
+                    end.sendall(b"!")
+
+    def _look(self) -> None:
+        """At all that has left up to now."""
+        while True:
+            try:
+                frame, address = self._socket.recvfrom(200)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # the interface went down
+            if address[2] == _OUTGOING and (packet := parse(frame)):
+                if not self.allowed(packet):
+                    self.leaks[packet._replace(sport=0)] += 1
+
+    def _catch_up(self) -> None:
+        """Return when all that has left before this call has been looked at."""
+        self._end.sendall(b"?")
+        self._end.recv(1)
+        # (Asking sets the kernel's counter back.)
+        _, dropped = struct.unpack("=II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+        self._dropped += dropped
+
+    def forget(self) -> None:
+        """What has leaked up to now."""
+        self._catch_up()
+        self.leaks.clear()
+
+    def seen(self) -> set[Packet]:
+        """What has leaked since the block began, for who waits for it."""
+        self._catch_up()
+        return set(self.leaks)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[collections.Counter[Packet]]:
         """What leaks inside the block (filled when it ends)."""
-        time.sleep(0.05)
-        self.leaks.clear()
+        time.sleep(0.05)  # (what was let out before may wait for its neighbour's address)
+        self.forget()
+        self._dropped = 0
         found: collections.Counter[Packet] = collections.Counter()
         yield found
         time.sleep(0.1)
+        self._catch_up()
         found.update(self.leaks)
+        assert not self._dropped, f"{self._dropped} packets went by unseen"
 
     def close(self) -> None:
         self._end.close()
@@ -173,6 +223,14 @@ class Prober(Child):
         argv = [sys.executable, "-I", "-S", probe.__file__, interface, str(rate), *only]
         super().__init__("prober", net.command(argv))
         self.wait_for("probing")
+
+    def rounds(self, count: int = 1) -> None:
+        """Wait until each kind of probe has been sent that often, from now on."""
+        seen = len(self.stdout)
+        until(  # the first line may be of a round that has begun before
+            lambda: self.stdout[seen:].count("round") > count,
+            message=lambda: f"the probes are not sent\n{self.output}",
+        )
 
     def stop(self, timeout: float = 15) -> int:
         self.signal(signal.SIGKILL)
