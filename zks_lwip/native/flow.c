@@ -196,6 +196,7 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
             if (ajar)
                 flow->pcb->rcv_wnd--;
+            flow_put_back(flow->pcb);
             if (flow->fresh)
                 flow_open_window(flow, flow->pcb);
             flow_unstick(flow->pcb);

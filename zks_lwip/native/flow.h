@@ -24,6 +24,7 @@ void flow_died(zks_core *core, struct flow *flow, uint8_t event);
 void flow_isolate(zks_core *core, struct flow *flow);
 void flow_settle(zks_core *core, struct flow *flow);
 int flow_is_busy(const struct tcp_pcb *pcb);
+void flow_put_back(struct tcp_pcb *pcb);
 void flow_unstick(struct tcp_pcb *pcb);
 void flow_adopt(struct flow *flow, struct tcp_pcb *pcb);
 void flow_size_segments(const zks_core *core, struct flow *flow, struct tcp_pcb *pcb);

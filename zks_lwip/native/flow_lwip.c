@@ -61,6 +61,20 @@ void flow_settle(zks_core *core, struct flow *flow)
     flow_reap(core, flow);
 }
 
+/* Three duplicate ACKs at a closed window: lwIP (2.2.1, tcp_rexmit) moves the segment to be repeated to what is unsent,
+ * where the window keeps it behind those that were sent after it. At the next timeout it would be taken for the last
+ * one, FIN and later bytes be added to it, and the peer find them in the midst of the stream. It is sent again by the
+ * timer, in its place. */
+void flow_put_back(struct tcp_pcb *pcb)
+{
+    struct tcp_seg *segment = pcb->unsent, *sent = pcb->unacked;
+    if (!segment || !sent || !TCP_SEQ_LT(lwip_ntohl(segment->tcphdr->seqno), lwip_ntohl(sent->tcphdr->seqno)))
+        return;
+    pcb->unsent = segment->next;
+    segment->next = sent;
+    pcb->unacked = segment;
+}
+
 /* A segment that waits whole for more window than the peer will offer is cut, at once: lwIP's persist timer would
  * do so after half a second and more. It would also leave FIN on the first part (2.2.1: tcp_split_unsent_seg), and
  * the peer would take the rest for data after the end; so the timer must not find anything to cut. */

@@ -16,6 +16,17 @@ static int needs_timers(const struct tcp_pcb *pcb)
            pcb->state == SYN_RCVD || pcb->state == FIN_WAIT_1 || pcb->state == CLOSING || pcb->state == LAST_ACK;
 }
 
+/* What lwIP has to send is in order, and before that what it has sent: to the last one it adds bytes and FIN. */
+static void check_sending(const struct tcp_pcb *pcb)
+{
+    const struct tcp_seg *segment, *before = NULL;
+    int sent;
+    for (sent = 1; sent >= 0; sent--)
+        for (segment = sent ? pcb->unacked : pcb->unsent; segment; before = segment, segment = segment->next)
+            CHECK(!before ||
+                  lwip_ntohl(before->tcphdr->seqno) + TCP_TCPLEN(before) == lwip_ntohl(segment->tcphdr->seqno));
+}
+
 static void check_received(const struct flow *flow)
 {
     const struct chunk *chunk, *last = NULL;
@@ -52,6 +63,7 @@ static void check_flow(const zks_core *core, const struct flow *flow)
         CHECK(flow->held_id == (flow->state == FLOW_OPEN));
         CHECK(flow->list == LIST_BUSY || (flow->list == LIST_NONE && !needs_timers(flow->pcb)));
         CHECK(flow->pcb->state != TIME_WAIT && flow->pcb->state != CLOSED);
+        check_sending(flow->pcb);
         CHECK(flow->state == FLOW_OPEN || !flow->rx_head);
         break;
     case FLOW_WAIT:

@@ -87,6 +87,29 @@ async def test_fin_stays_at_the_end_when_a_timer_cuts(autojump_clock: object) ->
         assert not segments[0].flags & FIN
 
 
+@pytest.mark.parametrize("later", [b"", b"and more"])
+async def test_the_end_stays_behind_what_a_closed_window_keeps_from_being_repeated(
+    autojump_clock: object, later: bytes
+) -> None:
+    """lwIP kept the first segment behind the last one, and gave it later bytes and FIN."""
+    async with probe() as p:
+        c = await connect(p, options=MSS)
+        content = bytes(range(200)) * 20
+        assert c.flow.push(content) == len(content)
+        sent = [await p.receive() for _ in range(4)]
+        assert b"".join(x.data for x in sent) == content  # and the first one is lost
+        await shrink(c, 0)
+        for _ in range(4):
+            await p.send(c.segment(window=0))
+        assert c.flow.push(later) == len(later)
+        await trio.sleep(2)  # for the timer
+        c.flow.send_eof()
+        await p.silence(0.1)
+        await p.send(c.segment())
+        received, _ = await collect(c)
+        assert received == content + later
+
+
 @FAMILIES
 @pytest.mark.parametrize("window", [0, 1])
 async def test_a_small_window_after_none(family: int, window: int) -> None:
