@@ -74,6 +74,7 @@ def _native(arguments: argparse.Namespace, bug: Bug | None) -> int:
         program,
         arguments.input or [corpus],
         seconds=None if arguments.input else arguments.seconds,
+        executions=arguments.executions,
         keep=arguments.keep,
         seed=arguments.seed,
     )
@@ -89,7 +90,8 @@ def _native(arguments: argparse.Namespace, bug: Bug | None) -> int:
     if outcome.finding is None:
         return 0
     print(outcome.finding)
-    print(f"shown by: python -m tests.fuzz {arguments.target} --input {outcome.artifact}")
+    shown_by = outcome.artifact or " --input ".join(map(str, arguments.input)) or "the corpus"
+    print(f"shown by: python -m tests.fuzz {arguments.target} --input {shown_by}")
     return 1
 
 
@@ -113,7 +115,7 @@ def _python(arguments: argparse.Namespace, bug: Bug | None) -> int:
     fuzzer = guided.Fuzzer(target, arguments.seed or None, arguments.keep)
     started = time.monotonic()
     seconds = 0 if arguments.input else arguments.seconds
-    found = fuzzer.search((path.read_bytes() for path in files), seconds)
+    found = fuzzer.search((path.read_bytes() for path in files), seconds, arguments.executions)
     coverage = fuzzer.coverage
     elapsed = time.monotonic() - started
     _told(
@@ -140,6 +142,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=["packets", "mask", "frames"])
     parser.add_argument("--seconds", type=int, default=60, help="how long; 0: the corpus only")
+    parser.add_argument(
+        "--executions", type=int, help="end after so many, with those of the corpus, if before"
+    )
     parser.add_argument("--seed", type=int, default=0, help="repeats a run; 0: another each time")
     parser.add_argument("--keep", type=Path, help="a folder for inputs that reached new code")
     parser.add_argument("--planted", choices=sorted(PLANTED), help="with this bug in the code")

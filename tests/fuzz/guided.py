@@ -142,14 +142,19 @@ class Fuzzer:
                 (self._keep / hashlib.sha1(data).hexdigest()).write_bytes(data)
         return None
 
-    def search(self, inputs: Iterable[bytes], seconds: float) -> tuple[bytes, str] | None:
-        """Run ``inputs``, then ``seconds`` of new ones; an input that broke something, and how."""
+    def search(
+        self, inputs: Iterable[bytes], seconds: float, executions: int | None = None
+    ) -> tuple[bytes, str] | None:
+        """Run ``inputs``, then new ones for ``seconds``, or until there were ``executions`` in all.
+
+        An input that broke something, and how; None if none did.
+        """
         for data in inputs:
             if broken := self.one(data):
                 return data, broken
         deadline = time.monotonic() + seconds
         source = self._random
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self.executions != executions:
             known = self.corpus or [b""]
             # The newest are the least explored.
             index = max(source.randrange(len(known)), source.randrange(len(known)))

@@ -172,13 +172,15 @@ def run(
     inputs: Iterable[Path],
     *,
     seconds: int | None,
+    executions: int | None = None,
     keep: Path | None = None,
     seed: int = 0,
 ) -> Outcome:
-    """Run ``inputs`` (files or folders), then ``seconds`` of new ones.
+    """Run ``inputs`` (files or folders), then new ones for ``seconds``, or until there were
+    ``executions`` in all.
 
-    None: no new ones. ``keep`` is a folder for inputs that reach what none has reached before.
-    ``seed`` 0 takes a new one each time.
+    ``seconds`` None: no new ones. ``keep`` is a folder for inputs that reach what none has reached
+    before. ``seed`` 0 takes a new one each time.
     """
     findings = BUILT / "findings"
     findings.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,10 @@ def run(
         argv = [str(program), f"-timeout={_ONE_INPUT}", "-rss_limit_mb=3000"]
         argv += [f"-artifact_prefix={findings}/", "-print_final_stats=1", f"-seed={seed}"]
         argv += [f"-max_len={_LONGEST}", "-len_control=20"]
-        argv += [f"-max_total_time={seconds}"] if seconds else ["-runs=0"]
+        if seconds:
+            argv += [f"-max_total_time={seconds}", f"-runs={executions or -1}"]
+        else:
+            argv += ["-runs=0"]
         argv += map(str, given)
         done = subprocess.run(
             argv, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
