@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,18 +118,24 @@ class Namespace:
     def settle(self, interface: str) -> None:
         """Wait until it counts as up, and has all that the kernel gives it a moment later.
 
-        What comes later still could be taken for a change that a test has made.
+        What comes later still could be taken for a change that a test has made: a link-local
+        address comes some time after the link is up, the routes of an address some time after it.
         """
-        link = ["ip", "-n", self.name, "-br", "link", "show", "dev", interface]
-        local = ["addr", "show", "dev", interface, "scope", "link", "-tentative"]
-        routes = ["route", "show", "fe80::/64", "dev", interface]
-        until(
-            lambda: (
-                "UP" in _execute(*link).split()[1:2]
-                and all(_execute("ip", "-n", self.name, "-6", *argv) for argv in (local, routes))
-            ),
-            message=lambda: f"{interface} in {self.name} does not come up",
-        )
+
+        def shown(*what: str) -> str:
+            return _execute("ip", "-n", self.name, *what, "dev", interface)
+
+        def settled() -> bool:
+            routes = shown("-6", "route", "show", "table", "all")
+            addresses = re.findall(r"inet6 (\S+)/", shown("-6", "addr", "show"))
+            return (
+                "UP" in shown("-br", "link", "show").split()[1:2]
+                and any(address.startswith("fe80:") for address in addresses)
+                and all(f"local {address} " in routes for address in addresses)
+                and all(f"{prefix} " in routes for prefix in ("fe80::/64", "multicast ff00::/8"))
+            )
+
+        until(settled, message=lambda: f"{interface} in {self.name} does not come up")
 
     def close(self) -> None:
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True, timeout=60)
@@ -166,7 +173,7 @@ class Lab:
             "net.ipv6.conf.all.forwarding=1",
             "net.ipv4.ping_group_range=0 2147483647",  # as distributions have it: ECHO
         )
-        self.far = self.namespace("far")
+        self.far = self.namespace("far", "net.core.somaxconn=32768")
         self.mid.ip(
             f"link add far0 type veth peer name mid0 netns {self.far.name}",
             f"addr add {MID4}/24 dev far0",

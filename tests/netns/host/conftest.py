@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Holder:
         found = self.child.wait_for(f"{pattern}|^ended.*", after=self.seen).group(0)
         self.running = not found.startswith("ended")
         if not re.search(pattern, found):
-            self.child.wait_for(pattern, 0.2, after=self.seen)
+            self.child.wait_for(pattern, 0, after=self.seen)  # says what there is instead
         return found
 
     def steps(self, config: dict[str, object] | None = None) -> int:
@@ -91,21 +92,29 @@ class Holder:
         # (In which order the kernel lists its tables is not worth comparing.)
         return "\n".join(sorted(execute(self.space, PICTURE).splitlines()))
 
-    def in_tun(self, pattern: str, timeout: float = 3) -> None:
+    def picture_like(self, before: str) -> str:
+        """The picture when it is as before, which may take what the kernel does later a moment."""
+        deadline = time.monotonic() + 20
+        while set((now := self.picture()).split("\n")) != set(before.split("\n")):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return now
+
+    def in_tun(self, pattern: str) -> None:
         """Wait until a packet like that ("VERSION PROTOCOL PORT") comes out of the TUN."""
-        seen = len(self.child.stdout)
-        self.child.wait_for(f"^tun {pattern}$", timeout, after=seen)
+        self.child.wait_for(f"^tun {pattern}$", after=len(self.child.stdout))
 
     def close(self) -> None:
         if self.running:
             self.send("kill")
         os.close(self._write)
-        self.child.wait(10)
+        self.child.wait()
 
 
 def execute(space: Space, script: str) -> str:
     argv = ["nsenter", f"--net={space.client.path}", "sh", "-c", script]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
 
 
 class Kit:
@@ -143,7 +152,7 @@ def kit(machine_is_left_as_found: None, kits: list[Kit]) -> Iterator[Kit]:
     (kit,) = kits
     before = kit.holder.picture()
     yield kit
-    after = kit.holder.picture()
+    after = kit.holder.picture_like(before)
     journals = [path.name for path in kit.directory.iterdir() if path.stat().st_size]
     if set(after.split("\n")) != set(before.split("\n")) or journals or kit.holder.running:
         kits.clear()

@@ -16,12 +16,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import ipaddress
-import re
 import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -80,26 +78,8 @@ class Space:
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
-        """Wait for what the kernel adds to up0 by itself, so that it is not taken for ours.
-
-        The link-local address comes some time after the link is up, and an address has its routes
-        some time after it is there.
-        """
-
-        def shown(*what: str) -> str:
-            argv = ["ip", "-n", self.client.name, "-6", "-o", *what]
-            return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
-
-        def settled() -> bool:
-            routes = shown("route", "show", "table", "all", "dev", "up0")
-            addresses = re.findall(r"inet6 (\S+)/", shown("addr", "show", "dev", "up0"))
-            return (
-                any(address.startswith("fe80:") for address in addresses)
-                and all(f"local {address} " in routes for address in addresses)
-                and all(f"{prefix} " in routes for prefix in ("fe80::/64", "multicast ff00::/8"))
-            )
-
-        until(settled, message=lambda: "up0 does not get all its addresses and routes")
+        """Wait for what the kernel adds to up0 by itself, so that it is not taken for ours."""
+        self.client.settle("up0")
 
     def close(self) -> None:
         self._stack.close()

@@ -77,7 +77,7 @@ def probes(interface: str) -> dict[str, Callable[[], None]]:
 
 
 def main(interface: str, rate: str, *only: str) -> None:
-    """Send probes in turn, ``rate`` a second."""
+    """Send probes in turn, ``rate`` a second; a line tells that all have had theirs."""
     kinds = {name: probe for name, probe in probes(interface).items() if not only or name in only}
     print("probing", json.dumps(list(kinds)), flush=True)
     while True:
@@ -86,6 +86,7 @@ def main(interface: str, rate: str, *only: str) -> None:
             with contextlib.suppress(OSError):
                 probe()
             time.sleep(1 / int(rate))
+        print("round", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.netns.child import Child, until
 from tests.netns.host import leak
 from tests.netns.host.conftest import Holder, execute, nothing, same
 from tests.netns.host.leak import Detector, Prober, Space
-from tests.netns.host.talk import ALL, NONE, RP_FILTER, echo, new_socket, reaches
+from tests.netns.host.talk import (
+    ALL,
+    BRIEF,
+    NONE,
+    PATIENT,
+    RP_FILTER,
+    answered,
+    echo,
+    new_socket,
+    reaches,
+)
 from tests.netns.lab import NOBODY, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -24,7 +36,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes net
 def test_the_lan(holder: Holder, space: Space, lan: bool) -> None:
     with echo(space.gateway, leak.NEIGHBOUR4, 8443):
         holder.apply(lan=lan)
-        assert reaches(space.client, leak.NEIGHBOUR4, 8443) == (ALL if lan else NONE)
+        timeout = PATIENT if lan else BRIEF
+        found = reaches(space.client, leak.NEIGHBOUR4, 8443, timeout=timeout)
+        assert found == (ALL if lan else NONE)
         holder.end()
 
 
@@ -56,19 +70,20 @@ def container(space: Space) -> Iterator[Namespace]:
 @pytest.mark.parametrize("forward", [False, True])
 def test_forwarded_traffic(holder: Holder, space: Space, detector: Detector, forward: bool) -> None:
     with container(space) as inner:
-        with Prober(inner, "udp4", "tcp4", "dns4", interface="in1"):
-            with detector.watching() as found:
-                time.sleep(0.2)
-            assert found, "the control: it is forwarded"
+        with Prober(inner, "udp4", "tcp4", "dns4", interface="in1") as prober:
+            with detector.watching():
+                until(lambda: bool(detector.seen()), message=lambda: "it is not forwarded")
             holder.order("^closed", {"forward": forward, "lan": False})
             with detector.watching() as found:
                 holder.expect("^applied")
                 seen = len(holder.child.stdout)
-                time.sleep(0.3)
+                prober.rounds(2)
+                if forward:
+                    holder.in_tun("4 17 9999")
+                holder.end("kill")
                 tunnelled = [x for x in holder.child.stdout[seen:] if x.startswith("tun 4 17")]
                 assert bool(tunnelled) == forward
-                holder.end("kill")
-                time.sleep(0.2)
+                prober.rounds()
             nothing(found)
         with echo(inner, "172.30.0.2", 80):
             holder.apply(forward=forward, lan=False)
@@ -81,29 +96,25 @@ def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> N
     execute(space, RP_FILTER.format(rp_filter))
     space.gateway.ip(f"route add 10.77.0.0/24 dev lo src {leak.FAR4}")
 
-    def call() -> tuple[bool, bool]:
-        answers = []
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with new_socket(space.gateway, kind) as one:
-                one.bind((leak.FAR4, 0))
-                try:
-                    one.connect((leak.CLIENT4, 8022))
-                    one.send(b"ping")
-                    answers.append(one.recv(100) == b"ping")
-                except OSError:
-                    answers.append(False)
-        return answers[0], answers[1]
+    def call(kind: int, timeout: float) -> bool:
+        with new_socket(space.gateway, kind, timeout=timeout) as one:
+            one.bind((leak.FAR4, 0))
+            return answered(one, leak.CLIENT4, 8022)
+
+    def call_both(timeout: float = PATIENT) -> tuple[bool, bool]:
+        return call(socket.SOCK_STREAM, timeout), call(socket.SOCK_DGRAM, timeout)
 
     try:
         with echo(space.client, leak.CLIENT4, 8022):
-            assert call() == ALL, "the control"
+            assert call_both() == ALL, "the control"
             holder.apply()
-            assert call() == NONE
+            assert call_both(BRIEF) == NONE
             holder.end()
             holder.apply(inbound=[8022])
-            assert call() == ALL
+            assert call_both() == ALL
             holder.end("kill")
-            assert call()[0], "accepted connections have the mark from the start: no TUN is needed"
+            # Accepted connections have the mark from the start: no TUN is needed.
+            assert call(socket.SOCK_STREAM, PATIENT)
             holder.apply(inbound=[8022])
             holder.end()
     finally:
@@ -111,26 +122,26 @@ def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> N
         execute(space, RP_FILTER.format(0))
 
 
-def leaving(detector: Detector) -> set[tuple[str, int]]:
+def leaving(detector: Detector, prober: Prober) -> set[tuple[str, int]]:
     with detector.watching() as found:
-        time.sleep(0.4)
+        prober.rounds(2)
     return {(packet.destination, packet.port) for packet in found}
 
 
 def test_bypass_and_only(holder: Holder, space: Space, detector: Detector) -> None:
     names = ("udp4", "tcp4", "dns4", "dnstcp4", "udp6", "dns6", "landns4")
-    with Prober(space.client, *names, rate=200):
+    with Prober(space.client, *names, rate=200) as prober:
         holder.apply(bypass=["25.2.2.0/24"])
-        assert leaving(detector) == {(leak.FAR4, 9999), (leak.FAR4, 80)}, "not its DNS"
+        assert leaving(detector, prober) == {(leak.FAR4, 9999), (leak.FAR4, 80)}, "not its DNS"
         holder.update({"only": ["25.2.0.0/16"]})
-        assert leaving(detector) == {(leak.FAR6, 9999)}
+        assert leaving(detector, prober) == {(leak.FAR6, 9999)}
         holder.update({"only": ["2a0e:2:2::/64"]})
-        assert leaving(detector) == {(leak.FAR4, 9999), (leak.FAR4, 80)}
+        assert leaving(detector, prober) == {(leak.FAR4, 9999), (leak.FAR4, 80)}
         holder.update({"bypass_users": [0]})
         everything = {(leak.FAR4, 9999), (leak.FAR4, 80), (leak.FAR6, 9999)}
-        assert leaving(detector) == everything
+        assert leaving(detector, prober) == everything
         holder.update({"bypass_users": [NOBODY]})
-        assert leaving(detector) == set()
+        assert leaving(detector, prober) == set()
         holder.end()
 
 
@@ -138,10 +149,10 @@ def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> N
     holder.apply()
     before = holder.picture()
     holder.update("pause")
-    assert (leak.FAR4, 80) in leaving(detector)
+    assert (leak.FAR4, 80) in leaving(detector, fast)
     holder.update("resume")
     with detector.watching() as found:
-        time.sleep(0.2)
+        fast.rounds(2)
     nothing(found)
     same(before, holder.picture())
     holder.update("pause")
@@ -152,12 +163,16 @@ def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> N
 def test_refused_packets_are_counted(holder: Holder, space: Space) -> None:
     holder.apply()
     holder.update("count")
-    with Prober(space.client, "udp4-bound", "dns4-bound", rate=200):
-        time.sleep(0.2)
+    with Prober(space.client, "udp4-bound", "dns4-bound", rate=200) as prober:
+        prober.rounds(10)
     holder.update("count")
     counts = [int(x.split()[1]) for x in holder.child.stdout[holder.seen :] if "refused" in x]
     assert counts[0] == 0 and counts[1] > 10
     holder.end()
+
+
+def state_of(child: Child) -> str:
+    return Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_the_kill_switch_route_and_off(
@@ -167,15 +182,16 @@ def test_the_kill_switch_route_and_off(
     for mode in ("route", "off"):
         holder.apply(kill_switch=mode)
         assert "table inet" not in holder.picture()
-        alive = leaving(detector)
+        alive = leaving(detector, fast)
         holder.end("kill")
-        dead = leaving(detector)
+        dead = leaving(detector, fast)
         bound = {(leak.FAR4, 9999), (leak.FAR4, 80), (leak.NAMES4, 53)}
         assert bound <= alive, "sockets bound to a device go around routes"
-        with Prober(space.client, "udp4", "tcp4", "dns4", "udp6", "tcp6"):
-            fast.signal(19)
-            unbound = leaving(detector)
-            fast.signal(18)
+        with Prober(space.client, "udp4", "tcp4", "dns4", "udp6", "tcp6") as others:
+            fast.signal(signal.SIGSTOP)
+            until(lambda: state_of(fast) == "T")
+            unbound = leaving(detector, others)
+            fast.signal(signal.SIGCONT)
         assert unbound == (set() if mode == "route" else unbound) and dead
         if mode == "off":
             assert (leak.FAR4, 9999) in unbound, "back to the host's own network"
@@ -192,8 +208,12 @@ def test_without_privileges_it_still_works(holder: Holder, detector: Detector, u
     holder.update({"ipv6": False})
     assert "from all unreachable proto 122" in execute(holder.space, "ip -6 rule")
     execute(holder.space, "nft flush ruleset; ip rule del priority 130")
-    time.sleep(0.5)
-    assert "table inet zks_lwip" in holder.picture() and "130:" in holder.picture()
+
+    def done_again() -> bool:
+        picture = holder.picture()
+        return "table inet zks_lwip" in picture and "130:" in picture
+
+    until(done_again)
     holder.end()
     assert holder.child.stdout[-1] == "ended 0"
 
@@ -203,7 +223,7 @@ def test_a_namespace_of_a_name(holder: Holder, space: Space) -> None:
 
     def rules(net: Namespace) -> str:
         argv = ["ip", "-n", net.name, "rule"]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10).stdout
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
 
     with contextlib.closing(Namespace("captured")) as captured:
         with contextlib.closing(Holder(space, holder.directory)) as second:
