@@ -84,6 +84,8 @@ class Roaming:
             look = partial(way_to, peer, self._mark)
             way = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if way is not None:
+                if way != self._ways.get(peer):
+                    _log.debug("the way to %s is %s", peer, way)
                 self._ways[peer] = way
         self._ways = {peer: way for peer, way in self._ways.items() if peer in self._peers()}
 

@@ -1,6 +1,8 @@
 """Floods: thousands of connections, and SYNs by the hundred thousand.
 
-python -m tests.netns.floods RATE SECONDS SOURCE DESTINATION...      sends SYNs, says how many
+python -m tests.netns.floods RATE SECONDS SOURCE DESTINATION...
+
+sends SYNs; prints ``flooding`` when it begins, and at the end how many they were.
 
 Linux only: SYNs go out by ``sendmmsg`` on a raw socket, 64 in a call.
 """
@@ -41,7 +43,7 @@ class Flows:
     """
 
     def __init__(
-        self, host: str, port: int, count: int, *, pending: int = 500, timeout: float = 60
+        self, host: str, port: int, count: int, *, pending: int = 500, timeout: float = 200
     ) -> None:
         self.open: list[socket.socket] = []
         self.failed: Counter[str] = Counter()
@@ -83,7 +85,7 @@ class Flows:
         else:
             self.open.append(sock)
 
-    def echo(self, timeout: float = 60) -> int:
+    def echo(self, timeout: float = 200) -> int:
         """Send a byte on each connection; how many give it back."""
         deadline = time.monotonic() + timeout
         answered = 0
@@ -187,6 +189,7 @@ def flood(rate: int, seconds: float, source: str, destinations: Sequence[str]) -
     sent = position = 0
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         number = sock.fileno()
+        print("flooding", flush=True)
         begun = time.monotonic()
         while (passed := time.monotonic() - begun) < seconds:
             if sent >= rate * passed:

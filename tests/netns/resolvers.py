@@ -149,14 +149,15 @@ class ResolverHost:
         assert found
         return found[1]
 
-    def looks_up(self, name: str = "far.zks.test") -> bool:
-        child = self.child("timeout", "5", "getent", "ahostsv4", name)
-        return child.wait(20) == 0 and lab.FAR4 in child.stdout[0]
+    def looks_up(self, name: str = "far.zks.test", patience: int = 40) -> bool:
+        """Within so many seconds."""
+        child = self.child("timeout", str(patience), "getent", "ahostsv4", name)
+        return child.wait() == 0 and lab.FAR4 in child.stdout[0]
 
     def close(self) -> None:
         if self._init.process.poll() is None:
             self._init.process.kill()  # and process 1 in there goes with it
-        self._init.wait(5)
+        self._init.wait()
 
 
 def _path() -> str:

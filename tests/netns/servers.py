@@ -180,7 +180,7 @@ def _serve(port: int, handler: Callable[[socket.socket], None]) -> None:
 def _serve_idle() -> None:
     """Echoes on thousands of connections that are idle for most of the time."""
     listener = socket.create_server(
-        ("::", IDLE), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096
+        ("::", IDLE), family=socket.AF_INET6, dualstack_ipv6=True, backlog=32768
     )
     listener.setblocking(False)
 

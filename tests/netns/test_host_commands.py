@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import client, lab, machine
-from tests.netns.child import Child
+from tests.netns.child import Child, descendants
 from tests.netns.lab import NOBODY, PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
 
 DIRECT4 = "25.1.{}.2"  # a host's own address, as the far end sees it without a tunnel
@@ -45,7 +45,7 @@ def unchanged(host: Namespace) -> Iterator[None]:
 
 def run(host: Namespace, *argv: str, code: int = 0, user: int | None = None) -> Child:
     child = Child(argv[0], host.command([*ZKS, *argv], user=user))
-    assert child.wait(20) == code, child.output
+    assert child.wait() == code, child.output
     child.no_traceback()
     return child
 
@@ -56,7 +56,7 @@ def status(host: Namespace, code: int = 0) -> dict[str, object]:
 
 def current_state(host: Namespace) -> str:
     child = Child("status", host.command([*ZKS, "status", "--json"]))
-    child.wait(20)
+    child.wait()
     return str(json.loads(child.stdout[0])["state"])
 
 
@@ -87,6 +87,7 @@ def test_without_privilege(net: Lab, worker: Child, host: Namespace, command: st
 def test_status_disconnect_and_a_second_instance(
     net: Lab, worker: Child, host: Namespace, unchanged: None
 ) -> None:
+    before = machine.picture(host.path)
     with net.connect(host, "--bypass", "203.0.113.0/24", "--lan", "block") as child:
         told = status(host)
         assert told["state"] == "connected" and told["pid"] == child.pid
@@ -97,13 +98,15 @@ def test_status_disconnect_and_a_second_instance(
         assert "LAN: blocked" in lines
         assert any("rule add priority 130" in x for x in run(host, "status", "-v").stdout)
         second = net.connect(host, "--tun", "zks1", ready=False)
-        assert second.wait(15) == 4 and "another instance" in second.stderr[-1], second.output
+        assert second.wait() == 4 and "another instance" in second.stderr[-1], second.output
         assert status(host)["state"] == "connected"
         assert run(host, "recover").stdout[0].startswith("nothing was left (what runs")
         with host.entered():
             assert client.who(lab.FAR4) == lab.MID4
         run(host, "disconnect")
-        assert child.wait(1) == 0, "disconnect did not wait for its end"
+        changed = machine.difference(before, machine.picture(host.path))
+        assert not changed, f"disconnect did not wait for its end:\n{changed}"
+        assert child.wait() == 0
     child.no_traceback()
     run(host, "disconnect")
 
@@ -116,10 +119,10 @@ def test_while_it_connects(net: Lab, host: Namespace, unchanged: None) -> None:
         assert told["state"] == "connecting" and "refused" in str(told["problem"])
         with host.entered():
             began = time.monotonic()
-            assert client.connect_error(lab.FAR4, 80, syn_retries=1) == "ECONNREFUSED"
-            assert time.monotonic() - began < 2.5
+            assert client.connect_error(lab.FAR4, 80) == "ECONNREFUSED"
+            assert time.monotonic() - began < 8, "the default is 10 s"
         run(host, "disconnect")
-        assert child.wait(1) == 0
+        assert child.wait() == 0
 
 
 def test_a_pause(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:
@@ -127,13 +130,12 @@ def test_a_pause(net: Lab, worker: Child, host: Namespace, unchanged: None) -> N
     with net.connect(host) as child, host.entered():
         assert client.who(lab.FAR4) == lab.MID4
         assert "PAUSED for 2 s" in run(host, "pause", "--for", "2s").stdout[0]
-        assert client.who(lab.FAR4) == own
-        lines = run(host, "status").stdout
-        assert any(line.startswith("PAUSED since") for line in lines)
-        child.wait_for("the pause has ended", timeout=5)
+        child.wait_for("the pause has ended")
         assert client.who(lab.FAR4) == lab.MID4
         run(host, "pause", "--for", "1h")
         assert client.who(lab.FAR4) == own
+        lines = run(host, "status").stdout
+        assert any(line.startswith("PAUSED since") for line in lines)
         run(host, "pause", "--end")
         assert client.who(lab.FAR4) == lab.MID4
         lines = run(host, "status").stdout
@@ -147,7 +149,7 @@ def test_a_pause(net: Lab, worker: Child, host: Namespace, unchanged: None) -> N
 def test_killed_and_recovered(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:
     with net.connect(host) as child:
         child.signal(signal.SIGKILL)
-        child.wait(5)
+        child.wait()
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
     assert "the machine is closed" in run(host, "status", code=1).stderr[0]
@@ -166,11 +168,11 @@ def test_an_error_keeps_the_host_closed_and_a_restart_takes_over(
     """The TUN is taken away: that ends it, but the host is not opened; nor by a failed restart."""
     with net.connect(host) as child:
         host.ip("link del zks0")
-        assert child.wait(10) == 4, child.output
+        assert child.wait() == 4, child.output
     assert "stays closed" in child.output
     wrong = net.file("wrong", "not-the-token\n")
     refused = net.connect(host, "--token-file", str(wrong), ready=False)
-    assert refused.wait(15) == 13, refused.output
+    assert refused.wait() == 13, refused.output
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
     with net.connect(host), host.entered():
@@ -181,13 +183,13 @@ def test_always_on(net: Lab, worker: Child, host: Namespace, unchanged: None) ->
     """It is ready when the host is closed, and an error of the start does not open it."""
     wrong = net.file("wrong", "not-the-token\n")
     with net.connect(host, "--always-on", "--token-file", str(wrong), ready=False) as child:
-        assert child.wait(15) == 13, child.output
+        assert child.wait() == 13, child.output
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
     told = net.directory / "notify-always-on"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(told))
-        manager.settimeout(10)
+        manager.settimeout(60)
         argv = [*ZKS, "connect", "--always-on", *net.tunnel_options(f"ws://{WORKER4}:9")]
         command = host.command(argv, resolv=net.resolv)
         with Child("connect", command, env={"NOTIFY_SOCKET": str(told)}) as child:
@@ -210,7 +212,7 @@ def test_a_dry_run_changes_nothing_and_needs_no_root(
     # They can be typed.
     script = net.file("plan.sh", "\n".join(lines) + "\n")
     typed = Child("sh", host.command(["sh", "-ex", str(script)]))
-    assert typed.wait(20) == 0, typed.output
+    assert typed.wait() == 0, typed.output
     assert "zks_lwip" in Child("nft", host.command(["nft", "list", "tables"])).succeed()
     host.ip("link del zks0")
     assert run(host, "recover").stdout == ["the machine is as it was before"]
@@ -223,12 +225,12 @@ def test_only_what_is_needed_is_kept(
     """One capability, no new privileges, another user; the embedded worker, too."""
     for embedded in (False, True):
         with net.connect(host, "--user", "nobody", embedded=embedded) as child:
-            pids = [child.pid, *_workers_of(child.pid)]
+            pids = [child.pid, *workers_of(child.pid)]
             assert len(pids) == (2 if embedded else 1)
             for pid in pids:
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    lines = (task / "status").read_text().splitlines()
-                    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+                seen = _tasks_of(pid)
+                assert str(pid) in [fields["Pid"] for fields in seen]
+                for fields in seen:
                     assert fields["Uid"].split() == [str(NOBODY)] * 4
                     for name in ("CapPrm", "CapEff", "CapInh", "CapBnd"):
                         assert int(fields[name], 16) in (0, 1 << 12), (pid, fields["Name"], name)
@@ -240,17 +242,30 @@ def test_only_what_is_needed_is_kept(
             run(host, "pause", "--for", "1h")
             run(host, "pause", "--end")
             run(host, "disconnect")
-            assert child.wait(1) == 0
+            assert child.wait() == 0
         child.no_traceback()
 
 
-def _workers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    pids = [int(child) for task in children for child in task.read_text().split()]
+_ENDED = (FileNotFoundError, ProcessLookupError)  # a thread that is not needed any more, or nft
+
+
+def _tasks_of(pid: int) -> list[dict[str, str]]:
+    """What /proc says of each of its threads."""
     found = []
-    for one in pids:
-        with contextlib.suppress(FileNotFoundError):  # nft, which has done its work
-            if b"worker" in Path(f"/proc/{one}/cmdline").read_bytes():
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(*_ENDED):
+            lines = (task / "status").read_text().splitlines()
+            found.append(dict(line.split(":\t", 1) for line in lines if ":\t" in line))
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """The embedded worker of ``connect``, if it has one."""
+    found = []
+    for one in descendants(pid)[1:]:
+        with contextlib.suppress(*_ENDED):
+            # (Not "--worker": of `connect`, and for a moment of what it is about to start.)
+            if b"worker" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0"):
                 found.append(one)
     return found
 
@@ -319,7 +334,7 @@ def test_ssh_is_not_cut(net: Lab, worker: Child, host: Namespace, unchanged: Non
     argv = host.command([*ZKS, "connect", *net.tunnel_options()], resolv=net.resolv)
     remote = {"SSH_CONNECTION": f"{lab.FAR4} 55555 {own} 22"}
     with Child("connect", argv, env=remote) as child:
-        assert child.wait(15) == 2, child.output
+        assert child.wait() == 2, child.output
     said = child.stderr[-1]
     assert f"--bypass {lab.FAR4}" in said and "--allow-inbound 22" in said and "--yes" in said
     for options in (["--yes"], ["--bypass", lab.FAR4], ["--allow-inbound", "22"]):

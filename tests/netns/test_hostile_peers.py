@@ -37,15 +37,15 @@ def test_lies_about_names_datagrams_and_pings(net: Lab) -> None:
         net.connect(host, "--dns-via", "worker", url=url) as connect,
     ):
         names = [f"{letter}.zks.test" for letter in "abcdefgi"]
-        dig = net.application(host, "dig", "+tries=1", "+time=9", *names)
-        assert dig.succeed().count("status: SERVFAIL") == len(names), dig.output
+        dig = net.application(host, "dig", "+tries=1", "+time=30", *names)
+        assert dig.succeed(200).count("status: SERVFAIL") == len(names), dig.output
         true = net.application(host, "dig", "+short", "x.zks.test", "h.zks.test")
         assert set(true.succeed().split()) <= {"192.0.2.7"} and true.stdout
         with host.entered():
             assert client.udp_exchange(lab.FAR4, servers.ECHO, b"the truth") == b"the truth"
             assert client.udp_exchange(lab.FAR6, servers.ECHO, b"the truth") == b"the truth"
-        assert " 0% packet loss" in net.application(host, "ping", "-c1", "-W3", lab.FAR4).succeed()
-        assert sum("upgrade asked" in line for line in worker.stdout) == 1
+        assert " 0% packet loss" in net.application(host, "ping", "-c1", "-W20", lab.FAR4).succeed()
+    assert sum("upgrade asked" in line for line in worker.stdout) == 1
     assert connect.process.returncode == 0
     connect.no_traceback()
 
@@ -57,9 +57,9 @@ def test_endless_tiny_frames(net: Lab) -> None:
         before = _memory(connect)
         time.sleep(1.5)
         assert _memory(connect) - before < 32 << 20
-        assert sum("going away" in line for line in connect.stderr) <= 4
-        assert connect.stop(5) == 0
+        assert connect.stop() == 0
         worker.wait_for("connection ended")
+    assert sum("going away" in line for line in connect.stderr) <= 4
     connect.no_traceback()
 
 
@@ -94,7 +94,7 @@ def test_a_token_that_is_removed(net: Lab) -> None:
         tokens.write_text(both)
         worker.signal(signal.SIGHUP)
         with theirs.entered():
-            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 40)
+            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 120)
     for child in (kept, removed, worker):
         assert child.process.returncode == 0
         child.no_traceback()
@@ -110,7 +110,7 @@ def test_what_is_logged(net: Lab, level: str, protocol: str) -> None:
         net.connect(host, level, "--stats", "--protocol", protocol, url=url) as connect,
     ):
         page = f"http://far.zks.test:{servers.HTTP}/hello"
-        net.application(host, "curl", "-sS", "-m", "10", page).succeed()
+        net.application(host, "curl", "-sS", "-m", "50", page).succeed()
         net.application(host, "dig", "+short", "nothing.zks.test").succeed()
         net.application(host, "ping", "-c1", "-W1", lab.FAR4).wait()
         with host.entered():

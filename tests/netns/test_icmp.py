@@ -52,7 +52,7 @@ def family_of(host: str) -> socket.AddressFamily:
 def datagrams(host: Namespace, family: int, errors: bool = False) -> Iterator[socket.socket]:
     """A UDP socket in ``host``; with ``errors`` it is told of all (IP_RECVERR)."""
     with host.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(20)
         if errors:
             option = IPV6_RECVERR if family == socket.AF_INET6 else IP_RECVERR
             sock.setsockopt(SOL[family], option, 1)
@@ -64,20 +64,26 @@ def times(text: str) -> list[float]:
     return [float(found) / 1000 for found in re.findall(r"time=([\d.]+) ms", text)]
 
 
+def true_of(shown: list[float]) -> bool:
+    """Whether they can be the mirror's: none is shorter; a busy machine makes some longer."""
+    return DELAY <= min(shown) < DELAY + 0.5
+
+
 @pytest.mark.parametrize("far", [DEEP4, DEEP6])
 def test_ping_shows_the_true_round_trip(net: Lab, tunnel: Child, deep: None, far: str) -> None:
     """Also with a payload that comes and goes in pieces."""
-    ping = net.application(net.host, "ping", "-c3", "-i0.2", "-W3", "-s1200", far)
+    ping = net.application(net.host, "ping", "-c3", "-W20", "-s1200", far)
     shown = times(ping.succeed())
-    assert len(shown) == 3 and all(DELAY <= one < DELAY + 0.5 for one in shown), ping.output
+    assert len(shown) == 3 and true_of(shown), ping.output
     near = lab.FAR6 if ":" in far else lab.FAR4  # no narrow link on the way
-    ping = net.application(net.host, "ping", "-c1", "-W3", "-s8000", near)
+    ping = net.application(net.host, "ping", "-c1", "-W20", "-s8000", near)
     assert " 0% packet loss" in ping.succeed()
 
 
 def test_ping_in_run(net: Lab, worker: Child, deep: None, run_host: Namespace) -> None:
-    ping = net.run(run_host, "ping", "-c2", "-i0.2", "-W3", DEEP4)
-    assert len([one for one in times(ping.succeed()) if DELAY <= one < DELAY + 0.5]) == 2
+    ping = net.run(run_host, "ping", "-c3", "-W20", DEEP4)
+    shown = times(ping.succeed())
+    assert len(shown) == 3 and true_of(shown), ping.output
 
 
 @pytest.mark.parametrize(("mode", "answered"), [("reply", True), ("off", False)])
@@ -85,7 +91,9 @@ def test_icmp_option(
     net: Lab, worker: Child, run_host: Namespace, mode: str, answered: bool
 ) -> None:
     """``reply`` answers for every address, there or not; ``off`` for none but the tunnel's own."""
-    script = f"ping -c1 -W1 {lab.SILENT4}; echo $?; ping -c1 -W1 {lab.FAR6}; echo $?"
+    patience = 20 if answered else 1
+    ping = f"ping -c1 -W{patience}"
+    script = f"{ping} {lab.SILENT4}; echo $?; {ping} {lab.FAR6}; echo $?"
     child = net.run(run_host, "sh", "-c", script, options=["--icmp", mode])
     codes = [line for line in child.succeed().splitlines() if line in ("0", "1")]
     assert codes == ["0" if answered else "1"] * 2, child.output
@@ -101,9 +109,10 @@ def test_where_ping_group_range_forbids_it(net: Lab, run_host: Namespace, raw: b
         with net.worker("-v", listen=f"{WORKER4}:{port}", under=under) as worker:
             url = f"ws://{WORKER4}:{port}"
             for far in (lab.FAR4, lab.FAR6):
-                ping = net.run(run_host, "ping", "-c1", "-W1", "-s3000", far, url=url)
+                patience = f"-W{20 if raw else 1}"
+                ping = net.run(run_host, "ping", "-c1", patience, "-s3000", far, url=url)
                 assert ping.wait() == (0 if raw else 1), ping.output
-            assert ("clients cannot ping: " in worker.output) is not raw
+        assert any("clients cannot ping: " in line for line in worker.stderr) is not raw
     finally:
         net.mid.sysctl("net.ipv4.ping_group_range=0 2147483647")
 
@@ -175,7 +184,7 @@ def test_full_cone(net: Lab, tunnel: Child, deep: None, far: str, other: str) ->
         stranger = socket.socket(family, socket.SOCK_DGRAM)
     with stranger, datagrams(net.host, family) as sock:
         stranger.bind((other, 0))
-        stranger.settimeout(5)
+        stranger.settimeout(20)
         sock.sendto(b"who?", (far, servers.WHO))
         mapped, port = sock.recvfrom(200)[0].decode().split()
         stranger.sendto(b"hello", (mapped, int(port)))

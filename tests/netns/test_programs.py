@@ -15,7 +15,7 @@ from tests.netns.lab import Lab
 
 
 def test_curl_by_name(way: Way) -> None:
-    page = way.start("curl", "-sS", "--max-time", "20", f"http://far.zks.test:{servers.HTTP}/hello")
+    page = way.start("curl", "-sS", "--max-time", "50", f"http://far.zks.test:{servers.HTTP}/hello")
     assert page.succeed() in (f"hello {lab.MID4}", f"hello {lab.MID6}")
 
 
@@ -55,7 +55,7 @@ def test_getaddrinfo(way: Way) -> None:
 def test_ssh_session(way: Way, ssh: list[str]) -> None:
     """A command, its exit code, and data through it; ``run`` as nobody cannot read root's key."""
     if way.name == "run-user":
-        scan = way.start("ssh-keyscan", "-T", "10", "-p", str(lab.SSH_PORT), lab.FAR4).succeed()
+        scan = way.start("ssh-keyscan", "-T", "50", "-p", str(lab.SSH_PORT), lab.FAR4).succeed()
         assert "ssh-ed25519" in scan
         return
     session = way.start(*ssh, f"root@{lab.FAR4}", "echo $SSH_CONNECTION; exit 7")
@@ -100,5 +100,5 @@ def test_iperf3(tunnel: Child, net: Lab, direction: str) -> None:
         server.wait_for("Server listening")
         reverse = ["-R"] if direction == "down" else []
         argv = ["iperf3", "-c", lab.FAR4, "-n", "50M", "-P", "2", *reverse]
-        assert "receiver" in net.application(net.host, *argv).succeed()
+        assert "receiver" in net.application(net.host, *argv).succeed(120)
         assert server.wait() == 0

@@ -55,7 +55,7 @@ def test_udp_echo_any_way(way: Way) -> None:
 def test_udp_keeps_boundaries_and_the_mapping(tunnel: Child, net: Lab) -> None:
     """Empty and many datagrams, one source port at the worker for several targets (full cone)."""
     with net.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(20)
         seen = set()
         for port in (servers.WHO, servers.WHO, servers.FULL_CONE):
             sock.sendto(b"", (lab.FAR4, port))
@@ -80,7 +80,7 @@ def test_thousands_of_associations_keep_their_mappings(tunnel: Child, net: Lab) 
         seen: list[bytes] = []
         for first in [*range(0, 2500, 25)] * 2:  # few at once: a queue may drop the rest
             for sock in sockets[first : first + 25]:
-                sock.settimeout(5)
+                sock.settimeout(20)
                 sock.sendto(b"who?", (lab.FAR4, servers.WHO))
             seen += [sock.recv(100) for sock in sockets[first : first + 25]]
         assert seen[:2500] == seen[2500:] and len(set(seen)) == 2500
@@ -88,7 +88,7 @@ def test_thousands_of_associations_keep_their_mappings(tunnel: Child, net: Lab) 
 
 def test_udp_to_a_closed_port_is_refused(tunnel: Child, net: Lab) -> None:
     with net.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.connect((lab.FAR4, servers.CLOSED))
         sock.send(b"anyone?")
         with pytest.raises(ConnectionRefusedError):
@@ -97,7 +97,7 @@ def test_udp_to_a_closed_port_is_refused(tunnel: Child, net: Lab) -> None:
 
 def test_ping_through_the_worker(tunnel: Child, net: Lab) -> None:
     for far in (lab.FAR4, lab.FAR6):
-        text = net.application(net.host, "ping", "-c2", "-i0.2", "-W3", far).succeed()
+        text = net.application(net.host, "ping", "-c2", "-i0.2", "-W20", far).succeed()
         assert " 0% packet loss" in text
 
 
@@ -127,7 +127,7 @@ def test_one_who_stops_reading_holds_up_nobody_else(tunnel: Child, net: Lab) -> 
     with net.host.entered(), client.connect(lab.FAR4, servers.SOURCE) as lazy:
         before = client.counters(lab.FAR4).get("source bytes", 0)
         lazy.sendall(struct.pack("!Q", total))
-        stuck = _settled(lambda: client.counters(lab.FAR4)["source bytes"])
+        stuck = _settled(lambda: client.counters(lab.FAR4).get("source bytes", 0), before)
         assert stuck - before < total * 3 // 4, "nothing held the far end back"
         client.duplex_many(lab.FAR4, servers.DUPLEX, 2, 50_000_000)
         client.download(lab.FAR6, servers.SOURCE, 50_000_000)
@@ -136,8 +136,9 @@ def test_one_who_stops_reading_holds_up_nobody_else(tunnel: Child, net: Lab) -> 
 
 def test_a_far_end_that_never_reads_holds_up_nobody_else(tunnel: Child, net: Lab) -> None:
     """The far end's closed window reaches the application, which then can send no more."""
-    with net.host.entered(), client.connect(lab.FAR4, servers.HANG, timeout=1.5) as hung:
+    with net.host.entered(), client.connect(lab.FAR4, servers.HANG) as hung:
         sent = 0
+        hung.settimeout(3)
         with pytest.raises(TimeoutError):
             while sent < 200_000_000:
                 sent += hung.send(bytes(65536))
@@ -151,13 +152,15 @@ def test_many_short_connections(tunnel: Child, net: Lab) -> None:
             assert client.who(lab.FAR4 if number % 2 else lab.FAR6) in (lab.MID4, lab.MID6)
 
 
-def _settled(read: Callable[[], int], every: float = 0.3) -> int:
-    """The value of ``read()`` once two readings in a row agree, after at most 10 s."""
-    deadline = time.monotonic() + 10
-    value = read()
+def _settled(read: Callable[[], int], start: int) -> int:
+    """The value of ``read()`` once it has left ``start`` and then been the same for two seconds."""
+    deadline = time.monotonic() + 40
+    value, since = read(), time.monotonic()
     while time.monotonic() < deadline:
-        time.sleep(every)
-        value, previous = read(), value
-        if value == previous and value:
+        time.sleep(0.1)
+        previous, value = value, read()
+        if value != previous or value == start:
+            since = time.monotonic()
+        elif time.monotonic() - since > 2:
             break
     return value

@@ -67,14 +67,14 @@ def v1(request: pytest.FixtureRequest, net: Lab) -> Iterator[Tunnel]:
 
 def test_it_is_never_spoken_unasked(net: Lab) -> None:
     with original(net) as (worker, url), net.connect(net.add_host(), url=url, ready=False) as child:
-        assert child.wait(15) == 14, child.output
+        assert child.wait() == 14, child.output
         assert "--protocol v1" in child.output
         worker.wait_for("offered a subprotocol")
 
 
 def test_run(net: Lab, v1: Tunnel, run_host: Namespace) -> None:
     page = f"http://far.zks.test:{servers.HTTP}/hello"
-    child = net.run(run_host, "curl", "-sS", "-m", "20", page, options=V1, url=v1.url)
+    child = net.run(run_host, "curl", "-sS", "-m", "50", page, options=V1, url=v1.url)
     assert child.succeed() in (f"hello {lab.MID4}", f"hello {lab.MID6}")
     child.no_traceback()
 
@@ -169,9 +169,9 @@ def _fail_and_say_so(net: Lab, host: Namespace) -> None:
     net.names.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        dig = ["dig", "+time=9", "+tries=1", "never.zks.test"]
+        dig = ["dig", "+time=30", "+tries=1", "never.zks.test"]
         assert "SERVFAIL" in net.application(host, *dig).succeed()
-        assert 4 < time.monotonic() - began < 8
+        assert 4 < time.monotonic() - began < 20
     finally:
         net.names.signal(signal.SIGCONT)
 
@@ -180,13 +180,11 @@ def _fail_and_say_so(net: Lab, host: Namespace) -> None:
 def test_udp_is_refused_at_once(v1: Tunnel, far: str) -> None:
     family = socket.AF_INET6 if ":" in far else socket.AF_INET
     with v1.host.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(4)  # what waits for the worker, waits longer
         sock.connect((far, servers.ECHO))
-        began = time.monotonic()
         sock.send(b"anyone?")
         with pytest.raises(ConnectionRefusedError):
             sock.recv(100)
-        assert time.monotonic() - began < 0.5
 
 
 def test_ping_gets_no_answer(net: Lab, v1: Tunnel) -> None:
@@ -204,7 +202,7 @@ def test_https_through_the_original(net: Lab) -> None:
     ):
 
         def curl(page: str) -> Child:
-            argv = ["curl", "-sS", "-m", "10", "--cacert", str(ca_file), page]
+            argv = ["curl", "-sS", "-m", "50", "--cacert", str(ca_file), page]
             return net.application(host, *argv)
 
         assert "hello" in curl("http://far.zks.test/hello").succeed()
@@ -213,8 +211,8 @@ def test_https_through_the_original(net: Lab) -> None:
         for _ in range(2):
             assert curl("https://far.zks.test/").wait() == 35  # the handshake failed
         connect.wait_for("v2 worker")
-        lines = [line for line in connect.stderr if "443" in line]
-        assert len(lines) == 1 and lab.FAR4 not in lines[0]
+    lines = [line for line in connect.stderr if "443" in line]
+    assert len(lines) == 1 and lab.FAR4 not in lines[0]
     connect.no_traceback()
 
 
