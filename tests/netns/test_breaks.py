@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,8 @@ from tests.netns.child import Child, until
 from tests.netns.lab import WORKER4, Lab, Namespace
 from tests.netns.test_host_commands import current_state as state
 
-GRACE = 2.0
+GRACE = 6.0
+"""Seconds: so many that half of them are plenty for what is to happen at once."""
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def host(net: Lab) -> Namespace:
 def _udp(far: str) -> str:
     family = socket.AF_INET6 if ":" in far else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect((far, servers.ECHO))
         sock.send(b"x")
         try:
@@ -38,8 +41,8 @@ def attempts(host: Namespace) -> dict[str, tuple[Callable[[], str], str, str]]:
     """Something new of each kind; what comes of it when it works, and when it is refused."""
 
     def dig(*options: str) -> str:
-        argv = ["dig", "+tries=1", "+time=15", *options, "@25.9.9.9", "far.zks.test"]
-        answer = Child("dig", host.command(argv)).succeed(20)
+        argv = ["dig", "+tries=1", "+time=60", *options, "@25.9.9.9", "far.zks.test"]
+        answer = Child("dig", host.command(argv)).succeed(90)
         return next(s for s in ("NOERROR", "SERVFAIL") if f"status: {s}" in answer)
 
     def tcp(far: str) -> str:
@@ -55,17 +58,25 @@ def attempts(host: Namespace) -> dict[str, tuple[Callable[[], str], str, str]]:
     }
 
 
-def attempt_all(host: Namespace) -> dict[str, tuple[str, float]]:
-    """What came of each, and after how many seconds; all at the same time."""
+def attempt_all(
+    host: Namespace, *, since: float | None = None, begun: Callable[[], None] | None = None
+) -> dict[str, tuple[str, float]]:
+    """What came of each, and after how many seconds (``since`` then); all at the same time.
+
+    ``begun`` is called when all are about to.
+    """
+    found = attempts(host)
+    together = threading.Barrier(len(found), begun)
 
     def timed(attempt: Callable[[], str]) -> tuple[str, float]:
-        began = time.monotonic()
         with host.entered():
+            began = time.monotonic() if since is None else since
+            together.wait(60)
             return attempt(), time.monotonic() - began
 
-    with ThreadPoolExecutor(10) as threads:
-        made = {name: threads.submit(timed, x) for name, (x, _, _) in attempts(host).items()}
-        return {name: future.result(30) for name, future in made.items()}
+    with ThreadPoolExecutor(len(found)) as threads:
+        made = {name: threads.submit(timed, attempt) for name, (attempt, _, _) in found.items()}
+        return {name: future.result(120) for name, future in made.items()}
 
 
 def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
@@ -75,25 +86,33 @@ def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
     listen = f"{WORKER4}:8790"
     with net.worker(listen=listen) as far:
         with net.connect(host, "--grace", str(int(GRACE)), url=f"ws://{listen}") as child:
-            with host.entered(), client.connect(lab.FAR4, servers.ECHO, timeout=10) as sock:
-                far.process.kill()
-                far.wait(5)
+            with host.entered(), client.connect(lab.FAR4, servers.ECHO) as sock:
                 began = time.monotonic()
+                far.process.kill()
+                far.wait()
                 with pytest.raises(ConnectionResetError):
                     while sock.recv(100):
                         pass
-                assert time.monotonic() - began < 1
-            found = attempt_all(host)
+                assert time.monotonic() - began < 0.5 * GRACE, "it waited, too"
+            found = attempt_all(host, since=began)
             assert {name: result for name, (result, _) in found.items()} == refused
             for name, (_, seconds) in found.items():
                 # (A SYN is answered when the application's kernel sends it again.)
-                assert 0.5 * GRACE < seconds < 2 * GRACE, (name, seconds)
-            found = attempt_all(host)
-            assert {name: result for name, (result, _) in found.items()} == refused
-            assert max(seconds for _, seconds in found.values()) < 0.9, f"they waited: {found}"
+                assert GRACE < seconds < 2 * GRACE, (name, seconds)
+            # What a busy machine takes its time for it does not always; what waits, always does.
+            least = dict.fromkeys(refused, math.inf)
+
+            def at_once() -> bool:
+                found = attempt_all(host)
+                assert {name: result for name, (result, _) in found.items()} == refused
+                for name, (_, seconds) in found.items():
+                    least[name] = min(least[name], seconds)
+                return max(least.values()) < 0.9
+
+            until(at_once, message=lambda: f"they wait: {least}")
             assert state(host) == "lost"
             with net.worker(listen=listen):
-                until(lambda: state(host) == "connected", 15)
+                until(lambda: state(host) == "connected", 90)
                 with host.entered():
                     assert client.who(lab.FAR4) == lab.MID4
         child.no_traceback()
@@ -103,14 +122,17 @@ def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
 def test_a_short_break_is_bridged(net: Lab, host: Namespace) -> None:
     listen = f"{WORKER4}:8791"
     far = net.worker(listen=listen)
-    with far, net.connect(host, "--grace", "30", url=f"ws://{listen}") as child:
+    with far, net.connect(host, "--grace", "60", url=f"ws://{listen}") as child:
         far.process.kill()
-        far.wait(5)
+        far.wait()
+        until(lambda: state(host) == "lost")  # (what goes to a worker that has just died is lost)
         with ThreadPoolExecutor(1) as thread:
-            future = thread.submit(attempt_all, host)
+            begun = threading.Event()
+            future = thread.submit(attempt_all, host, begun=begun.set)
+            assert begun.wait(60)
             time.sleep(1)
             with net.worker(listen=listen):
-                found = future.result(30)
+                found = future.result(120)
                 assert state(host) == "connected"
     worked = {name: yes for name, (_, yes, _) in attempts(host).items()}
     assert {name: result for name, (result, _) in found.items()} == worked

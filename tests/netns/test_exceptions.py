@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests.netns.child import Child
 from tests.netns.host import probe
 from tests.netns.host.conftest import nothing
 from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
-from tests.netns.host.talk import echo, new_socket
+from tests.netns.host.talk import ALL, BRIEF, NONE, PATIENT, echo, reaches
 from tests.netns.lab import PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
 
 PORT = 8022
@@ -54,6 +55,8 @@ def container(net: Lab, host: Namespace) -> Iterator[Namespace]:
             "add rule ip nat post ip saddr 172.30.0.0/24 oifname != br0 masquerade"
         )
         Child("nft", host.command(["nft", nat])).succeed()
+        for interface in ("in0", "br0"):
+            host.settle(interface)
         yield inner
 
 
@@ -84,10 +87,13 @@ def test_what_the_host_forwards(
         if forward:
             assert seen_from() == lab.MID4
         else:
-            began = time.monotonic()
-            with pytest.raises(OSError, match="refused|unreachable|No route"):
-                seen_from()
-            assert time.monotonic() - began < 1
+            least = math.inf  # what a busy machine takes its time for it does not always
+            for _ in range(4):
+                began = time.monotonic()
+                with pytest.raises(OSError, match="refused|unreachable|No route"):
+                    seen_from()
+                least = min(least, time.monotonic() - began)
+            assert least < 0.9, "not its first SYN was answered"
         with container.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             with contextlib.suppress(OSError):
                 for _ in range(5):
@@ -103,24 +109,15 @@ def test_callers_from_outside(net: Lab, worker: Child, host: Namespace) -> None:
     """Answered the way they came, TCP and UDP; another port's are not."""
     own = f"25.1.{host.name.rsplit('host', 1)[1]}.2"
 
-    def call(port: int) -> list[bool]:
-        answers = []
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with new_socket(net.far, kind) as one:
-                try:
-                    one.connect((own, port))
-                    one.send(b"ping")
-                    answers.append(one.recv(100) == b"ping")
-                except OSError:
-                    answers.append(False)
-        return answers
+    def call(port: int, timeout: float = PATIENT) -> tuple[bool, bool]:
+        return reaches(net.far, own, port, timeout=timeout)
 
     before = machine.picture(host.path)
     with echo(host, own, PORT), echo(host, own, PORT + 1):
-        assert call(PORT) == call(PORT + 1) == [True, True], "the control"
+        assert call(PORT) == call(PORT + 1) == ALL, "the control"
         with net.connect(host, "--allow-inbound", str(PORT)), host.entered():
-            assert call(PORT) == [True, True]
-            assert call(PORT + 1) == [False, False]
+            assert call(PORT) == ALL
+            assert call(PORT + 1, BRIEF) == NONE
             assert client.who(lab.FAR4) == lab.MID4
     assert machine.difference(before, machine.picture(host.path)) == ""
 
@@ -155,9 +152,9 @@ def test_a_workers_name_that_leads_elsewhere(
         with net.connect(host, *options, url=url, ready=False) as child:
             child.wait_for("Trying again")
             told = Child("status", host.command([*ZKS, "status"]))
-            told.wait(20)
+            told.wait()
             assert f"{trap}/32" in "\n".join(told.stdout), "the control"
-            with Prober(host, rate=400), detector.watching() as found:
-                time.sleep(0.6)
+            with Prober(host, rate=400) as prober, detector.watching() as found:
+                prober.rounds(3)
             nothing(found)
         child.no_traceback()
