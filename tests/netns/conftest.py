@@ -41,10 +41,6 @@ def machine_is_left_as_found() -> Iterator[None]:
     before = machine.picture()
     # Without it a time limit from outside (`timeout`) leaves everything behind.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A shell's `&` has them ignored, and so would be what the tests start, and send them to.
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, previous)
     deadline = time.monotonic() + 20

@@ -159,7 +159,7 @@ class Lab:
         self.directory.chmod(0o755)
         self.token_file = self.file("token", TOKEN + "\n", 0o644)
         self.resolv = self.file(
-            "resolv.conf", f"nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n"
+            "resolv.conf", f"nameserver {NAMESERVER}\noptions timeout:2 attempts:5\n"
         )
         self.tun = self.directory / "tun"
         # Others on this machine have instances of their own: ours are not to be found there.

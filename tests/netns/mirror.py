@@ -49,7 +49,7 @@ class Mirror(threading.Thread):
 
     def close(self) -> None:
         os.write(self._stop_write, b"x")
-        self.join(5)
+        self.join()
         for descriptor in (self._tun, self._stop_read, self._stop_write):
             os.close(descriptor)
 
