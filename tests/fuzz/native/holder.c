@@ -23,7 +23,8 @@ struct record *record_of(uint64_t id)
 
 struct record *new_record(uint64_t id, const struct zks_flow_info *info)
 {
-    struct record *r = &run.records[run.count++];
+    struct record *r = &run.records[run.count];
+    CHECK(run.count++ < RECORDS);
     memset(r, 0, sizeof *r);
     r->id = id;
     r->tuple.family = info->family;
@@ -134,7 +135,10 @@ void connect_flow(struct peer *p)
 {
     struct zks_flow_info info;
     uint16_t far_port = p->tuple.far_port;
-    uint64_t id = zks_flow_connect(run.core, p->tuple.family, p->tuple.far, far_port, p->tuple.app, p->tuple.app_port);
+    uint64_t id;
+    if (run.count >= RECORDS - 16)
+        return; /* the rest is for those that come as events */
+    id = zks_flow_connect(run.core, p->tuple.family, p->tuple.far, far_port, p->tuple.app, p->tuple.app_port);
     if (!id)
         return;
     CHECK(zks_flow_info(run.core, id, &info) == ZKS_OK);

@@ -80,11 +80,11 @@ static void datagram_out(const struct wire_segment *s)
         run.fragments.open = (uint8_t)s->more;
     }
     if (place && !follows)
-        return; /* of what, the first fragment would have told, which was dropped */
-    if (place == 0)
-        run.fragments.error = s->protocol != ZKS_PROTO_UDP && data[0] != 0 && data[0] != 129;
-    if (run.fragments.error)
-        return; /* it quotes */
+        run.fragments.unknown = 1; /* of what, the first fragment would have told, which was dropped */
+    else if (place == 0) /* an error quotes */
+        run.fragments.unknown = s->protocol != ZKS_PROTO_UDP && data[0] != 0 && data[0] != 129;
+    if (run.fragments.unknown)
+        return;
     if (place == 0) {
         CHECK(length >= 8);
         CHECK(s->fragment || s->protocol != ZKS_PROTO_UDP || wire_get16(data + 4) == length);

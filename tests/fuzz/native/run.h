@@ -45,7 +45,7 @@ struct run {
     uint8_t reset_sent;
     uint8_t starved;   /* an allocation was to fail */
     uint32_t delivered, key, burst;
-    struct { uint32_t ident, next; uint8_t open, error; } fragments;
+    struct { uint32_t ident, next; uint8_t open, unknown; } fragments;
     uint8_t last[WIRE_MOST];
     uint32_t last_length;
 };
