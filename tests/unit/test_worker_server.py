@@ -18,7 +18,7 @@ import pytest
 import trio
 import trustme
 
-from tests.unit.worker_kit import echo, far_sockets, raw_client, running_worker, tcp_server
+from tests.unit.worker_kit import echo, far_sockets, raw_client, running_worker, tcp_server, until
 from zks_lwip.errors import ConfigError, PrivilegeError
 from zks_lwip.tunnel.frames import (
     Close,
@@ -55,7 +55,7 @@ async def http(address: tuple[str, int], head: str) -> tuple[int, bytes]:
     async with stream:
         await stream.send_all(head.encode() + b"\r\n")
         response = b""
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             async for piece in stream:
                 response += piece
                 if response.startswith(b"HTTP/1.1 101") and b"\r\n\r\n" in response:
@@ -162,11 +162,11 @@ async def test_connections_without_a_token_keep_nobody_out(
         for number in range(10):
             silent.append(await trio.open_tcp_stream(*address))
             await silent[-1].send_all(b"GET /tunnel HTTP/1.1\r\n")
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while len(worker._handshakes) < min(number + 1, 4):
                     await trio.sleep(0.01)
         for stream in silent[:6]:
-            with trio.fail_after(5), suppress(trio.BrokenResourceError):
+            with trio.fail_after(30), suppress(trio.BrokenResourceError):
                 assert await stream.receive_some() == b""
         async with raw_client(address, token=ALICE) as client, tcp_server(echo) as port:
             await client.open(1, "127.0.0.1", port)
@@ -179,7 +179,7 @@ async def test_connections_without_a_token_keep_nobody_out(
 async def test_no_http(garbage: bytes) -> None:
     async with running_worker() as (_, address):
         async with await trio.open_tcp_stream(*address) as stream:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 try:
                     await stream.send_all(garbage + b"\r\n\r\n")
                     async for _ in stream:
@@ -240,7 +240,7 @@ async def test_nor_do_they_where_descriptors_are_few(tokens: Path) -> None:
         address = "127.0.0.1", int(line.rpartition(b":")[2])
         async with tcp_server(echo) as port, raw_client(address, token=ALICE) as greedy:
             open_streams = 0
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 for stream in range(1, 256):
                     await greedy.send(Connect(stream, "127.0.0.1", port))
                     if not isinstance(await greedy.receive(), Connected):
@@ -250,7 +250,7 @@ async def test_nor_do_they_where_descriptors_are_few(tokens: Path) -> None:
             for _ in range(250):
                 one = silent.enter_context(socket.create_connection(address))
                 one.sendall(b"GET /tunnel HTTP/1.1\r\n")
-            with trio.fail_after(4):
+            with trio.fail_after(8):  # less than it takes until the silent ones are given up
                 async with raw_client(address, token=BOB):
                     pass
 
@@ -325,9 +325,8 @@ async def test_every_outgoing_socket_is_marked(monkeypatch: pytest.MonkeyPatch) 
             await client.send(Udp(1, "127.0.0.1", port, b"x"), Connect(2, "name.example", 1))
             await client.send(b"\x08" + struct.pack("!II", 1, 5) + b"12345")
             await client.expect(Frame.__args__)  # type: ignore[arg-type, attr-defined]
-            await trio.sleep(0.1)
+            await until(lambda: len(marks) >= 4)
         del worker
-    assert len(marks) >= 4
     assert set(marks) == {0x5A}
 
 
@@ -353,10 +352,10 @@ async def test_tls(tmp_path: Path, tokens: Path) -> None:
         # a plaintext client, and one that does not trust it, do no harm
         async with await trio.open_tcp_stream(*address) as stream:
             await stream.send_all(b"GET /health HTTP/1.1\r\n\r\n")
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 assert not (await stream.receive_some()).startswith(b"HTTP")
         stranger = await trio.open_ssl_over_tcp_stream(*address)
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(2):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
             await stranger.do_handshake()
         await trio.aclose_forcefully(stranger)
         worker.reload()
@@ -417,7 +416,7 @@ async def test_lies_cost_the_liar_its_session(
         status, told = await liar.closed()
         assert status == 1002
         assert reason in told
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             while not caplog.records:
                 await trio.sleep(0.01)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -475,7 +474,7 @@ async def test_endless_tiny_frames_are_bounded() -> None:
 
             await stream.send_all(frame(HELLO.ljust(200, b"\x05")))
             pings = frame(b"\x05" * 60_000)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 try:
                     while True:
                         await stream.send_all(pings)
@@ -491,12 +490,9 @@ async def test_a_client_that_vanishes(tokens: Path) -> None:
         async with raw_client(address, token=ALICE) as client:
             await client.open(1, "127.0.0.1", port)
             await client.send(Udp(1, "127.0.0.1", port, b"x"))
-            await trio.sleep(0.02)
-            assert far_sockets(worker) == 2
+            await until(lambda: far_sockets(worker) == 2)
             await client.websocket._stream.aclose()
-            with trio.fail_after(3):
-                while far_sockets(worker):
-                    await trio.sleep(0.01)
+            await until(lambda: not far_sockets(worker))
 
 
 # --- life and death ---------------------------------------------------------------------------
@@ -529,7 +525,7 @@ async def test_removed_tokens_lose_their_sessions(
 
 
 async def test_stopping_lets_streams_end() -> None:
-    async with running_worker(drain=5) as (worker, address), tcp_server(echo) as port:
+    async with running_worker(drain=60) as (worker, address), tcp_server(echo) as port:
         async with raw_client(address) as busy, raw_client(address) as idle:
             await busy.open(1, "127.0.0.1", port)
             worker.stop()
@@ -545,7 +541,7 @@ async def test_stopping_lets_streams_end() -> None:
             assert await busy.data(1, 10) == b"last words"
             await busy.expect(Eof)
             assert (await busy.closed())[0] == 1001
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             await worker.ended.wait()
 
 
@@ -555,8 +551,8 @@ async def test_stopping_does_not_wait_for_ever() -> None:
             await busy.open(1, "127.0.0.1", port)
             worker.stop()
             await busy.expect(GoAway)
-            assert (await busy.closed(2))[0] == 1001
-        with trio.fail_after(2):
+            assert (await busy.closed())[0] == 1001
+        with trio.fail_after(30):
             await worker.ended.wait()
 
 
@@ -588,7 +584,7 @@ async def process(*arguments: str, **options: object) -> AsyncIterator[trio.Proc
 async def listening(child: trio.Process) -> tuple[str, int]:
     assert child.stdout is not None
     line = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not line.endswith(b"\n"):
             line += await child.stdout.receive_some(1)
     assert line.startswith(b"listening on 127.0.0.1:")
@@ -615,7 +611,7 @@ async def test_signals(number: signal.Signals) -> None:
             assert await client.data(1, 8) == b"going on"
             await client.send(Close(1))
             assert (await client.closed())[0] == 1001
-        assert await ends(child, 5) == 0
+        assert await ends(child, 30) == 0
 
 
 async def test_a_second_signal_ends_at_once() -> None:
@@ -628,8 +624,8 @@ async def test_a_second_signal_ends_at_once() -> None:
             child.send_signal(signal.SIGTERM)
             await client.expect(GoAway)
             child.send_signal(signal.SIGTERM)
-            await client.closed()
-        assert await ends(child, 3) == 0
+            await client.closed(8)  # otherwise it would be 10 seconds
+        assert await ends(child, 8) == 0
 
 
 async def test_sighup(tokens: Path) -> None:
@@ -639,7 +635,7 @@ async def test_sighup(tokens: Path) -> None:
             child.send_signal(signal.SIGHUP)
             assert (await bob.closed())[0] == 1008
         child.send_signal(signal.SIGTERM)
-        assert await ends(child, 5) == 0
+        assert await ends(child, 30) == 0
 
 
 async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
@@ -655,7 +651,7 @@ async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
         os.close(parent_read)
         async with raw_client(await listening(child), token=ALICE):
             os.close(parent_write)
-            assert await ends(child, 3) == 0
+            assert await ends(child, 8) == 0
 
 
 @pytest.mark.parametrize(
@@ -678,7 +674,7 @@ def test_malformed_options(arguments: list[str], code: int, message: str) -> Non
         [sys.executable, "-m", "zks_lwip", "worker", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == code
     assert message in done.stderr

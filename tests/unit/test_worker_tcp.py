@@ -20,6 +20,7 @@ from tests.unit.worker_kit import (
     refused_port,
     running_worker,
     tcp_server,
+    until,
     zone,
 )
 from zks_lwip.tunnel.frames import (
@@ -97,8 +98,7 @@ async def test_many_streams_in_one_message() -> None:
                 else:
                     assert isinstance(frame, Connected)
             assert got == {i: b"%d" % i for i in ids}
-            await trio.sleep(0.05)
-            assert far_sockets(worker) == 0
+            await until(lambda: far_sockets(worker) == 0)
 
 
 @both_kinds
@@ -121,7 +121,7 @@ async def test_half_close_by_the_far_end_first(readiness: Make) -> None:
             await client.send(Data(1, b"late "))
             await trio.sleep(0.02)
             await client.send(Data(1, b"words"), Eof(1))
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 await done.wait()
             assert result == [b"late words"]
 
@@ -151,9 +151,7 @@ async def test_what_was_sent_before_both_ends_closed_is_delivered_slowly() -> No
             await trio.sleep(0.05)
         assert sum(account.held for account in worker.accounts.values()) > 0
         read.set()
-        with trio.fail_after(5):
-            while not result:
-                await trio.sleep(0.01)
+        await until(lambda: result)
         assert result == [size]
 
 
@@ -178,7 +176,6 @@ async def test_refused_reset_and_hang() -> None:
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
     async with running_worker() as (worker, address), tcp_server(resetting) as port:
-        worker.dialer.seconds = 0.2
         async with raw_client(address) as client:
             await client.send(Connect(1, "127.0.0.1", await refused_port()))
             error = await client.expect(Error)
@@ -187,6 +184,7 @@ async def test_refused_reset_and_hang() -> None:
             await client.send(Data(2, b"!"))
             error = await client.expect(Error)
             assert (error.stream, error.code) == (2, 104)
+            worker.dialer.seconds = 0.2
             with socket.socket() as listener, socket.socket() as filler:
                 listener.bind(("127.0.0.1", 0))
                 listener.listen(0)
@@ -250,9 +248,7 @@ async def test_close_resets_the_far_end() -> None:
             await client.open(1, "127.0.0.1", port)
             await client.send(Close(1), Data(1, b"ignored"), Window(1, 5))
             await client.open(2, "127.0.0.1", port)
-        with trio.fail_after(2):
-            while len(seen) < 2:  # the second by the end of the session
-                await trio.sleep(0.01)
+        await until(lambda: len(seen) == 2)  # the second by the end of the session
         assert seen == ["RST", "RST"]
 
 
@@ -281,9 +277,9 @@ async def test_a_slow_far_end_holds_up_its_own_stream_only() -> None:
                 while not client.credit.get(1):
                     await client.silent(0.01)
             credit = client.credit.pop(1, 0)
-            if not credit:
+            held = sum(account.held for account in worker.accounts.values())
+            if held and not credit:
                 break
-        held = sum(account.held for account in worker.accounts.values())
         assert 0 < held <= 4 << 20  # to what a window may have grown while the kernel took it all
         assert sent < 32 << 20
         await client.open(2, "127.0.0.1", port)
@@ -368,7 +364,9 @@ async def test_too_many_streams() -> None:
             await client.open(3, "127.0.0.1", port)
 
 
-async def test_too_many_new_connections_a_second() -> None:
+async def test_too_many_new_connections_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("zks_lwip.worker.limits.time.monotonic", lambda: now)
     limits = Limits(connects=2)
     async with running_worker(limits=limits) as (_, address), tcp_server(echo) as port:
         async with raw_client(address) as client:
@@ -376,7 +374,7 @@ async def test_too_many_new_connections_a_second() -> None:
                 await client.open(stream, "127.0.0.1", port)
             await client.send(Connect(9, "127.0.0.1", port))
             assert (await client.expect(Error)).code == 429
-            await trio.sleep(0.55)
+            now += 0.55
             await client.open(10, "127.0.0.1", port)
 
 
@@ -467,11 +465,10 @@ async def test_close_while_connecting(tmp_path: Path) -> None:
         raw_client(address) as client,
     ):
         await client.send(Connect(1, "hangs.example", 80), Data(1, b"held"))
-        await trio.sleep(0.02)
-        assert sum(a.held for a in worker.accounts.values()) == 4
+        await until(lambda: sum(a.held for a in worker.accounts.values()) == 4)
         await client.send(Close(1))
+        await until(lambda: not sum(a.streams + a.held for a in worker.accounts.values()))
         await client.silent(0.05)
-        assert sum(a.streams + a.held for a in worker.accounts.values()) == 0
 
 
 async def test_close_in_the_moment_of_being_connected() -> None:
@@ -486,13 +483,18 @@ async def test_close_in_the_moment_of_being_connected() -> None:
             with trio.CancelScope(shield=True):  # connected, and nothing can cancel that any more
                 sock = await real(host, port)
                 await trio.sleep(0.05)
+                over.set()
                 return sock
+
+        over = trio.Event()
 
         worker.dialer.dial = late  # type: ignore[method-assign]
         await client.send(Connect(1, "127.0.0.1", port))
         await client.send(Close(1))
+        with trio.fail_after(30):
+            await over.wait()
+        await until(lambda: far_sockets(worker) == 0)
         await client.silent(0.1)
-        assert far_sockets(worker) == 0
 
 
 async def test_eof_before_connected() -> None:

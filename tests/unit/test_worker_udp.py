@@ -24,6 +24,7 @@ from tests.unit.worker_kit import (
     refused_port,
     running_worker,
     truncated,
+    until,
 )
 from zks_lwip.tunnel.frames import (
     DnsQuery,
@@ -201,8 +202,8 @@ async def test_the_least_recently_used_association_goes() -> None:
         assert UdpClose(2) in frames
         assert far_sockets(worker) == 2
         await client.send(UdpClose(1))
+        await until(lambda: far_sockets(worker) == 1)
         await client.silent(0.05)
-        assert far_sockets(worker) == 1
 
 
 async def test_no_descriptor_left() -> None:
@@ -277,7 +278,7 @@ def test_path_mtu() -> None:
             + ["-p", "no:cacheprovider"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             env=os.environ | {"ZKS_TEST_FAR": "10.9.2.2"},
         )
         assert "1 passed" in done.stdout, done.stdout + done.stderr
@@ -323,7 +324,7 @@ async def test_dns() -> None:
         frame = await client.expect(DnsResponse)  # at once: it is one too many
         assert frame.request == 24 and frame.message[3] & 15 == 2
         for _ in range(4):
-            frame = await client.expect(DnsResponse, 6)
+            frame = await client.expect(DnsResponse)
             assert frame.request in range(20, 24) and frame.message[3] & 15 == 2
 
 
@@ -336,9 +337,9 @@ async def test_too_many_queries_of_one_token() -> None:
         raw_client(address) as other,
     ):
         await client.send(DnsQuery(1, query()), DnsQuery(2, query()))
-        await client.silent(0.05)
+        await until(lambda: len(server.queries) >= 2)
         await other.send(DnsQuery(3, query()))
-        frame = await other.expect(DnsResponse, 1)
+        frame = await other.expect(DnsResponse, 3)  # at once
         assert frame.request == 3 and frame.message[3] & 15 == 2
 
 
@@ -412,7 +413,7 @@ def test_echo_in_a_namespace(kind: str) -> None:
         [*unshare, "sh", "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"ZKS_TEST_ICMP": kind},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -438,9 +439,7 @@ async def test_replies_come_to_whom_they_are_for() -> None:
             for sock in pinger._sockets.values():
                 sock.send = lambda *request: asked.append(request)  # type: ignore[method-assign]
             await one.send(*(Echo(request, "127.0.0.1", b"x") for request in range(100, 111)))
-            with trio.fail_after(5):
-                while len(asked) < 11:
-                    await trio.sleep(0.01)
+            await until(lambda: len(asked) == 11)
             assert [request for _, request, _, _ in pinger._waiting.values()] == [109, 110]
             sequence = next(reversed(pinger._waiting))
             pinger._on_reply("127.0.0.9", sequence, b"a lie")
@@ -448,6 +447,4 @@ async def test_replies_come_to_whom_they_are_for() -> None:
             pinger._on_reply("127.0.0.1", sequence, b"true")
             reply = await one.expect(EchoReply)
             assert (reply.request, bytes(reply.payload)) == (110, b"true")
-        with trio.fail_after(5):
-            while pinger._waiting:
-                await trio.sleep(0.01)
+        await until(lambda: not pinger._waiting)

@@ -18,6 +18,7 @@ import dns.rrset
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket
 
+from tests.unit.ports import on_one_port
 from zks_lwip.tunnel.frames import (
     Connect,
     Connected,
@@ -81,12 +82,12 @@ class FakeNameServer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakeNameServer]:
-        tcp = trio.socket.socket()
-        await tcp.bind(("127.0.0.1", 0))
-        port = tcp.getsockname()[1]
+        tcp, udp = map(
+            trio.socket.from_stdlib_socket,
+            on_one_port((socket.SOCK_STREAM, "127.0.0.1"), (socket.SOCK_DGRAM, "127.0.0.1")),
+        )
         tcp.listen()
-        udp = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        await udp.bind(("127.0.0.1", port))
+        port = tcp.getsockname()[1]
         self.server = NameServer(ip_address("127.0.0.1"), port)
         with tcp, udp:
             async with trio.open_nursery() as nursery:
@@ -173,7 +174,7 @@ class RawClient:
             else:
                 return frame
 
-    async def expect(self, kind: type[F], seconds: float = 5) -> F:
+    async def expect(self, kind: type[F], seconds: float = 30) -> F:
         """The next frame, which has to be of this kind."""
         with trio.fail_after(seconds):
             frame = await self.receive()
@@ -201,7 +202,7 @@ class RawClient:
         assert len(received) == size
         return bytes(received)
 
-    async def closed(self, seconds: float = 5) -> tuple[int, str]:
+    async def closed(self, seconds: float = 30) -> tuple[int, str]:
         """Wait until the worker has closed; status and reason."""
         with trio.fail_after(seconds):
             try:
@@ -244,7 +245,7 @@ async def raw_client(
                 client.hello = await client.expect(Hello)
             yield client
         finally:
-            with trio.move_on_after(2, shield=True):
+            with trio.move_on_after(10, shield=True):
                 await websocket.aclose()
             # it leaves the socket open when the server was first to close
             await trio.aclose_forcefully(websocket._stream)
@@ -272,7 +273,7 @@ async def running_worker(
         yield worker, address
         worker.stop()
         worker.stop()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await worker.ended.wait()
         nursery.cancel_scope.cancel()
     assert worker.descriptors.free == total
@@ -280,8 +281,14 @@ async def running_worker(
         assert (account.streams, account.sessions, account.held) == (0, 0, 0)
         assert (account.connecting, account.queries) == (0, 0)
         assert account.descriptors.free == account.descriptors.total
-    with trio.fail_after(2):  # far ends of the test may still be closing theirs
-        while open_descriptors() > before:
+    # far ends of the test may still be closing theirs
+    await until(lambda: open_descriptors() <= before)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something has become true."""
+    with trio.fail_after(30):
+        while not condition():
             await trio.sleep(0.01)
 
 
