@@ -115,7 +115,7 @@ async def test_a_window_of_one_byte_still_carries() -> None:
 async def _echoes(tunnel: Tunnel, data: bytes) -> None:
     stream = await tunnel.connect_tcp("far", 1)
     received = bytearray()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.send_all, data)
             while len(received) < len(data):
@@ -165,7 +165,7 @@ async def test_a_message_of_tiny_frames_lets_others_have_their_turns_and_loses_n
         await worker.served[0].connection.send_message(frames[7] * 1000)
         worker.served[0].link.close(1000, "done")
         turns = 0
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(peer.told) < 41_000:
                 await trio.sleep(0)
                 turns += bool(peer.told)
@@ -177,7 +177,7 @@ async def test_a_breach_in_the_middle_of_many_frames() -> None:
     async with tunnel_and_worker() as (tunnel, worker):
         frames = Udp(9, "192.0.2.1", 1, b"").encode() * 20_000
         await worker.served[0].connection.send_message(frames + b"\x3f" + frames)
-        await eventually(lambda: worker.ends, 10)
+        await eventually(lambda: worker.ends)
         assert worker.ends[0].status == 1002 and "0x3f" in worker.ends[0].reason
         await eventually(lambda: tunnel.up)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from zks_lwip.tunnel.pool import Tunnel
 from zks_lwip.tunnel.session import Settings
 from zks_lwip.tunnel.tcpstream import TcpStream
 
+from .ports import on_one_port
 from .tunnel_kit import Served, Worker, eventually, listening, quick, working
 
 
@@ -66,7 +68,7 @@ class Datagrams:
 async def tunnelling(url: str, **changes: Any) -> AsyncIterator[Tunnel]:
     async with trio.open_nursery() as nursery:
         tunnel = Tunnel(quick(url, **changes))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await nursery.start(tunnel.run)
         yield tunnel
         nursery.cancel_scope.cancel()
@@ -102,16 +104,15 @@ async def test_it_starts_with_the_workers_hello() -> None:
 async def test_what_will_not_pass_ends_the_start() -> None:
     async with working() as worker:
         worker.token = "right"
-        with trio.fail_after(2), pytest.raises(AuthError):
+        with trio.fail_after(30), pytest.raises(AuthError):
             await Tunnel(quick(worker.url, token="wrong")).run()
-        with trio.fail_after(2), pytest.raises(WorkerNotFound):
+        with trio.fail_after(30), pytest.raises(WorkerNotFound):
             await Tunnel(quick(worker.url.replace("/tunnel", "/x"), token="right")).run()
 
 
 async def test_an_unreachable_worker_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    await listener.aclose()
+    (sock,) = on_one_port((socket.SOCK_STREAM, "127.0.0.1"))
+    port = sock.getsockname()[1]
     caplog.set_level(logging.INFO, "zks_lwip")
     async with trio.open_nursery() as nursery:
         tunnel = Tunnel(quick(f"ws://127.0.0.1:{port}", token="s3cret"))
@@ -123,8 +124,8 @@ async def test_an_unreachable_worker_is_tried_again(caplog: pytest.LogCaptureFix
 
         nursery.start_soon(start)
         await eventually(lambda: tunnel.stats()["connect_failures"] >= 2)
-        async with working(port=port):
-            with trio.fail_after(2):
+        async with working(sock=sock):
+            with trio.fail_after(30):
                 await started.wait()
             nursery.cancel_scope.cancel()
     assert "refused" in caplog.text and "Trying again in" in caplog.text
@@ -153,7 +154,7 @@ async def test_a_worker_that_breaks_the_protocol_at_the_start_is_tried_again(
             await worker.serve(stream)
 
         async with listening(serve) as url:
-            with trio.fail_after(3):
+            with trio.fail_after(60):
                 tunnel = Tunnel(quick(url))
                 await nursery.start(tunnel.run)
             nursery.cancel_scope.cancel()
@@ -212,7 +213,7 @@ async def test_opens_wait_for_the_tunnel_to_come_back() -> None:
 
 
 async def test_opens_wait_no_longer_than_the_grace_and_only_so_many() -> None:
-    async with tunnel_and_worker(grace=0.3, max_waiting=3) as (tunnel, worker):
+    async with tunnel_and_worker(grace=1.5, max_waiting=3) as (tunnel, worker):
         worker.token = "changed"
         await drop(worker.served[0])
         await eventually(lambda: not tunnel.up)
@@ -223,9 +224,9 @@ async def test_opens_wait_no_longer_than_the_grace_and_only_so_many() -> None:
         assert [peer.told for peer in peers] == [[]] * 5  # never from inside open_stream
         streams[0].close()
         await eventually(lambda: peers[4].told)
-        assert trio.current_time() - began < 0.2
+        assert trio.current_time() - began < 1
         await eventually(lambda: peers[2].told)
-        assert 0.25 < trio.current_time() - began < 1
+        assert 1.2 < trio.current_time() - began < 10
         assert [peer.told for peer in peers] == [[], [503], [503], [503], [503]]
         assert tunnel.stats()["waiting"] == 0
 
@@ -273,7 +274,7 @@ async def test_more_channels_are_opened_when_one_is_full_and_closed_when_idle() 
 
 
 async def test_no_more_channels_than_allowed() -> None:
-    async with tunnel_and_worker(Settings(streams=1), max_channels=2, grace=0.5) as (tunnel, _):
+    async with tunnel_and_worker(Settings(streams=1), max_channels=2) as (tunnel, _):
         peers = [Peer(b"x") for _ in range(3)]
         streams = [tunnel.open_stream("far", 1, peer) for peer in peers]
         await eventually(lambda: b"x" in peers[1].told)
@@ -402,12 +403,14 @@ async def test_both_ends_are_half_closeable_streams() -> None:
         async def make_clogged() -> tuple[TcpStream, TcpStream]:
             near, other = await make()
             for each in (near, other):
-                with trio.move_on_after(0.1):
-                    while True:
+                clogged = False
+                while not clogged:
+                    with trio.move_on_after(0.15) as scope:
                         await each.send_all(bytes(65536))
+                    clogged = scope.cancelled_caught
             return near, other
 
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             await check_half_closeable_stream(make, make_clogged)
 
 
@@ -485,14 +488,15 @@ async def test_datagrams_from_what_is_no_address_are_dropped_and_counted(host: s
         await eventually(lambda: tunnel.stats()["datagrams_malformed"] == 2)
 
 
-async def test_dns_queries_find_their_answers() -> None:
+async def test_dns_queries_find_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zks_lwip.tunnel._questions._DNS_TIMEOUT", 60.0)
     async with tunnel_and_worker(Settings(dns=True, requests=8)) as (tunnel, worker):
         answers: dict[int, bytes] = {}
 
         async def ask(number: int) -> None:
             answers[number] = await tunnel.dns_query(b"question %d" % number)
 
-        with trio.fail_after(3):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for number in range(100):
                     nursery.start_soon(ask, number)

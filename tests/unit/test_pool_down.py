@@ -26,7 +26,7 @@ async def listener_port() -> AsyncIterator[int]:
 
 
 async def test_once_the_grace_has_passed_streams_are_refused_at_once() -> None:
-    async with tunnel_and_worker(grace=0.3, backoff=(5.0, 5.0)) as (tunnel, worker):
+    async with tunnel_and_worker(grace=1.0, backoff=(60.0, 60.0)) as (tunnel, worker):
         assert not tunnel.hopeless
         await drop(worker.served[0])
         await eventually(lambda: not tunnel.up)
@@ -34,14 +34,14 @@ async def test_once_the_grace_has_passed_streams_are_refused_at_once() -> None:
         first = Peer()
         tunnel.open_stream("192.0.2.1", 80, first)
         await eventually(lambda: first.told)
-        assert 0.2 < trio.current_time() - began < 0.6
+        assert 0.8 < trio.current_time() - began < 10
         assert tunnel.hopeless and tunnel.downtime.problem
         began = trio.current_time()
         second = Peer()
         tunnel.open_stream("192.0.2.1", 80, second)
         assert not second.told, "told from inside open_stream"
         await eventually(lambda: second.told)
-        assert trio.current_time() - began < 0.1
+        assert trio.current_time() - began < 0.8
         assert first.told == second.told == [503]
 
 
@@ -49,7 +49,7 @@ async def test_another_network_is_a_new_hope() -> None:
     async with tunnel_and_worker(grace=0.2, backoff=(60.0, 60.0)) as (tunnel, worker):
         await drop(worker.served[0])
         await eventually(lambda: tunnel.hopeless)
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             tunnel.retry()
             assert not tunnel.hopeless
             await eventually(lambda: tunnel.up)
@@ -63,7 +63,7 @@ async def test_reconnecting_is_immediate(caplog: pytest.LogCaptureFixture) -> No
         tunnel.open_stream("192.0.2.1", 80, peer)
         await eventually(lambda: peer.told)
         (before,) = tunnel.carriers
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             tunnel.reconnect("the network has changed")
             await eventually(lambda: 503 in peer.told and tunnel.up)
         (after,) = tunnel.carriers
@@ -84,16 +84,16 @@ async def test_an_attempt_over_the_old_network_is_given_up() -> None:
             await trio.sleep(0.1)
             tunnel.config = quick(f"ws://127.0.0.1:{right}")
             tunnel.retry()
-            with trio.fail_after(1):
+            with trio.fail_after(20):
                 await eventually(lambda: tunnel.up)
             nursery.cancel_scope.cancel()
 
 
 async def test_before_the_start_the_grace_counts_from_the_start() -> None:
-    tunnel = Tunnel(quick("ws://127.0.0.1:1", grace=0.2))
+    tunnel = Tunnel(quick("ws://127.0.0.1:1", grace=1))
     assert not tunnel.hopeless
     async with listener_port() as silent, trio.open_nursery() as nursery:
-        tunnel.config = quick(f"ws://127.0.0.1:{silent}", grace=0.2, upgrade_timeout=60)
+        tunnel.config = quick(f"ws://127.0.0.1:{silent}", grace=1, upgrade_timeout=60)
         nursery.start_soon(tunnel.run)
         await trio.sleep(0.1)
         assert not tunnel.hopeless

@@ -22,7 +22,7 @@ async def tunnel_and_worker(**changes: Any) -> AsyncIterator[tuple[Tunnel, Worke
     async with working() as worker, trio.open_nursery() as nursery:
         worker.v1 = True
         tunnel = Tunnel(quick(worker.url, protocol="v1", **changes))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await nursery.start(tunnel.run)
         yield tunnel, worker
         nursery.cancel_scope.cancel()
@@ -53,7 +53,7 @@ async def test_every_stream_has_a_websocket_of_its_own() -> None:
         for number, (peer, stream) in enumerate(zip(peers, streams, strict=True)):
             peer.data += b"%d" % number
             stream.mark_ready()
-        await eventually(lambda: all(b"%d" % n in peer.told for n, peer in enumerate(peers)), 5)
+        await eventually(lambda: all(b"%d" % n in peer.told for n, peer in enumerate(peers)))
         assert tunnel.stats()["channels"] == 13
         assert max(served.session.open_streams for served in worker.served) == 1
         assert worker.served[0].session.open_streams == 0  # this one is for questions
@@ -70,7 +70,7 @@ async def test_questions_are_answered_beside_a_stream_that_is_stuck() -> None:
         with trio.move_on_after(0.5):
             while True:
                 await stuck.send_all(bytes(65536))
-        with trio.fail_after(2):
+        with trio.fail_after(4):
             assert await tunnel.dns_query(b"abc") == b"cba"
 
 
@@ -88,7 +88,7 @@ async def test_all_data_comes_before_the_end() -> None:
             await far.send_eof()
 
         received = bytearray()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
                 async for data in near:
@@ -111,13 +111,13 @@ async def test_a_slow_reader_holds_its_worker_up() -> None:
                 sent += 65536
         assert sent < 40 << 20  # the kernel's buffers and 1 MiB, not what was asked for
         received = 0
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while received < sent - 65536:
                 received += len(await near.receive_some())
 
 
 async def test_losing_one_stream_harms_no_other() -> None:
-    async with tunnel_and_worker() as (tunnel, worker):
+    async with tunnel_and_worker(backoff=(60.0, 60.0)) as (tunnel, worker):
         first, second = Peer(b"one"), Peer(b"two")
         for peer in (first, second):
             stream = tunnel.open_stream("far", 1, peer)
@@ -133,7 +133,7 @@ async def test_losing_one_stream_harms_no_other() -> None:
         began = trio.current_time()
         tunnel.open_stream("far", 1, third)
         await eventually(lambda: "connected" in third.told)
-        assert trio.current_time() - began < 0.5
+        assert trio.current_time() - began < 20
 
 
 async def test_errors_of_v1() -> None:
@@ -211,10 +211,10 @@ async def test_tls_that_gets_no_tls_back_is_reported_once(
 async def test_tls_that_gets_silence_is_reported_when_the_application_gives_up(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zks_lwip.tunnel._https_v1._PATIENCE", 0.1)
+    monkeypatch.setattr("zks_lwip.tunnel._https_v1._PATIENCE", 1.0)
     async with tunnel_and_worker() as (tunnel, worker):
         worker.on_connect = lambda served, frame: served.connected(frame) and None
-        for wait in (0, 0.2):
+        for wait in (0, 1.1):
             peer = Peer(HELLO)
             stream = tunnel.open_stream("192.0.2.7", 443, peer)
             await eventually(lambda peer=peer: "connected" in peer.told)
@@ -238,7 +238,7 @@ async def test_a_lost_session_is_no_sign_of_missing_tls(caplog: pytest.LogCaptur
         assert "v2 worker" not in caplog.text
 
 
-TIMES = {"quiet": 0.2, "patience": 0.2}
+TIMES = {"quiet": 0.3, "patience": 0.6}
 LARGE = 6_000_000  # more than kernels and both ends hold
 
 
@@ -254,9 +254,9 @@ async def test_who_is_held_up_is_not_taken_for_dead(upload: bool) -> None:
         received = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(source.send_all, bytes(LARGE))
-            await trio.sleep(1.5)
+            await trio.sleep(2)
             assert not any(end.status != 1000 for end in worker.ends)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while received < LARGE:
                     received += len(await sink.receive_some())
         assert tunnel.stats()["channels_lost"] == 0
@@ -272,7 +272,7 @@ async def test_a_worker_that_is_silent_without_reason_is_dead() -> None:
         carrier = next(each for each in worker.served if each.session.open_streams)
         carrier.connection.hold(trio.sleep_forever)
         stream.mark_ready()
-        await eventually(lambda: 503 in peer.told, 3)
+        await eventually(lambda: 503 in peer.told)
 
 
 async def test_a_worker_that_has_read_all_can_be_dead_too() -> None:
@@ -285,8 +285,8 @@ async def test_a_worker_that_has_read_all_can_be_dead_too() -> None:
             nursery.start_soon(near.send_all, bytes(1_000_000))
             while received < 1_000_000:
                 received += len(await ends[0].receive_some())
-        await trio.sleep(0.7)  # a ping goes behind that, and is answered
+        await trio.sleep(1)  # a ping goes behind that, and is answered
         assert tunnel.stats()["channels_lost"] == 0
         carrier = next(each for each in worker.served if each.session.open_streams)
         carrier.connection.hold(trio.sleep_forever)
-        await eventually(lambda: tunnel.stats()["channels_lost"] == 1, 3)
+        await eventually(lambda: tunnel.stats()["channels_lost"] == 1)

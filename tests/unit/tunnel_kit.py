@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -37,13 +38,13 @@ from zks_lwip.tunnel.tcpstream import TcpStream
 
 V2 = "zks-tunnel.v2"
 
-#: Times that tests can wait for.
+#: Tries follow each other quickly; what waits for one of them does so for long enough.
 QUICK = {
-    "connect_timeout": 2.0,
-    "upgrade_timeout": 1.0,
-    "hello_timeout": 0.5,
+    "connect_timeout": 20.0,
+    "upgrade_timeout": 20.0,
+    "hello_timeout": 20.0,
     "backoff": (0.02, 0.1),
-    "grace": 1.0,
+    "grace": 20.0,
 }
 
 
@@ -175,11 +176,18 @@ class Worker:
 
 @asynccontextmanager
 async def listening(
-    serve: Callable[[Any], Awaitable[None]], *, tls: ssl.SSLContext | None = None, port: int = 0
+    serve: Callable[[Any], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[str]:
-    """Serve on loopback; gives the tunnel's URL."""
+    """Serve on loopback, on ``sock`` if one is bound already; gives the tunnel's URL."""
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        if sock is None:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        else:
+            sock.listen()
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         bound = listener.socket.getsockname()[1]
         served: Any = listener if tls is None else trio.SSLListener(listener, tls)
         nursery.start_soon(trio.serve_listeners, serve, [served])
@@ -189,18 +197,21 @@ async def listening(
 
 @asynccontextmanager
 async def working(
-    settings: Settings | None = None, *, tls: ssl.SSLContext | None = None, port: int = 0
+    settings: Settings | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[Worker]:
     """A worker on loopback."""
     async with trio.open_nursery() as nursery:
         worker = Worker(nursery, settings)
-        async with listening(worker.serve, tls=tls, port=port) as url:
+        async with listening(worker.serve, tls=tls, sock=sock) as url:
             worker.url = url
             yield worker
         nursery.cancel_scope.cancel()
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 2) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until something has become true."""
     with trio.fail_after(seconds):
         while not condition():
