@@ -81,6 +81,7 @@ class Server:
     window: int = 0
     most_in_flight: int = 0
     resets: int = 0
+    goaways: int = 0
     accept: bool = True
     scopes: list[trio.CancelScope] = field(default_factory=list)
 
@@ -238,7 +239,8 @@ class _Http2:
                 await self.stream.send_all(frame[:5])
                 await trio.sleep(0.02)
                 await self.stream.send_all(frame[5:])
-            await trio.sleep(0.1)
+                self.server.goaways += 1
+            await trio.sleep(0.4)
             await self.respond(number, good)
         elif fault == "rst":
             self.h2.reset_stream(number, 7)

@@ -15,6 +15,7 @@ import trustme
 
 from tests.unit.dns import servers
 from tests.unit.dns.servers import AUTHORITY, NAME, Server, http2, listening, server_context
+from tests.unit.worker_kit import until
 from zks_lwip.dns import DnsService, Resolver, ResolverError
 from zks_lwip.dns.dial import direct
 from zks_lwip.dns.doh import DohResolver
@@ -50,7 +51,7 @@ async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DohR
 
 
 async def ask(resolver: Resolver, name: str, kind: str = "A") -> dns.message.Message:
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         return dns.message.from_wire(await resolver.resolve(query(name, kind)))
 
 
@@ -120,9 +121,9 @@ async def test_more_than_a_whole_connection_window() -> None:
 async def test_sent_once_more_without_the_application_noticing(fault: str) -> None:
     async with pair(Server(once={fault})) as (server, resolver):
         assert (await ask(resolver, "ok.example")).answer
-        start = time.monotonic()
+        start = trio.current_time()
         assert (await ask(resolver, f"{fault}.example")).answer
-        assert time.monotonic() - start < 4.5  # less than a query has
+        assert trio.current_time() - start < 4.5  # less than a query has
         assert len(server.queries) == 3
         assert server.connections == (1 if fault == "rst" else 2)
 
@@ -140,7 +141,8 @@ async def test_a_graceful_goaway_lets_what_is_under_way_finish() -> None:
     async with pair(Server(once={"graceful"})) as (server, resolver):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, resolver, "graceful.example")
-            await trio.sleep(0.08)
+            await until(lambda: server.goaways)
+            await trio.sleep(0.2)
             nursery.start_soon(ask, resolver, "ok.example")
         assert (server.connections, len(server.queries)) == (2, 2)
 
@@ -198,11 +200,13 @@ async def test_the_age_of_an_answer_from_an_http_cache_counts() -> None:
 
 async def test_a_query_that_is_given_up_is_reset() -> None:
     async with pair() as (server, resolver):
-        for fault in ("silent", "slowloris"):
-            with trio.move_on_after(0.2):
-                await ask(resolver, f"{fault}.example")
+        for number, fault in enumerate(("silent", "slowloris"), 1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, resolver, f"{fault}.example")
+                await until(lambda number=number: len(server.queries) == number)
+                nursery.cancel_scope.cancel()
         await ask(resolver, "ok.example")
-        assert server.resets == 2
+        await until(lambda: server.resets == 2)
         assert server.connections == 1
 
 
@@ -219,7 +223,7 @@ async def test_down_at_start_and_then_up() -> None:
             assert not resolver.unreachable
 
 
-async def test_the_address_that_answers_is_found() -> None:
+async def test_the_address_that_answers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.2 refuses, 127.0.0.3 takes the connection and says nothing."""
     async with listening(http2, None, server_context("h2")) as server:
         silent = trio.socket.socket()
@@ -227,9 +231,10 @@ async def test_the_address_that_answers_is_found() -> None:
         silent.listen()
         text = f"https://{NAME}:PORT/dns-query@127.0.0.2,127.0.0.3,127.0.0.1"
         async with running(client(server, text=text)) as resolver:
-            start = time.monotonic()
+            start = trio.current_time()
             assert (await ask(resolver, "ok.example")).answer
-            assert time.monotonic() - start < 4
+            assert trio.current_time() - start < 4
+            monkeypatch.setattr("zks_lwip.dns.dial.STAGGER", 20.0)
             server.disconnect()
             assert (await ask(resolver, "ok2.example")).answer
         # The second time, the address that had answered was tried first.
@@ -296,7 +301,7 @@ async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver()
         pair(Server(once={"slowloris-done", "silent-done"})) as (_, good),
     ):
         for name in ("slowloris", "silent"):
-            service = DnsService([bad, good], hosts=None, deadline=0.7)
+            service = DnsService([bad, good], hosts=None, deadline=1.5)
             async with trio.open_nursery() as nursery:
                 # The resolvers run already.
                 nursery.start_soon(service.run)
@@ -304,7 +309,7 @@ async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver()
                 start = time.monotonic()
                 message = dns.message.make_query(f"{name}.example", "A").to_wire()
                 seen = dns.message.from_wire(await service.answer(message) or b"")
-                assert seen.answer and time.monotonic() - start > 0.6
+                assert seen.answer and time.monotonic() - start > 1.4
                 nursery.cancel_scope.cancel()
 
 
@@ -326,7 +331,7 @@ async def warm(*resolvers: DohResolver, **arguments: float) -> AsyncIterator[Dns
 
 async def query_service(service: DnsService, name: str) -> dns.message.Message:
     query = dns.message.make_query(name, "A", use_edns=0).to_wire()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         return dns.message.from_wire(await service.answer(query) or b"")
 
 
@@ -344,13 +349,13 @@ async def test_a_failure_at_once_is_not_asked_again_of_the_same() -> None:
 
 async def test_the_deadline_of_what_was_asked_at_once() -> None:
     async with listening(http2, None, server_context("h2")) as server:
-        async with warm(client(server), deadline=0.5) as service:
-            start = time.monotonic()
+        async with warm(client(server), deadline=2) as service:
+            start = trio.current_time()
             seen = await query_service(service, "silent.example")
             assert (seen.rcode(), seen.options[0].code) == (2, 22)
-            assert 0.4 < time.monotonic() - start < 5
+            assert 1.9 < trio.current_time() - start < 4
             assert (await query_service(service, "ok2.example")).answer
-            assert server.resets == 1
+            await until(lambda: server.resets == 1)
 
 
 async def test_what_was_asked_at_once_is_sent_again_when_the_connection_dies() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -49,9 +48,9 @@ async def test_many_on_one_connection_in_any_order() -> None:
 async def test_sent_once_more(fault: str) -> None:
     async with pair(Server(once={fault})) as (server, resolver):
         await ask(resolver, "ok.example")
-        start = time.monotonic()
+        start = trio.current_time()
         assert (await ask(resolver, f"{fault}.example")).answer
-        assert time.monotonic() - start < 4.5  # less than a query has
+        assert trio.current_time() - start < 4.5  # less than a query has
         assert server.connections == 2
 
 

@@ -24,6 +24,8 @@ from tests.unit.dns.servers import (
     listening,
     server_context,
 )
+from tests.unit.ports import on_one_port
+from tests.unit.worker_kit import until
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
 from zks_lwip.dns.dial import direct
 from zks_lwip.dns.framing import Deframer, frame
@@ -130,10 +132,7 @@ async def test_through_the_tunnel_and_by_the_worker_as_a_last_resort(tmp_path: P
             assert len(tunnel.connects) == connects
             # When the worker can reach the resolver after all, it is asked again.
             tunnel.refuse = False
-            with trio.fail_after(5):
-                while len(tunnel.connects) == connects:
-                    await trio.sleep(0.05)
-            await trio.sleep(0.1)
+            await until(lambda: not made.resolvers[0].unreachable)
             assert (await ask(service, "ok3.example")).answer
             assert len(tunnel.asked) == 2
     # A bad certificate is no reason to ask in the clear.
@@ -182,12 +181,13 @@ async def test_a_resolver_that_takes_the_connection_and_says_nothing(
 async def plain_server(lose: int = 0) -> AsyncIterator[tuple[int, list[str]]]:
     """UDP and TCP on one port: loses the first `lose`, truncates "large", lies before "spoof"."""
     seen: list[str] = []
-    listener = trio.socket.socket()
-    await listener.bind(("127.0.0.1", 0))
+    listener, datagrams = map(
+        trio.socket.from_stdlib_socket,
+        on_one_port((socket.SOCK_STREAM, "127.0.0.1"), (socket.SOCK_DGRAM, "127.0.0.1")),
+    )
     listener.listen()
     port = listener.getsockname()[1]
-    with trio.socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-        await datagrams.bind(("127.0.0.1", port))
+    with datagrams:
 
         async def udp() -> None:
             while True:

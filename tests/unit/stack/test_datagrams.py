@@ -258,7 +258,9 @@ async def test_fragments_that_wait_are_bounded_in_bytes(family: int) -> None:
 
 
 @FAMILIES
-async def test_datagrams_that_wait_for_fragments_are_bounded_in_number(family: int) -> None:
+async def test_datagrams_that_wait_for_fragments_are_bounded_in_number(
+    family: int, mock_clock
+) -> None:
     async with probe() as p:
         for ident in range(1000):
             await p.send(fragments(udp((APP[family], 1), (FAR[family], 2), bytes(64)), 8, ident)[2])

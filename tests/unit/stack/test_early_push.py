@@ -23,7 +23,7 @@ async def test_bytes_and_fin_pushed_with_the_accept_arrive(size: int) -> None:
 
     async with open_stack(here) as server, open_stack(there) as client:
         server.on_flow = push_all
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             stream = await connect_tcp(client, ("10.0.0.1", 40000), ("192.0.2.1", 80))
             received = bytearray()
             async for data in stream:

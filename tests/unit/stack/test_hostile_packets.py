@@ -319,7 +319,7 @@ async def test_single_bytes_cost_their_number() -> None:
         client, server = await w.connect(TcpListener(w.b))
         sent = sum(client._flow.push(b"x") for _ in range(20_000))
         assert sent > 5_000
-        with trio.move_on_after(2):
+        with trio.move_on_after(60):
             while client._flow.unacked():
                 await trio.sleep(0.01)
         assert client._flow.unacked() == 0

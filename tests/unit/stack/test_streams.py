@@ -32,7 +32,7 @@ async def test_trio_accepts_it_as_a_half_closeable_stream(pump: str, family: int
                 # Until the reader's window and the sender's buffer are full: a scaled window does
                 # not say its last bytes.
                 room = 2 * BUFFER
-                with trio.fail_after(20):
+                with trio.fail_after(120):
                     while room >= 16:
                         room -= stream._flow.push(bytes(room))
                         await trio.sleep(0.002)
@@ -68,14 +68,16 @@ async def test_a_reader_that_waits_holds_up_the_sender(pump: str) -> None:
     async with wire(pump) as w:
         client, server = await w.connect(TcpListener(w.b))
         sent = 0
-        with trio.move_on_after(0.5):
-            while True:
+        while True:
+            with trio.move_on_after(0.5) as scope:
                 await client.send_all(bytes(65536))
                 sent += 65536
+            if scope.cancelled_caught and sent >= BUFFER:
+                break
         # What one send buffer and one receive window hold, and no more.
         assert BUFFER <= sent <= 2 * BUFFER + 65536
         got = 0
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             while got < sent:
                 got += len(await server.receive_some(1 << 20))
 
@@ -108,7 +110,7 @@ async def test_abort_is_a_reset_for_the_other_end(pump: str) -> None:
         await client.send_all(b"x")
         assert await server.receive_some() == b"x"
         client.abort()
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
             await server.receive_some()
         with pytest.raises(trio.BrokenResourceError):
             await server.send_all(b"y")
@@ -118,24 +120,24 @@ async def test_closing_with_unread_bytes_is_a_reset(pump: str) -> None:
     async with wire(pump) as w:
         client, server = await w.connect(TcpListener(w.b))
         await client.send_all(b"never read")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not server._readable.is_set():
                 await trio.sleep(0.01)
         await server.aclose()
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
             await client.receive_some()
 
 
 async def test_a_connection_nobody_takes_is_refused(pump: str) -> None:
     async with wire(pump) as w:
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
             await connect_tcp(w.a, (CLIENT[4], 1), (SERVER[4], 80))
 
 
 async def test_a_held_connection_is_refused(pump: str) -> None:
     async with wire(pump) as w:
         w.b.on_flow = lambda flow: flow.reject(Reject.RST)
-        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
             await connect_tcp(w.a, (CLIENT[6], 1), (SERVER[6], 80))
         assert w.b.stats()["flows_refused"] == 1
         assert w.b.stats()["flows"] == 0
@@ -172,7 +174,7 @@ async def test_what_is_over_leaves_nothing_behind(pump: str) -> None:
                 server.abort()
             await client.aclose()
             await server.aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while any(s.stats()["flows"] for s in (w.a, w.b)):
                 await trio.sleep(0.1)
         assert not w.a._flows
@@ -186,7 +188,7 @@ async def test_closing_the_stack_resets_its_connections(pump: str) -> None:
         with pytest.raises(trio.BrokenResourceError):
             await server.receive_some()
         if pump == "thread":
-            with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(60):
                 await client.receive_some()
 
 
@@ -197,9 +199,12 @@ async def test_cancelled_receive_and_send_lose_nothing(pump: str) -> None:
         got = bytearray()
 
         async def receive() -> None:
+            patience = 0.0005
             while len(got) < len(data):
-                with trio.move_on_after(0.0005):
+                with trio.move_on_after(patience) as scope:
                     got.extend(await server.receive_some(70_000))
+                # a machine that is too slow for it is given more each time
+                patience = patience * 2 if scope.cancelled_caught else 0.0005
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
