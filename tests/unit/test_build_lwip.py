@@ -71,7 +71,7 @@ def python(project: Path, *arguments: str, **environment: str) -> subprocess.Com
         env={**kept, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

@@ -185,7 +185,7 @@ def test_the_module_can_be_run() -> None:
         [sys.executable, "-m", "zks_lwip", "worker", "--listen", "1"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 2

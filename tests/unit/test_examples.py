@@ -24,7 +24,7 @@ def test_embed_stack_fits_one_screen_and_runs() -> None:
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
@@ -59,5 +59,5 @@ def test_only_the_unit_that_is_not_always_on_opens_the_machine_after_a_failure()
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_hardened(unit: Path) -> None:
     argv = ["systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager"]
-    done = subprocess.run([*argv, str(unit)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*argv, str(unit)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -40,7 +40,7 @@ def test_no_module_of_the_working_directory_is_run(tmp_path: Path, what: str) ->
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert not (tmp_path / "ran").exists(), "a module of the working directory was run"
     assert done.returncode == 0, done.stderr
