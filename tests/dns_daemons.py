@@ -131,7 +131,7 @@ def _program(name: str, arguments: list[str], folder: Path) -> Iterator[subproce
 
 
 def _wait(address: str, port: int, folder: Path) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex((address, port)) == 0:

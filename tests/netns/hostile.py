@@ -237,8 +237,13 @@ def _answer_hello(sock: socket.socket, payload: bytes) -> None:
 
 def _overrun(sock: socket.socket, stream: int) -> None:
     sock.sendall(message(connected(stream)))
-    for _ in range(600):  # 39 MB to a stream that was granted 1 MiB or so
-        sock.sendall(message(data(stream, bytes(65535))))
+
+    def flood(send: Send) -> None:
+        for _ in range(600):  # 39 MB to a stream that was granted 1 MiB or so
+            send(message(data(stream, bytes(65535))))
+
+    # (What the client says about it is heard meanwhile.)
+    threading.Thread(target=_ended, args=(flood, sock.sendall), daemon=True).start()
 
 
 def _middle(sock: socket.socket, stream: int) -> None:
@@ -329,7 +334,8 @@ def main(mode: str, address: str, port: str) -> None:
 
     print("hostile worker listens", flush=True)
     while True:
-        sock, _ = listener.accept()
+        sock, peer = listener.accept()
+        print(f"connection from {peer[0]}", flush=True)
         threading.Thread(target=one, args=(sock,), daemon=True).start()
 
 

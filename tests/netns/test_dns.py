@@ -7,10 +7,10 @@ interface but the TUN.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests import dns_daemons
 from tests.dns_daemons import Daemons
 from tests.dns_programs import find
 from tests.netns import lab
-from tests.netns.child import Child
+from tests.netns.child import Child, until
 from tests.netns.lab import Lab, Namespace
 from tests.netns.watch import Watch
 
@@ -59,8 +59,8 @@ def host(
 
 
 def dig(net: Lab, host: Namespace, *arguments: str) -> str:
-    child = net.application(host, "dig", "+tries=1", "+time=6", *arguments)
-    child.wait(30)
+    child = net.application(host, "dig", "+tries=1", "+time=30", *arguments)
+    child.wait()
     return "\n".join(child.stdout)
 
 
@@ -69,9 +69,6 @@ def test_the_detector_sees_plain_dns(net: Lab) -> None:
     place = net.add_host()
     with Watch(place) as watch:
         assert lab.FAR4 in dig(net, place, f"@{lab.NAMES4}", "far.zks.test", "+short")
-        deadline = time.monotonic() + 5
-        while len(watch.seen) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
     assert len(watch.seen) >= 2
 
 
@@ -101,6 +98,7 @@ def test_types_sizes_and_dnssec(net: Lab, host: Namespace) -> None:
 def test_kdig_and_several_queries_on_one_connection(net: Lab, host: Namespace) -> None:
     argv = [
         "kdig",
+        "+timeout=30",
         "+keepopen",
         "+tcp",
         f"@{ANYBODY4}",
@@ -111,7 +109,7 @@ def test_kdig_and_several_queries_on_one_connection(net: Lab, host: Namespace) -
     ]
     text = net.application(host, *argv).succeed()
     assert "2001:db8::1" in text and "10 www.zks.test." in text
-    argv = ["kdig", "+bufsize=1232", "+dnssec", f"@{ANYBODY6}", "www.signed.test"]
+    argv = ["kdig", "+timeout=30", "+bufsize=1232", "+dnssec", f"@{ANYBODY6}", "www.signed.test"]
     text = net.application(host, *argv).succeed()
     assert "RRSIG" in text and "WARNING" not in text
 
@@ -129,8 +127,8 @@ def test_dnsperf(net: Lab, host: Namespace, tmp_path: Path, mode: str) -> None:
     found = find("dnsperf")
     assert found is not None
     path, environment = found
-    argv = [path, "-s", ANYBODY4, "-d", str(names), "-n", "3", "-q", "30", "-m", mode]
-    text = net.application(host, *argv, env=environment).succeed(60)
+    argv = [path, "-s", ANYBODY4, "-d", str(names), "-n", "3", "-q", "30", "-t", "30", "-m", mode]
+    text = net.application(host, *argv, env=environment).succeed(120)
     assert re.search(r"Queries completed: +3000 \(100.00%\)", text), text
     assert re.search(r"Response codes: +NOERROR 3000", text), text
 
@@ -152,16 +150,14 @@ def test_one_resolver_after_the_other_goes_away(
         own.processes["dnsdist"].send_signal(signal.SIGSTOP)
         assert "192.0.2.3" in dig(net, place, next(names), "+short")
         own.processes["unbound"].send_signal(signal.SIGSTOP)
-        started = time.monotonic()
-        text = dig(net, place, next(names), "+time=15")
+        text = dig(net, place, next(names), "+time=20")  # each of the two has 5 s
         assert "SERVFAIL" in text and "EDE" in text, text
-        assert time.monotonic() - started < 14
         own.processes["unbound"].send_signal(signal.SIGCONT)
         own.processes["dnsdist"].kill()
         _until_answered(net, place, names)
         own.processes["unbound"].kill()
         own.processes["unbound"].wait()
-        assert "SERVFAIL" in dig(net, place, next(names), "+time=15")
+        assert "SERVFAIL" in dig(net, place, next(names))
         assert watch.frames and not watch.seen
     connect.no_traceback()
 
@@ -183,10 +179,15 @@ def test_the_worker_asks_when_it_cannot_reach_any_resolver(
 
 
 def _until_answered(net: Lab, place: Namespace, names: Iterator[str]) -> None:
-    deadline = time.monotonic() + 20
-    while "192.0.2.3" not in dig(net, place, next(names), "+short"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: "192.0.2.3" in dig(net, place, next(names), "+short"))
+
+
+def queries_that_wait(connect: Child) -> int:
+    seen = len(connect.stderr)
+    connect.signal(signal.SIGUSR1)
+    until(lambda: any(line.startswith("{") for line in connect.stderr[seen:]))
+    told = json.loads(next(line for line in connect.stderr[seen:] if line.startswith("{")))
+    return int(told["dns"]["waiting"])
 
 
 def test_the_worker_goes_away_and_comes_back(net: Lab, resolvers: Daemons) -> None:
@@ -194,17 +195,19 @@ def test_the_worker_goes_away_and_comes_back(net: Lab, resolvers: Daemons) -> No
     listen = f"{lab.WORKER4}:8799"
     with contextlib.ExitStack() as stack:
         worker = net.worker(listen=listen)
-        connect = stack.enter_context(net.connect(place, *options(resolvers), url=f"ws://{listen}"))
+        patient = ["--grace", "60", *options(resolvers)]
+        connect = stack.enter_context(net.connect(place, *patient, url=f"ws://{listen}"))
         watch = stack.enter_context(Watch(place))
         assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
         worker.process.kill()
         worker.wait()
+        connect.wait_for("Trying again")
         # What is in the cache is answered; the rest waits for the tunnel.
         assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
-        waiting = net.application(place, "dig", "+tries=1", "+time=15", "+short", "h7.zks.test")
-        time.sleep(1)
+        waiting = net.application(place, "dig", "+tries=1", "+time=90", "+short", "h7.zks.test")
+        until(lambda: queries_that_wait(connect) == 1)
         with net.worker(listen=listen):
-            assert "192.0.2.8" in waiting.succeed(20)
+            assert "192.0.2.8" in waiting.succeed(120)
         assert not watch.seen
     connect.no_traceback()
 
@@ -223,22 +226,19 @@ def test_block_static_forward_and_dns_over_tls(net: Lab, worker: Child, resolver
         assert "192.0.2.4" in dig(net, place, "www.signed.test", "+short")
         assert "NXDOMAIN" in dig(net, place, "use-application-dns.net")
         text = net.application(place, "kdig", "+tls", f"@{lab.FAR4}", "www.zks.test")
-        assert text.wait(20) != 0 or "WARNING" in text.output or "ERROR" in text.output
+        assert text.wait() != 0 or "WARNING" in text.output or "ERROR" in text.output
         with place.entered(), socket.socket() as refused, pytest.raises(ConnectionRefusedError):
-            refused.settimeout(5)
+            refused.settimeout(40)
             refused.connect((lab.FAR4, 853))
         with place.entered(), socket.socket(type=socket.SOCK_DGRAM) as refused:
-            refused.settimeout(5)
+            refused.settimeout(40)
             refused.connect((lab.FAR4, 853))
             refused.send(b"x")
             with pytest.raises(ConnectionRefusedError):
                 refused.recv(10)
         block.write_text("www.zks.test\n")
         connect.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 5
-        while "NXDOMAIN" not in dig(net, place, "www.zks.test"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: "NXDOMAIN" in dig(net, place, "www.zks.test"))
         assert not watch.seen
     connect.no_traceback()
 
@@ -252,4 +252,4 @@ def test_the_embedded_worker_is_never_asked(net: Lab, resolvers: Daemons) -> Non
         assert watch.frames and not watch.seen
     connect.no_traceback()
     child = net.connect(place, "--dns-via", "worker", embedded=True, ready=False)
-    assert child.wait(20) == 2 and "plain DNS" in child.output
+    assert child.wait() == 2 and "plain DNS" in child.output

@@ -7,13 +7,16 @@ TUN; that such a capture would see one is shown in ``test_dns``.
 from __future__ import annotations
 
 import contextlib
+import json
 import select
 import signal
 import socket
 import struct
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dns.message
@@ -75,8 +78,8 @@ def quietly(net: Lab, place: Namespace, *options: str, url: str | None = None) -
 
 
 def dig(net: Lab, host: Namespace, *arguments: str) -> str:
-    child = net.application(host, "dig", "+tries=1", "+time=15", *arguments)
-    child.wait(30)
+    child = net.application(host, "dig", "+tries=1", "+time=30", *arguments)
+    child.wait()
     return "\n".join(child.stdout)
 
 
@@ -91,11 +94,11 @@ def test_every_fault_of_a_resolver(net: Lab, worker: Child, bad: BadResolver, vi
     with quietly(net, place, "--dns-via", via, *bad.options()):
         for faults in (*([fault] for fault in QUICK), *SLOW):
             digs = {
-                fault: net.application(place, "dig", "+tries=1", "+time=15", f"{fault}.example")
+                fault: net.application(place, "dig", "+tries=1", "+time=30", f"{fault}.example")
                 for fault in faults
             }
             for fault, child in digs.items():
-                child.wait(30)
+                child.wait()
                 text = "\n".join(child.stdout)
                 fine = fault in ("ok", "large", "closing")
                 assert f"status: {'NOERROR' if fine else 'SERVFAIL'}" in text, (fault, text)
@@ -149,9 +152,9 @@ def test_queries_that_are_none(net: Lab, worker: Child, bad: BadResolver) -> Non
     with quietly(net, place, "--dns-via", "tunnel", *bad.options()), place.entered():
         for message, rcode in unread:
             datagrams = socket.socket(type=socket.SOCK_DGRAM)
-            stream = socket.create_connection((ANYBODY, 53), 10)
+            stream = socket.create_connection((ANYBODY, 53), 40)
             with datagrams, stream:
-                datagrams.settimeout(10)
+                datagrams.settimeout(40)
                 datagrams.connect((ANYBODY, 53))
                 datagrams.send(message)
                 datagrams.send(good[:1] + b"\x35" + good[2:])
@@ -208,31 +211,54 @@ def trusted(resolvers: Daemons, *urls: str) -> list[str]:
     return [*(x for url in urls for x in ("--dns", url)), "--ca-file", str(resolvers.ca_file)]
 
 
+def dropped(place: Namespace) -> int:
+    """How many packets of applications did not fit into the TUN's queue."""
+    argv = ["ip", "-n", place.name, "-s", "-j", "link", "show", "dev", "zks0"]
+    text = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    return int(json.loads(text)[0]["stats64"]["tx"]["dropped"])
+
+
 @pytest.mark.parametrize("via", VIAS)
 def test_two_thousand_queries_at_once(
     net: Lab, worker: Child, resolvers: Daemons, via: str
 ) -> None:
-    """From 20 sockets, in one go; every one is answered, none is asked in the clear."""
+    """From 20 sockets, in one go; every one is answered, none is asked in the clear.
+
+    But for those that did not reach us: a busy machine's kernel drops what the TUN's queue, of
+    some hundred, does not take; as always with UDP, they are sent again.
+    """
     place = net.add_host()
     options = trusted(resolvers, resolvers.url(resolvers.dnsdist_doh))
     with quietly(net, place, "--dns-via", via, *options), contextlib.ExitStack() as stack:
         with place.entered():
             made = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(20))
             sockets = [stack.enter_context(one) for one in made]
-        for index, one in enumerate(sockets):
+        for one in sockets:
             one.connect((ANYBODY, 53))
             one.setblocking(False)
-            for number in range(100):
+        unanswered = {(index, number) for index in range(20) for number in range(100)}
+
+        def ask() -> None:
+            for index, number in sorted(unanswered):
                 name = f"n{index}-{number}.wild.zks.test"
-                one.send(dns.message.make_query(name, "A", id=number).to_wire())
-        answered: list[set[int]] = [set() for _ in sockets]
-        deadline = time.monotonic() + 15
-        while sum(map(len, answered)) < 2000 and time.monotonic() < deadline:
-            for one in select.select(sockets, [], [], 0.2)[0]:
-                seen = dns.message.from_wire(one.recv(4096))
-                assert str(seen.answer[0][0]) == "192.0.2.3"
-                answered[sockets.index(one)].add(seen.id)
-        assert [len(ids) for ids in answered] == [100] * 20
+                sockets[index].send(dns.message.make_query(name, "A", id=number).to_wire())
+
+        def answered_but(lost: Callable[[], int]) -> bool:
+            for one in select.select(sockets, [], [], 0.1)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        seen = dns.message.from_wire(one.recv(4096))
+                        assert str(seen.answer[0][0]) == "192.0.2.3"
+                        unanswered.discard((sockets.index(one), seen.id))
+            return len(unanswered) <= lost()
+
+        for _ in range(10):
+            before = dropped(place)
+            ask()
+            until(partial(answered_but, lambda so_far=before: dropped(place) - so_far), 60)
+            if not unanswered:
+                break
+        assert not unanswered
 
 
 def test_get_and_dns_over_tls(net: Lab, worker: Child, resolvers: Daemons) -> None:
@@ -257,12 +283,12 @@ def test_what_the_applications_ask_of_port_853_passes(
             far_stream = stack.enter_context(socket.create_server((lab.FAR4, 853)))
             far = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
             far.bind((lab.FAR4, 853))
-        far.settimeout(10)
-        far_stream.settimeout(10)
+        far.settimeout(40)
+        far_stream.settimeout(40)
         url = resolvers.url(resolvers.unbound_doh)
         stack.enter_context(quietly(net, place, *trusted(resolvers, url)))
         with place.entered():
-            stack.enter_context(socket.create_connection((lab.FAR4, 853), 10))
+            stack.enter_context(socket.create_connection((lab.FAR4, 853), 40))
             near = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
         accepted, source = far_stream.accept()
         accepted.close()
@@ -282,12 +308,13 @@ def test_the_cache_is_flushed_and_grace_runs_out(net: Lab, resolvers: Daemons) -
         connect = stack.enter_context(quietly(net, place, *options, url=f"ws://{listen}"))
         for _ in range(2):  # the second one is repeated by the pump from then on
             assert "192.0.2.1" in dig(net, place, "+nocookie", "www.zks.test", "+short")
+        began = time.monotonic()
         worker.process.kill()
         worker.wait()
-        began = time.monotonic()
+        connect.wait_for("Trying again")
         text = dig(net, place, "h9.zks.test")
         assert "SERVFAIL" in text and "the tunnel is down" in text, text
-        assert 1.5 < time.monotonic() - began < 5
+        assert 2 <= time.monotonic() - began < 9, "the grace, not what it is by default"
         for option in ("+nocookie", "+cookie"):
             assert "192.0.2.1" in dig(net, place, option, "www.zks.test", "+short")
         connect.process.send_signal(signal.SIGHUP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import signal
 import socket
 import struct
@@ -49,7 +50,7 @@ def test_at_the_start_a_wrong_answer_ends_it(
     before = machine.picture(host.path)
     with hostile(net, mode) as (_, url):
         child = net.connect(host, url=url, ready=False)
-        assert child.wait(15) == code, child.output
+        assert child.wait() == code, child.output
     child.no_traceback()
     assert 1 <= len(child.stderr) <= 3, child.output
     assert "<html" not in child.output and lab.TOKEN not in child.output
@@ -59,7 +60,7 @@ def test_at_the_start_a_wrong_answer_ends_it(
 def test_a_wrong_token_ends_it(net: Lab, worker: Child, host: Namespace) -> None:
     wrong = net.file("wrong-token", "not-the-token\n")
     child = net.connect(host, "--token-file", str(wrong), ready=False)
-    assert child.wait(15) == 13, child.output
+    assert child.wait() == 13, child.output
     child.no_traceback()
     assert "not-the-token" not in child.output
 
@@ -81,20 +82,24 @@ def test_an_absent_worker_is_retried_until_it_is_there(net: Lab, host: Namespace
 def test_a_worker_that_does_not_answer_is_retried(net: Lab, host: Namespace, mode: str) -> None:
     before = machine.picture(host.path)
     with contextlib.ExitStack() as stack:
-        url = f"ws://{WORKER4}:{next(_ports)}"
+        other, url = None, f"ws://{WORKER4}:{next(_ports)}"
         if mode != "absent":
-            _, url = stack.enter_context(hostile(net, mode))
+            other, url = stack.enter_context(hostile(net, mode))
         child = stack.enter_context(net.connect(host, url=url, ready=False))
-        with contextlib.suppress(AssertionError):
-            child.wait_for("does not match anything", timeout=2.5)
-        if mode != "garbage-http" or child.process.poll() is None:
-            assert child.process.poll() is None, child.output
-            assert child.stderr or mode == "mute", "silence"
-            assert child.stop() == 0
-        else:
-            assert child.wait() == 14, child.output
+        if other is not None:
+            other.wait_for("^connection from")
+        if mode != "mute":  # (which is waited for, without a word, for longer)
+            until(lambda: sum("Trying again" in line for line in child.stderr) > 1)
+            lines = other.stdout if other else []
+            until(lambda: other is None or sum("connection from" in x for x in lines) > 1)
+        assert child.process.poll() is None, child.output
+        assert child.stop() == 0
     child.no_traceback()
     assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+def retrying(child: Child) -> bool:
+    return any("Trying again" in line for line in child.stderr)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +112,10 @@ def test_garbage_in_place_of_hello(net: Lab, host: Namespace, mode: str) -> None
         child = net.connect(host, url=url, ready=False)
         with child:
             other.wait_for("upgrade asked for")
-            child.wait_for("(?i)worker|protocol|tunnel|websocket")
+            until(lambda: child.process.poll() is not None or retrying(child))
+            child.stop()
         assert child.process.returncode in (0, 14, 15), child.output
+        assert re.search("(?i)worker|protocol|tunnel|websocket", "\n".join(child.stderr))
     child.no_traceback()
     assert machine.difference(before, machine.picture(host.path)) == ""
 
@@ -125,26 +132,26 @@ def test_a_protocol_error_costs_the_websocket_only(net: Lab, host: Namespace, mo
         with child, host.entered():
             said = len(child.stderr)
             with pytest.raises((ConnectionError, OSError)) as caught:
-                with client.connect(lab.FAR4, 80, timeout=15) as sock:
+                with client.connect(lab.FAR4, 80) as sock:
                     while sock.recv(65536):
                         pass
                 raise ConnectionResetError("the end, not a reset")
             assert not isinstance(caught.value, TimeoutError)
             until(lambda: sum("upgrade asked" in x for x in other.stdout) >= 2)
-            assert len(child.stderr) > said, "no line in the log"
+            until(lambda: len(child.stderr) > said, message=lambda: "no line in the log")
             assert _memory(child) < 250 << 20
         assert child.process.returncode == 0
+        if mode in ("overrun", "idle-stream"):
+            other.wait_for("client closed 1002")
     child.no_traceback()
-    assert sum(mode in x for x in ("overrun", "idle-stream")) == 0 or any(
-        "client closed 1002" in line for line in other.stdout
-    ), other.output
 
 
 def test_a_worker_that_stalls_in_a_frame(net: Lab, host: Namespace) -> None:
     """Nothing more comes; SIGTERM still ends it."""
     with hostile(net, "stall") as (other, url):
         child = net.connect(host, url=url)
-        with child, host.entered(), client.connect(lab.FAR4, 80, timeout=1) as sock:
+        with child, host.entered(), client.connect(lab.FAR4, 80) as sock:
+            sock.settimeout(1)
             with pytest.raises(TimeoutError):
                 sock.recv(10)
             assert child.stop() == 0
@@ -165,9 +172,10 @@ def test_a_worker_that_dies_resets_its_flows_and_may_come_back(net: Lab, host: N
             first.wait()
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
-        assert client.connect_error(lab.FAR4, servers.ECHO, 15) in ("ECONNREFUSED", "ETIMEDOUT")
+        error = client.connect_error(lab.FAR4, servers.ECHO, syn_retries=1)
+        assert error in ("ECONNREFUSED", "ETIMEDOUT")
         with net.worker(listen=f"{WORKER4}:{port}"):
-            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 40)
+            until(lambda: client.connect_error(lab.FAR4, servers.ECHO) == "connected", 90)
             client.duplex_many(lab.FAR4, servers.DUPLEX, 3, 3_000_000)
         assert child.process.poll() is None
     assert child.process.returncode == 0
@@ -183,10 +191,10 @@ def test_a_401_later_keeps_it_closed_and_retrying(net: Lab, host: Namespace) -> 
         other = net.file("other-token", "another\n")
         with net.worker("--token-file", str(other), listen=f"{WORKER4}:{port}", token=False):
             child.wait_for("401")
-            assert client.connect_error(lab.FAR4, servers.ECHO, 15) != "connected"
+            assert client.connect_error(lab.FAR4, servers.ECHO, syn_retries=1) != "connected"
             assert child.process.poll() is None
         with net.worker(listen=f"{WORKER4}:{port}"):
-            until(lambda: client.connect_error(lab.FAR4, servers.ECHO, 15) == "connected", 40)
+            until(lambda: client.connect_error(lab.FAR4, servers.ECHO) == "connected", 90)
     assert child.process.returncode == 0
     child.no_traceback()
 
@@ -199,7 +207,7 @@ def test_a_worker_that_is_told_to_stop_says_goodbye(net: Lab, host: Namespace) -
         with client.connect(lab.FAR4, servers.ECHO) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
-        assert running.stop(15) == 0
+        assert running.stop(25) == 0
     running.no_traceback()
     child.no_traceback()
 
@@ -209,12 +217,12 @@ def test_a_name_that_resolves_to_a_private_address(net: Lab, host: Namespace) ->
     with net.worker(listen=f"{WORKER4}:{next(_ports)}") as running:
         url = "ws://" + running.wait_for(r"listening on (\S+)").group(1)
         with net.connect(host, url=url), host.entered():
-            before = client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0)
+            before = client.callers(lab.FAR4, servers.HTTP)
             for name in ("private.zks.test", "loop.zks.test"):
                 page = f"http://{name}:{servers.HTTP}/hello"
-                curl = net.application(host, "curl", "-sS", "-m", "10", page)
+                curl = net.application(host, "curl", "-sS", "-m", "40", page)
                 assert curl.wait() == 7, curl.output
-            assert client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0) == before
+            assert client.callers(lab.FAR4, servers.HTTP) == before + 1
 
 
 @pytest.mark.parametrize("name", ["private.zks.test", "loop.zks.test", "10.66.1", "0x7f000001"])
@@ -226,7 +234,7 @@ def test_a_name_of_a_private_address_is_refused_by_the_worker(
     async def ask(host: str) -> bytes:
         url = f"ws://{WORKER4}:{lab.WORKER_PORT}/tunnel"
         token = [("Authorization", f"Bearer {lab.TOKEN}")]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with open_websocket_url(
                 url, subprotocols=["zks-tunnel.v2"], extra_headers=token
             ) as ws:
@@ -238,10 +246,11 @@ def test_a_name_of_a_private_address_is_refused_by_the_worker(
                 return bytes(answer)
 
     with net.host.entered():
-        before = client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0)
+        before = client.callers(lab.FAR4, servers.HTTP)
         assert trio.run(ask, name)[:7] == struct.pack("!BIH", 0x04, 1, 403)
-        assert client.counters(lab.FAR4).get(f"accepted {servers.HTTP}", 0) == before
+        assert client.callers(lab.FAR4, servers.HTTP) == before + 1
         assert trio.run(ask, "far.zks.test")[:5] == struct.pack("!BI", frames.CONNECTED, 1)
+        assert client.callers(lab.FAR4, servers.HTTP) == before + 3, "the control"
 
 
 def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
@@ -252,8 +261,8 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
     ) as child, host.entered():  # fmt: skip
         client.duplex_many(lab.FAR4, servers.DUPLEX, 2, 200_000)
         client.udp_exchange(lab.FAR4, servers.ECHO, b"x")
-        time.sleep(3)  # the thread that looks at /etc/hosts is there by then, too
-        before = _holdings(child), _holdings(running)
+        until(lambda: _gauges(child)["tunnel.streams"] == 0)
+        before = [*_holdings(child), *_holdings(running)]
         gauges_before = _gauges(child)
         client.duplex_many(lab.FAR4, servers.DUPLEX, 50, 5_000_000)
         hung = [client.connect(lab.FAR4, servers.HANG) for _ in range(20)]
@@ -271,19 +280,32 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
         given_up.connect_ex((lab.SILENT4, 80))
         time.sleep(0.2)
         given_up.close()
+
+        def after() -> list[int]:
+            return [*_holdings(child), *_holdings(running)]
+
         until(  # nothing tells that it was given up: it lasts until the worker's own connect() ends
-            lambda: (_holdings(child), _holdings(running)) == before,
-            timeout=40,
-            message=lambda: f"{before} before, {_holdings(child), _holdings(running)} after",
+            lambda: all(now <= then for now, then in zip(after(), before, strict=True)),
+            timeout=60,
+            message=lambda: f"{before} before, {after()} after",
         )
-        gauges = _gauges(child)
-        assert all(value <= gauges_before[name] for name, value in gauges.items()), gauges
+        until(
+            lambda: all(value <= gauges_before[name] for name, value in _gauges(child).items()),
+            message=lambda: f"{gauges_before} before, {_gauges(child)} after",
+        )
     running.no_traceback()
     child.no_traceback()
 
 
 def _holdings(child: Child) -> tuple[int, int]:
-    return child.descriptors(), child.threads()
+    """Descriptors, and threads, but for idle ones that trio keeps for a while for whoever asks."""
+    return child.descriptors(), sum(not name.startswith("Trio thread") for name in _threads(child))
+
+
+def _threads(child: Child) -> Iterator[str]:
+    for task in Path(f"/proc/{child.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield (task / "comm").read_text()
 
 
 def _gauges(child: Child) -> dict[str, int]:
