@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 SECONDS = 1.5
 MOST_GROWTH = 48 << 20
 #: seconds of the processor for others' frames between a keystroke and its echo
-MOST_BUSY = 0.9 * (4 if "ZKS_LWIP_SANITIZE" in os.environ else 1)
+MOST_BUSY = 0.5 * (4 if "ZKS_LWIP_SANITIZE" in os.environ else 1)
 UPGRADE = (
     "GET /tunnel HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
