@@ -236,4 +236,4 @@ newServer({{address="{running.address}:{running.plain}"}}):setUp()
 
 def ask_plain(running: Daemons, query: dns.message.Message) -> dns.message.Message:
     """Ask unbound itself over TCP: what the right answer is."""
-    return dns.query.tcp(query, running.address, timeout=5, port=running.plain)
+    return dns.query.tcp(query, running.address, timeout=30, port=running.plain)

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import ExitStack
+
+
+def own_loopback() -> str:
+    """An address whose ports no other process uses, for one that binds them later (Linux)."""
+    pid = os.getpid()
+    return f"127.{100 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}"
 
 
 def on_one_port(*ends: tuple[int, str]) -> list[socket.socket]:

@@ -15,7 +15,7 @@ import trio
 
 from tests import dns_daemons
 from tests.dns_daemons import Daemons, ask_plain
-from tests.unit.ports import on_one_port
+from tests.unit.ports import on_one_port, own_loopback
 from zks_lwip.dns import Cache, DnsService, Resolver, make_upstreams, parse_server, serve_stream
 from zks_lwip.dns.link import LinkedResolver
 
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
-    with dns_daemons.daemons(tmp_path_factory.mktemp("dns")) as running:
+    folder = tmp_path_factory.mktemp("dns")
+    with dns_daemons.daemons(folder, address=own_loopback()) as running:
         yield running
 
 
