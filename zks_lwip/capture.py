@@ -83,6 +83,7 @@ class Capture:
             only=wishes.only,
             forward=wishes.forward,
             inbound=wishes.inbound,
+            mark=wishes.mark,
             peers=_known_peers(config),
         )
         state = await observe(config.netns)

@@ -28,11 +28,12 @@ class Loops:
     """Knows the tunnel's sockets by their ports and where they go.
 
     With ``is_marked`` also those of an embedded worker, another process: told by what it says of
-    a connection's source and destination.
+    a connection's source and destination. ``mark`` is what they all carry.
     """
 
-    def __init__(self, is_marked: IsMarked | None = None) -> None:
+    def __init__(self, is_marked: IsMarked | None = None, mark: int | None = None) -> None:
         self._is_marked = is_marked
+        self._marked = "" if mark is None else f" mark {mark:#x}"
         self._sockets: dict[int, tuple[trio.socket.SocketType, tuple[str, int]]] = {}
         self._reported = -_AGAIN
 
@@ -65,9 +66,10 @@ class Loops:
             _log.error(
                 "a loop: %s came back through the tunnel; it is refused. Some route or rule leads "
                 "marked packets to our device: look at `ip rule` and "
-                "`ip route get %s mark 0x7a6b`.",
+                "`ip route get %s%s`.",
                 whose,
                 destination[0],
+                self._marked,
             )
         return True
 

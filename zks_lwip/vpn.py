@@ -144,7 +144,8 @@ async def open_vpn(
             else:
                 own_addresses = (str(TUN_IPV4.network[2]), str(TUN_IPV6.network[2]))
             assert device is not None
-            loops = Loops(await enter(_embedded_marks(mark)) if config.embedded else None)
+            is_marked = await enter(_embedded_marks(mark)) if config.embedded else None
+            loops = Loops(is_marked, mark)
             tunnel = Tunnel(replace(endpoint, configure_socket=loops.watch))
             dns = make_service(
                 config.dns or DnsOptions(),

@@ -72,6 +72,13 @@ _OPTIONS = (
         "Repeatable.",
     ),
     click.option(
+        "--mark",
+        metavar="NUMBER",
+        default="",
+        help="The firewall mark of our own packets (and the next number, with --allow-inbound), if "
+        "something else on this machine uses 0x7a6b.",
+    ),
+    click.option(
         "--user",
         metavar="NAME",
         help="Become this user once the machine is set up. In any case only CAP_NET_ADMIN is kept.",
@@ -98,5 +105,5 @@ def host_options(function: _Function) -> _Function:
 
 def make_host_options(options: dict[str, Any]) -> HostOptions:
     """Take what is about the host out of a command's options. Raises :class:`ConfigError`."""
-    names = ("lan", "bypass", "only", "forward", "inbound", "always_on")
+    names = ("lan", "bypass", "only", "forward", "inbound", "always_on", "mark")
     return HostOptions.parse(**{name: options.pop(name) for name in names})

@@ -14,8 +14,9 @@ def recover(*, verbose: bool) -> None:
 
     Needs root. After SIGKILL, a crash or an error the machine stays closed on purpose. This reads
     the journals in /run/zks_lwip and undoes what they say, in every network namespace that still
-    exists, and removes what bears our name without being in a journal. An instance that runs is
-    not touched. Where nothing is left, this does nothing: twice is harmless.
+    exists, and removes what is ours without being in a journal. An instance that runs is not
+    touched, nor is an nftables table of our name that somebody else has made. Where nothing is
+    left, this does nothing: twice is harmless.
 
     Not needed before another `connect`, which takes over without opening the machine.
 
@@ -35,6 +36,8 @@ def recover(*, verbose: bool) -> None:
     if verbose:
         for command in recovery.undone:
             click.echo(f"[#] {command}")
+    for line in recovery.foreign:
+        click.echo(f"zks-lwip: {line}", err=True)
     if recovery.left:
         raise HostError("left as it is: " + "; ".join(recovery.left))
     if recovery.undone:

@@ -7,15 +7,17 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 
 from zks_lwip.device._netns import namespace_cookie, namespace_id
-from zks_lwip.host._programs import search_path
-from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, Network
+from zks_lwip.errors import HostError
+from zks_lwip.host._programs import read_program, search_path
+from zks_lwip.host.config import TABLE, Network
+from zks_lwip.host.firewall import is_ours
+from zks_lwip.host.marks import ALL_BITS, MarkUse
 from zks_lwip.host.plan import PRIORITY_ALL
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
 from zks_lwip.host.steps import PROTOCOL, SYSCTLS, TABLE_NAME, Route, Rule, Step
@@ -37,14 +39,27 @@ def nft_path() -> str | None:
     return shutil.which("nft", path=search_path())
 
 
-def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | None) -> HostState:
-    """The state of the namespace that this thread, and ``ip``, are in."""
+def look(
+    ip: IPRoute,
+    netns: str | None,
+    own_inode: int,
+    leftover: Leftover | None,
+    *,
+    table_known: bool | None = None,
+) -> HostState:
+    """The state of the namespace that this thread, and ``ip``, are in.
+
+    With ``table_known`` an nftables table of our name is ours, whatever it looks like: a journal
+    says that we have made it. (None: we have, and look whether it is still as it was.) Marks of
+    others are looked for in rules of routing only.
+    """
     inode = namespace_id(None)
     ipv6 = Path("/proc/net/if_inet6").exists()
     links = {link.index: link for link in map(_link, ip.get_links())}
-    ours, foreign, uses = _rules(ip)
+    ours, foreign, uses, marks = _rules(ip)
     networks, uplinks, routes, claimed = _routes(ip, links)
     nft = nft_path()
+    our_table, foreign_table = _table(nft, table_known)
     return HostState(
         netns=netns,
         inode=inode,
@@ -57,8 +72,10 @@ def look(ip: IPRoute, netns: str | None, own_inode: int, leftover: Leftover | No
         ours=(*ours, *routes),
         foreign_rules=tuple(foreign),
         foreign_uses=(*uses, *claimed),
+        mark_uses=tuple(marks),
         nft=nft,
-        nft_table=nft is not None and _has_table(nft),
+        nft_table=our_table,
+        foreign_table=foreign_table,
         sysctls={name: value for name in SYSCTLS if (value := read_sysctl(name)) is not None},
         strict_rp_filter=_strict_rp_filter(links),
         resolver=_resolver(inode),
@@ -109,10 +126,10 @@ def _addresses(ip: IPRoute, links: dict[int, Link]) -> list[HostAddress]:
     return found
 
 
-def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str]]:
-    """Ours; those of others that come before our last; those of others that use what is ours."""
+def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str], list[MarkUse]]:
+    """Ours; of others, those that come before our last, that use our table, and their marks."""
     ours: list[Step] = []
-    foreign, uses = [], []
+    foreign, uses, marks = [], [], []
     for family, version in _FAMILIES.items():
         for message in ip.get_rules(family=family):
             priority = message.get_attr("FRA_PRIORITY") or 0
@@ -121,11 +138,14 @@ def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str]]:
                 continue
             table = message.get_attr("FRA_TABLE") or message["table"]
             text = f"ip -{version} rule with priority {priority}"
-            if table == TABLE or message.get_attr("FRA_FWMARK") in (MARK, MARK_INBOUND):
+            if mark := message.get_attr("FRA_FWMARK"):
+                bits = message.get_attr("FRA_FWMASK") or ALL_BITS
+                marks.append(MarkUse(text, mark & bits, mark & bits, bits))
+            if table == TABLE:
                 uses.append(f"{text} (table {table})")
             elif 0 < priority <= PRIORITY_ALL:
                 foreign.append(text)
-    return ours, foreign, uses
+    return ours, foreign, uses, marks
 
 
 def _rule(message: Any, version: int, priority: int) -> Rule:
@@ -181,10 +201,19 @@ def _routes(
     return networks, uplinks, ours, claimed
 
 
-def _has_table(nft: str) -> bool:
-    argv = [nft, "list", "table", "inet", TABLE_NAME]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
-    return done.returncode == 0
+def _table(nft: str | None, known: bool | None) -> tuple[bool, bool]:
+    """Whether our firewall is there; whether another table of its name is."""
+    if nft is None:
+        return False, False
+    try:
+        # As text, which every nft prints, and without what is in the sets.
+        argv = [nft, "-t", "list", "table", "inet", TABLE_NAME]
+        code, listing = read_program(argv, patience=10)
+    except HostError:
+        # Whoever has to change it will hear why; what was known before is not forgotten for that.
+        return known is not False, False
+    ours = bool(known) or is_ours(listing)
+    return code == 0 and ours, code == 0 and not ours
 
 
 def _strict_rp_filter(links: dict[int, Link]) -> bool:

@@ -1,16 +1,22 @@
-"""Programs that are run to change a host: nft, resolvectl, resolvconf."""
+"""Programs that are run to change a host, or to look at it: nft, resolvectl and such."""
 
 from __future__ import annotations
 
 import os
+import selectors
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
 
 from zks_lwip.errors import HostError, PrivilegeError
 
-__all__ = ["run_program", "search_path"]
+__all__ = ["read_program", "run_program", "search_path"]
 
 _TIMEOUT = 20
+# Of a program that is only asked: seconds, and bytes of its answer.
+_PATIENCE = 5.0
+_MOST = 16 << 20
 
 
 def search_path() -> str:
@@ -39,3 +45,46 @@ def run_program(argv: Sequence[str], text: str = "") -> str:
             raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
         raise HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
     return done.stdout.decode(errors="replace")
+
+
+def read_program(
+    argv: Sequence[str], *, most: int = _MOST, patience: float = _PATIENCE
+) -> tuple[int, str]:
+    """Its exit code and what it prints, for programs that may print anything. Blocks.
+
+    :raises HostError: it cannot be run, takes more than ``patience`` seconds, or prints more than
+        ``most`` bytes. Says so without its name.
+    """
+    environment = {**os.environ, "LC_ALL": "C", "PATH": search_path()}
+    end = time.monotonic() + patience
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=null,
+            stdout=pipe,
+            stderr=null,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HostError(f"it cannot be run: {error.strerror}") from error
+    with process, selectors.DefaultSelector() as selector:
+        assert process.stdout is not None
+        selector.register(process.stdout, selectors.EVENT_READ)
+        found = bytearray()
+        try:
+            while selector.select(max(0.0, end - time.monotonic())):
+                piece = os.read(process.stdout.fileno(), 1 << 16)
+                found += piece
+                if len(found) > most:
+                    raise HostError(f"it printed more than {most >> 20} MiB")
+                if not piece:
+                    code = process.wait(max(0.1, end - time.monotonic()))
+                    return code, found.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            pass  # it has closed its output, and goes on
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    raise HostError(f"it did not end within {patience:.1f} s")

@@ -12,7 +12,6 @@ from zks_lwip.errors import ConfigError
 
 __all__ = [
     "MARK",
-    "MARK_INBOUND",
     "STATE_DIR",
     "TABLE",
     "HostConfig",
@@ -25,9 +24,7 @@ __all__ = [
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MARK = 0x7A6B
-"""SO_MARK of the tunnel's own sockets ("zk"): they stay out of the TUN."""
-MARK_INBOUND = 0x7A6C
-"""Mark of connections from outside to a port of --allow-inbound, and of their replies."""
+"""SO_MARK of the tunnel's own sockets ("zk"): they stay out of the TUN. ``--mark`` is another."""
 TABLE = 0x7A6B
 """Our routing table, 31339."""
 STATE_DIR = Path("/run/zks_lwip")
@@ -76,6 +73,8 @@ class HostConfig:
     """If not empty, only these go through the tunnel (and DNS)."""
     forward: bool = False
     """Packets that the host forwards (containers, bridges) go through the tunnel, too."""
+    mark: int = MARK
+    """SO_MARK of the tunnel's own sockets; the next number is `mark_inbound`."""
     inbound: tuple[int, ...] = ()
     """TCP and UDP ports whose callers from outside are answered the way they came."""
     peers: tuple[Network, ...] | None = None
@@ -98,6 +97,13 @@ class HostConfig:
         for port in self.inbound:
             if not 1 <= port <= 65535:
                 raise ConfigError(f"--allow-inbound {port} is not a port: give 1 to 65535")
+        if not 1 <= self.mark < 0xFFFFFFFF:
+            raise ConfigError(f"--mark {self.mark:#x} is out of range: give 0x1 to 0xfffffffe")
+
+    @property
+    def mark_inbound(self) -> int:
+        """Mark of connections from outside to a port of --allow-inbound, and of their replies."""
+        return self.mark + 1
 
 
 def _check_overlap(option: str, networks: Iterable[Network]) -> None:

@@ -8,18 +8,25 @@ before the TUN is there and after it has gone.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from zks_lwip.host.config import MARK, MARK_INBOUND, HostConfig, Network
+from zks_lwip.host.config import HostConfig, Network
 from zks_lwip.host.steps import TABLE_NAME
 
-__all__ = ["Firewall", "ruleset"]
+__all__ = ["Firewall", "is_ours", "ruleset"]
 
 # What is on a link besides its subnets: multicast (mDNS), broadcast, link-local.
 _LAN_ALWAYS = {4: ("224.0.0.0/4", "255.255.255.255/32"), 6: ("fe80::/10", "ff02::/16")}
 _NDP = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert"
 _MLD = "mld-listener-report, mld-listener-done, mld2-listener-report"
+# What every table of ours has, and had in every version.
+_SIGNS = (
+    re.compile(r"^\s*counter refused \{", re.MULTILINE),
+    re.compile(r"^\s*chain dns \{\s*type nat hook output ", re.MULTILINE),
+    re.compile(r"^\s*chain leaving \{\s*type filter hook postrouting ", re.MULTILINE),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,15 @@ def ruleset(config: HostConfig, firewall: Firewall) -> str:
         f"add table inet {TABLE_NAME}\nflush table inet {TABLE_NAME}\n"
         f"{_emptied(sets)}table inet {TABLE_NAME} {{\n{inner}}}\n"
     )
+
+
+def is_ours(listing: str) -> bool:
+    """Whether a table of our name is of our making, too, as ``nft list table`` shows it.
+
+    Told by what it is made of: a comment of the table's, or anything new, could not be in those
+    that earlier versions have left closed, nor be added to a table that is there.
+    """
+    return all(sign.search(listing) for sign in _SIGNS)
 
 
 def _lan_set(config: HostConfig, lan: Sequence[Network]) -> Sequence[Network]:
@@ -126,11 +142,11 @@ def _restore(config: HostConfig, firewall: Firewall) -> list[str]:
     outside = _outside(config, "iifname")
     rules = []
     if firewall.marks:
-        rules.append(f"{outside} ct mark {MARK:#x} meta mark set {MARK:#x}")
+        rules.append(f"{outside} ct mark {config.mark:#x} meta mark set {config.mark:#x}")
     if ports := ", ".join(map(str, sorted(set(config.inbound)))):
         new = f"{outside} ct state new meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
-        rules.append(f"{new} ct mark set {MARK_INBOUND:#x}")
-        rules.append(f"ct mark {MARK_INBOUND:#x} meta mark set {MARK_INBOUND:#x}")
+        rules.append(f"{new} ct mark set {config.mark_inbound:#x}")
+        rules.append(f"ct mark {config.mark_inbound:#x} meta mark set {config.mark_inbound:#x}")
     return rules
 
 
@@ -138,16 +154,16 @@ def _replies(config: HostConfig, firewall: Firewall) -> list[str]:
     """What the kernel itself sends for a marked connection (a RST) has no mark of its own."""
     rules = []
     if firewall.marks:
-        rules.append(f"meta mark 0 ct mark {MARK:#x} meta mark set {MARK:#x}")
+        rules.append(f"meta mark 0 ct mark {config.mark:#x} meta mark set {config.mark:#x}")
     if config.inbound:
-        reply = f"ct direction reply ct mark {MARK_INBOUND:#x}"
-        rules.append(f"{reply} meta mark set {MARK_INBOUND:#x}")
+        reply = f"ct direction reply ct mark {config.mark_inbound:#x}"
+        rules.append(f"{reply} meta mark set {config.mark_inbound:#x}")
     return rules
 
 
 def _dns(config: HostConfig, firewall: Firewall) -> list[str]:
     """A resolver that picks the interface itself (IP_UNICAST_IF) is led back to the TUN."""
-    unmarked = f"meta mark != {MARK:#x} " if firewall.marks else ""
+    unmarked = f"meta mark != {config.mark:#x} " if firewall.marks else ""
     match = f"meta nfproto ipv4 {unmarked}{_outside(config, 'oifname')}"
     return [f"{match} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {firewall.server4}"]
 
@@ -164,15 +180,15 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
     if firewall.tun6 is not None:
         rules.append(f"ip6 saddr {firewall.tun6} counter name refused drop")
     if firewall.marks:
-        ours = f"meta mark {MARK:#x}"
+        ours = f"meta mark {config.mark:#x}"
         if config.peers is None:
-            rules.append(f"{ours} ct mark set {MARK:#x} accept")
+            rules.append(f"{ours} ct mark set {config.mark:#x} accept")
         else:
             for family, version in (("ip", 4), ("ip6", 6)):
                 where = f"{family} daddr @peers{version}"
-                rules.append(f"{ours} {where} ct mark set {MARK:#x} accept")
+                rules.append(f"{ours} {where} ct mark set {config.mark:#x} accept")
     if config.inbound:
-        rules.append(f"meta mark {MARK_INBOUND:#x} accept")
+        rules.append(f"meta mark {config.mark_inbound:#x} accept")
     rules += [
         "meta nfproto ipv4 udp sport 68 udp dport 67 accept",
         "meta nfproto ipv6 udp sport 546 udp dport 547 accept",

@@ -18,7 +18,7 @@ from typing import Any
 
 from zks_lwip.errors import HostError, PrivilegeError
 from zks_lwip.host.state import Leftover
-from zks_lwip.host.steps import Step, from_json, to_json
+from zks_lwip.host.steps import Nftables, Step, from_json, to_json
 
 __all__ = ["Journal", "Record", "journal_path", "parse", "running"]
 
@@ -46,6 +46,11 @@ class Record:
     def is_of(self, cookie: int) -> bool:
         """It is about the namespace with that cookie, as far as one can tell."""
         return not cookie or not self.cookie or cookie == self.cookie
+
+    @property
+    def may_know_table(self) -> bool:
+        """Its writer has loaded the firewall, or what it says of that cannot be read."""
+        return bool(self.problems) or any(isinstance(step, Nftables) for step in self.steps)
 
     def leftover(self) -> Leftover:
         """The steps of an instance that died."""

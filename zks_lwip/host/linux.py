@@ -16,6 +16,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from zks_lwip.device._netns import NamespaceThread, namespace_cookie, namespace_
 from zks_lwip.errors import DeviceError, HostError, ZksError
 from zks_lwip.host import journal as journals
 from zks_lwip.host._apply import Applier, count_refused
+from zks_lwip.host._find_marks import find_marks
 from zks_lwip.host._observe import look
 from zks_lwip.host._resolver import Hand, is_resolver
 from zks_lwip.host.config import STATE_DIR, HostConfig, KillSwitch
@@ -55,16 +57,20 @@ async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> H
 
 
 def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
-    leftover = None
+    leftover, known = None, False
     path = journals.journal_path(state_dir, namespace_id(None))
     with contextlib.suppress(FileNotFoundError, PermissionError):
         # (Not root: then nothing can be changed, and the first step will say so.)
-        record = journals.parse(path.read_text(encoding="utf-8", errors="replace"))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        record = journals.parse(text)
         same = record.boot == journals.boot_id() and record.is_of(namespace_cookie())
         if record.version and same:
             leftover = record.leftover()
+        known = bool(text) and record.may_know_table and (same or not record.version)
     with IPRoute() as ip:
-        return look(ip, netns, own_inode, leftover)
+        state = look(ip, netns, own_inode, leftover, table_known=known)
+    uses, unseen = find_marks(state.nft)
+    return replace(state, mark_uses=(*state.mark_uses, *uses), unseen=unseen)
 
 
 OnStep = Callable[[int, Step], None]

@@ -8,19 +8,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zks_lwip.errors import ConfigError
-from zks_lwip.host.config import HostConfig, Network, parse_network, parse_user
+from zks_lwip.host.config import MARK, HostConfig, Network, parse_network, parse_user
 
-__all__ = ["HostOptions", "parse_duration"]
+__all__ = ["HostOptions", "parse_duration", "parse_mark"]
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z")
+_MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})\Z")
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|)\Z")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """``--lan``, ``--bypass``, ``--only``, ``--forward``, ``--allow-inbound`` and ``--always-on``.
+    """``--lan``, ``--bypass``, ``--only``, ``--forward``, ``--allow-inbound``, ``--always-on`` and
+    ``--mark``.
 
     :raises ConfigError: they contradict each other.
     """
@@ -42,6 +44,8 @@ class HostOptions:
     always_on: bool = False
     """Closed from the first moment, and open again only when told to stop: not when there is no
     worker, not when it refuses us."""
+    mark: int = MARK
+    """The mark of the tunnel's own sockets; replies to ``inbound`` have the next one."""
 
     def __post_init__(self) -> None:
         HostConfig(
@@ -49,6 +53,7 @@ class HostOptions:
             bypass_users=self.bypass_users,
             only=self.only,
             inbound=self.inbound,
+            mark=self.mark,
         )
         if self.only and self.bypass_hosts:
             raise ConfigError("--only and --bypass exclude each other: give one of them")
@@ -63,6 +68,7 @@ class HostOptions:
         forward: bool = False,
         inbound: Iterable[int] = (),
         always_on: bool = False,
+        mark: str = "",
     ) -> HostOptions:
         """Read what was written on the command line.
 
@@ -88,6 +94,7 @@ class HostOptions:
             forward=forward,
             inbound=tuple(dict.fromkeys(inbound)),
             always_on=always_on,
+            mark=parse_mark(mark, "--mark") if mark else MARK,
         )
 
 
@@ -107,6 +114,16 @@ def _name(text: str) -> str:
     if len(name) > 253 or not all(map(_LABEL.match, labels)) or _NUMBER.match(labels[-1]):
         return ""  # (what ends in a number is never a name)
     return name
+
+
+def parse_mark(text: str, option: str) -> int:
+    """Read ``0x7a6b`` or ``31339``; whether it is in range is seen by :class:`HostOptions`.
+
+    :raises ConfigError: it is no number; names the option.
+    """
+    if not _MARK.match(text.lower()):
+        raise ConfigError(f"{option} {text}: give a number such as 0x7a6b or 31339")
+    return int(text, 16) if text.lower().startswith("0x") else int(text)
 
 
 def parse_duration(text: str, option: str, *, most: float) -> float:

@@ -23,11 +23,13 @@ from dataclasses import dataclass, replace
 
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.addresses import free_addresses
-from zks_lwip.host.config import MARK, MARK_INBOUND, TABLE, HostConfig, KillSwitch, Network
+from zks_lwip.host.config import MARK, TABLE, HostConfig, KillSwitch, Network
 from zks_lwip.host.firewall import Firewall, ruleset
+from zks_lwip.host.marks import MarkUse
 from zks_lwip.host.state import HostState, lan_networks
 from zks_lwip.host.steps import (
     SYSCTLS,
+    TABLE_NAME,
     Address,
     LinkDns,
     LinkUp,
@@ -49,6 +51,8 @@ _METRIC_TUN, _METRIC_REFUSE = 100, 20000
 PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP = 100, 101, 105
 PRIORITY_TUN, PRIORITY_DNS = 107, 110
 PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
+# Others' rules that a refusal names.
+_SHOWN = 3
 _SRC_VALID_MARK, _RP_FILTER, _ACCEPT_MARK = SYSCTLS
 LEAVES_HERE = "the worker runs on this machine: its own connections leave from here"
 """The note about an embedded worker."""
@@ -77,7 +81,7 @@ class Plan:
     @property
     def mark(self) -> int | None:
         """The SO_MARK that the tunnel's sockets need; None: they are in another namespace."""
-        return MARK if self.state.own else None
+        return self.config.mark if self.state.own else None
 
     def render(self) -> list[str]:
         """The commands that do the same, in order."""
@@ -96,7 +100,7 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
     ``keep`` is the plan that is in force, when this one is to take its place (other addresses,
     another configuration): its TUN and addresses stay.
 
-    :raises HostError: nft is missing, or our table or mark is used by somebody else.
+    :raises HostError: nft is missing, or one of our tables or marks is used by somebody else.
     :raises DeviceError: the interface name is taken.
     """
     _check(config, state, keep)
@@ -172,10 +176,9 @@ def _check(config: HostConfig, state: HostState, keep: Plan | None) -> None:
             "the kill switch needs nft, which is not installed: install the package nftables "
             "(`apt install nftables`), or do without the firewall (`--kill-switch route`)"
         )
-    if state.foreign_uses:
+    if uses := _foreign_uses(config, state):
         raise HostError(
-            "somebody else uses what would be ours, another VPN perhaps: "
-            + "; ".join(state.foreign_uses)
+            "somebody else uses what would be ours, another VPN perhaps: " + "; ".join(uses)
         )
     if keep is None and state.link(config.tun) is not None:
         raise DeviceError(
@@ -184,6 +187,42 @@ def _check(config: HostConfig, state: HostState, keep: Plan | None) -> None:
         )
     if config.inbound and config.kill_switch is not KillSwitch.STRICT:
         raise ConfigError("--allow-inbound needs `--kill-switch strict`: the firewall does it")
+
+
+def _foreign_uses(config: HostConfig, state: HostState) -> list[str]:
+    uses = list(state.foreign_uses)
+    if state.foreign_table and config.kill_switch is KillSwitch.STRICT:
+        table = f"table inet {TABLE_NAME}"
+        uses.append(
+            f"the nftables {table} is not of our making (`nft list {table}` shows it): remove it "
+            f"(`nft delete {table}`), or do without the firewall (`--kill-switch route`)"
+        )
+    if taken := [use for use in _mark_uses(config, state) if not use.flag]:
+        uses.append(
+            f"the mark {config.mark:#x} of our own packets, in {_listed(taken)}: choose another "
+            f"({_other_mark(state)})"
+        )
+    return uses
+
+
+def _mark_uses(config: HostConfig, state: HostState) -> list[MarkUse]:
+    """Those of others that take our packets for theirs."""
+    marks = [config.mark] if state.own else []
+    marks += [config.mark_inbound] if config.inbound else []
+    return [use for use in state.mark_uses if any(map(use.is_of, marks))]
+
+
+def _listed(uses: list[MarkUse]) -> str:
+    more = [f"{len(uses) - _SHOWN} more"] if len(uses) > _SHOWN else []
+    return ", ".join([*map(str, uses[:_SHOWN]), *more])
+
+
+def _other_mark(state: HostState) -> str:
+    """The option that takes a mark which nobody uses, and the next one not, either."""
+    for mark in range(MARK & 0xFFF | 0x1000, 1 << 16, 0x1F5):
+        if not any(use.is_of(mark) or use.is_of(mark + 1) for use in state.mark_uses):
+            return f"`--mark {mark:#x}`"
+    return "`--mark NUMBER`"
 
 
 def _taken(state: HostState) -> list[Network]:
@@ -217,10 +256,10 @@ def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
 def _rules(config: HostConfig, own: bool, family: int, lan: list[Network], tun: str) -> list[Step]:
     rules: list[Step] = []
     if config.inbound:
-        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK_INBOUND))
+        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=config.mark_inbound))
     if own:
-        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=MARK))
-        rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=MARK))
+        rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=config.mark))
+        rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=config.mark))
     client, server = (68, 67) if family == 4 else (546, 547)
     dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server)
     # An answer from the LAN's name server, which was never asked, comes out of the TUN; should
@@ -284,6 +323,14 @@ def _notes(config: HostConfig, state: HostState) -> tuple[str, ...]:
         )
     if state.own and config.peers is None and config.kill_switch is KillSwitch.STRICT:
         notes.append(LEAVES_HERE)
+    if flags := [use for use in _mark_uses(config, state) if use.flag]:
+        notes.append(
+            f"a bit of our packets' mark {config.mark:#x} means something to somebody else's "
+            f"rules, too: {_listed(flags)}; if that does harm, choose another "
+            f"({_other_mark(state)})"
+        )
+    if state.own or config.inbound:
+        notes += [f"whether others use our mark, too, is not known: {why}" for why in state.unseen]
     notes += [f"a rule of somebody else comes before ours: {rule}" for rule in state.foreign_rules]
     return tuple(notes)
 
@@ -300,6 +347,9 @@ def with_state(plan: Plan, state: HostState) -> Plan:
         strict_rp_filter=first.strict_rp_filter,
         leftover=first.leftover,
         foreign_uses=(),
+        mark_uses=(),
+        unseen=(),
+        foreign_table=False,
         nft=first.nft,
         resolver=first.resolver,
         resolver_prefix=first.resolver_prefix,

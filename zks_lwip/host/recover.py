@@ -6,7 +6,6 @@ Harmless where there is nothing, and when repeated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from zks_lwip.host._observe import look, read_sysctl
 from zks_lwip.host.config import STATE_DIR
 from zks_lwip.host.journal import Journal, Record, boot_id, journal_path, parse, running
 from zks_lwip.host.linux import undo_all
-from zks_lwip.host.steps import Nftables, Resolvconf, Route, Rule, Step, Sysctl
+from zks_lwip.host.steps import TABLE_NAME, Nftables, Resolvconf, Route, Rule, Step, Sysctl
 
 __all__ = ["Recovery", "leftover", "recover"]
 
@@ -35,6 +34,8 @@ class Recovery:
     """Commands, in order."""
     left: list[str] = field(default_factory=list)
     """What is still there, and why."""
+    foreign: list[str] = field(default_factory=list)
+    """What bears our name and is somebody else's; it was not touched."""
     running: list[str] = field(default_factory=list)
     """Journals of instances that run; they were not touched."""
 
@@ -128,17 +129,26 @@ def _find(inode: int, record: Record) -> str | None:
 
 def _take_down(netns: str | None, record: Record, own: int, recovery: Recovery) -> None:
     try:
-        recovery.left += run_in_netns(netns, _undo, netns, record, own, recovery.undone.append)
+        recovery.left += run_in_netns(netns, _undo, netns, record, own, recovery)
     except ZksError as error:
         recovery.left.append(str(error))
 
 
-def _undo(netns: str | None, record: Record, own: int, tell: Callable[[str], None]) -> list[str]:
-    """Runs in the namespace: what the journal knows, and what bears our protocol number or name."""
+def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> list[str]:
+    """Runs in the namespace: what the journal knows, what bears our protocol number, and our
+    firewall.
+    """
     with IPRoute() as ip:
         applier = Applier(ip)
         steps = record.steps if record.is_of(namespace_cookie()) else ()
-        state = look(ip, netns, own, None)
+        known = record.may_know_table and record.is_of(namespace_cookie())
+        state = look(ip, netns, own, None, table_known=known)
+        if state.foreign_table:
+            where = f" in the network namespace {netns}" if netns else ""
+            recovery.foreign.append(
+                f"the nftables table inet {TABLE_NAME}{where} is not of our making, and left as it "
+                f"is (`nft list table inet {TABLE_NAME}` shows it)"
+            )
         table = Nftables("")
 
         def is_there(step: Step) -> bool:
@@ -151,7 +161,7 @@ def _undo(netns: str | None, record: Record, own: int, tell: Callable[[str], Non
         def undo(step: Step) -> None:
             applier.undo(step)
             for command in step.undo_commands():
-                tell(command)
+                recovery.undone.append(command)
 
         # The firewall first, so that it goes last: nothing is open before all is.
         found = [step for step in (table, *state.ours, *steps) if is_there(step)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zks_lwip.host.config import Network
+from zks_lwip.host.marks import MarkUse
 from zks_lwip.host.steps import Step
 
 __all__ = ["HostAddress", "HostState", "Leftover", "Link", "lan_networks"]
@@ -69,13 +70,19 @@ class HostState:
     ours: tuple[Step, ...] = ()
     """Rules and routes that are there and bear our protocol number."""
     foreign_rules: tuple[str, ...] = ()
-    """Rules of others that use our mark, our table, or a priority before our last."""
+    """Rules of others with a priority before our last."""
     foreign_uses: tuple[str, ...] = ()
-    """Uses of our mark or our table by others: a conflict."""
+    """Uses of our routing table by others: a conflict."""
+    mark_uses: tuple[MarkUse, ...] = ()
+    """The marks that others' rules use, of routing and of firewalls: a conflict if one is ours."""
+    unseen: tuple[str, ...] = ()
+    """Where others' rules could not be read, and why."""
     nft: str | None = None
     """The path of nft(8)."""
     nft_table: bool = False
-    """A table of our name is loaded."""
+    """Our firewall's table is loaded."""
+    foreign_table: bool = False
+    """A table of its name is loaded that is not of our making."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     strict_rp_filter: bool = False
     """Some interface drops packets that come another way than the answer would go."""

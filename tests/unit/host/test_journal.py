@@ -17,7 +17,7 @@ if sys.platform != "linux":
     pytest.skip("the journal is for Linux", allow_module_level=True)
 
 from zks_lwip.host.journal import Journal, journal_path, parse, running
-from zks_lwip.host.steps import Route, Rule, Sysctl
+from zks_lwip.host.steps import Nftables, Route, Rule, Sysctl
 
 STEPS = [
     Rule(4, 101, None, fwmark=7),
@@ -106,6 +106,20 @@ def test_a_torn_end_was_not_acted_on(tmp_path: Path) -> None:
         assert len(record.steps) in (complete, complete + 1), cut
         assert record.steps == tuple(STEPS[: len(record.steps)])
         assert record.version == 0 or record.problems == ()
+
+
+def test_whether_it_may_tell_of_a_firewall(tmp_path: Path) -> None:
+    """Where it cannot be read, too: a table of our name is then ours, and can be removed."""
+    path = written(tmp_path)
+    text = path.read_text()
+    assert not parse(text).may_know_table
+    journal = Journal(tmp_path, 42)
+    journal.append(Nftables(""))
+    journal.close()
+    assert parse(path.read_text()).may_know_table
+    lines = text.split("\n")
+    for damaged in ("\0" * 40, text.replace("_journal", "_x"), "\n".join([*lines[:2], "x", "y"])):
+        assert parse(damaged).may_know_table
 
 
 def test_whatever_it_holds(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ def test_defaults() -> None:
     assert HostOptions.parse() == HostOptions()
 
 
+def test_marks() -> None:
+    for text in ("0x1A6B", "0X1a6b", "6763", "06763"):
+        assert HostOptions.parse(mark=text).mark == 0x1A6B
+
+
 def test_what_is_bypassed() -> None:
     me = pwd.getpwuid(os.getuid()).pw_name
     options = HostOptions.parse(
@@ -53,9 +58,14 @@ def test_what_is_bypassed() -> None:
         ({"only": ["10.0.0.0/8"], "bypass": ["a.example"]}, "exclude"),
         ({"only": ["example.com"]}, "--only example.com"),
         ({"inbound": [0]}, "--allow-inbound 0"),
+        ({"mark": "0"}, "--mark 0x0 is out of range"),
+        ({"mark": "0xffffffff"}, "--mark 0xffffffff is out of range"),
+        ({"mark": "zk"}, "--mark zk: give a number such as 0x7a6b"),
+        ({"mark": "-1"}, "--mark -1: give a number"),
+        ({"mark": "0x100000000"}, "--mark 0x100000000: give a number"),
     ],
 )
-def test_what_is_refused(options: dict[str, list[str]], hint: str) -> None:
+def test_what_is_refused(options: dict[str, object], hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         HostOptions.parse(**options)  # type: ignore[arg-type]
 

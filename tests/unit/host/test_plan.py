@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ import pytest
 
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.config import HostConfig, KillSwitch, parse_network, parse_user
+from zks_lwip.host.firewall import is_ours
+from zks_lwip.host.marks import MarkUse
 from zks_lwip.host.plan import MAIN, Plan, make_plan, missing, with_state
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link, lan_networks
 from zks_lwip.host.steps import Nftables, Route, Rule, Step, Sysctl, Tun, from_json, to_json
 
 GOLDEN = Path(__file__).parent / "golden"
+RECORDED = Path(__file__).parent / "recorded"
 
 
 def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
@@ -210,6 +214,97 @@ def test_refusals() -> None:
         make_plan(replace(WORKER, inbound=(22,), kill_switch=KillSwitch.ROUTE), LAPTOP)
 
 
+def seen(first: int, mask: int = 0xFFFFFFFF, where: str = "a rule") -> MarkUse:
+    return MarkUse(where, first, first, mask)
+
+
+def test_a_table_of_our_name_that_is_not_ours() -> None:
+    state = replace(LAPTOP, foreign_table=True)
+    with pytest.raises(HostError, match=r"zks_lwip is not of our making .*`--kill-switch route`"):
+        make_plan(WORKER, state)
+    plan = make_plan(replace(WORKER, kill_switch=KillSwitch.ROUTE), state)
+    assert Nftables("") not in plan.stale, "it would be removed"
+    # In the place of ours, which somebody has removed: ours is brought back.
+    running = make_plan(WORKER, LAPTOP)
+    assert running.steps[0] in missing(with_state(running, state), state)
+
+
+@pytest.mark.parametrize(
+    "use", [seen(0x7A6B), seen(0x7A6B, 0xFFFF), seen(0x7A00, 0xFF00), MarkUse("a rule", 9, 0xFFFF)]
+)
+def test_a_mark_that_somebody_else_uses(use: MarkUse) -> None:
+    state = replace(LAPTOP, mark_uses=(seen(1), use))
+    why = r"another VPN perhaps: the mark 0x7a6b of our own packets, in a rule \(.*\): choose"
+    for kill_switch in KillSwitch:
+        with pytest.raises(HostError, match=why) as refused:
+            make_plan(replace(WORKER, kill_switch=kill_switch), state)
+        (advice,) = re.findall(r"--mark (0x[0-9a-f]+)", str(refused.value)) or ["0x20000"]
+        make_plan(replace(WORKER, mark=int(advice, 16), kill_switch=kill_switch), state)
+    # Our packets have none, where they are not in the captured namespace.
+    make_plan(replace(WORKER, netns="blue"), replace(state, netns="blue", inode=2))
+    running = make_plan(WORKER, LAPTOP)
+    assert with_state(running, state).steps == running.steps, "it is too late to refuse"
+
+
+def test_the_mark_of_inbound_connections() -> None:
+    state = replace(LAPTOP, mark_uses=(seen(0x7A6C),))
+    make_plan(WORKER, state)
+    with pytest.raises(HostError, match=r"in a rule \(0x7a6c\): choose another"):
+        make_plan(replace(WORKER, inbound=(22,)), state)
+    with pytest.raises(HostError, match="choose another"):
+        other = replace(state, netns="blue", inode=2)
+        make_plan(replace(WORKER, inbound=(22,), netns="blue"), other)
+
+
+def test_many_uses_are_not_all_named_and_others_not_at_all() -> None:
+    uses = tuple(seen(0x7A6B, 0xFFFF | n << 16, f"rule {n}") for n in range(7))
+    with pytest.raises(HostError) as refused:
+        make_plan(WORKER, replace(LAPTOP, mark_uses=(seen(0xCA6C, where="wg"), *uses)))
+    assert "rule 2 (0x7a6b/0x2ffff), 4 more: " in str(refused.value)
+    assert "rule 3" not in str(refused.value) and "wg" not in str(refused.value)
+
+
+def test_a_flag_that_our_mark_has_by_chance_is_told_only() -> None:
+    """Container engines and kube-proxy mark packets by one bit."""
+    state = replace(LAPTOP, mark_uses=(seen(0x2000, 0x2000), seen(0x8000, 0x8000)))
+    (note,) = make_plan(WORKER, state).notes
+    assert "a rule (0x2000/0x2000); if that does harm, choose another (`--mark 0x1a6b`)" in note
+    assert make_plan(replace(WORKER, mark=0x1A6B), state).notes == ()
+
+
+def test_rules_that_could_not_be_read_are_told_only() -> None:
+    state = replace(LAPTOP, unseen=("nft: exit code 1",))
+    assert make_plan(WORKER, state).notes == (
+        "whether others use our mark, too, is not known: nft: exit code 1",
+    )
+    other = replace(state, netns="blue", inode=2)
+    assert make_plan(replace(WORKER, netns="blue"), other).notes == ()
+
+
+def test_another_mark() -> None:
+    """It takes the usual one's place everywhere, and what has that one goes."""
+    for config in (WORKER, HostConfig(inbound=(22,)), HostConfig(only=networks("10.0.0.0/8"))):
+        usual = make_plan(config, LAPTOP)
+        plan = make_plan(replace(config, mark=0x99), LAPTOP)
+        expected = "\n".join(usual.render()).replace("0x7a6b", "0x99").replace("0x7a6c", "0x9a")
+        assert "\n".join(plan.render()) == expected and plan.mark == 0x99
+        ours = tuple(s for s in usual.steps if isinstance(s, (Rule, Route)))
+        after = replace(LAPTOP, ours=ours, nft_table=True, leftover=Leftover(7, usual.steps))
+        stale = make_plan(replace(config, mark=0x99), after).stale
+        assert {s.fwmark for s in stale if isinstance(s, Rule)} <= {0x7A6B, 0x7A6C} and stale
+
+
+def test_a_table_of_ours_is_known_by_what_it_is_made_of() -> None:
+    for config, state in CASES.values():
+        step = make_plan(config, state).steps[0]
+        assert not isinstance(step, Nftables) or is_ours(step.ruleset)
+    listing = (RECORDED / "our-table.txt").read_text()
+    assert is_ours(listing)
+    for sign in ("counter refused {", "chain dns {", "chain leaving {", "filter hook postrouting"):
+        assert not is_ours(listing.replace(sign, "x"))
+    assert not is_ours("") and not is_ours("table inet zks_lwip {\n}\n")
+
+
 def test_a_take_over_keeps_what_was_before_us_and_removes_what_is_not_wanted() -> None:
     old = make_plan(WORKER, LAPTOP)
     ours = tuple(s for s in old.steps if isinstance(s, (Rule, Route)))
@@ -259,6 +354,8 @@ def test_what_is_missing() -> None:
         ({"only": networks("10.0.0.0/8"), "bypass_users": (1,)}, "exclude each other"),
         ({"bypass": networks("::/0")}, "nothing would be tunnelled"),
         ({"inbound": (0,)}, "--allow-inbound 0 is not a port"),
+        ({"mark": 0}, "--mark 0x0 is out of range"),
+        ({"mark": 0xFFFFFFFF}, "--mark 0xffffffff is out of range"),
     ],
 )
 def test_wishes_that_contradict(options: dict[str, object], message: str) -> None:
