@@ -100,7 +100,8 @@ lib.zks_ws_mask(ffi.new("uint8_t[10]"), ffi.new("uint8_t[10]"), 4000, b"mask", 0
 }
 
 run_pytest() {
-    (cd "$tree" && under_sanitizers -m pytest -p no:cacheprovider "$@") || failed=1
+    # They are several times slower, and the machine has other work: so is the limit of a test longer.
+    (cd "$tree" && under_sanitizers -m pytest -p no:cacheprovider --timeout 900 "$@") || failed=1
     # Also of processes that a test has started, and whose end it did not look at.
     if compgen -G "$reports/*" >/dev/null; then
         say "What the sanitizers have reported"
