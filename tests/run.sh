@@ -38,8 +38,8 @@ packages=()
 need_for_build
 build_packages=${#packages[@]}
 for pair in clang:clang curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 \
-    kdig:knot-dnsutils nft:nftables ping:iputils-ping setpriv:util-linux socat:socat ssh:openssh-client sshd:openssh-server \
-    sysctl:procps tcpdump:tcpdump; do
+    iptables-nft:iptables kdig:knot-dnsutils nft:nftables ping:iputils-ping setpriv:util-linux socat:socat \
+    ssh:openssh-client sshd:openssh-server sysctl:procps tcpdump:tcpdump; do
     need_command "${pair%%:*}" "${pair##*:}"
 done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
