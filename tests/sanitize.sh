@@ -65,7 +65,7 @@ make_python() {
     mkdir -p "$tree/build/site"
     cat >"$sanitized" <<SHELL
 #!/bin/sh
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" exec "$python" "\$@"
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)\${LD_PRELOAD:+ \$LD_PRELOAD}" exec "$python" "\$@"
 SHELL
     chmod 755 "$sanitized"
     cat >"$tree/build/site/sitecustomize.py" <<PYTHON

@@ -225,7 +225,7 @@ def test_a_namespace_of_a_name(holder: Holder, space: Space) -> None:
         argv = ["ip", "-n", net.name, "rule"]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
 
-    with contextlib.closing(Namespace("captured")) as captured:
+    with contextlib.closing(Namespace("named")) as captured:
         with contextlib.closing(Holder(space, holder.directory)) as second:
             second.apply(netns=captured.name)
             assert "lookup 31339" in rules(captured) and "fwmark" not in rules(captured)
