@@ -26,7 +26,8 @@ def test_the_detector_detects(detector: Detector, fast: Prober) -> None:
     with detector.watching() as found:
         fast.rounds()
     seen = {(p.protocol, p.destination, p.port) for p in found}
-    assert seen == {
+    # (A connection of an earlier test may be sending its last segment, too.)
+    assert seen >= {
         (socket.IPPROTO_ICMP, leak.FAR4, 0),
         (socket.IPPROTO_ICMPV6, leak.FAR6, 0),
         *((socket.IPPROTO_UDP, host, 9999) for host in (leak.FAR4, leak.FAR6)),
