@@ -242,6 +242,8 @@ async def _worker(
         return
     networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
     arguments = [argument for network in networks for argument in ("--allow", network)]
+    # It acts for programs of this machine, which reach its addresses without it as well.
+    arguments.append("--allow-own")
     if config.user is not None:
         arguments += ["--user", config.user]
     # Not watched in here: its end is an error of the tunnel's, which keeps the host closed.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zks_lwip.errors import ConfigError
 from zks_lwip.worker.policy import (
     InvalidHost,
+    IPAddress,
     Policy,
     embedded_ipv4,
     parse_address,
@@ -262,6 +263,40 @@ def test_no_embedding_opens_what_is_refused(address: IPv4Address) -> None:
             assert address in list(embedded_ipv4(form))
         if policy.refusal(address) is not None:
             assert policy.refusal(form) is not None, form
+
+
+class Machine:
+    """A machine with these addresses, which may change."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = set(map(ip_address, addresses))
+
+    def owns(self, address: IPAddress) -> bool:
+        return address in self.addresses
+
+    owned_lately = owns
+
+
+def test_own_addresses() -> None:
+    machine = Machine("8.8.8.8", "2600::8")
+    policy = Policy([ip_network("2600::9"), ip_network("9.9.9.9")], machine)
+    own = ["8.8.8.8", "0x08080808", "2600::8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+    own += ["2002:808:808::1", "2001:0:101:101::f7f7:f7f7", "2600::200:5efe:8.8.8.8"]
+    for host in own:
+        address, reason = policy.check_literal(host)
+        assert address is not None
+        assert reason == policy.refusal(address) == "the worker's own address", host
+        assert not policy.permits(host)
+        assert Policy().refusal(address) is None
+    assert policy.permits("8.8.8.9") and policy.permits("2600::7")
+    for allowed in ("9.9.9.9", "2600::9", "64:ff9b::9.9.9.9"):
+        machine.addresses.add(ip_address(allowed))
+        assert policy.permits(allowed)
+    assert policy.refusal(ip_address("127.0.0.1")) == "loopback"
+    machine.addresses.clear()  # what was its own is not for ever
+    assert policy.permits("8.8.8.8")
+    machine.addresses.add(ip_address("1.1.1.1"))
+    assert not policy.permits("1.1.1.1")
 
 
 def test_what_connects_is_what_was_checked() -> None:

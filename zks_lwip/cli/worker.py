@@ -60,9 +60,9 @@ _RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
     "--allow",
     metavar="CIDR",
     multiple=True,
-    help="Let clients reach this network although it is private, loopback, link-local or "
-    "otherwise special. May be repeated; 0.0.0.0/0 and ::/0 lift every restriction, also that on "
-    "cloud metadata.",
+    help="Let clients reach this network although it is private, loopback, link-local, this "
+    "machine's own or otherwise special. May be repeated; 0.0.0.0/0 and ::/0 lift every "
+    "restriction, also that on cloud metadata.",
 )
 @click.option(
     "--resolver",
@@ -85,6 +85,7 @@ _RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
     help="Let web pages of this origin connect, https://example.com say. None may otherwise.",
 )
 @click.option("-v", "--verbose", count=True, help="Say what happens; -vv says all of it.")
+@click.option("--allow-own", is_flag=True, hidden=True)
 @click.option("--mark", type=click.IntRange(1, 0xFFFFFFFF), hidden=True)
 @click.option("--parent-fd", type=click.IntRange(0), hidden=True)
 @click.option("--user", hidden=True)
@@ -99,6 +100,7 @@ def worker(
     max_streams: int,
     allow_origin: tuple[str, ...],
     verbose: int,
+    allow_own: bool,
     mark: int | None,
     parent_fd: int | None,
     user: str | None,
@@ -110,7 +112,8 @@ def worker(
     ends; a second one ends at once.
 
     Clients reach the public internet only: connections, datagrams and pings to private, loopback,
-    link-local and other special networks are refused, whatever name or spelling leads there.
+    link-local and other special networks and to this machine's own addresses are refused, whatever
+    name or spelling leads there.
     `ping` through the tunnel works where net.ipv4.ping_group_range allows it, and for root.
 
     \b
@@ -131,6 +134,7 @@ def worker(
         tls_cert=tls_cert,
         tls_key=tls_key,
         allow=tuple(map(parse_network, allow)),
+        allow_own=allow_own,
         resolvers=tuple(map(parse_resolver, resolver)),
         origins=tuple(map(parse_origin, allow_origin)),
         mark=mark,

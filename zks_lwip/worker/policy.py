@@ -1,8 +1,9 @@
 """Which addresses a worker refuses to reach (PROTOCOL.md §7: server-side request forgery).
 
-Pure: no sockets, no look-ups. A name is resolved elsewhere and *every address that is really
-connected to* is put through :meth:`Policy.refusal`; there is no second look-up between check and
-connect, so DNS rebinding finds no gap.
+Pure: no sockets, no look-ups; which addresses are this machine's own is asked of who is given for
+it. A name is resolved elsewhere and *every address that is really connected to* is put through
+:meth:`Policy.refusal`; there is no second look-up between check and connect, so DNS rebinding finds
+no gap.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ipaddress import (
     IPv6Network,
     ip_network,
 )
+from typing import Protocol
 
 from ..errors import ConfigError
 
@@ -24,6 +26,7 @@ __all__ = [
     "IPAddress",
     "IPNetwork",
     "InvalidHost",
+    "Own",
     "Policy",
     "embedded_ipv4",
     "parse_address",
@@ -103,6 +106,8 @@ _TEREDO = IPv6Network("2001::/32")
 _COMPATIBLE = IPv6Network("::/96")
 _TRANSLATED = IPv6Network("::ffff:0:0:0/96")  # SIIT, RFC 2765
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the upper half of the interface identifier, RFC 5214
+
+_OWN = "the worker's own address"
 
 _HEX = frozenset(string.hexdigits)
 _OCT = frozenset(string.octdigits)
@@ -232,17 +237,30 @@ def _refusal_v6(address: IPv6Address) -> str | None:
     return None
 
 
+class Own(Protocol):
+    """Who knows the addresses of the worker's own machine."""
+
+    def owns(self, address: IPAddress) -> bool:
+        """Whether it is one of them now."""
+
+    def owned_lately(self, address: IPAddress) -> bool:
+        """The same, cheaper, and a little late: for each datagram."""
+
+
 class Policy:
-    """What may be reached: everything public, and what the operator allows.
+    """What may be reached: everything public that is not the worker's own machine, and what the
+    operator allows.
 
     :param allow: networks that are allowed whatever they are. An allowed IPv4 network is allowed in
     every IPv6 form
         that embeds it; an allowed IPv6 network is allowed as it is, whatever its addresses embed.
+    :param own: tells this machine's own addresses; None: they are not asked about.
     """
 
-    def __init__(self, allow: Iterable[IPNetwork] = ()) -> None:
+    def __init__(self, allow: Iterable[IPNetwork] = (), own: Own | None = None) -> None:
         self.allow: tuple[IPNetwork, ...] = tuple(allow)
-        # A datagram costs a check each way: the answer for an address does not change.
+        self._own = own
+        # A datagram costs a check each way: but for what is our own, the answer does not change.
         self._cached = lru_cache(maxsize=4096)(self._check_literal)
 
     def _allowed(self, address: IPAddress) -> bool:
@@ -252,41 +270,60 @@ class Policy:
 
     def refusal(self, address: IPAddress) -> str | None:
         """Why the address is refused, in a word or two; None: it may be reached."""
+        reason, open_addresses = self._by_network(address)
+        if reason is None and self._own is not None and any(map(self._own.owns, open_addresses)):
+            return _OWN
+        return reason
+
+    def _by_network(self, address: IPAddress) -> tuple[str | None, tuple[IPAddress, ...]]:
+        """(reason, addresses): why the networks forbid it, or which must not be our own.
+
+        Those are the address and what it embeds, but for what is allowed.
+        """
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         if self._allowed(address):
-            return None
+            return None, ()
         for network in _METADATA:
             if network.version == address.version and address in network:
-                return "cloud metadata"
+                return "cloud metadata", ()
         if isinstance(address, IPv4Address):
-            return _refusal_v4(address)
+            return _refusal_v4(address), (address,)
         inner = list(embedded_ipv4(address))
+        open_addresses: tuple[IPAddress, ...] = (address,)
         for carried in inner:
-            reason = self.refusal(carried)
+            reason, more = self._by_network(carried)
             if reason is not None:
-                return f"{reason} (embedded {carried})"
+                return f"{reason} (embedded {carried})", ()
+            open_addresses += more
         if inner and all(map(self._allowed, inner)):
-            return None
-        return _refusal_v6(address)
+            return None, ()
+        return _refusal_v6(address), open_addresses
 
-    def _check_literal(self, host: str) -> tuple[IPAddress | None, str | None]:
+    def _check_literal(
+        self, host: str
+    ) -> tuple[IPAddress | None, str | None, tuple[IPAddress, ...]]:
         try:
             address = parse_address(host)
         except InvalidHost as error:
-            return None, str(error)
+            return None, str(error), ()
         if address is None:
-            return None, "not an address"
-        return address, self.refusal(address)
+            return None, "not an address", ()
+        return address, *self._by_network(address)
 
     def check_literal(self, host: str) -> tuple[IPAddress | None, str | None]:
         """(address, reason): for hosts that must be literals (UDP, ECHO). Cached.
 
         ``reason`` is None when it may be reached; ``address`` is None when the host is no literal.
         """
-        return self._cached(host)
+        address, reason, open_addresses = self._cached(host)
+        if reason is None and self._own is not None:
+            for one in open_addresses:
+                if self._own.owned_lately(one):
+                    return address, _OWN
+        return address, reason
 
     def permits(self, host: str) -> bool:
         """True when the literal may be reached; False for a refused address and for what is no
         literal."""
-        return self._cached(host)[1] is None
+        return self.check_literal(host)[1] is None

@@ -29,6 +29,7 @@ from .icmp import Pinger
 from .limits import Account, Descriptors, Limits
 from .listen import has_ipv6, load_certificate, open_listener, raise_descriptor_limit, tls_context
 from .nameservers import HostsFile, NameServer, SystemNameServers
+from .own_addresses import OwnAddresses
 from .policy import IPNetwork, Policy
 from .readiness import make_readiness
 from .resolver import Resolver
@@ -59,7 +60,10 @@ class WorkerConfig:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     allow: tuple[IPNetwork, ...] = ()
-    """Networks that may be reached although they are not public."""
+    """Networks that may be reached although they are not public, or are this machine."""
+    allow_own: bool = False
+    """Whether this machine's own public addresses may be reached: where its clients are its users
+    anyhow."""
     resolvers: tuple[NameServer, ...] = ()
     """Name servers; none: the system's."""
     origins: tuple[str, ...] = ()
@@ -121,7 +125,8 @@ class Worker:
                 config.host,
             )
         check_mark(config.mark)
-        self.policy = Policy(config.allow)
+        self._own = OwnAddresses(config.mark)
+        self.policy = Policy(config.allow, None if config.allow_own else self._own)
         servers = config.resolvers
         beside_vpn = config.mark is not None
         self.dns = DnsClient(
@@ -185,6 +190,7 @@ class Worker:
                 stream.abort()
             self.pinger.close()
             self.readiness.close()
+            self._own.close()
             self.ended.set()
 
     def stop(self) -> None:

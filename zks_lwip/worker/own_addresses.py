@@ -1,0 +1,138 @@
+"""Which addresses are the worker's own machine, as its kernel tells at this moment.
+
+What comes to a machine from itself passes its firewall as loopback does: an address of ours, public
+as it may be, is a door that is open to this machine alone. Nothing is listed in advance: an address
+that has come or gone since, one of another interface and a whole network that is routed to this
+machine (``ip route add local``) are all known to the routing table.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from ipaddress import IPv4Address
+
+from .policy import IPAddress
+from .sockets import family_of, sockaddr
+
+__all__ = ["OwnAddresses"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that an answer may be used again where each datagram needs one.
+KEEP_SECONDS = 1.0
+#: Most answers that are kept; they are few, or soon gone.
+_MOST_KEPT = 4096
+
+# linux/netlink.h, linux/rtnetlink.h
+_NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, …, type
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
+_NLM_F_REQUEST, _NLMSG_ERROR = 1, 2
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_RTA_DST, _RTA_MARK = 1, 16
+_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 2, 3, 4
+_OWN = (_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST)
+#: What the kernel says of an address that it has no route to: whatever it is, it is not ours.
+_NO_ROUTE = frozenset(
+    (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES, errno.ESRCH)
+)
+#: What bind() says of an address that is not this machine's, or of a family that it lacks.
+_NOT_OURS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+
+
+class OwnAddresses:
+    """Asks the kernel; :meth:`close` gives its socket back, and the next question takes another.
+
+    :param mark: SO_MARK of the worker's sockets, by which rules may route.
+    """
+
+    def __init__(self, mark: int | None = None, *, netlink: bool = sys.platform == "linux") -> None:
+        self._mark = mark
+        self._netlink = netlink
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+        self._kept: dict[IPAddress, bool] = {}
+        self._kept_since = 0.0
+
+    def owns(self, address: IPAddress) -> bool:
+        """Whether a packet to ``address`` would stay on this machine, or go to all of a subnet.
+
+        True also for an address that nobody can tell about: then nothing connects to it.
+        """
+        if self._netlink:
+            try:
+                return self._route_type(address) in _OWN
+            except OSError as error:  # a sandbox without AF_NETLINK, for one
+                self.close()
+                log.debug("rtnetlink: %s; bind() tells instead", error.strerror or error)
+        return self._can_bind(address)
+
+    def owned_lately(self, address: IPAddress) -> bool:
+        """As :meth:`owns`, perhaps as of :data:`KEEP_SECONDS` ago: datagrams ask each way."""
+        now = time.monotonic()
+        if now - self._kept_since >= KEEP_SECONDS or len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+            self._kept_since = now
+        known = self._kept.get(address)
+        if known is None:
+            known = self._kept[address] = self.owns(address)
+        return known
+
+    def close(self) -> None:
+        """Harmless a second time."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _route_type(self, address: IPAddress) -> int:
+        """The type (RTN_…) of the route that a packet would take; 0: none. Raises OSError.
+
+        The kernel answers before the request has been sent, so nothing waits.
+        """
+        family = family_of(address)
+        packed = address.packed
+        body = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
+        body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _RTA_DST) + packed
+        if self._mark is not None:
+            body += _ATTRIBUTE.pack(8, _RTA_MARK) + struct.pack("=I", self._mark)
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._socket.setblocking(False)
+        sequence = self._sequence = self._sequence % 0xFFFF_FFFF + 1
+        size = _NLMSG.size + len(body)
+        self._socket.sendto(
+            _NLMSG.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, sequence, 0) + body, (0, 0)
+        )
+        while True:
+            answer = self._socket.recv(65536)
+            if len(answer) < _NLMSG.size + 4:
+                raise OSError(errno.EPROTO, "a short answer")
+            _, kind, _, echoed, _ = _NLMSG.unpack_from(answer)
+            if echoed != sequence:
+                continue  # of a question before that was given up
+            if kind == _NLMSG_ERROR:
+                number = -struct.unpack_from("=i", answer, _NLMSG.size)[0]
+                if number in _NO_ROUTE:
+                    return 0
+                raise OSError(number, os.strerror(number))
+            if kind != _RTM_NEWROUTE or len(answer) < _NLMSG.size + _RTMSG.size:
+                raise OSError(errno.EPROTO, "an answer of another kind")
+            return int(answer[_NLMSG.size + 7])
+
+    @staticmethod
+    def _can_bind(address: IPAddress) -> bool:
+        """Whether a socket can be bound to it, which every system lets only its own addresses."""
+        try:
+            with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
+                if not isinstance(address, IPv4Address):
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(sockaddr(address, 0))
+        except OSError as error:
+            return error.errno not in _NOT_OURS
+        return True
