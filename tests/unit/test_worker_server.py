@@ -18,7 +18,15 @@ import pytest
 import trio
 import trustme
 
-from tests.unit.worker_kit import echo, far_sockets, raw_client, running_worker, tcp_server, until
+from tests.unit.worker_kit import (
+    RawClient,
+    echo,
+    far_sockets,
+    raw_client,
+    running_worker,
+    tcp_server,
+    until,
+)
 from zks_lwip.errors import ConfigError, PrivilegeError
 from zks_lwip.tunnel.frames import (
     Close,
@@ -591,6 +599,20 @@ async def listening(child: trio.Process) -> tuple[str, int]:
     return "127.0.0.1", int(line.rpartition(b":")[2])
 
 
+async def fill(client: RawClient, stream: int) -> None:
+    """Send DATA until the far end takes no more, and the worker grants no more."""
+    sent = 1  # by the test itself
+    while True:
+        room = client.hello.window + client.credit.get(stream, 0) - sent
+        if not room:
+            await client.silent(0.5)
+            if client.hello.window + client.credit.get(stream, 0) == sent:
+                return
+            continue
+        await client.send(Data(stream, bytes(min(room, 65535))))
+        sent += min(room, 65535)
+
+
 async def ends(child: trio.Process, seconds: float) -> int:
     with trio.fail_after(seconds):
         return await child.wait()
@@ -626,6 +648,55 @@ async def test_a_second_signal_ends_at_once() -> None:
             child.send_signal(signal.SIGTERM)
             await client.closed(8)  # otherwise it would be 10 seconds
         assert await ends(child, 8) == 0
+
+
+async def test_killed_the_worker_resets_what_was_cut_and_ends_what_was_whole() -> None:
+    """Far ends must not take half an upload for all of it."""
+    ends_seen: dict[bytes, str] = {}
+    read = trio.Event()
+
+    async def far(stream: trio.SocketStream) -> None:
+        name = bytes(await stream.receive_some(1))
+        if name in (b"h", b"b"):
+            await stream.send_eof()
+        if name in (b"w", b"s"):
+            await read.wait()
+        total = 1
+        try:
+            async for piece in stream:
+                total += len(piece)
+            ends_seen[name] = f"FIN after {total}"
+        except trio.BrokenResourceError:
+            ends_seen[name] = "RST"
+
+    async with (
+        process("--listen", "127.0.0.1:0", "--allow", "127.0.0.0/8") as child,
+        tcp_server(far) as port,
+    ):
+        async with raw_client(await listening(child)) as client:
+            for id in range(1, 6):
+                await client.open(id, "127.0.0.1", port)
+            for id, name in enumerate((b"c", b"h", b"w", b"s", b"b"), 1):
+                await client.send(Data(id, name))
+            await client.expect(Eof)
+            await client.expect(Eof)
+            await client.send(Data(1, b"cut"), Data(2, b"cut, though the far end has closed"))
+            await client.send(Data(3, bytes(99_999)), Eof(3))  # whole: the kernel has all of it
+            await fill(client, 4)
+            await client.send(Eof(4))  # whole, but the worker still holds some
+            await client.send(Data(5, b"both"), Eof(5))
+            await until(lambda: b"b" in ends_seen)
+            child.kill()
+            await child.wait()
+            read.set()
+            await until(lambda: len(ends_seen) == 5)
+    assert ends_seen == {
+        b"c": "RST",
+        b"h": "RST",
+        b"w": "FIN after 100000",
+        b"s": "RST",
+        b"b": "FIN after 5",
+    }
 
 
 async def test_sighup(tokens: Path) -> None:

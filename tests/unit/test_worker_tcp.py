@@ -252,6 +252,30 @@ async def test_close_resets_the_far_end() -> None:
         assert seen == ["RST", "RST"]
 
 
+@both_kinds
+async def test_urgent_bytes_keep_their_place(readiness: Make) -> None:
+    """Both ways: RFC 6093 §4. Without SO_OOBINLINE, recv() leaves such a byte out."""
+    came: list[bytes] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"ab")
+        for byte in (b"!", b"?"):
+            await stream.socket.send(byte, socket.MSG_OOB)
+            await trio.sleep(0.02)
+        await stream.send_all(b"cd")
+        await stream.socket.send(b".", socket.MSG_OOB)  # the last of all
+        await stream.send_eof()
+        came.append(b"".join([bytes(piece) async for piece in stream]))
+
+    async with running_worker(readiness=readiness) as (_, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            assert await client.data(1, 7) == b"ab!?cd."
+            await client.expect(Eof)
+            await client.send(Data(1, b"up"), Eof(1))
+            await until(lambda: came == [b"up"])
+
+
 async def test_a_slow_far_end_holds_up_its_own_stream_only() -> None:
     stop = trio.Event()
 

@@ -13,7 +13,14 @@ import trio
 
 from .policy import InvalidHost, IPAddress, Policy
 from .resolver import Lookup, Resolver
-from .sockets import connect, family_of, open_socket, sockaddr
+from .sockets import (
+    close_in_order,
+    connect,
+    end_in_reset,
+    family_of,
+    open_socket,
+    sockaddr,
+)
 
 __all__ = ["DialError", "Dialer", "error_code"]
 
@@ -90,7 +97,9 @@ class Dialer:
         self.seconds = _SECONDS
 
     async def dial(self, host: str, port: int) -> socket.socket:
-        """A connected, non-blocking socket. Raises :class:`DialError`."""
+        """A connected, non-blocking socket, which ends in a reset until it has been given all that
+        there is to send (:func:`~zks_lwip.worker.sockets.end_in_order`). Raises :class:`DialError`.
+        """
         if not port:
             raise DialError(REFUSED, "port 0 cannot be connected to")
         try:
@@ -126,6 +135,9 @@ class Dialer:
         sock = open_socket(family_of(address), socket.SOCK_STREAM, self._mark)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # An urgent byte stays in its place (RFC 6093 §4), where recv() would leave it out.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            end_in_reset(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
@@ -162,7 +174,7 @@ class Dialer:
                 if winner is None:
                     winner = sock
                 else:
-                    sock.close()
+                    close_in_order(sock)
             except OSError as error:
                 failures.append(DialError(error_code(error), error.strerror or str(error)))
                 next_attempt = 0.0

@@ -13,11 +13,22 @@ import trio
 from ..errors import PrivilegeError
 from .policy import IPAddress
 
-__all__ = ["check_mark", "connect", "family_of", "open_socket", "reset", "sockaddr"]
+__all__ = [
+    "check_mark",
+    "close_in_order",
+    "connect",
+    "end_in_order",
+    "end_in_reset",
+    "family_of",
+    "open_socket",
+    "reset",
+    "sockaddr",
+]
 
 _SO_MARK = getattr(socket, "SO_MARK", None)
 # struct linger {on, 0 seconds}: two shorts on Windows, two ints elsewhere
 _LINGER_ZERO = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+_LINGER_OFF = struct.pack("hh" if os.name == "nt" else "ii", 0, 0)
 
 
 def sockaddr(address: IPAddress, port: int) -> tuple[str, int]:
@@ -69,10 +80,35 @@ async def connect(
         raise OSError(code, errno.errorcode.get(code, str(code)))
 
 
+def end_in_reset(sock: socket.socket) -> None:
+    """Let the end of this process, however it comes, be a reset for the far end. Raises OSError.
+
+    The kernel closes what a killed process had open, and would end an upload that was cut as if it
+    was whole. Holds until :func:`end_in_order`.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+
+
+def end_in_order(sock: socket.socket) -> None:
+    """Let the kernel deliver what is unsent, and then FIN. Raises OSError.
+
+    For a socket that has been given all that there is to send.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+
+
+def close_in_order(sock: socket.socket) -> None:
+    """Close with FIN, behind what is unsent."""
+    try:
+        end_in_order(sock)
+    finally:
+        sock.close()
+
+
 def reset(sock: socket.socket) -> None:
     """Close with RST: what is unsent is discarded, and the far end sees an abort, not an end."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        end_in_reset(sock)
     except OSError:  # already reset by the far end: closing is all that is left
         sock.close()
         return

@@ -3,6 +3,9 @@
 No task and no buffer while it is idle. The session pulls what the far end sent from the kernel
 straight into its message; what the client sent goes straight to the kernel, and only what that does
 not take is kept, at most the credit that was granted.
+
+Until the client's EOF has been passed on, the kernel resets the far end if this process dies: an
+upload that was cut is not taken for a whole one.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer, DialError, error_code
 from .limits import Account, Descriptors
 from .readiness import READ, WRITE, Readiness
-from .sockets import reset
+from .sockets import close_in_order, end_in_order, reset
 
 __all__ = ["StreamOwner", "TcpStream"]
 
@@ -205,6 +208,7 @@ class TcpStream:
     def _shut_down(self) -> None:
         assert self._sock is not None
         try:
+            end_in_order(self._sock)  # before FIN: from here on the kernel has the whole upload
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the far end has reset it
             self._write_failed(error)
@@ -294,4 +298,4 @@ class TcpStream:
         if abort:
             reset(sock)
         else:
-            sock.close()
+            close_in_order(sock)
