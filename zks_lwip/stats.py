@@ -36,6 +36,7 @@ class GatewayCounters:
     loops: int = 0  #: connections of the tunnel's own that came back to it
     dns_queries: int = 0
     dns_dropped: int = 0  #: answers that the stack had no room for
+    dns_connections_over_limit: int = 0  #: refused, or made another be closed, by their limit
     echoes: int = 0
     echoes_dropped: int = 0
     refused: Counter[int] = field(default_factory=Counter)  #: TCP connections, by ERROR code

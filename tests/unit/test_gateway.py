@@ -22,7 +22,12 @@ V4, V6 = ("192.0.2.1", 443), ("2001:db8::1", 443)
 
 class Names:
     def submit(
-        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+        self,
+        query: bytes,
+        reply: Callable[[bytes], None],
+        *,
+        transport: str = "udp",
+        source: object = None,
     ) -> None:
         reply(b"answer to " + query)
 

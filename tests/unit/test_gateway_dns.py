@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 
 from tests.unit.gateway_fakes import FakeFlow, FakeStack
-from zks_lwip.dns.conversation import MAX_IN_FLIGHT
-from zks_lwip.gateway.dns import IDLE_SECONDS, DnsFront
+from zks_lwip.dns.conversation import MAX_HELD_BY_ALL, MAX_IN_FLIGHT
+from zks_lwip.dns.framing import Deframer
+from zks_lwip.gateway.dns import IDLE_SECONDS, MAX_CONNECTIONS, DnsFront
 from zks_lwip.gateway.tcp import FlowTable
 from zks_lwip.stack import Datagram, Reject
 from zks_lwip.stats import GatewayCounters
@@ -29,7 +30,12 @@ class Service:
         self.asked: dict[bytes, Callable[[], None]] = {}
 
     def submit(
-        self, message: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+        self,
+        message: bytes,
+        reply: Callable[[bytes], None],
+        *,
+        transport: str = "udp",
+        source: object = None,
     ) -> None:
         if len(message) < 12:
             return
@@ -178,3 +184,78 @@ def test_shutting_down_aborts() -> None:
     for member in b.table:
         member.refuse(Reject.RST)
     assert flow.log == ["accept", "abort"] and len(b.table) == 0
+
+
+def test_connections_are_bounded_and_idle_ones_make_room() -> None:
+    b = Bench()
+    b.table = FlowTable(10_000, b.counters)
+    flows = [b.open() for _ in range(MAX_CONNECTIONS)]
+    for number, flow in enumerate(flows[1:]):
+        b.feed(flow, framed(query(b"%d" % number)))
+    newest = b.open()
+    assert newest.log == ["accept"]
+    assert flows[0].log == ["accept", "abort"] and flows[1].log == ["accept"]
+    b.feed(newest, framed(A))
+    late = FakeFlow(destination=SERVER, source=CLIENT)
+    b.front.open_flow(late, b.table)  # type: ignore[arg-type]
+    assert late.log == [Reject.SILENT] and len(b.table) == MAX_CONNECTIONS
+    assert b.counters.dns_connections_over_limit == 2
+    b.service.answer(A)
+    assert b.open().log == ["accept"] and newest.log == ["accept", "abort"]
+
+
+def large(number: int) -> bytes:
+    """A query that is so long that its answer, too, is nearly as long as one can be."""
+    return struct.pack("!6H", number, 0, 1, 0, 0, 0) + b"\1a\0\0\1\0\1" + bytes(60_000)
+
+
+class Echo(Service):
+    """Answers with the query's own bytes."""
+
+    def submit(
+        self,
+        message: bytes,
+        reply: Callable[[bytes], None],
+        *,
+        transport: str = "udp",
+        source: object = None,
+    ) -> None:
+        self.asked[message] = lambda: reply(message)
+
+
+def test_the_answers_that_connections_hold_are_bounded_in_bytes() -> None:
+    b = Bench()
+    b.front.service = b.service = Echo()
+    flows = []
+    for number in range(40):
+        flow = b.open()
+        flow.room = 0
+        flows.append(flow)
+        b.feed(flow, framed(*(large(number * 100 + index) for index in range(30))))
+    b.service.answer(*list(b.service.asked))
+    assert b.front.budget.held <= MAX_HELD_BY_ALL + 40 * 30 * 21
+    for flow in flows:
+        flow.room = 1 << 30
+        flow.handler.on_writable()
+    whole = refused = 0
+    for flow in flows:
+        for message in Deframer().feed(flow.delivered):
+            refused += message[3] & 15 == 2 and len(message) == 19
+            whole += len(message) == len(large(0))
+    assert whole + refused == 40 * 30
+    assert whole * 60_000 < MAX_HELD_BY_ALL + 40 * 80_000  # what each had taken to send, besides
+    assert b.front.budget.held == 0
+
+
+def test_what_a_lost_connection_held_is_free_again() -> None:
+    b = Bench()
+    b.front.service = b.service = Echo()
+    flow = b.open()
+    flow.room = 0
+    b.feed(flow, framed(*(large(number) for number in range(4))))
+    asked = list(b.service.asked)
+    b.service.answer(*asked[:3])
+    assert b.front.budget.held > 60_000
+    flow.handler.on_reset()
+    b.service.answer(*asked[3:])
+    assert b.front.budget.held == 0

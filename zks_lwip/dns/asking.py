@@ -3,25 +3,29 @@
 Where an upstream has a connection ready, a query costs no task: it is sent at once, the answer
 comes as a call, and one sweeper looks after all deadlines. Everything else (connecting, a tunnel
 that is down, a second try, the next upstream) is done by a task of that query.
+
+A group of upstreams is asked no more at a time than it can carry. More queries wait here, where
+their sources take turns: a program that asks thousands of names does not hold up the others.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 
 import trio
 
 from zks_lwip.dns.answer import Answer, answer_from_upstream, servfail
+from zks_lwip.dns.fairness import FairQueue
 from zks_lwip.dns.intercept import Query, examine
 from zks_lwip.dns.link import Again, LinkedResolver
-from zks_lwip.dns.resolver import NotApplicable, Resolver, ResolverError, wait_up
+from zks_lwip.dns.resolver import CAPACITY, NotApplicable, Resolver, ResolverError, wait_up
 from zks_lwip.dns.wire import Ede, WireError, encode_name
 from zks_lwip.errors import DnsError
 
-__all__ = ["Asker", "Landed"]
+__all__ = ["Asked", "Asker", "Landed"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +49,41 @@ class _Upstream:
         self.failed = 0
 
 
-class _Flight:
-    """A query that is with its first upstream."""
+class _Group:
+    """Upstreams that are asked one after the other, and the queries that wait for their turn."""
 
-    __slots__ = ("deadline", "forget", "landed", "query", "upstream")
+    def __init__(self, upstreams: list[_Upstream]) -> None:
+        self.upstreams = upstreams
+        self.queue: FairQueue[Asked] = FairQueue()
+        self.active = 0
 
-    def __init__(
-        self, query: Query, landed: Landed | None, upstream: _Upstream, deadline: float
-    ) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether the upstream that is asked first has all that it can carry."""
+        first = next((one.resolver for one in self.upstreams if not one.suspect), None)
+        return self.active >= (CAPACITY if first is None else max(1, first.capacity))
+
+
+class Asked:
+    """A query that waits for its turn, or is being asked."""
+
+    __slots__ = (
+        "begun", "forget", "group", "landed", "over", "query", "scope", "source", "upstream"
+    )  # fmt: skip
+
+    def __init__(self, query: Query, landed: Landed, source: Hashable, group: _Group) -> None:
         self.query = query
         self.landed = landed
-        """None once it is over."""
-        self.upstream = upstream
-        self.deadline = deadline
+        self.source = source
+        self.group = group
+        self.begun = False
+        self.over = False
+        self.upstream: _Upstream | None = None
+        """The one that was asked at once."""
         self.forget: Callable[[], None] | None = None
+        """Tells that upstream that the answer is not waited for any more."""
+        self.scope: trio.CancelScope | None = None
+        """Holds the task that asks, where there is one."""
 
 
 class Asker:
@@ -73,10 +98,18 @@ class Asker:
         grace: float,
     ) -> None:
         self._upstreams = [_Upstream(resolver) for resolver in upstreams]
-        self._forward = {encode_name(domain): [_Upstream(resolver)] for domain, resolver in forward}
+        self._general = _Group(self._upstreams)
+        self._forward: dict[bytes, _Group] = {}
+        groups: dict[int, _Group] = {}
+        for domain, resolver in forward:
+            if id(resolver) not in groups:
+                groups[id(resolver)] = _Group([_Upstream(resolver)])
+            self._forward[encode_name(domain)] = groups[id(resolver)]
+        self._groups = [self._general, *groups.values()]
         self._deadline = deadline
         self._grace = grace
-        self._flights: deque[_Flight] = deque()
+        self._first: OrderedDict[Asked, float] = OrderedDict()
+        self._queued: OrderedDict[Asked, float] = OrderedDict()
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -93,26 +126,46 @@ class Asker:
         finally:
             self._nursery = None
 
-    def ask(self, query: Query, landed: Landed) -> None:
-        """Ask; `landed` is called once, later. :meth:`run` must be running."""
+    def ask(self, query: Query, landed: Landed, source: Hashable = None) -> Asked:
+        """Ask for `source`, now or in its turn; `landed` is called once, later.
+
+        :meth:`run` must be running.
+        """
         if self._nursery is None:
             raise RuntimeError("DnsService.run() is not running")
-        upstreams = self._route(query.name)
-        if not upstreams or not self._start(query, landed, upstreams[0]):
-            self._nursery.start_soon(self._fly, query, landed)
+        asked = Asked(query, landed, source, self._route(query.name))
+        if not asked.group.full:
+            self._begin(asked)
+        else:
+            asked.group.queue.push(source, asked)
+            # It may have to wait for the tunnel as long as those before it.
+            wait = max(self._deadline, self._grace)
+            self._note(self._queued, asked, wait)
+        return asked
+
+    def cancel(self, asked: Asked) -> None:
+        """Give up; `landed` is not called any more."""
+        if asked.over:
+            return
+        forget, scope = asked.forget, asked.scope
+        self._finish(asked)
+        if forget is not None:
+            forget()
+        if scope is not None:
+            scope.cancel()
 
     def stats(self) -> dict[str, int]:
-        """``asked NAME`` and ``failed NAME`` of every upstream."""
-        values = {}
+        """``asked NAME`` and ``failed NAME`` of every upstream; ``queued``: not asked yet."""
+        values = {"queued": sum(len(group.queue) for group in self._groups)}
         for upstream in self._all():
             values[f"asked {upstream.resolver.name}"] = upstream.asked
             values[f"failed {upstream.resolver.name}"] = upstream.failed
         return values
 
     def _all(self) -> list[_Upstream]:
-        return self._upstreams + [one for group in self._forward.values() for one in group]
+        return [upstream for group in self._groups for upstream in group.upstreams]
 
-    def _route(self, name: bytes) -> list[_Upstream]:
+    def _route(self, name: bytes) -> _Group:
         """The upstreams for `name`: those of the longest forwarded domain that it is in."""
         if self._forward:
             position = 0
@@ -121,88 +174,134 @@ class Asker:
                 if group is not None:
                     return group
                 position += name[position] + 1
-        return self._upstreams
+        return self._general
 
-    def _start(self, query: Query, landed: Landed, upstream: _Upstream) -> bool:
+    def _begin(self, asked: Asked) -> None:
+        group = asked.group
+        asked.begun = True
+        group.active += 1
+        if not group.upstreams or not self._start(asked, group.upstreams[0]):
+            self._go_on(asked)
+
+    def _finish(self, asked: Asked) -> None:
+        """Nothing more comes of it: the next one of its group may be asked."""
+        asked.over = True
+        asked.forget = asked.scope = None
+        self._first.pop(asked, None)
+        self._queued.pop(asked, None)
+        group = asked.group
+        if not asked.begun:
+            group.queue.discard(asked.source, asked)
+            return
+        group.active -= 1
+        while group.queue and not group.full and self._nursery is not None:
+            following = group.queue.pop()
+            self._queued.pop(following, None)
+            self._begin(following)
+
+    def _land(self, asked: Asked, answer: Answer) -> None:
+        if not asked.over:
+            self._finish(asked)
+            asked.landed(asked.query, answer)
+
+    def _note(self, table: OrderedDict[Asked, float], asked: Asked, seconds: float) -> None:
+        table[asked] = trio.current_time() + seconds
+        self._some.set()
+
+    def _start(self, asked: Asked, upstream: _Upstream) -> bool:
         """Send to `upstream` at once; whether that could be done."""
         resolver = upstream.resolver
         if upstream.suspect or not isinstance(resolver, LinkedResolver):
             return False
         if resolver.gate is not None and not resolver.gate.up:
             return False
-        flight = _Flight(query, landed, upstream, trio.current_time() + self._deadline)
-        message = query.upstream(resolver.size, resolver.padding)
-        flight.forget = resolver.start(message, partial(self._came, flight))
-        if flight.forget is None:
+        message = asked.query.upstream(resolver.size, resolver.padding)
+        asked.forget = resolver.start(message, partial(self._came, asked))
+        if asked.forget is None:
             return False
+        asked.upstream = upstream
         upstream.asked += 1
-        if not self._flights:
-            self._some.set()
-        self._flights.append(flight)
+        self._note(self._first, asked, self._deadline)
         return True
 
-    def _came(self, flight: _Flight, result: bytes | DnsError) -> None:
+    def _came(self, asked: Asked, result: bytes | DnsError) -> None:
         """An answer, or that there is none, from the upstream that was asked at once."""
-        landed, flight.landed = flight.landed, None
-        if landed is None:
+        upstream = asked.upstream
+        if asked.forget is None or upstream is None:
             raise AssertionError("a query has landed twice")
+        asked.forget = None
+        self._first.pop(asked, None)
         try:
             if isinstance(result, DnsError):
                 raise result
-            answer = answer_from_upstream(result, flight.query)
+            answer = answer_from_upstream(result, asked.query)
         except Again as error:
-            logger.debug("%s: %s", flight.upstream.resolver.name, error)
-            self._go_on(flight.query, landed)
+            logger.debug("%s: %s", upstream.resolver.name, error)
+            self._go_on(asked)
         except (WireError, DnsError) as error:
-            self._failed_at_once(flight, landed, error)
+            self._failed_at_once(asked, upstream, error)
         else:
-            landed(flight.query, answer)
+            self._land(asked, answer)
 
-    def _failed_at_once(self, flight: _Flight, landed: Landed, error: Exception) -> None:
-        problem = self._problem(flight.upstream, error)
-        self._suspect(flight.upstream, problem)
-        self._go_on(flight.query, landed, flight.upstream, problem)
+    def _failed_at_once(self, asked: Asked, upstream: _Upstream, error: Exception) -> None:
+        problem = self._problem(upstream, error)
+        self._suspect(upstream, problem)
+        self._go_on(asked, upstream, problem)
 
     def _go_on(
         self,
-        query: Query,
-        landed: Landed,
+        asked: Asked,
         failed: _Upstream | None = None,
         problem: ResolverError | None = None,
     ) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self._fly, query, landed, failed, problem)
+            asked.scope = trio.CancelScope()
+            self._nursery.start_soon(self._fly, asked, asked.scope, failed, problem)
 
     async def _sweep(self) -> None:
-        """End the first try of each query whose time is up."""
-        flights = self._flights
+        """End the first try of each query whose time is up, and those that never had their turn."""
         while True:
-            while flights and flights[0].landed is None:
-                flights.popleft()
-            if not flights:
+            if not self._first and not self._queued:
                 self._some = trio.Event()
                 await self._some.wait()
             await trio.sleep(_SWEEP)
-            now = trio.current_time()
-            while flights and (flights[0].landed is None or flights[0].deadline <= now):
-                flight = flights.popleft()
-                landed, flight.landed = flight.landed, None
-                if landed is not None:
-                    if flight.forget is not None:
-                        flight.forget()
-                    self._failed_at_once(flight, landed, trio.TooSlowError())
+            for asked in _expired(self._first):
+                forget, asked.forget = asked.forget, None
+                if forget is not None:
+                    forget()
+                if asked.upstream is not None:
+                    self._failed_at_once(asked, asked.upstream, trio.TooSlowError())
+            for asked in _expired(self._queued):
+                self._land(asked, self._never_asked(asked))
+
+    def _never_asked(self, asked: Asked) -> Answer:
+        """Say why a query had no turn in time."""
+        group = asked.group
+        gate = group.upstreams[0].resolver.gate if group.upstreams else None
+        if gate is not None and not gate.up:
+            return servfail(asked.query, Ede.NETWORK_ERROR, "the tunnel is down")
+        text = f"{group.active} queries before this one wait for their answers"
+        return servfail(asked.query, Ede.NO_REACHABLE_AUTHORITY, text)
 
     async def _fly(
         self,
-        query: Query,
-        landed: Landed,
+        asked: Asked,
+        scope: trio.CancelScope,
         failed: _Upstream | None = None,
         problem: ResolverError | None = None,
     ) -> None:
+        """Ask in a task, which :meth:`cancel` ends."""
+        with scope:
+            self._land(asked, await self._ask_all(asked, failed, problem))
+
+    async def _ask_all(
+        self, asked: Asked, failed: _Upstream | None, problem: ResolverError | None
+    ) -> Answer:
         """Ask one after the other, but not `failed`, which had its turn and said `problem`."""
+        query = asked.query
         problem = problem or ResolverError("no resolver is configured", Ede.NOT_READY)
         waited: set[int] = set()
-        for upstream in sorted(self._route(query.name), key=lambda one: one.suspect):
+        for upstream in sorted(asked.group.upstreams, key=lambda one: one.suspect):
             if upstream is failed:
                 continue
             gate = upstream.resolver.gate
@@ -213,16 +312,13 @@ class Asker:
                 problem = ResolverError("the tunnel is down", Ede.NETWORK_ERROR)
                 continue
             try:
-                answer = await self._ask(upstream, query)
+                return await self._ask(upstream, query)
             except NotApplicable as error:
                 logger.debug("%s: %s", upstream.resolver.name, error)
             except ResolverError as error:
                 problem = error
                 self._suspect(upstream, error)
-            else:
-                landed(query, answer)
-                return
-        landed(query, servfail(query, problem.ede, str(problem)))
+        return servfail(query, problem.ede, str(problem))
 
     async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
         resolver = upstream.resolver
@@ -283,3 +379,14 @@ class Asker:
             else:
                 upstream.suspect = False
                 logger.info("DNS resolver %s answers again", upstream.resolver.name)
+
+
+def _expired(table: OrderedDict[Asked, float]) -> Iterator[Asked]:
+    """Take out those whose time is up; they were added in the order of their deadlines."""
+    now = trio.current_time()
+    while table:
+        asked, deadline = next(iter(table.items()))
+        if deadline > now:
+            return
+        del table[asked]
+        yield asked

@@ -15,15 +15,24 @@ from typing import Protocol
 import trio
 
 from zks_lwip.dns.framing import Deframer, frame
+from zks_lwip.dns.wire import HEADER, RCODE, Rcode, name_end
 
-__all__ = ["Conversation", "serve_stream"]
+__all__ = ["Budget", "Conversation", "serve_stream"]
 
 logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 128
 """Queries of one connection that are being answered; nothing more is read beyond."""
-MAX_UNSENT = 1 << 20
-"""Bytes of answers that the client has not taken; likewise."""
+MAX_UNSENT = 256 << 10
+"""Bytes of answers that the client has not taken, four of the largest; nothing more is read
+beyond.
+"""
+MAX_HELD = 1 << 20
+"""Bytes of answers at most, with those to the queries that were in flight when that was reached."""
+MAX_HELD_BY_ALL = 16 << 20
+"""Bytes of answers that all connections together may hold."""
+MAX_TAKEN = 16 << 10
+"""Bytes that :meth:`Conversation.take` joins; a longer answer is given alone."""
 IDLE = 30.0
 """Seconds without a query and without an answer under way, after which a connection is closed."""
 
@@ -34,17 +43,32 @@ class _Service(Protocol):
     ) -> None: ...
 
 
-class Conversation:
-    """One connection. `wake` is called whenever an answer is added to the output."""
+class Budget:
+    """Bytes of answers that several conversations may hold together."""
 
-    def __init__(self, service: _Service, wake: Callable[[], None]) -> None:
+    def __init__(self, limit: int = MAX_HELD_BY_ALL) -> None:
+        self.limit = limit
+        self.held = 0
+
+
+class Conversation:
+    """One connection. `wake` is called whenever an answer is added to the output.
+
+    What does not fit `budget` is answered SERVFAIL instead, which takes a few bytes.
+    """
+
+    def __init__(
+        self, service: _Service, wake: Callable[[], None], budget: Budget | None = None
+    ) -> None:
         self._service = service
         self._wake = wake
+        self._budget = Budget() if budget is None else budget
         self._deframer = Deframer()
         self._backlog: deque[bytes] = deque()
-        self._output: list[bytes] = []
+        self._output: deque[bytes] = deque()
         self._unsent = 0
         self._ended = False
+        self._closed = False
         self.in_flight = 0
 
     @property
@@ -66,13 +90,27 @@ class Conversation:
         """The client sends no more."""
         self._ended = True
 
-    def take(self) -> bytes:
-        """Return what is to be sent, and count it as sent."""
-        data = b"".join(self._output)
+    def close(self) -> None:
+        """The connection is gone: drop what it holds, and the answers that are still to come."""
+        self._closed = True
+        self._hold(-self._unsent)
         self._output.clear()
-        self._unsent = 0
+        self._backlog.clear()
+
+    def take(self) -> bytes:
+        """Return what is to be sent next, and count it as sent; nothing if there is nothing."""
+        taken: list[bytes] = []
+        size = 0
+        while self._output and (not taken or size + len(self._output[0]) <= MAX_TAKEN):
+            size += len(self._output[0])
+            taken.append(self._output.popleft())
+        self._hold(-size)
         self._ask()
-        return data
+        return b"".join(taken)
+
+    def _hold(self, count: int) -> None:
+        self._unsent += count
+        self._budget.held += count
 
     def _ask(self) -> None:
         while self._backlog and self.in_flight < MAX_IN_FLIGHT and self._unsent < MAX_UNSENT:
@@ -86,9 +124,21 @@ class Conversation:
 
     def _reply(self, message: bytes) -> None:
         self.in_flight -= 1
+        if self._closed:
+            return
+        held = len(message) + 2
+        if self._unsent + held > MAX_HELD or self._budget.held + held > self._budget.limit:
+            message = _servfail(message)
         self._output.append(frame(message))
-        self._unsent += len(message) + 2
+        self._hold(len(message) + 2)
         self._wake()
+
+
+def _servfail(answer: bytes) -> bytes:
+    """Make of an answer one without records."""
+    ident, flags, *_ = HEADER.unpack_from(answer)
+    header = HEADER.pack(ident, flags & ~RCODE | Rcode.SERVFAIL, 1, 0, 0, 0)
+    return header + answer[12 : name_end(answer, 12) + 4]
 
 
 async def serve_stream(service: _Service, stream: trio.abc.Stream, *, idle: float = IDLE) -> None:
@@ -132,3 +182,5 @@ async def serve_stream(service: _Service, stream: trio.abc.Stream, *, idle: floa
                 nursery.start_soon(write)
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("a client has reset its DNS connection")
+        finally:
+            conversation.close()

@@ -30,6 +30,10 @@ class _DohLink(Link):
     def waiting(self) -> int:
         return self._session.in_flight
 
+    @property
+    def capacity(self) -> int:
+        return self._session.limit
+
     def _send(self, query: bytes, done: Done) -> Callable[[], None]:
         token = self._next = self._next + 1
         self._due[token] = done

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -133,8 +133,7 @@ class DohSession:
         self._connection.increment_flow_control_window(CONNECTION_WINDOW)
         self._streams: dict[int, _Stream] = {}
         self._numbers: dict[int, int] = {}
-        self._waiting: deque[tuple[int, bytes]] = deque()
-        self._cancelled: set[int] = set()
+        self._waiting: OrderedDict[int, bytes] = OrderedDict()
         self._limit = ASSUMED_STREAMS
         self._held = bytearray()
         self._in_block = False
@@ -149,21 +148,25 @@ class DohSession:
     @property
     def in_flight(self) -> int:
         """Queries that wait for their answer."""
-        return len(self._streams) + len(self._waiting) - len(self._cancelled)
+        return len(self._streams) + len(self._waiting)
+
+    @property
+    def limit(self) -> int:
+        """How many queries the server takes at a time; 0 is possible."""
+        return self._limit
 
     def ask(self, token: int, message: bytes) -> None:
         """Ask; `token` comes back in the event. Must not be called when :attr:`closing`."""
         if self.closing or self.dead:
             raise RuntimeError("this session takes no more queries")
-        self._waiting.append((token, message))
+        self._waiting[token] = message
         self._open_streams()
 
     def cancel(self, token: int) -> None:
         """Nobody waits for that answer any more. No event will come for it."""
         number = self._numbers.pop(token, None)
         if number is None:
-            if any(waiting == token for waiting, _ in self._waiting):
-                self._cancelled.add(token)
+            self._waiting.pop(token, None)
             return
         del self._streams[number]
         if not self.dead:
@@ -199,14 +202,12 @@ class DohSession:
     def fail(self, reason: str) -> list[Event]:
         """The connection is lost: end every query."""
         self.dead = reason
-        tokens = [*self._numbers, *(token for token, _ in self._waiting)]
         ended: list[Event] = [
-            Failed(token, reason, True) for token in tokens if token not in self._cancelled
+            Failed(token, reason, True) for token in (*self._numbers, *self._waiting)
         ]
         self._numbers.clear()
         self._streams.clear()
         self._waiting.clear()
-        self._cancelled.clear()
         return ended
 
     def _take(self, data: bytes, events: list[Event]) -> None:
@@ -290,18 +291,13 @@ class DohSession:
             if number > last:
                 del self._numbers[token], self._streams[number]
                 events.append(Failed(token, "the server is going away", True))
-        for token, _ in self._waiting:
-            if token not in self._cancelled:
-                events.append(Failed(token, "the server is going away", True))
+        for token in self._waiting:
+            events.append(Failed(token, "the server is going away", True))
         self._waiting.clear()
-        self._cancelled.clear()
 
     def _open_streams(self) -> None:
         while self._waiting and len(self._streams) < self._limit and not self.dead:
-            token, message = self._waiting.popleft()
-            if token in self._cancelled:
-                self._cancelled.discard(token)
-                continue
+            token, message = self._waiting.popitem(last=False)
             number = self._connection.get_next_available_stream_id()
             if number >= _LAST_STREAM:
                 self.closing = True

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import trio
 
 from zks_lwip.dns.dial import Connect, dial
-from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.dns.resolver import CAPACITY, Gate, ResolverError
 from zks_lwip.dns.servers import Server
 from zks_lwip.errors import DnsError
 
@@ -66,6 +66,11 @@ class Link(ABC):
     @abstractmethod
     def usable(self) -> bool:
         """Whether another query may be sent here."""
+
+    @property
+    def capacity(self) -> int:
+        """How many queries may be under way."""
+        return CAPACITY
 
     @abstractmethod
     def _send(self, query: bytes, done: Done) -> Callable[[], None]:
@@ -241,6 +246,12 @@ class LinkedResolver(ABC):
     @abstractmethod
     def _make_link(self, stream: trio.abc.Stream, rtt: float) -> Link:
         """What speaks over a new TLS stream."""
+
+    @property
+    def capacity(self) -> int:
+        """How many queries may be under way: as many as the server allows, once that is known."""
+        link = self._link
+        return link.capacity if link is not None and link.usable else CAPACITY
 
     async def _open(self) -> Link:
         start = trio.current_time()

@@ -10,7 +10,20 @@ import trio
 from zks_lwip.dns.wire import Ede
 from zks_lwip.errors import DnsError
 
-__all__ = ["DnsTunnel", "Gate", "NotApplicable", "Resolver", "ResolverError", "WorkerResolver"]
+__all__ = [
+    "CAPACITY",
+    "DnsTunnel",
+    "Gate",
+    "NotApplicable",
+    "Resolver",
+    "ResolverError",
+    "WorkerResolver",
+]
+
+CAPACITY = 256
+"""Queries that an upstream is given at a time where it says nothing else: what a worker takes from
+one session by default (PROTOCOL.md §3).
+"""
 
 
 class ResolverError(DnsError):
@@ -40,7 +53,7 @@ class Gate(Protocol):
 
 
 class Resolver(Protocol):
-    """An upstream. Queries and answers are wire messages with id 0; any number may be in flight."""
+    """An upstream. Queries and answers are wire messages with id 0."""
 
     @property
     def name(self) -> str:
@@ -55,6 +68,11 @@ class Resolver(Protocol):
     @property
     def padding(self) -> int:
         """The block size that queries to it are padded to (RFC 8467), 0 for none."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """How many queries it can have under way; more would wait there, in no fair order."""
         ...
 
     @property
@@ -85,6 +103,7 @@ class WorkerResolver:
     name = "worker"
     size = 1232
     padding = 0
+    capacity = CAPACITY
 
     def __init__(self, tunnel: DnsTunnel, gate: Gate | None = None) -> None:
         self._tunnel = tunnel

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
 from zks_lwip.dns.answer import Answer, servfail
-from zks_lwip.dns.asking import Asker
+from zks_lwip.dns.asking import Asked, Asker
 from zks_lwip.dns.cache import Cache
+from zks_lwip.dns.fairness import Shares
 from zks_lwip.dns.intercept import Query, Rejected, examine
 from zks_lwip.dns.local import LocalNames
 from zks_lwip.dns.resolver import Resolver
@@ -61,12 +62,23 @@ class Repeater(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Flight:
     """One query that is being asked, and who waits for it."""
 
     query: Query
-    waiting: list[tuple[Query, int, Reply]] = field(default_factory=list)
+    asked: Asked
+    waiting: dict[_Waiting, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A client's query, and how to answer it."""
+
+    query: Query
+    limit: int
+    reply: Reply
+    flight: _Flight
 
 
 class DnsService:
@@ -76,9 +88,9 @@ class DnsService:
     (None: none), `block` are paths of block lists, `forward` are (domain, resolver) pairs:
     queries for the domain and below go to that resolver alone. `deadline` is the time in seconds
     that one upstream has for one query, `grace` how long a query waits for a tunnel that is down.
-    At most `max_flights` different queries are asked at a time, and at most `max_waiting`
-    clients' queries wait; more are answered SERVFAIL. Raises
-    :class:`~zks_lwip.errors.ConfigError`.
+    At most `max_flights` different queries are asked or queue to be, and at most `max_waiting`
+    clients' queries wait for them; beyond, queries of the source that has most are answered
+    SERVFAIL. Raises :class:`~zks_lwip.errors.ConfigError`.
     """
 
     def __init__(
@@ -101,7 +113,10 @@ class DnsService:
         self._max_flights = max_flights
         self._max_waiting = max_waiting
         self._flights: dict[bytes, _Flight] = {}
-        self._waiting = 0
+        self._flight_shares: Shares[_Flight] = Shares()
+        self._waiting: Shares[_Waiting] = Shares()
+        self._given_way: deque[tuple[_Waiting, Answer]] = deque()
+        self._giving_way = False
         self._counters: Counter[str] = Counter()
         self._repeater: Repeater | None = None
         self._reload = trio.Event()
@@ -130,17 +145,20 @@ class DnsService:
         found = self._now(query, transport)
         return found if isinstance(found, bytes) else None
 
-    def submit(self, query: bytes, reply: Reply, *, transport: str = "udp") -> None:
+    def submit(
+        self, query: bytes, reply: Reply, *, transport: str = "udp", source: Hashable = None
+    ) -> None:
         """Answer by calling ``reply(message)``, at once or later, once; not at all for what
         cannot be a query.
 
-        `reply` runs in the trio thread, must neither block nor raise.
+        `reply` runs in the trio thread, must neither block nor raise. `source` tells clients apart
+        that are to have equal shares: an application's address and port.
         """
         found = self._now(query, transport)
         if isinstance(found, bytes):
             reply(found)
         elif found is not None:
-            self._board(found, _limit(found, transport), reply)
+            self._join(found, _limit(found, transport), reply, source)
 
     async def answer(self, query: bytes, *, transport: str = "udp") -> bytes | None:
         """Answer; None for what is to be dropped in silence. `transport` is "udp" or "tcp"."""
@@ -154,7 +172,7 @@ class DnsService:
             answers.append(message)
             done.set()
 
-        self._board(found, _limit(found, transport), reply)
+        self._join(found, _limit(found, transport), reply, None)
         await done.wait()
         return answers[0]
 
@@ -194,7 +212,7 @@ class DnsService:
             "cache_evicted": cache.evicted,
             "blocked_names": self._local.blocked_names,
             "in_flight": len(self._flights),
-            "waiting": self._waiting,
+            "waiting": len(self._waiting),
         }
         values |= self._asker.stats()
         return values
@@ -232,32 +250,82 @@ class DnsService:
             rest, ttls = answer.to_repeat(query, limit=_limit(query, "udp"))
             self._repeater.put(message[2:], rest, ttls, age, seconds)
 
-    def _board(self, query: Query, limit: int, reply: Reply) -> None:
-        """Join the flight that asks the same, or start one."""
-        flight = self._flights.get(query.key)
-        if self._waiting >= self._max_waiting or (
-            flight is None and len(self._flights) >= self._max_flights
-        ):
+    def _join(self, query: Query, limit: int, reply: Reply, source: Hashable) -> None:
+        """Wait for the flight that asks the same, or start one."""
+        if not self._make_room(source, query.key in self._flights):
             self._counters["overload"] += 1
-            reply(servfail(query, Ede.OTHER, "too many queries at once").render(query, limit=limit))
+            reply(_overload(query).render(query, limit=limit))
+            self._answer_given_way()
             return
+        flight = self._flights.get(query.key)
         if flight is not None:
             self._counters["coalesced"] += 1
         else:
-            self._asker.ask(query, self._land)
-            flight = self._flights[query.key] = _Flight(query)
-        flight.waiting.append((query, limit, reply))
-        self._waiting += 1
+            flight = _Flight(query, self._asker.ask(query, self._land, source))
+            self._flights[query.key] = flight
+            self._flight_shares.add(source, flight)
+        waiting = _Waiting(query, limit, reply, flight)
+        flight.waiting[waiting] = None
+        self._waiting.add(source, waiting)
+        self._answer_given_way()
+
+    def _make_room(self, source: Hashable, known: bool) -> bool:
+        """Whether `source` may wait for one query more, a `known` one or another; answer SERVFAIL
+        to what has to give way to it.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            waiting = self._waiting.gives_way(source)
+            if waiting is None:
+                return False
+            self._waiting.remove(waiting)
+            del waiting.flight.waiting[waiting]
+            self._give_way(waiting)
+        if not known and len(self._flights) >= self._max_flights:
+            flight = self._flight_shares.gives_way(source)
+            if flight is None:
+                return False
+            self._asker.cancel(flight.asked)
+            self._end(flight)
+            for waiting in flight.waiting:
+                self._give_way(waiting)
+        return True
+
+    def _give_way(self, waiting: _Waiting) -> None:
+        self._counters["overload"] += 1
+        self._given_way.append((waiting, _overload(waiting.query)))
+
+    def _answer_given_way(self) -> None:
+        """Answer the queries that had to give way.
+
+        An answer may have a TCP connection ask its next query, for which others give way; they are
+        answered by the outer call, lest the stack grow with the number of connections.
+        """
+        if self._giving_way:
+            return
+        self._giving_way = True
+        try:
+            while self._given_way:
+                waiting, answer = self._given_way.popleft()
+                waiting.reply(answer.render(waiting.query, limit=waiting.limit))
+        finally:
+            self._giving_way = False
+
+    def _end(self, flight: _Flight) -> None:
+        """Take a flight, and all who wait for it, out of the tables."""
+        del self._flights[flight.query.key]
+        self._flight_shares.remove(flight)
+        for waiting in flight.waiting:
+            self._waiting.remove(waiting)
 
     def _land(self, query: Query, answer: Answer) -> None:
         """Keep the answer, and give it to everyone who waits, as it suits each."""
-        flight = self._flights.pop(query.key)
-        self._waiting -= len(flight.waiting)
+        flight = self._flights[query.key]
+        self._end(flight)
         self._cache.put(query, answer)
         if answer.rcode == Rcode.SERVFAIL:
             self._counters["servfail"] += 1
-        for waiting, limit, reply in flight.waiting:
-            reply(answer.render(waiting, limit=limit))
+        for waiting in flight.waiting:
+            waiting.reply(answer.render(waiting.query, limit=waiting.limit))
 
     async def _watch_files(self) -> None:
         """Read hosts file and block lists when told to, the hosts file also when it has changed."""
@@ -278,6 +346,10 @@ class DnsService:
                 self._counters["reloaded"] += 1
                 if self._repeater is not None:
                     self._repeater.clear()
+
+
+def _overload(query: Query) -> Answer:
+    return servfail(query, Ede.NOT_READY, "too many queries at once")
 
 
 def _limit(query: Query, transport: str) -> int:

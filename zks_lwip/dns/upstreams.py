@@ -118,10 +118,13 @@ def make_upstreams(
     chosen = choose_via(via, embedded=embedded, v1=v1)
     outside = direct(mark)
     forwards = []
+    plain: dict[tuple[str, int], PlainResolver] = {}  # several domains may go to one server
     exempt: list[tuple[str, int, str]] = []
     for text in forward:
         domain, address, port = parse_forward(text)
-        forwards.append((domain, PlainResolver(address, port, outside, mark=mark)))
+        if (address, port) not in plain:
+            plain[address, port] = PlainResolver(address, port, outside, mark=mark)
+        forwards.append((domain, plain[address, port]))
         exempt += [(address, port, "udp"), (address, port, "tcp")]
     if chosen is Via.WORKER:
         if servers:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
-from ..dns.conversation import Conversation
+from ..dns.conversation import Budget, Conversation
 from ..errors import StackError
 from ..stack import Datagram, Flow, Reject
 from ..stats import GatewayCounters
 from .tcp import FlowTable
 from .udp import UdpStack
 
-__all__ = ["IDLE_SECONDS", "DnsFlow", "DnsFront", "DnsService"]
+__all__ = ["IDLE_SECONDS", "MAX_CONNECTIONS", "DnsFlow", "DnsFront", "DnsService"]
 
 _log = logging.getLogger(__name__)
 
 #: A TCP connection without a query in flight is closed after this time (RFC 7766 §6.2.3).
 IDLE_SECONDS = 30.0
+#: TCP connections at a time. A busy forwarder opens some tens; each may hold 1 MiB of answers.
+MAX_CONNECTIONS = 512
 
 _scratch = memoryview(bytearray(16384))
 
@@ -34,9 +36,17 @@ class DnsService(Protocol):
     """Who answers: :class:`zks_lwip.dns.DnsService`."""
 
     def submit(
-        self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "udp"
+        self,
+        query: bytes,
+        reply: Callable[[bytes], None],
+        *,
+        transport: str = "udp",
+        source: Hashable = None,
     ) -> None:
-        """Call ``reply`` with the answer, once, at once or later; never for what is no query."""
+        """Call ``reply`` with the answer, once, at once or later; never for what is no query.
+
+        Each ``source`` has its share of what may wait.
+        """
         ...
 
 
@@ -54,20 +64,34 @@ class DnsFront:
         self.service = service
         self.counters = counters
         self.clock = clock
+        self.budget = Budget()
         self._stack = stack
-        self._flows: set[DnsFlow] = set()
+        self._flows: dict[DnsFlow, None] = {}
 
     def on_datagram(self, datagram: Datagram) -> None:
         """Answer one UDP query, now or later."""
         self.counters.dns_queries += 1
         reply = partial(self._reply, datagram.destination, datagram.source)
-        self.service.submit(bytes(datagram.payload), reply)
+        self.service.submit(bytes(datagram.payload), reply, source=datagram.source)
 
     def open_flow(self, flow: Flow, table: FlowTable) -> None:
-        """Serve a TCP connection to port 53."""
+        """Serve a TCP connection to port 53.
+
+        Where there are :data:`MAX_CONNECTIONS`, the one that has been idle for longest makes room.
+        If none is, the SYN is left unanswered: the kernel sends it again.
+        """
+        if len(self._flows) >= MAX_CONNECTIONS:
+            self.counters.dns_connections_over_limit += 1
+            idle = min(
+                (one for one in self._flows if one.idle), key=lambda one: one.used, default=None
+            )
+            if idle is None:
+                flow.reject(Reject.SILENT)
+                return
+            idle.refuse(Reject.RST)
         served = DnsFlow(self, flow, table)
         if not served.over:
-            self._flows.add(served)
+            self._flows[served] = None
 
     def expire(self, now: float) -> None:
         """Close the TCP connections that have been idle for :data:`IDLE_SECONDS`."""
@@ -76,7 +100,7 @@ class DnsFront:
 
     def forget(self, flow: DnsFlow) -> None:
         """A connection has ended."""
-        self._flows.discard(flow)
+        self._flows.pop(flow, None)
 
     def _reply(self, source: tuple[str, int], destination: tuple[str, int], answer: bytes) -> None:
         if not self._stack.send_datagram(source, destination, answer):
@@ -101,22 +125,22 @@ class DnsFlow:
         "_out",
         "_readable",
         "_table",
-        "_used",
         "since",
+        "used",
     )
 
     def __init__(self, front: DnsFront, flow: Flow, table: FlowTable) -> None:
         self._front = front
         self._flow = flow
         self._table = table
-        self._conversation = Conversation(self, self._move)
+        self._conversation = Conversation(self, self._move, front.budget)
         self._out = memoryview(b"")  # taken from the conversation, not yet by the stack
         self._readable = False
         self._moving = False
         self._eof = False  # nothing more is read
         self._finished = False  # our FIN is sent
         self._done = False  # forgotten
-        self.since = self._used = front.clock()
+        self.since = self.used = front.clock()
         flow.handler = self
         table.accept(self)
         try:
@@ -130,13 +154,18 @@ class DnsFlow:
         """Whether nothing will happen any more."""
         return self._done
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for no answer and has been given all."""
+        return not self._conversation.in_flight and not self._out
+
     def submit(
         self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "tcp"
     ) -> None:
         """Pass a query of the conversation on."""
         self._front.counters.dns_queries += 1
-        self._used = self._front.clock()
-        self._front.service.submit(query, reply, transport=transport)
+        self.used = self._front.clock()
+        self._front.service.submit(query, reply, transport=transport, source=self._flow.source)
 
     def on_established(self) -> None:
         """The handshake is done."""
@@ -166,12 +195,12 @@ class DnsFlow:
 
     def expire(self, now: float) -> None:
         """Close after :data:`IDLE_SECONDS` without a query; abort if that does not end it."""
-        if self._conversation.in_flight or now - self._used < IDLE_SECONDS:
+        if self._conversation.in_flight or now - self.used < IDLE_SECONDS:
             return
         if self._out or self._finished:  # it does not read, or does not close its side
             self.refuse(Reject.RST)
         else:
-            self._used = now
+            self.used = now
             self._readable = False
             self._end()
             self._move()
@@ -204,7 +233,7 @@ class DnsFlow:
             self._out = self._out[taken:]
             if self._out:
                 return False
-            self._used = self._front.clock()
+            self.used = self._front.clock()
 
     def _pull_queries(self) -> bool:
         """Whether anything has come, and so might be answered already."""
@@ -226,5 +255,6 @@ class DnsFlow:
     def _forget(self) -> None:
         self._done = True
         self._out = memoryview(b"")
+        self._conversation.close()
         self._table.remove(self)
         self._front.forget(self)

@@ -24,6 +24,7 @@ class Upstream:
 
     size = 1232
     padding = 0
+    capacity = 256
 
     def __init__(
         self, name: str = "one", delay: float = 0, act: Callable[[bytes], bytes] | None = None
@@ -265,6 +266,159 @@ async def test_too_much_at_once_is_refused_not_kept(autojump_clock: trio.testing
         assert len(answers) == 25
         await trio.sleep(2)
         assert len(answers) == 45 and service.stats()["waiting"] == 0
+
+
+class Mixed(Upstream):
+    """Names that begin with "live" are answered at once, others never."""
+
+    most = 0
+    active = 0
+
+    async def resolve(self, query: bytes) -> bytes:
+        self.active += 1
+        self.most = max(self.most, self.active)
+        try:
+            if not label(query).startswith("live"):
+                await trio.sleep_forever()
+            await trio.sleep(0.02)
+            return good(query)
+        finally:
+            self.active -= 1
+
+
+def label(message: bytes) -> str:
+    return message[13 : 13 + message[12]].decode()
+
+
+async def test_a_burst_of_3000_is_answered(autojump_clock: trio.testing.MockClock) -> None:
+    """All that one socket asks at once, first uncached, then cached."""
+    upstream = Mixed()
+    names = [query(f"live{number}.example") for number in range(3000)]
+    async with running(upstream, cache=Cache(clock=trio.current_time)) as service:
+        answers: list[bytes] = []
+        for message in names:
+            service.submit(message, answers.append, source=("198.18.0.1", 4000))
+        assert not answers
+        await trio.sleep(3)
+        assert len(answers) == 3000 and all(read(answer).answer for answer in answers)
+        assert upstream.most == upstream.capacity
+        answers.clear()
+        for message in names:
+            service.submit(message, answers.append, source=("198.18.0.1", 4000))
+        assert len(answers) == 3000 and all(read(answer).answer for answer in answers)
+        stats = service.stats()
+        assert (stats["waiting"], stats["in_flight"], stats["queued"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("ports", "count"), [(1, 100_000), (40, 20_000)])
+async def test_a_program_that_asks_100000_dead_names_does_not_cost_others_their_answers(
+    ports: int, count: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    upstream = Mixed()
+    async with running(upstream, cache=Cache(clock=trio.current_time)) as service:
+        await service.answer(query("live.example"))
+        dead: list[int] = []
+        for number in range(count):
+            service.submit(
+                query(f"dead{number}.example"),
+                lambda message: dead.append(read(message).rcode()),
+                source=("198.18.0.1", 10_000 + number % ports),
+            )
+        stats = service.stats()
+        assert stats["in_flight"] == stats["waiting"] == 4096 and upstream.most <= 256
+        assert len(dead) == count - 4096
+        assert service.answer_now(query("live.example")) is not None
+        others: list[bytes] = []
+        start = trio.current_time()
+        for number in range(20):
+            service.submit(
+                query(f"live{number}.example"), others.append, source=("198.18.0.1", number)
+            )
+        with trio.fail_after(7):
+            while len(others) < 20:
+                await trio.sleep(0.1)
+        assert all(read(answer).answer for answer in others)
+        assert trio.current_time() - start < 6  # once the dead ones before have had their time
+        with trio.fail_after(60):
+            while len(dead) < count:
+                await trio.sleep(0.1)
+        assert set(dead) == {dns.rcode.SERVFAIL} and len(dead) == count
+
+
+async def test_where_every_query_has_its_own_port_the_oldest_give_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(Mixed(), max_flights=100, max_waiting=200) as service:
+        answers: dict[int, bytes] = {}
+        for number in range(150):
+            service.submit(
+                query(f"dead{number}.example", use_edns=0),
+                lambda message, number=number: answers.setdefault(number, message),
+                source=number,
+            )
+        assert sorted(answers) == list(range(50))
+        seen = read(answers[0])
+        assert seen.rcode() == dns.rcode.SERVFAIL
+        assert (seen.options[0].code, seen.options[0].text) == (14, "too many queries at once")
+        live: list[bytes] = []
+        service.submit(query("live.example"), live.append, source="another")
+        await trio.sleep(0.1)
+        assert read(live[0]).answer
+
+
+async def test_a_dead_forward_holds_up_no_other_names(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    dead, live = Mixed("dead"), Mixed("live")
+    dead.capacity = 8
+    async with running(live, forward=[("lan", dead), ("home", dead)]) as service:
+        answers: list[bytes] = []
+        for number in range(1000):
+            name = f"dead{number}." + ("lan" if number % 2 else "home")
+            service.submit(query(name, use_edns=0), answers.append, source=1)
+        await trio.sleep(0.1)
+        assert read(await service.answer(query("live.example"))).answer
+        assert dead.most == 8  # for both domains together
+        assert not answers
+        with trio.fail_after(16):
+            while len(answers) < 1000:
+                await trio.sleep(0.1)
+        codes = {read(answer).options[0].code for answer in answers}
+        texts = {read(answer).options[0].text for answer in answers}
+        assert codes == {22}
+        assert "no answer from dead within 5 s" in texts
+        assert "8 queries before this one wait for their answers" in texts
+        assert dead.active == 0
+
+
+async def test_who_gives_up_a_query_asks_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    """What gives way is cancelled at the upstream, too."""
+    upstream = Mixed()
+    async with running(upstream, max_flights=2) as service:
+        for number in range(5):
+            service.submit(query(f"dead{number}.example"), lambda _: None, source=number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert upstream.active == min(number + 1, 2)
+
+
+async def test_answers_that_give_way_do_not_grow_the_stack(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each answer has another connection ask, for whose query yet another one gives way."""
+    async with running(Mixed(), max_flights=1000) as service:
+        asked = 0
+
+        def ask_again(source: int) -> None:
+            nonlocal asked
+            if asked < 5000:
+                asked += 1
+                service.submit(
+                    query(f"dead{asked}.example"), lambda _: ask_again(source + 1), source=asked
+                )
+
+        for source in range(1001):
+            ask_again(source)
+        assert asked == 5000
 
 
 async def test_who_waits_at_the_end_is_answered() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +32,8 @@ from tests.unit.worker_kit import until
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
 from zks_lwip.dns.dial import direct
 from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.plain import PlainResolver
+from zks_lwip.dns.plain import MAX_SOCKETS, MAX_STREAMS, MAX_WAITING, PlainResolver
+from zks_lwip.dns.wire import Ede
 from zks_lwip.errors import ConfigError, TunnelError
 
 
@@ -251,3 +255,100 @@ async def test_plain_dns_where_nobody_listens() -> None:
     with pytest.raises(ResolverError, match="refused"):
         query = dns.message.make_query("ok.lan", "A").to_wire()
         await PlainResolver("127.0.0.1", port, direct()).resolve(query)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_a_silent_server_costs_a_bounded_number_of_descriptors() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        retry = (0.1, 0.1)
+        forward = PlainResolver("127.0.0.1", port, direct(), retry=retry)
+        before = descriptors()
+        results: list[ResolverError] = []
+
+        async def fail(number: int) -> None:
+            query = dns.message.make_query(f"n{number}.lan", "A").to_wire()
+            with pytest.raises(ResolverError) as caught:
+                await forward.resolve(query)
+            results.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3000):
+                nursery.start_soon(fail, number)
+            await until(lambda: len(results) >= 3000 - MAX_WAITING - MAX_SOCKETS)
+            assert descriptors() - before <= MAX_SOCKETS + 1
+            assert all("queries wait for it already" in str(error) for error in results)
+        assert {error.ede for error in results} == {Ede.NO_REACHABLE_AUTHORITY}
+        assert descriptors() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_the_service_asks_a_silent_server_with_bounded_descriptors() -> None:
+    """As an application sees it: each query has its answer, and other names are answered."""
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        forward = PlainResolver("127.0.0.1", port, direct(), retry=(0.2,))
+        before = descriptors()
+        async with plain_server() as (other, _):
+            live = PlainResolver("127.0.0.1", other, direct())
+            service = DnsService([], hosts=None, forward=[("lan", forward), ("live", live)])
+            async with running(service):
+                answers: list[bytes] = []
+                for number in range(3000):
+                    query = dns.message.make_query(f"n{number}.lan", "A").to_wire()
+                    service.submit(query, answers.append, source=number)
+                assert (await ask(service, "ok.live")).answer
+                assert descriptors() - before <= MAX_SOCKETS + 10
+                await until(lambda: len(answers) == 3000)
+                codes = {dns.message.from_wire(answer).rcode() for answer in answers}
+                assert codes == {dns.rcode.SERVFAIL}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_a_process_without_descriptors_fails_the_query_alone() -> None:
+    async with plain_server() as (port, _):
+        forward = PlainResolver("127.0.0.1", port, direct())
+        async with running(DnsService([], hosts=None, forward=[("lan", forward)])) as service:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                seen = await ask(service, "ok.lan")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert seen.rcode() == dns.rcode.SERVFAIL
+            assert "Too many open files" in seen.options[0].text
+            assert (await ask(service, "ok.lan")).answer
+
+
+async def test_truncated_answers_take_a_bounded_number_of_connections() -> None:
+    opened = most = 0
+
+    async def connect(host: str, port: int) -> trio.abc.Stream:
+        nonlocal opened, most
+        opened += 1
+        most = max(most, opened)
+        await trio.sleep(0.01)
+        opened -= 1
+        return await direct()(host, port)
+
+    async with plain_server() as (port, seen):
+        forward = PlainResolver("127.0.0.1", port, connect)
+        query = dns.message.make_query("large.lan", "A").to_wire()
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(forward.resolve, query)
+        assert seen.count("tcp") == 100 and most <= MAX_STREAMS
+
+
+def test_domains_of_one_server_share_its_bounds() -> None:
+    made = make_upstreams(
+        tunnel=Tunnel(), embedded=True, forward=["a=10.0.0.1", "b=10.0.0.1", "c=10.0.0.1:54"]
+    )
+    (_, a), (_, b), (_, c) = made.forward
+    assert a is b and a is not c
