@@ -33,6 +33,8 @@ class Wire(trio.abc.Stream):
         self.before_read: Callable[[], Awaitable[None]] | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
+        #: Something is being sent: the kernel does not have all of it yet.
+        self.sending = False
         self._first = first
         self._protocol = protocol if isinstance(protocol, FramedConnection) else None
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
@@ -43,7 +45,9 @@ class Wire(trio.abc.Stream):
             self._tls = getattr(stream, "_ssl_object", None)
 
     async def send_all(self, data: Any) -> None:
-        await self.stream.send_all(data)
+        self.sending = True
+        await self.stream.send_all(data)  # (one that fails, or is cancelled, is the last)
+        self.sending = False
         self.bytes_sent += len(data)
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -171,9 +171,11 @@ class Channel:
         context: ssl.SSLContext | None = None,
         settings: Settings | None = None,
         budget: Budget | None = None,
+        slowness: float = 0.0,
     ) -> Channel:
         """Connect to the worker; :meth:`run` is then to be called. Raises as connect_worker.
 
+        ``slowness`` is the round trip to the worker as far as it is known, in seconds.
         ``budget`` bounds how far the windows of all channels that share it grow.
         """
         settings = settings or Settings()
@@ -185,14 +187,20 @@ class Channel:
             subprotocol=None if v1 else SUBPROTOCOL,
             max_message=MOST_MESSAGE if v1 else settings.max_message,
             queue=1 if v1 else 16,
+            slowness=slowness,
         )
         return cls(connection, owner, settings, budget)
 
-    async def run(self, config: TunnelConfig) -> LinkEnd:
-        """Carry the session until it ends, for whatever reason; then all its streams have ended."""
+    async def run(
+        self, config: TunnelConfig, slowness: Callable[[], float] | None = None
+    ) -> LinkEnd:
+        """Carry the session until it ends, for whatever reason; then all its streams have ended.
+
+        ``slowness`` is that of :meth:`WsConnection.keep_alive`.
+        """
         end = LinkEnd(1006, "the tunnel was stopped")
         try:
-            end = await self._run_link(config)
+            end = await self._run_link(config, slowness)
         finally:
             self.session.end()
             streams = list(self.streams.values())
@@ -201,8 +209,11 @@ class Channel:
                 stream.end(503, f"session lost: {end.reason}")
         return end
 
-    async def _run_link(self, config: TunnelConfig) -> LinkEnd:
-        quiet, patience = config.quiet, config.patience
+    async def _run_link(
+        self, config: TunnelConfig, slowness: Callable[[], float] | None
+    ) -> LinkEnd:
+        self.connection.proxied = config.proxy is not None
+        quiet, patience, longest = config.quiet, config.patience, config.longest
         if isinstance(self.link, LinkV1):
             assert isinstance(self.session, ClientV1)
             session = self.session
@@ -212,6 +223,8 @@ class Channel:
                 finished=lambda: session.finished,
                 quiet=quiet,
                 patience=patience,
+                longest=longest,
+                slowness=slowness,
             )
         assert isinstance(self.session, Session)
         return await self.link.run(
@@ -220,15 +233,14 @@ class Channel:
             hello_timeout=config.hello_timeout,
             quiet=quiet,
             patience=patience,
+            longest=longest,
+            slowness=slowness,
         )
 
     @property
     def carrier(self) -> trio.socket.SocketType | None:
         """The socket below, if it is one."""
-        stream = self.connection.stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        return stream.socket if isinstance(stream, trio.SocketStream) else None
+        return self.connection.carrier
 
     @property
     def can_connect(self) -> bool:

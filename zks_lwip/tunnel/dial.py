@@ -31,6 +31,7 @@ from ..errors import (
 )
 from .options import TunnelConfig
 from .proxy import ask_proxy
+from .tcp_info import round_trip, stretched
 from .websocket import UpgradeRefused, WebSocketClosed, WsConnection, upgrade_websocket
 
 __all__ = ["SUBPROTOCOL", "connect_worker", "open_tcp", "tls_context"]
@@ -71,21 +72,23 @@ async def connect_worker(
     session: str | None = None,
     max_message: int = 1 << 20,
     queue: int = 16,
+    slowness: float = 0.0,
 ) -> WsConnection:
     """Open a WebSocket to the worker; its reader runs in ``nursery``.
 
     ``context`` is what :func:`tls_context` gave, made here if None, and used for ``wss://``. A
     worker that does not select ``subprotocol`` is an error; None offers none. ``session`` goes into
-    ``Zks-Session``. Raises WorkerUnreachable, which is worth another try, or AuthError,
-    CertificateError, WorkerNotFound, ConfigError or PrivilegeError, which will not pass by
-    themselves.
+    ``Zks-Session``. ``slowness`` is the round trip of other connections to the worker in seconds:
+    the times of ``config`` are longer where it is. Raises WorkerUnreachable, which is worth another
+    try, or AuthError, CertificateError, WorkerNotFound, ConfigError or PrivilegeError, which will
+    not pass by themselves.
     """
     worker = config.worker
     if not worker.secure:
         context = None
     elif context is None:
         context = tls_context(config.ca_file)
-    tcp = await _open_way(config)
+    tcp = await _open_way(config, slowness)
     headers = [(b"User-Agent", f"zks-lwip/{__version__}".encode())]
     if config.token is not None:
         headers.append((b"Authorization", b"Bearer " + config.token.encode("ascii")))
@@ -94,7 +97,8 @@ async def connect_worker(
     host = f"[{worker.host}]" if ":" in worker.host else worker.host
     default_port = 443 if worker.secure else 80
     try:
-        with trio.fail_after(config.upgrade_timeout):
+        limit = stretched(config.upgrade_timeout, 3, max(slowness, round_trip(tcp.socket)))
+        with trio.fail_after(limit):
             stream: trio.abc.Stream = tcp
             if context is not None:
                 stream = await _start_tls(tcp, worker, context)
@@ -111,7 +115,7 @@ async def connect_worker(
     except trio.TooSlowError:
         raise WorkerUnreachable(
             f"worker {worker} took the connection but did not finish the upgrade within "
-            f"{config.upgrade_timeout:g} s: check that this is a worker, and not overloaded."
+            f"{limit:.3g} s: check that this is a worker, and not overloaded."
         ) from None
     except (WebSocketClosed, trio.BrokenResourceError) as error:
         raise WorkerUnreachable(
@@ -129,15 +133,16 @@ async def connect_worker(
     return connection
 
 
-async def _open_way(config: TunnelConfig) -> trio.SocketStream:
+async def _open_way(config: TunnelConfig, slowness: float) -> trio.SocketStream:
     """TCP to the worker, through the proxy if there is one."""
+    limit = stretched(config.connect_timeout, 3, slowness)
     worker, proxy = config.worker, config.proxy
     whom = f"worker {worker}" if proxy is None else f"the proxy {proxy}"
     port = worker.port if proxy is None else proxy.port
     tcp = None
     addresses: Sequence[str] | None = None
     try:
-        with trio.fail_after(config.connect_timeout):
+        with trio.fail_after(limit):
             addresses = await (_addresses(config) if proxy is None else _of_proxy(config))
             tcp = await open_tcp(
                 addresses, port, mark=config.mark, configure=config.configure_socket
@@ -150,11 +155,11 @@ async def _open_way(config: TunnelConfig) -> trio.SocketStream:
         if isinstance(error, trio.TooSlowError) and addresses is None:
             raise WorkerUnreachable(
                 f"the name of {whom} does not resolve (no answer within "
-                f"{config.connect_timeout:g} s): check this machine's DNS and network."
+                f"{limit:.3g} s): check this machine's DNS and network."
             ) from None
         if isinstance(error, trio.TooSlowError):
             raise WorkerUnreachable(
-                f"{whom} does not answer (nothing within {config.connect_timeout:g} s): check "
+                f"{whom} does not answer (nothing within {limit:.3g} s): check "
                 "its address, the network and firewalls on the way."
             ) from None
         if isinstance(error, (OSError, trio.BrokenResourceError)):

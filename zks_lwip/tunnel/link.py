@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import ProtocolError
+from .liveness import LONGEST
 from .pacing import Pacer
+from .tcp_info import round_trip, stretched
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
 
 if TYPE_CHECKING:
@@ -55,11 +57,7 @@ class SessionLink:
 
     def __init__(self, connection: WsConnection) -> None:
         self.connection = connection
-        stream = connection.stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        carrier = stream.socket if isinstance(stream, trio.SocketStream) else None
-        self.pacer = Pacer(carrier)
+        self.pacer = Pacer(connection.carrier)
         self._writer: trio.lowlevel.Task | None = None
         self._end: LinkEnd | None = None
         self._bug: Exception | None = None
@@ -74,6 +72,11 @@ class SessionLink:
             writer, self._writer = self._writer, None
             trio.lowlevel.reschedule(writer)
 
+    @property
+    def delivered(self) -> bool:
+        """The peer's TCP has all that this end had to say, as far as can be known."""
+        return not self._session.has_output and self.connection.delivered
+
     def close(self, status: int = 1000, reason: str = "") -> None:
         """End the link: Close is sent, and :meth:`run` returns. Harmless when it has ended."""
         self._finish(LinkEnd(status, reason, ours=True))
@@ -86,13 +89,16 @@ class SessionLink:
         hello_timeout: float = 10.0,
         quiet: float = 15.0,
         patience: float = 10.0,
+        longest: float = LONGEST,
+        slowness: Callable[[], float] | None = None,
     ) -> LinkEnd:
         """Carry ``session`` until the WebSocket ends, the peer is dead or :meth:`close` is called.
 
         ``on_frame`` gets every frame that :meth:`Session.receive` gives, synchronously; what a
         frame views is valid as long as it is held. An exception that it raises ends the link and
-        is raised here. ``quiet`` and ``patience`` are those of PROTOCOL.md §8, in seconds. The
-        WebSocket is closed when this returns; also when it is cancelled (1000).
+        is raised here. ``quiet``, ``patience`` and ``longest`` are those of PROTOCOL.md §8, in
+        seconds, ``slowness`` is that of :meth:`WsConnection.keep_alive`. The WebSocket is closed
+        when this returns; also when it is cancelled (1000).
         """
         self._session, self._on_frame = session, on_frame
         try:
@@ -103,8 +109,11 @@ class SessionLink:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._receive)
                             nursery.start_soon(self._expect_hello, hello_timeout)
-                            await self.connection.keep_alive(quiet, patience)
-                            waited = f"nothing was heard from it for {quiet + patience:g} s"
+                            await self.connection.keep_alive(
+                                quiet, patience, longest=longest, slowness=slowness
+                            )
+                            silence = trio.current_time() - self.connection.last_heard
+                            waited = f"nothing was heard from it for {silence:.3g} s"
                             self._finish(LinkEnd(ABNORMAL, waited))
                 finally:
                     self._stop_sending()
@@ -204,7 +213,8 @@ class SessionLink:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _expect_hello(self, timeout: float) -> None:
+        timeout = stretched(timeout, 2, round_trip(self.connection.carrier))
         await trio.sleep(timeout)
         if not self._session.ready:
-            error = ProtocolError(f"no HELLO within {timeout:g} s")
+            error = ProtocolError(f"no HELLO within {timeout:.3g} s")
             self._finish(LinkEnd(error.status, str(error), error))

@@ -7,13 +7,15 @@ v1 has no credit: what holds a peer up is that its WebSocket is not read. So her
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
 from ..errors import ProtocolError
 from .frames import Frame
 from .link import LAST_MESSAGE, LinkEnd
+from .liveness import LONGEST
 from .pacing import MAX_LIMIT
 from .session_v1 import MOST_HELD, ClientV1, WorkerV1
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
@@ -50,6 +52,11 @@ class LinkV1:
         self._reading_since = trio.current_time()
         self._room.set()
 
+    @property
+    def delivered(self) -> bool:
+        """The peer's TCP has all that this end had to say, as far as can be known."""
+        return not self._session.has_output and self.connection.delivered
+
     def close(self, status: int = 1000, reason: str = "") -> None:
         """End the link: Close is sent, and :meth:`run` returns. Harmless when it has ended."""
         self._finish(LinkEnd(status, reason, ours=True))
@@ -62,6 +69,8 @@ class LinkV1:
         finished: Callable[[], bool] | None = None,
         quiet: float = 15.0,
         patience: float = 10.0,
+        longest: float = LONGEST,
+        slowness: Callable[[], float] | None = None,
     ) -> LinkEnd:
         """Carry ``session`` until the WebSocket ends, the peer is dead or :meth:`close` is called.
 
@@ -69,6 +78,7 @@ class LinkV1:
         sent, and the link ends (1000) once it says so. An end that is held up reads no pongs and
         answers no pings, so neither is taken for dead then.
         """
+        self._session = session
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(self._send, session, on_frame, finished)
@@ -76,8 +86,16 @@ class LinkV1:
                     with self._scope:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._receive, session, on_frame, finished)
-                            await self._wait_for_death(session, quiet, patience)
-                            waited = f"nothing was heard from it for {quiet + patience:g} s"
+                            alive = partial(
+                                self.connection.keep_alive,
+                                quiet,
+                                patience,
+                                longest=longest,
+                                slowness=slowness,
+                            )
+                            await self._wait_for_death(session, alive, patience)
+                            silence = trio.current_time() - self.connection.last_heard
+                            waited = f"nothing was heard from it for {silence:.3g} s"
                             self._finish(LinkEnd(ABNORMAL, waited))
                 finally:
                     self._stop_sending()
@@ -92,10 +110,13 @@ class LinkV1:
         return end
 
     async def _wait_for_death(
-        self, session: ClientV1 | WorkerV1, quiet: float, patience: float
+        self,
+        session: ClientV1 | WorkerV1,
+        alive: Callable[[], Awaitable[None]],
+        patience: float,
     ) -> None:
         while True:
-            await self.connection.keep_alive(quiet, patience)
+            await alive()
             reading = session.may_receive and trio.current_time() - self._reading_since >= patience
             little = self.connection.message_bytes_sent < _HELD_UP
             if reading and (little or self.connection.all_was_read):

@@ -10,6 +10,7 @@ import trio
 
 from ..config import WorkerUrl, parse_worker_url
 from ..errors import ConfigError
+from .liveness import LONGEST
 from .proxy import Proxy
 
 __all__ = ["TunnelConfig"]
@@ -55,6 +56,7 @@ class TunnelConfig:
     hello_timeout: float = 10.0
     quiet: float = 15.0
     patience: float = 10.0
+    longest: float = LONGEST
     """The liveness times of PROTOCOL.md §8."""
     backoff: tuple[float, float] = (0.5, 30.0)
     """First and largest delay between attempts to connect."""

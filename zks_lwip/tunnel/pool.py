@@ -29,6 +29,7 @@ from .link import LinkEnd
 from .options import TunnelConfig
 from .session import SessionStats, Settings
 from .streams import Association, StreamPeer, TunnelStream, UdpPeer
+from .tcp_info import RoundTrips
 from .tcpstream import TcpStream
 from .websocket import ABNORMAL
 
@@ -44,6 +45,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
+_LOOK = 0.2  # seconds between two looks at whether everything has been delivered
 _NOT_NEEDED = "not needed"
 _AT_ONCE = 4  # channels that may be opening at the same time
 _V1_FACTOR = 32  # times that many of them, and of all, in v1
@@ -66,6 +68,7 @@ class Tunnel:
         self._at_once = factor * _AT_ONCE
         self._context = tls_context(config.ca_file) if config.worker.secure else None
         self._channels: list[Channel] = []  # those whose HELLO has come, oldest first
+        self._round_trips = RoundTrips(lambda: ((None, each.carrier) for each in self._channels))
         self._opening = 0
         self._waiting: dict[TunnelStream, None] = {}
         self._refused: list[TunnelStream] = []  # to be told 503, but not from inside open_stream
@@ -125,6 +128,13 @@ class Tunnel:
     def peer(self) -> Hello | None:
         """The HELLO of the worker, the last known one while the tunnel is down."""
         return self._peer
+
+    def slowness(self) -> float:
+        """Return the longest round trip of a channel now, in seconds, queues included.
+
+        On a slow link whose queue is full this is how late an answer may be; 0: not known.
+        """
+        return self._round_trips.longest(None)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and gauges (``channels``, ``streams``, ``waiting``)."""
@@ -259,8 +269,10 @@ class Tunnel:
             if channel.idle_since is None or (channel is primary and not channel.going_away):
                 continue
             expiry = channel.idle_since + self.config.idle_channel
-            if channel.going_away or expiry <= now:
+            if expiry <= now or (channel.going_away and channel.link.delivered):
                 channel.link.close(1000, _NOT_NEEDED)
+            elif channel.going_away:  # the end of an upload may still be on its way
+                due = min(due, expiry, now + _LOOK)
             else:
                 due = min(due, expiry)
         return due
@@ -285,11 +297,12 @@ class Tunnel:
                     context=self._context,
                     settings=self._settings,
                     budget=self._budget,
+                    slowness=self.slowness(),
                 )
             self._dialling.discard(dialling)
             if channel is None:
                 return  # reconnect() came in between
-            end = await channel.run(self.config)
+            end = await channel.run(self.config, self.slowness)
             self._lost(channel, end)
         except ZksError as error:
             self._counters["connect_failures"] += 1

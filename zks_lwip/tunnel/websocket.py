@@ -3,12 +3,13 @@
 trio-websocket has no public way to be given a wsproto object of one's own and to be started, so
 this module is also the one that knows which of its methods do that (0.12: the constructor,
 ``_reader_task``, ``_get_request``, ``_open_handshake``, ``_close_handshake``, ``_send``,
-``_stream_lock``, ``_abort_web_socket``).
+``_stream_lock``, ``_pings``, ``_abort_web_socket``).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +17,16 @@ import h11
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import BytesMessage
+from wsproto.events import BytesMessage, Ping
 from wsproto.utilities import LocalProtocolError
 
 from ..errors import ProtocolError, TunnelError
 from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
 from ._text import one_line
 from ._wire import Wire
+from .liveness import LONGEST, Liveness, Verdict
 from .masking import Buffer, FramedConnection, make_protocol
+from .tcp_info import carrier_of, progress, round_trip, stretched
 
 __all__ = [
     "Accept",
@@ -116,6 +119,8 @@ class WsConnection:
         self._own_close: tuple[int, str] | None = None
         self._broken = False
         self._pinging = False
+        #: Where the acknowledgements of TCP come from a proxy, they say little of the peer.
+        self.proxied = False
         #: Bytes of the messages that have been sent, or are being sent.
         self.message_bytes_sent = 0
         self._proven = 0  # of these, how many the peer has read, since it answered a ping behind
@@ -167,6 +172,19 @@ class WsConnection:
     def stream(self) -> trio.abc.Stream:
         """The stream below: a ``trio.SocketStream``, or a ``trio.SSLStream`` over one."""
         return self._wire.stream
+
+    @property
+    def carrier(self) -> trio.socket.SocketType | None:
+        """The TCP socket below, if there is one."""
+        return carrier_of(self._wire.stream)
+
+    @property
+    def delivered(self) -> bool:
+        """The peer's TCP has all that was sent; True where that cannot be known."""
+        if self._wire.sending:
+            return False
+        now = progress(self.carrier, self._wire.bytes_sent)
+        return now is None or now.acknowledged >= now.written
 
     def _closed_error(self) -> WebSocketClosed:
         return WebSocketClosed(self.closed_status or ABNORMAL, self.closed_reason)
@@ -240,36 +258,67 @@ class WsConnection:
         """
         self._wire.before_read = until
 
-    async def ping(self) -> None:
-        """Send a ping and wait for its pong, however long that takes. Raises WebSocketClosed."""
-        try:
-            await self._ws.ping()
-        except (ConnectionClosed, LocalProtocolError, trio.ClosedResourceError):
-            raise self._closed_error() from None
+    async def ping(self, on_sent: Callable[[], None] | None = None) -> None:
+        """Send a ping and wait for its pong, however long that takes. Raises WebSocketClosed.
 
-    async def keep_alive(self, quiet: float = 15.0, patience: float = 10.0) -> None:
+        :param on_sent: called when the kernel has the ping.
+        """
+        answered = trio.Event()
+        payload = os.urandom(8)
+        try:
+            # What trio-websocket's ping() does, which does not tell when it has been sent.
+            self._ws._pings[payload] = answered
+            await self._ws._send(Ping(payload=payload))
+        except (ConnectionClosed, LocalProtocolError, trio.ClosedResourceError):
+            self._ws._pings.pop(payload, None)
+            raise self._closed_error() from None
+        if on_sent is not None:
+            on_sent()
+        await answered.wait()
+
+    async def keep_alive(
+        self,
+        quiet: float = 15.0,
+        patience: float = 10.0,
+        *,
+        longest: float = LONGEST,
+        slowness: Callable[[], float] | None = None,
+    ) -> None:
         """Ping whenever nothing was heard for ``quiet`` seconds; return when the peer is dead.
 
-        It is dead if nothing is heard for ``patience`` seconds more (PROTOCOL.md §8).
+        It is dead if for ``patience`` seconds more nothing is heard, and its TCP acknowledges
+        nothing of what stands before the ping; after ``longest`` in any case (PROTOCOL.md §8).
+
+        :param slowness: returns the round trip of other connections to the peer, in seconds.
         """
+        liveness = Liveness(quiet, patience, longest)
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.sleep_until(self.last_heard + quiet)
-                asked = trio.current_time()
-                if asked < self.last_heard + quiet:
-                    continue
-                if not self._pinging:
-                    self._pinging = True
-                    nursery.start_soon(self._ping_once)
-                await trio.sleep(patience)
-                if self.last_heard < asked:
+                now = progress(self.carrier, self._wire.bytes_sent)
+                verdict = liveness.step(
+                    trio.current_time(),
+                    self.last_heard,
+                    None if now is None else now.acknowledged,
+                    slowness() if slowness is not None and liveness.waiting else 0.0,
+                )
+                if verdict is Verdict.DEAD:
                     nursery.cancel_scope.cancel()
                     return
+                if verdict is Verdict.PING and not self._pinging:
+                    self._pinging = True
+                    liveness.pinged(None)  # until the kernel has it
+                    nursery.start_soon(self._ping_once, liveness)
+                await trio.sleep_until(liveness.due)
 
-    async def _ping_once(self) -> None:
+    async def _ping_once(self, liveness: Liveness) -> None:
         sent = self.message_bytes_sent
+
+        def on_sent() -> None:
+            now = None if self.proxied else progress(self.carrier, self._wire.bytes_sent)
+            liveness.pinged(None if now is None else now.written)
+
         try:
-            await self.ping()
+            await self.ping(on_sent)
             self._proven = sent
         except WebSocketClosed as error:
             log.debug("ping: %s", error)
@@ -391,7 +440,9 @@ async def accept_websocket(
     """
     connection = None
     try:
-        with trio.move_on_after(timeout):
+        # TCP was opened over the same queues that the request, and TLS before it, have to pass.
+        limit = stretched(timeout, 3, round_trip(carrier_of(stream)))
+        with trio.move_on_after(limit):
             connection = await _accept(nursery, stream, authorize, max_message, queue)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         log.debug("a client went away during its request: %s", error)

@@ -19,8 +19,10 @@ from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, ac
 from ..tunnel.frames import Code, Frame
 from ..tunnel.link import LinkEnd, SessionLink
 from ..tunnel.link_v1 import LinkV1
+from ..tunnel.liveness import LONGEST
 from ..tunnel.session import Role, Session, Settings
 from ..tunnel.session_v1 import WorkerV1
+from ..tunnel.tcp_info import RoundTrips
 from .auth import ANYONE, Principal, TokenFile
 from .client import Client
 from .dial import Dialer
@@ -76,12 +78,16 @@ class WorkerConfig:
     idle_udp: int = 60
     drain: float = 10.0
     """How long streams may go on after SIGTERM."""
+    quiet: float = 15.0
+    patience: float = 10.0
+    longest: float = LONGEST
+    """The liveness times of PROTOCOL.md §8."""
 
 
 class _Served:
     """A session that is being served."""
 
-    __slots__ = ("client", "link", "principal", "session")
+    __slots__ = ("client", "link", "peer", "principal", "session")
 
     def __init__(
         self,
@@ -89,7 +95,9 @@ class _Served:
         session: Session | WorkerV1,
         client: Client,
         principal: Principal,
+        peer: str,
     ) -> None:
+        self.peer = peer
         self.link = link
         self.session = session
         self.client = client
@@ -145,6 +153,9 @@ class Worker:
         #: What each token uses, by its digest.
         self.accounts: dict[bytes, Account] = {}
         self._served: set[_Served] = set()
+        self._round_trips = RoundTrips(
+            lambda: ((each.peer, each.link.connection.carrier) for each in self._served)
+        )
         #: Opened by :meth:`run`.
         self.pinger: Pinger
         self._lingering: dict[TcpStream, float] = {}
@@ -230,7 +241,7 @@ class Worker:
         with trio.move_on_after(self.config.drain):
             while self._served or self._lingering:
                 for served in self._served:
-                    if not served.client.open_streams:
+                    if not served.client.open_streams and served.link.delivered:
                         served.link.close(_GOING_AWAY, "the worker is shutting down")
                 await trio.sleep(0.05)
         for served in self._served:
@@ -367,6 +378,19 @@ class Worker:
             if account is not None and account.idle:
                 del self.accounts[principal.digest]
 
+    def _with_liveness(
+        self, run: Callable[..., Awaitable[LinkEnd]], session: Session | WorkerV1, peer: str
+    ) -> Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]:
+        """Return a link's ``run`` for a session, with all but ``on_frame`` given."""
+        return partial(
+            run,
+            session,
+            quiet=self.config.quiet,
+            patience=self.config.patience,
+            longest=self.config.longest,
+            slowness=partial(self._round_trips.longest, peer),
+        )
+
     async def _run_session(
         self,
         connection: WsConnection,
@@ -389,24 +413,25 @@ class Worker:
         link: SessionLink | LinkV1
         session: Session | WorkerV1
         run: Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]
+        address = connection.request.peer if connection.request is not None else None
+        peer = address[0] if address else "?"
         if connection.subprotocol is None:
             link = LinkV1(connection)
             session = WorkerV1(
                 settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
             )
-            run = partial(link.run, session)
+            run = self._with_liveness(link.run, session, peer)
         else:
             link = SessionLink(connection)
             session = Session(Role.WORKER, settings, wake=link.wake, budget=account.budget)
-            run = partial(link.run, session)
+            run = self._with_liveness(link.run, session, peer)
         client = Client(self, session, account, nursery)
-        served = _Served(link, session, client, principal)
+        served = _Served(link, session, client, principal, peer)
         self._served.add(served)
-        peer = connection.request.peer if connection.request is not None else None
         log.info(
             "a session of %s from %s began (%s)",
             principal.name,
-            peer[0] if peer else "?",
+            peer,
             connection.subprotocol or "v1",
         )
         end = LinkEnd(_GOING_AWAY, "cut short")

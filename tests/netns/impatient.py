@@ -1,0 +1,102 @@
+"""A worker and a client whose liveness times (PROTOCOL.md §8) are short, for tests of slow links.
+
+    python -m tests.netns.impatient worker ADDRESS PORT QUIET PATIENCE TOKEN_FILE
+    python -m tests.netns.impatient up|down|hold ADDRESS PORT QUIET PATIENCE [STREAMS BYTES]
+
+Prints ``worker is ready``, and the worker's log on standard error. ``up`` and ``down`` carry BYTES
+in each of STREAMS and print one line of JSON; ``hold`` prints ``connected``, and later for how many
+seconds nothing had been heard when the channel was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import sys
+
+import trio
+
+from tests.netns import lab, servers
+from zks_lwip.tunnel.pool import Tunnel, TunnelConfig
+from zks_lwip.tunnel.tcpstream import TcpStream
+from zks_lwip.worker.server import Worker, WorkerConfig
+
+
+async def serve(host: str, port: int, quiet: float, patience: float, token_file: str) -> None:
+    config = WorkerConfig(
+        host=host, port=port, quiet=quiet, patience=patience, token_file=token_file
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Worker(config).run)
+        print("worker is ready", flush=True)
+
+
+async def upload(stream: TcpStream, total: int) -> bool:
+    for chunk in servers.pattern(total):
+        await stream.send_all(chunk)
+    await stream.send_eof()
+    answer = b"".join([bytes(part) async for part in stream])
+    return answer.split() == [str(total).encode(), servers.pattern_digest(total).encode()]
+
+
+async def download(stream: TcpStream, total: int) -> bool:
+    await stream.send_all(struct.pack("!Q", total))
+    received = bytearray()
+    while len(received) < total:
+        received += await stream.receive_some()
+    await stream.send_eof()
+    return bytes(received) == b"".join(servers.pattern(total))
+
+
+async def transfer(tunnel: Tunnel, down: bool, streams: int, total: int) -> None:
+    good: list[bool] = []
+
+    async def one() -> None:
+        stream = await tunnel.connect_tcp(lab.FAR4, servers.SOURCE if down else servers.SINK)
+        good.append(await (download if down else upload)(stream, total))
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(streams):
+            nursery.start_soon(one)
+    seconds = trio.current_time() - began
+    result = {"good": sum(good), "seconds": seconds, "lost": tunnel.stats()["channels_lost"]}
+    print(json.dumps(result), flush=True)
+
+
+async def hold(tunnel: Tunnel) -> None:
+    await tunnel.connect_tcp(lab.FAR4, servers.ECHO)
+    print("connected", flush=True)
+    while not tunnel.stats()["channels_lost"]:
+        await trio.sleep(0.05)
+    print("lost", flush=True)
+
+
+async def client(
+    what: str, url: str, quiet: float, patience: float, streams: int = 1, total: int = 0
+) -> None:
+    config = TunnelConfig(
+        url=url, plaintext=True, token=lab.TOKEN, quiet=quiet, patience=patience, grace=60
+    )
+    async with trio.open_nursery() as nursery:
+        tunnel = Tunnel(config)
+        await nursery.start(tunnel.run)
+        if what == "hold":
+            await hold(tunnel)
+        else:
+            await transfer(tunnel, what == "down", streams, total)
+        nursery.cancel_scope.cancel()
+
+
+def main(what: str, host: str, port: str, quiet: str, patience: str, *more: str) -> None:
+    times = float(quiet), float(patience)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if what == "worker":
+        trio.run(serve, host, int(port), *times, more[0])
+    else:
+        trio.run(client, what, f"ws://{host}:{port}", *times, *map(int, more))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,104 @@
+"""A link whose queue is full is slow, not dead; a link that is dead is found dead as soon as ever.
+
+The liveness times are short here, so that the queue of a fraction of a megabyte is far longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.child import Child
+from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
+
+QUIET, PATIENCE = 0.6, 0.4
+STREAMS, TOTAL = 8, 200_000
+RATE = 2_000_000  # bit/s
+QUEUE = 400_000  # bytes: 1.6 s
+
+_ports = itertools.count(9600)
+
+
+@pytest.fixture
+def host(net: Lab) -> Namespace:
+    return net.add_host()
+
+
+@contextlib.contextmanager
+def impatient_worker(net: Lab) -> Iterator[tuple[Child, list[str]]]:
+    """A worker, and the arguments for its clients."""
+    times = [WORKER4, str(next(_ports)), str(QUIET), str(PATIENCE)]
+    argv = [*PYTHON, "-m", "tests.netns.impatient", "worker", *times, str(net.token_file)]
+    with Child("worker", net.mid.command(argv)) as worker:
+        worker.wait_for("worker is ready")
+        yield worker, times
+        worker.signal(signal.SIGINT)
+        worker.wait()
+
+
+def client(host: Namespace, what: str, times: list[str], *more: int) -> Child:
+    argv = [*PYTHON, "-m", "tests.netns.impatient", what, *times, *map(str, more)]
+    return Child(what, host.command(argv))
+
+
+def link_of(host: Namespace) -> str:
+    """The interface of ``mid`` that leads to ``host``."""
+    return "h" + host.name.rpartition("host")[2]
+
+
+@contextlib.contextmanager
+def slow(place: Namespace, device: str) -> Iterator[None]:
+    """What ``device`` of ``place`` sends has to pass a slow link with a long queue."""
+    tbf = f"qdisc add dev {device} root tbf rate {RATE}bit burst 4kb limit {QUEUE}"
+    _tc(place, tbf)
+    try:
+        yield
+    finally:
+        _tc(place, f"qdisc del dev {device} root")
+
+
+def _tc(place: Namespace, command: str) -> None:
+    Child("tc", ["tc", "-n", place.name, *command.split()]).succeed()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_full_queue_is_not_death(net: Lab, host: Namespace, direction: str) -> None:
+    where = (host, "up0") if direction == "up" else (net.mid, link_of(host))
+    with impatient_worker(net) as (worker, times), slow(*where):
+        done = json.loads(client(host, direction, times, STREAMS, TOTAL).succeed(120))
+    assert done["good"] == STREAMS and done["lost"] == 0, (done, worker.output)
+    least = STREAMS * TOTAL * 8 / RATE
+    assert done["seconds"] > 0.8 * least > 2 * (QUIET + PATIENCE), "the control: it was not slow"
+    assert "nothing was heard" not in worker.output
+
+
+@pytest.mark.parametrize("how", ["cable", "stopped"])
+def test_death_is_found_as_soon_as_ever(net: Lab, host: Namespace, how: str) -> None:
+    with impatient_worker(net) as (worker, times), client(host, "hold", times) as child:
+        child.wait_for("^connected")
+        time.sleep(2 * (QUIET + PATIENCE))
+        assert "nothing was heard" not in child.output, "the control: it is alive"
+        if how == "cable":
+            net.mid.ip(f"link set {link_of(host)} down")
+        else:
+            worker.signal(signal.SIGSTOP)
+        try:
+            silence = float(child.wait_for(r"nothing was heard from it for ([\d.]+) s")[1])
+        finally:
+            if how == "cable":
+                net.mid.ip(f"link set {link_of(host)} up")
+            else:
+                worker.signal(signal.SIGCONT)
+        # (What is more than the sum is the time that this machine was busy elsewhere.)
+        assert QUIET + PATIENCE <= silence < 4 * (QUIET + PATIENCE)
+        if how == "cable":  # found out by the other end as well
+            found = worker.wait_for(r"nothing was heard from it for ([\d.]+) s")
+            assert QUIET + PATIENCE <= float(found[1]) < 4 * (QUIET + PATIENCE)
+        assert child.wait() == 0
