@@ -35,6 +35,9 @@ HEAD = ["loopback", "queries/s", "against the h2 script", "median ms", "p99 ms"]
 class _NoTunnel:
     up = False
 
+    def slowness(self) -> float:
+        return 0.0
+
     async def dns_query(self, message: bytes) -> bytes:
         raise AssertionError("nothing goes through a tunnel here")
 

@@ -40,6 +40,9 @@ class _NoTunnel:
     up = False
     hopeless = True
 
+    def slowness(self) -> float:
+        return 0.0
+
     async def dns_query(self, message: bytes) -> bytes:
         raise DnsError("there is no tunnel yet")
 

@@ -33,6 +33,9 @@ MAX_UNSENT = 1 << 20
 """Bytes that a server may leave unread before its connection is given up."""
 CONNECT_TIME = 4.5
 """Seconds that TCP and TLS may take; a little less than a query has, so that it learns why."""
+MAX_SLOW = 30.0
+"""Seconds that the test, or TCP and TLS, may take at most where the path is known to be slow. (A
+full queue of 200 kB takes 25 s on 64 kbit/s.)"""
 _TICK = 0.25
 
 
@@ -44,6 +47,10 @@ Done = Callable[[bytes | DnsError], None]
 """What is called with the answer, or with :class:`Again` or :class:`ResolverError`."""
 
 
+def _unknown() -> float:
+    return 0.0
+
+
 class Link(ABC):
     """One connection. :meth:`run` moves the bytes until it dies; `rtt` is how long TCP took, in
     s.
@@ -52,6 +59,8 @@ class Link(ABC):
     def __init__(self, stream: trio.abc.Stream, rtt: float) -> None:
         self._stream = stream
         self._silence = max(SILENCE, 3 * rtt)
+        #: Returns the round trip of the path below as it is now, in seconds; 0: not known.
+        self.slowness: Callable[[], float] = _unknown
         self._due: dict[int, Done] = {}
         self._out = bytearray()
         self._news = trio.Event()
@@ -204,7 +213,7 @@ class Link(ABC):
             await trio.sleep(_TICK)
             now = trio.current_time()
             if self._tested is not None:
-                if now - self._tested > self._silence:
+                if now - self._tested > max(self._silence, min(2 * self.slowness(), MAX_SLOW)):
                     self.die("the server has fallen silent")
             elif self.waiting and now - self._heard > QUIET:
                 self._tested = now
@@ -217,6 +226,8 @@ class LinkedResolver(ABC):
 
     `connect` makes the TCP connections, `context` is a verifying TLS context
     (:func:`~zks_lwip.dns.dial.tls_context`), `gate` what must be up before it can be asked.
+    `slowness` returns the round trip of the path that is shared with much else, in seconds: while
+    its queues are full, an answer is later than it was when the connection was opened.
     """
 
     size = 4096
@@ -225,10 +236,17 @@ class LinkedResolver(ABC):
     """What the server must agree to speak; None: it need not say."""
 
     def __init__(
-        self, server: Server, connect: Connect, context: ssl.SSLContext, *, gate: Gate | None = None
+        self,
+        server: Server,
+        connect: Connect,
+        context: ssl.SSLContext,
+        *,
+        gate: Gate | None = None,
+        slowness: Callable[[], float] = _unknown,
     ) -> None:
         self.name = str(server)
         self.gate = gate
+        self._slowness = slowness
         self._server = server
         self._connect_tcp = connect
         self._context = context
@@ -258,7 +276,9 @@ class LinkedResolver(ABC):
         self._address, stream = await dial(
             self._connect, self._server, self._context, alpn=self._alpn, first=self._address
         )
-        return self._make_link(stream, trio.current_time() - start)
+        link = self._make_link(stream, trio.current_time() - start)
+        link.slowness = self._slowness
+        return link
 
     async def run(self) -> None:
         """Hold the connections until cancelled."""
@@ -317,13 +337,14 @@ class LinkedResolver(ABC):
         return self.gate is None or self.gate.up
 
     async def _connect_once(self, attempt: _Attempt) -> None:
+        limit = max(CONNECT_TIME, min(4 * self._slowness(), MAX_SLOW))
         try:
             self._reached = False
-            with trio.fail_after(CONNECT_TIME):
+            with trio.fail_after(limit):
                 link = await self._open()
         except trio.TooSlowError:
             self.unreachable = not self._reached and self._gate_up()
-            attempt.problem = ResolverError(f"{self.name}: no connection in {CONNECT_TIME:g} s")
+            attempt.problem = ResolverError(f"{self.name}: no connection in {limit:.3g} s")
         except ResolverError as error:
             self.unreachable = not self._reached and self._gate_up()
             attempt.problem = error

@@ -50,6 +50,10 @@ class DnsTunnelAccess(Gate, Protocol):
         """Connect at the worker."""
         ...
 
+    def slowness(self) -> float:
+        """Return the round trip to the worker now, in seconds, queues included; 0: not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
@@ -144,7 +148,7 @@ def make_upstreams(
         if alpn not in contexts:
             contexts[alpn] = tls_context(alpn, _readable(ca_file))
         make = DohResolver if over_https else DotResolver
-        linked.append(make(server, connect, contexts[alpn], gate=gate))
+        linked.append(make(server, connect, contexts[alpn], gate=gate, slowness=tunnel.slowness))
         if chosen is Via.DIRECT:
             exempt += [(address, server.port, "tcp") for address in server.addresses]
     resolvers: list[Resolver] = list(linked)

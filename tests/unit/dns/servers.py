@@ -317,6 +317,8 @@ async def over_tls(server: Server, stream: Any, connection: Any) -> None:
                 return
             if fault == "blackhole":
                 await trio.sleep_forever()
+            if fault == "slow":  # a full queue: what comes behind waits, too
+                await trio.sleep(3.5)
             if fault == "silent":
                 continue
             ident = bytes(2) if fault == "wrongid" else query[:2]

@@ -18,10 +18,13 @@ from zks_lwip.dns.dot import DotResolver
 
 
 @asynccontextmanager
-async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DotResolver]]:
+async def pair(
+    server: Server | None = None, slowness: float = 0.0
+) -> AsyncIterator[tuple[Server, DotResolver]]:
     async with listening(over_tls, server, server_context("dot")) as served:
         address = served.at(f"tls://{NAME}:PORT@127.0.0.1")
-        resolver = DotResolver(address, direct(), servers.client_context("dot"))
+        context = servers.client_context("dot")
+        resolver = DotResolver(address, direct(), context, slowness=lambda: slowness)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(resolver.run)
             yield served, resolver
@@ -52,6 +55,14 @@ async def test_sent_once_more(fault: str) -> None:
         assert (await ask(resolver, f"{fault}.example")).answer
         assert trio.current_time() - start < 4.5  # less than a query has
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("slowness", [0.0, 3.0])
+async def test_a_path_that_is_known_to_be_slow_has_its_time(slowness: float) -> None:
+    """The answer stands in a queue of 3.5 s, and what asks for a sign of life behind it."""
+    async with pair(Server(once={"slow"}), slowness) as (server, resolver):
+        assert (await ask(resolver, "slow.example")).answer
+        assert server.connections == (1 if slowness else 2)
 
 
 async def test_a_fault_that_stays_is_an_error() -> None:

@@ -38,6 +38,9 @@ def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
 class NoTunnel:
     up = True
 
+    def slowness(self) -> float:
+        return 0.0
+
     async def dns_query(self, message: bytes) -> bytes:
         raise AssertionError("not asked")
 

@@ -47,6 +47,9 @@ class Tunnel:
         self.connects: list[tuple[str, int]] = []
         self.asked: list[bytes] = []
 
+    def slowness(self) -> float:
+        return 0.0
+
     async def dns_query(self, message: bytes) -> bytes:
         self.asked.append(message)
         return answer_to(message)
