@@ -182,12 +182,58 @@ def _until_answered(net: Lab, place: Namespace, names: Iterator[str]) -> None:
     until(lambda: "192.0.2.3" in dig(net, place, next(names), "+short"))
 
 
-def queries_that_wait(connect: Child) -> int:
+def dns_stats(connect: Child) -> dict[str, int]:
     seen = len(connect.stderr)
     connect.signal(signal.SIGUSR1)
     until(lambda: any(line.startswith("{") for line in connect.stderr[seen:]))
     told = json.loads(next(line for line in connect.stderr[seen:] if line.startswith("{")))
-    return int(told["dns"]["waiting"])
+    counters: dict[str, int] = told["dns"]
+    return counters
+
+
+def queries_that_wait(connect: Child) -> int:
+    return dns_stats(connect)["waiting"]
+
+
+PRIVATE_NAMES = [
+    ["-x", "192.168.1.1"], ["-x", "fe80::1"], ["-x", "100.64.0.1"], ["foo.local"],
+    ["nas.home.arpa", "AAAA"], ["printer"], ["x.onion", "+tcp"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_names_of_this_network_are_not_asked_outside(
+    net: Lab, worker: Child, resolvers: Daemons, embedded: bool
+) -> None:
+    place = net.add_host()
+    with net.connect(place, *options(resolvers), embedded=embedded) as connect:
+
+        def queries() -> int:
+            stats = dns_stats(connect)
+            return sum(value for name, value in stats.items() if name.startswith("asked "))
+
+        before = queries()
+        for arguments in PRIVATE_NAMES:
+            text = dig(net, place, *arguments)
+            assert "SERVFAIL" not in text and "ANSWER: 0" in text and "SOA" in text, text
+            assert "EDE: 29" in text, text
+        assert queries() == before
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")  # the control
+        assert queries() > before
+    connect.no_traceback()
+
+
+def test_in_run_they_are_not_asked_of_the_workers_name_server(net: Lab, worker: Child) -> None:
+    place = net.add_host()
+    script = "; ".join(
+        f"dig +tries=1 +time=30 {' '.join(arguments)}"
+        for arguments in ([*PRIVATE_NAMES, ["run-control.zks.test"]])
+    )
+    child = net.run(place, "sh", "-c", script, options=["--dns-via", "worker"], user=1000)
+    child.succeed(120)
+    net.names.wait_for(r"^asked run-control\.zks\.test")
+    asked = re.findall(r"asked (\S+)", net.names.output)
+    assert not [name for name in asked if not name.endswith("zks.test.")]
 
 
 def test_the_worker_goes_away_and_comes_back(net: Lab, resolvers: Daemons) -> None:

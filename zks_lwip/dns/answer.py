@@ -31,6 +31,7 @@ from zks_lwip.dns.wire import (
     ede_option,
     filter_options,
     opt_record,
+    soa_data,
     walk,
 )
 
@@ -216,16 +217,20 @@ def local_answer(
     rcode: int = Rcode.NOERROR,
     ttl: int = 60,
     options: bytes = b"",
+    denied_by: bytes = b"",
 ) -> Answer:
     """Build an answer of our own: `records` are (type, RDATA without compressed names) owned by
-    the name asked.
+    the name asked, `denied_by` is the zone (in wire form) whose SOA record lets a denial be kept
+    for `ttl` seconds (RFC 2308).
     """
-    wire = bytearray(
-        HEADER.pack(0, QR | AA | RA | (query.flags & (RD | CD)) | rcode, 1, len(records), 0, 0)
-    )
+    flags = QR | AA | RA | (query.flags & (RD | CD)) | rcode
+    wire = bytearray(HEADER.pack(0, flags, 1, len(records), 1 if denied_by else 0, 0))
     wire += query.question
     for kind, data in records:
         wire += struct.pack("!HHHIH", 0xC00C, kind, 1, ttl, len(data)) + data
+    if denied_by:
+        data = soa_data(denied_by, ttl)
+        wire += denied_by + struct.pack("!HHIH", Type.SOA, 1, ttl, len(data)) + data
     return Answer(bytes(wire), 12 + len(query.question), (), 0, options, 0)
 
 

@@ -97,7 +97,9 @@ class Bootstrap:
             try:
                 question = encode_name(name) + struct.pack("!HH", kind, _IN)
                 query = _HEADER + question + opt_record(1232)
-                found[kind] = addresses_in(await self._service.resolve(query), kind)
+                answer = await self._service.resolve(query)
+                none = f"the name has no addresses{_reason(answer)}"
+                found[kind] = addresses_in(answer, kind) or none
             except (DnsError, WireError) as error:
                 found[kind] = str(error)
 
@@ -108,7 +110,7 @@ class Bootstrap:
         addresses = [address for one in lists if isinstance(one, list) for address in one]
         if not addresses:
             reasons = dict.fromkeys(one for one in lists if isinstance(one, str))
-            raise OSError("; ".join(reasons) or "the name has no addresses")
+            raise OSError("; ".join(reasons))
         return addresses
 
 
@@ -125,9 +127,9 @@ def addresses_in(message: bytes, kind: Type) -> list[str]:
     layout = walk(message)
     code = message[3] & 15
     if code == Rcode.NXDOMAIN:
-        raise DnsError("there is no such name")
+        raise DnsError("there is no such name" + _reason(message))
     if code != Rcode.NOERROR:
-        raise DnsError("no resolver could tell" + _reason(message, layout.opt, layout.opt_end))
+        raise DnsError("no resolver could tell" + _reason(message))
     size = 4 if kind == Type.A else 16
     found = []
     for offset, _, section, record in layout.ttls:
@@ -138,8 +140,10 @@ def addresses_in(message: bytes, kind: Type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _reason(message: bytes, start: int, end: int) -> str:
+def _reason(message: bytes) -> str:
     """The text of an extended DNS error (RFC 8914), such as our service adds."""
-    options = split_options(message[start + 11 : end]) if start else []
+    layout = walk(message)
+    start = layout.opt + 11
+    options = split_options(message[start : layout.opt_end]) if layout.opt else []
     texts = [value[2:].decode("utf-8", "replace") for code, value in options if code == Option.EDE]
     return "".join(f": {text}" for text in texts if text)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from zks_lwip.dns.answer import Answer, local_answer
 from zks_lwip.dns.intercept import Query
+from zks_lwip.dns.special import ZONES, answer_single, answer_special, is_single
 from zks_lwip.dns.wire import Ede, Rcode, Type, WireError, ede_option, encode_name
 from zks_lwip.errors import ConfigError
 
@@ -34,13 +35,9 @@ _ANY_CLASS = 255
 _ADDRESS_KINDS = frozenset((Type.A, Type.AAAA, Type.ANY, Type.HTTPS, Type.SVCB))
 _UNSPECIFIED = frozenset(("0.0.0.0", "::", "127.0.0.1", "::1"))
 
-# What a browser or a system asks in order to go around us is answered "no" (Mozilla's canary; RFC
-# 9462 §6.4 asks the same for resolver.arpa). Names that must never reach a resolver: RFC 6761
-# (invalid, localhost), RFC 7686 (onion).
+# What a browser asks in order to go around us is answered "no" (Mozilla's canary). Its queries
+# would go through the tunnel, but past block lists, cache and the names that are known here alone.
 _CANARY = encode_name("use-application-dns.net")
-_NODATA_BELOW = frozenset((encode_name("resolver.arpa"),))
-_NXDOMAIN_BELOW = frozenset((encode_name("invalid"), encode_name("onion")))
-_LOCALHOST = encode_name("localhost")
 
 
 @dataclass(slots=True)
@@ -81,7 +78,8 @@ class LocalNames:
 
     `static` are texts ``NAME=ADDRESS``; `hosts` is the path of a hosts file or None; `block` are
     paths of lists, one entry a line: ``0.0.0.0 NAME...`` (hosts style: that name has the
-    unspecified address) or ``NAME`` (neither it nor anything below it exists). Raises
+    unspecified address) or ``NAME`` (neither it nor anything below it exists); `forward` are
+    domains that have a server of their own, whatever special use names in them have. Raises
     :class:`ConfigError` for a malformed static name and for a list that cannot be read; a hosts
     file that cannot be read counts as empty.
     """
@@ -92,12 +90,14 @@ class LocalNames:
         static: Iterable[str] = (),
         hosts: str | os.PathLike[str] | None = "/etc/hosts",
         block: Iterable[str | os.PathLike[str]] = (),
+        forward: Iterable[str] = (),
     ) -> None:
         self._static = _Names()
         for text in static:
             self._static.add(*parse_static(text))
         self._hosts_path = hosts
         self._block_paths = tuple(block)
+        self._forward = frozenset(encode_name(domain) for domain in forward)
         self._hosts = _Names()
         self._hosts_stamp: object = None
         self._blocks = _Blocks()
@@ -151,35 +151,47 @@ class LocalNames:
             names = self._hosts.pointers.get(name)
             if names is not None:
                 return _pointers(query, names, HOSTS_TTL), "hosts"
-        if name == _CANARY:
-            return local_answer(query, rcode=Rcode.NXDOMAIN), "special"
         blocks = self._blocks
         if name in blocks.zeroed:
             return _zeroed(query), "blocked"
         denied = blocks.denied
+        if denied and _in(name, denied):
+            return local_answer(
+                query, rcode=Rcode.NXDOMAIN, ttl=BLOCK_TTL, options=_BLOCKED
+            ), "blocked"
+        special = self._special(query)
+        if special is None or (self._forward and _in(name, self._forward)):
+            return None
+        return special, "special"
+
+    def _special(self, query: Query) -> Answer | None:
+        """The answer to a query that is not to be asked outside."""
+        name = query.name
+        if name == _CANARY:
+            return local_answer(query, rcode=Rcode.NXDOMAIN)
         position = 0
         while name[position]:
-            suffix = name[position:]
-            if suffix in denied:
-                return local_answer(
-                    query, rcode=Rcode.NXDOMAIN, ttl=BLOCK_TTL, options=_BLOCKED
-                ), "blocked"
-            if suffix in _SPECIAL:
-                return _special(query, suffix), "special"
+            zone = ZONES.get(name[position:])
+            if zone is not None:
+                hosts = self._hosts
+                known = name in hosts.addresses or name in hosts.pointers
+                return answer_special(query, zone, known=known or name in self._static.pointers)
             position += name[position] + 1
-        return None
+        return answer_single(query) if is_single(query) else None
 
 
-_SPECIAL = _NODATA_BELOW | _NXDOMAIN_BELOW | {_LOCALHOST}
 _BLOCKED = ede_option(Ede.BLOCKED, "on a block list")
-_LOOPBACK: list[Address] = [ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")]
 _ZERO: list[Address] = [ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)]
 
 
-def _special(query: Query, suffix: bytes) -> Answer:
-    if suffix == _LOCALHOST:
-        return _addresses(query, _LOOPBACK, STATIC_TTL)
-    return local_answer(query, rcode=Rcode.NXDOMAIN if suffix in _NXDOMAIN_BELOW else Rcode.NOERROR)
+def _in(name: bytes, domains: Collection[bytes]) -> bool:
+    """Whether a name is one of `domains`, or below one."""
+    position = 0
+    while name[position]:
+        if name[position:] in domains:
+            return True
+        position += name[position] + 1
+    return False
 
 
 def _zeroed(query: Query) -> Answer:

@@ -107,7 +107,10 @@ class DnsService:
         max_flights: int = 4096,
         max_waiting: int = 16384,
     ) -> None:
-        self._local = LocalNames(static=static, hosts=hosts, block=block)
+        forward = tuple(forward)
+        self._local = LocalNames(
+            static=static, hosts=hosts, block=block, forward=[domain for domain, _ in forward]
+        )
         self._cache = Cache() if cache is None else cache
         self._asker = Asker(upstreams, forward, deadline=deadline, grace=grace)
         self._max_flights = max_flights

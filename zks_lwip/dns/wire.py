@@ -28,6 +28,7 @@ __all__ = [
     "name_end",
     "opt_record",
     "reduce_ttls",
+    "soa_data",
     "walk",
 ]
 
@@ -111,6 +112,7 @@ class Ede(enum.IntEnum):
     NO_REACHABLE_AUTHORITY = 22
     NETWORK_ERROR = 23
     INVALID_DATA = 24
+    SYNTHESIZED = 29  # IANA's registry; not in RFC 8914 itself
 
 
 # Options that hold between two hops only, or that say where the user is: never passed on, in
@@ -138,6 +140,8 @@ _NAMES_IN_RDATA: dict[int, tuple[int, int]] = {
     36: (2, 1),
     39: (0, 1),
 }
+
+_NOBODY = b"\6nobody\7invalid\0"
 
 
 def name_end(message: bytes, offset: int) -> int:
@@ -319,6 +323,13 @@ def encode_name(name: str) -> bytes:
     if len(wire) > MAX_NAME:
         raise WireError(f"{name!r} cannot be a DNS name: more than {MAX_NAME} bytes")
     return bytes(wire)
+
+
+def soa_data(zone: bytes, minimum: int) -> bytes:
+    """Build the RDATA of an SOA record of `zone` (in wire form), as RFC 6303 §3 has it; `minimum`
+    is how long, in seconds, a denial may be kept.
+    """
+    return zone + _NOBODY + struct.pack("!5I", 1, 3600, 1200, 604800, minimum)
 
 
 def reduce_ttls(message: bytes, seconds: int) -> bytes:

@@ -90,3 +90,11 @@ async def test_why_there_is_none() -> None:
                 await bootstrap.addresses("worker.example")
             with pytest.raises(OSError, match="label"):
                 await bootstrap.addresses("x" * 64)
+
+
+async def test_a_name_that_is_not_asked_outside_says_what_to_do() -> None:
+    async with running(DnsOptions.parse(servers=["https://dns.example:1/q@127.0.0.1"])) as names:
+        with pytest.raises(OSError, match="no such name: .*RFC 6762.*--dns-forward"):
+            await names.addresses("nas.local")
+        with pytest.raises(OSError, match="no addresses: a name without a dot.*--dns-static"):
+            await names.addresses("nas")
