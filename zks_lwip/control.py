@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from ._descriptors import is_scarcity, warn_of_scarcity
 from .device._netns import namespace_id
 from .errors import ConfigError, HostError, PrivilegeError, ZksError
 
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _MOST = 65536  # bytes of a request or an answer
 _SECONDS = 5.0  # for a request to come
 _AT_ONCE = 8
+_AGAIN = 0.5  # seconds until another attempt to accept, where there was no descriptor for it
 
 Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Carries a request out; what it returns goes to JSON. May raise ZksError."""
@@ -88,7 +90,15 @@ async def _accept(listener: trio.socket.SocketType, commands: Mapping[str, Comma
     async with trio.open_nursery() as nursery:
         while True:
             await limit.acquire()
-            connection, _ = await listener.accept()
+            try:
+                connection, _ = await listener.accept()
+            except OSError as error:
+                if not is_scarcity(error):
+                    raise
+                limit.release()
+                warn_of_scarcity("a command on the control socket has to wait", error)
+                await trio.sleep(_AGAIN)
+                continue
 
             async def serve(stream: trio.SocketStream) -> None:
                 try:
@@ -125,9 +135,14 @@ async def _serve(stream: trio.SocketStream, commands: Mapping[str, Command]) -> 
             answer = {"ok": await command({**request, "pid": pid})}
         except ZksError as error:
             answer = {"error": str(error), "code": error.exit_code}
+        except OSError as error:  # of this command, and not of what runs here
+            if not is_scarcity(error):
+                raise
+            warn_of_scarcity(f"the command {request['command']} failed", error)
+            answer = {"error": f"it is short of something: {error}", "code": HostError.exit_code}
     await stream.send_all(json.dumps(answer, default=str).encode() + b"\n")
     if "ok" in answer and request["command"] == "disconnect":
-        os.dup(stream.socket.fileno())  # open until this process ends: its client waits for that
+        stream.socket.detach()  # open until this process ends: its client waits for that
 
 
 def ask(path: Path, command: str, *, wait: bool = False, **values: Any) -> Any:

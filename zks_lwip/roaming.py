@@ -43,6 +43,7 @@ class Roaming:
         self._news = trio.Event()
         self._slept = False
         self._ways: dict[str, Way] = {}
+        self._way_to: Callable[[str, int | None], Way | None]
 
     def moved(self, slept: bool) -> None:
         """The way to the outside may be another one; ``slept``: this machine was suspended."""
@@ -51,6 +52,10 @@ class Roaming:
 
     async def run(self) -> None:
         """Until cancelled."""
+        # Not later: without a descriptor no module can be loaded.
+        from .host.ways import way_to
+
+        self._way_to = way_to
         while True:
             with trio.move_on_after(_LEARN_EVERY):
                 await self._news.wait()
@@ -78,10 +83,8 @@ class Roaming:
 
     async def _learn(self, peers: set[str]) -> None:
         """Look for the ways there; where there is none now, the last one is kept."""
-        from .host.ways import way_to
-
         for peer in peers:
-            look = partial(way_to, peer, self._mark)
+            look = partial(self._way_to, peer, self._mark)
             way = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if way is not None:
                 if way != self._ways.get(peer):

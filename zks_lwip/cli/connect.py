@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from .._descriptors import raise_descriptor_limit
 from ..config import VpnConfig
 from ._host_options import host_options, make_host_options
 from ._notify import notify
@@ -77,6 +78,7 @@ def connect(
     token: all traffic passes through the tunnel, but still leaves from this machine.
     """
     set_up_logging(verbose)
+    raise_descriptor_limit()
     config = make_config(host=make_host_options(options), **options)
     from ..host.remote import ssh_connection
     from ..host.unprivileged import find_user

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from .._descriptors import raise_descriptor_limit
 from ..config import VpnConfig
 from ._options import EMBEDDED_NOTE, make_config, print_stats, set_up_logging, tunnel_options
 
@@ -54,6 +55,7 @@ def run(
 
     # Before trio and any thread: a threaded process cannot make a user namespace.
     with spawn(name=config.tun, mtu=config.mtu, vnet_hdr=True) as child:
+        raise_descriptor_limit()  # ours: the process of the command keeps the caller's
         code = trio.run(_run, config, child, cmd, stats, verbose)
     ctx.exit(code)
 

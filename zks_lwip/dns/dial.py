@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
 from zks_lwip.dns.resolver import ResolverError
 from zks_lwip.dns.servers import Server
 from zks_lwip.dns.tls import TlsStream
@@ -120,6 +121,8 @@ async def _open(
     try:
         transport = await connect(address, server.port)
     except (OSError, ZksError, trio.BrokenResourceError) as error:
+        if is_scarcity(error):
+            warn_of_scarcity(f"no connection to the DNS resolver {server} can be opened", error)
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreachable(f"{address}: {text}") from error
     stream = TlsStream(transport, context, server.host)

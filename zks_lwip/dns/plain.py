@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import trio
 
+from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
 from zks_lwip.dns.dial import Connect
 from zks_lwip.dns.framing import Deframer, frame
 from zks_lwip.dns.resolver import Gate, ResolverError
@@ -75,6 +76,8 @@ class PlainResolver:
         try:
             return await self._resolve(secrets.token_bytes(2) + query[2:])
         except (OSError, trio.BrokenResourceError) as error:
+            if is_scarcity(error):
+                warn_of_scarcity(f"the DNS server {self.name} cannot be asked", error)
             text = getattr(error, "strerror", None) or str(error)
             raise ResolverError(f"{self.name}: {text}") from error
         finally:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import trio
 
+from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
+from zks_lwip.errors import HostError
 from zks_lwip.host.linux import Host
 from zks_lwip.host.state import HostState
 
@@ -28,6 +30,8 @@ _GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
 _NFTABLES_GROUP = 1 << 6
 # Seconds that a burst may take. The firewall holds meanwhile.
 _BURST = 0.1
+# Seconds until another look, where there was no descriptor for it.
+_AGAIN = 1.0
 # Seconds between two looks at the clocks, and by how much they must differ to call it a suspend.
 _CLOCK_EVERY, _SUSPEND = 5.0, 10.0
 
@@ -103,11 +107,26 @@ async def _receive(news: trio.socket.SocketType, wake: _Wake) -> None:
         wake.event.set()
 
 
+async def _reassert(host: Host) -> HostState:
+    """Look at the host again, for as long as it takes to have what that needs.
+
+    The firewall and the routes that are in force stay so meanwhile.
+    """
+    while True:
+        try:
+            return await host.reassert()
+        except (HostError, OSError) as error:
+            if not is_scarcity(error):
+                raise
+            warn_of_scarcity("a change of the network has to wait to be looked at", error)
+            await trio.sleep(_AGAIN)
+
+
 async def _follow(host: Host, wake: _Wake, on_move: Callable[[bool], None]) -> None:
-    before = _outside(await host.reassert(), host.plan.config.tun)
+    before = _outside(await _reassert(host), host.plan.config.tun)
     while True:
         await wake.next()
-        after = _outside(await host.reassert(), host.plan.config.tun)
+        after = _outside(await _reassert(host), host.plan.config.tun)
         if after != before:
             before = after
             _log.info("the network has changed")

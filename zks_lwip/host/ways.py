@@ -8,6 +8,8 @@ from typing import NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
+
 __all__ = ["Way", "way_to"]
 
 
@@ -25,15 +27,20 @@ class Way(NamedTuple):
 def way_to(address: str, mark: int | None) -> Way | None:
     """The way to an address for a socket with this mark, in this thread's namespace; blocks.
 
-    None: there is none.
+    None: there is none, or it cannot be looked up now.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     request = {"dst": address, "family": family} | ({} if mark is None else {"mark": mark})
-    with IPRoute() as ip:
-        try:
+    try:
+        with IPRoute() as ip:
             (message, *_) = ip.route("get", **request)
-        except NetlinkError:
-            return None
+    except NetlinkError:
+        return None
+    except OSError as error:
+        if not is_scarcity(error):
+            raise
+        warn_of_scarcity(f"the way to {address} cannot be looked up", error)
+        return None
     link = message.get_attr("RTA_OIF") or 0
     gateway = message.get_attr("RTA_GATEWAY") or ""
     return Way(link, str(gateway), str(message.get_attr("RTA_PREFSRC") or ""))

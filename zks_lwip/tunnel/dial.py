@@ -19,6 +19,7 @@ from pathlib import Path
 import trio
 
 from .. import __version__
+from .._descriptors import is_scarcity, warn_of_scarcity
 from ..config import WorkerUrl
 from ..errors import (
     AuthError,
@@ -161,6 +162,12 @@ async def _open_way(config: TunnelConfig, slowness: float) -> trio.SocketStream:
             raise WorkerUnreachable(
                 f"{whom} does not answer (nothing within {limit:.3g} s): check "
                 "its address, the network and firewalls on the way."
+            ) from None
+        if is_scarcity(error):
+            warn_of_scarcity(f"no connection to {whom} can be opened", error)
+            raise WorkerUnreachable(
+                f"no connection to {whom} can be opened: {error}; raise the limit of descriptors "
+                "(`ulimit -n`, with systemd LimitNOFILE=)."
             ) from None
         if isinstance(error, (OSError, trio.BrokenResourceError)):
             raise WorkerUnreachable(
@@ -306,6 +313,7 @@ async def open_tcp(
     """
     sockets: list[tuple[str, trio.socket.SocketType, tuple[object, ...]]] = []
     failures: list[str] = []
+    scarcity: OSError | None = None
     winner: trio.socket.SocketType | None = None
 
     async def attempt(
@@ -328,6 +336,7 @@ async def open_tcp(
                 made = _make_socket(address, port, mark, configure)
             except OSError as error:
                 failures.append(f"{address}: {error.strerror or error}")
+                scarcity = error if is_scarcity(error) else scarcity
             else:
                 sockets.append((address, *made))
         async with trio.open_nursery() as nursery:
@@ -341,7 +350,7 @@ async def open_tcp(
             if sock is not winner:
                 sock.close()
     if winner is None:
-        raise OSError("; ".join(failures[:4]))
+        raise OSError("; ".join(failures[:4])) from (None if sockets else scarcity)
     log.debug("connected to %s", winner.getpeername())
     return trio.SocketStream(winner)
 

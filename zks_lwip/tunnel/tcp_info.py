@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 import trio
 
+if sys.platform == "linux":
+    import fcntl
+
 __all__ = ["Progress", "RoundTrips", "carrier_of", "progress", "round_trip", "stretched"]
 
 MAX_STRETCH = 60.0
@@ -59,25 +62,19 @@ def progress(carrier: trio.socket.SocketType | None, written: int) -> Progress |
     if carrier is None:
         return None
     try:
-        if _TCP_INFO is not None:
+        if sys.platform == "linux" and _TCP_INFO is not None:
             info = carrier.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKED.size)
             if len(info) < _ACKED.size:
                 return None
             (acknowledged,) = _ACKED.unpack(info)
-            return Progress(acknowledged, acknowledged + _outstanding(carrier.fileno()))
+            answer = fcntl.ioctl(carrier.fileno(), _SIOCOUTQ, b"\0\0\0\0")
+            return Progress(acknowledged, acknowledged + int.from_bytes(answer, sys.byteorder))
         if _SO_NWRITE is not None:
             outstanding = carrier.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
             return Progress(written - outstanding, written)
     except OSError:  # closed, or not TCP
         return None
     return None
-
-
-def _outstanding(descriptor: int) -> int:
-    import fcntl  # not on Windows
-
-    answer = fcntl.ioctl(descriptor, _SIOCOUTQ, b"\0\0\0\0")
-    return int.from_bytes(answer, sys.byteorder)
 
 
 def round_trip(carrier: trio.socket.SocketType | None) -> float:

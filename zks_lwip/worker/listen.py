@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from .._descriptors import raise_descriptor_limit
 from ..errors import ConfigError, PrivilegeError
 from .sockets import open_socket
 
@@ -21,7 +22,7 @@ __all__ = [
     "open_listener",
     "parse_listen",
     "parse_origin",
-    "raise_descriptor_limit",
+    "share_descriptors",
     "tls_context",
 ]
 
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024
 # descriptors for who has not shown a token yet (half), DNS questions and the interpreter itself
 _RESERVE, _LEAST_RESERVE = 1024, 256
-_MOST_DESCRIPTORS = 1 << 20
-_OPEN_MAX = 10240  # of macOS
 _TLS_REASONS = {
     "PEM": "a certificate, or its private key, is not in there",
     "KEY_VALUES_MISMATCH": "the private key is not this certificate's",
@@ -144,26 +143,11 @@ def has_ipv6(mark: int | None) -> bool:
     return False
 
 
-def raise_descriptor_limit() -> tuple[int, int]:
+def share_descriptors() -> tuple[int, int]:
     """Allow this process as many descriptors as it may have.
 
     How many streams can use, and how many who has not shown a token: both at once are possible.
     """
-    try:
-        import resource
-    except ImportError:  # Windows: there is no such limit on sockets
-        return _MOST_DESCRIPTORS, _RESERVE // 2
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, _MOST_DESCRIPTORS) if hard != resource.RLIM_INFINITY else _MOST_DESCRIPTORS
-    for most in (wanted, min(wanted, _OPEN_MAX)):  # macOS may refuse to take more than OPEN_MAX
-        if soft == resource.RLIM_INFINITY or soft >= most:
-            break
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            soft = most
-        except (OSError, ValueError) as error:
-            log.info("the limit of descriptors stays at %d, not %d: %s", soft, most, error)
-    if soft == resource.RLIM_INFINITY:
-        soft = _MOST_DESCRIPTORS
-    reserve = min(_RESERVE, max(soft // 4, min(_LEAST_RESERVE, soft // 2)))
-    return soft - reserve, reserve // 2
+    total = raise_descriptor_limit()
+    reserve = min(_RESERVE, max(total // 4, min(_LEAST_RESERVE, total // 2)))
+    return total - reserve, reserve // 2

@@ -29,7 +29,7 @@ from .dial import Dialer
 from .dnsclient import DnsClient
 from .icmp import Pinger
 from .limits import Account, Descriptors, Limits
-from .listen import has_ipv6, load_certificate, open_listener, raise_descriptor_limit, tls_context
+from .listen import has_ipv6, load_certificate, open_listener, share_descriptors, tls_context
 from .nameservers import HostsFile, NameServer, SystemNameServers
 from .own_addresses import OwnAddresses
 from .policy import IPNetwork, Policy
@@ -143,7 +143,7 @@ class Worker:
             else SystemNameServers(follow=not beside_vpn, loopback=not beside_vpn),
             mark=config.mark,
         )
-        streams, strangers = raise_descriptor_limit()
+        streams, strangers = share_descriptors()
         self.descriptors = Descriptors(streams)
         self._most_handshakes = min(_MOST_HANDSHAKES, strangers)
         self.readiness = make_readiness()
