@@ -42,6 +42,11 @@ MAX_TTL = 86400
 MAX_NEGATIVE_TTL = 10800
 """No denial is kept for longer than three hours (RFC 2308 §5)."""
 
+_MAX_UNUSUAL = 4096
+"""Bytes of an answer whose OPT record is not the last one: few servers do that, and writing 64 KiB
+of records anew would hold everything up for a tenth of a second.
+"""
+
 _U32 = struct.Struct("!I")
 
 
@@ -179,6 +184,8 @@ def _without_opt(message: bytes) -> bytes:
     """Take out an OPT record that is not the last one: later names may be pointed to, so all is
     written anew.
     """
+    if len(message) > _MAX_UNUSUAL:
+        raise WireError(f"an OPT record that is not the last one, in {len(message)} bytes")
     try:
         parsed = dns.message.from_wire(message, keyring=False)
         parsed.use_edns(False)

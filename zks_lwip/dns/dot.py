@@ -16,6 +16,11 @@ __all__ = ["DotResolver"]
 MAX_IN_FLIGHT = 1024
 """Queries of one connection that wait for an answer; the ids are 16 bits."""
 
+MAX_STRAY = 1024
+"""Messages that answer no query of ours, since the last one that did: late answers are so many at
+most.
+"""
+
 _PROBE = b"\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1"  # without its id: RD, ". NS IN"
 
 
@@ -25,6 +30,7 @@ class _DotLink(Link):
         self._deframer = Deframer()
         self._to_send: list[bytes] = []
         self._next = 0
+        self._stray = 0
 
     @property
     def usable(self) -> bool:
@@ -51,7 +57,13 @@ class _DotLink(Link):
             done = self._due.pop(ident, None)
             # None: the answer to a query whose time was up, to a probe, or to nothing.
             if done is not None:
+                self._stray = 0
                 done(b"\0\0" + message[2:])
+                continue
+            self._stray += 1
+            if self._stray > MAX_STRAY:
+                self.die("the server sends messages that answer nothing")
+                return
 
     def _pending(self) -> bytes:
         data = b"".join(self._to_send)

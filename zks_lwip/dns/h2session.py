@@ -44,6 +44,14 @@ STREAM_WINDOW = 131072
 """A whole answer fits, so that none needs WINDOW_UPDATE."""
 CONNECTION_WINDOW = 4 << 20
 _LAST_STREAM = 1 << 30
+MAX_FRAMES = 2048
+"""Frames that a server may send beyond those that answer: PING, SETTINGS, RST_STREAM, empty ones
+and what else costs us more than the server (CVE-2019-9512 and those after it).
+"""
+FRAMES_PER_ANSWER = 64
+"""How many of these each answer gives back: 64 KiB in frames of 1 KiB."""
+_MOST_CLOSED = 1024
+"""Streams that have ended and are still known to h2, before it is made to look for them."""
 
 _MAX_HEADERS = 16384  # bytes of an answer's headers, as SETTINGS_MAX_HEADER_LIST_SIZE counts them
 
@@ -89,7 +97,7 @@ class _Connection(h2.connection.H2Connection):
     def open_outbound_streams(self) -> int:
         """How many there are, or more: those that have ended count until it matters."""
         most = len(self.streams)
-        if most < self.remote_settings.max_concurrent_streams:
+        if most < min(self.remote_settings.max_concurrent_streams, _MOST_CLOSED):
             return most
         return super().open_outbound_streams
 
@@ -136,6 +144,7 @@ class DohSession:
         self._waiting: OrderedDict[int, bytes] = OrderedDict()
         self._limit = ASSUMED_STREAMS
         self._held = bytearray()
+        self._frames_left = MAX_FRAMES
         self._in_block = False
         self._unacknowledged = 0
         self._unseen = 0
@@ -149,6 +158,11 @@ class DohSession:
     def in_flight(self) -> int:
         """Queries that wait for their answer."""
         return len(self._streams) + len(self._waiting)
+
+    @property
+    def held_streams(self) -> int:
+        """Streams that take memory, some of which may have ended."""
+        return len(self._connection.streams)
 
     @property
     def limit(self) -> int:
@@ -223,6 +237,7 @@ class DohSession:
             self._held.clear()
         frames = cut(data)
         whole = set() if self._in_block else whole_answers(frames)
+        self._count(len(frames), len(whole & self._streams.keys()))
         begun: dict[int, _Stream] = {}
         start = end = 0
         for frame in frames:
@@ -247,6 +262,13 @@ class DohSession:
                 self._in_block = True
         self._pass(data[start:end], events)
         self._held += data[end:]
+
+    def _count(self, frames: int, answers: int) -> None:
+        """Count frames, and answers. Raises ValueError when there are far more of the former."""
+        left = self._frames_left + answers * FRAMES_PER_ANSWER
+        self._frames_left = min(left, MAX_FRAMES) - frames
+        if self._frames_left < 0:
+            raise ValueError("it sends frames that answer nothing")
 
     def _pass(self, data: bytes, events: list[Event]) -> None:
         """Let h2 judge whole frames."""
@@ -428,4 +450,5 @@ class DohSession:
         if stream.body is None:
             events.append(Failed(stream.token, "an answer without headers", False))
         else:
+            self._count(0, 1)
             events.append(Answered(stream.token, bytes(stream.body), stream.age))

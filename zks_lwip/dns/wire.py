@@ -36,6 +36,10 @@ HEADER = struct.Struct("!6H")
 """id, flags, and the four counts."""
 MAX_MESSAGE = 65535
 MAX_NAME = 255
+_MAX_POINTERS = 127
+"""Compression pointers in one name: it has no more labels, and a pointer to a pointer saves
+nothing. 64 KiB of records that point to one long chain of pointers would take minutes to read.
+"""
 
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, RDLENGTH
 _U16 = struct.Struct("!H")
@@ -155,6 +159,7 @@ def name_end(message: bytes, offset: int) -> int:
     length = 1
     end = 0
     lowest = offset
+    pointers = 0
     while True:
         if offset >= size:
             raise WireError(f"a name runs past the message at {offset}")
@@ -172,6 +177,9 @@ def name_end(message: bytes, offset: int) -> int:
             target = (count & 0x3F) << 8 | message[offset + 1]
             if target >= lowest or target < 12:
                 raise WireError(f"a compression pointer at {offset} points to {target}")
+            pointers += 1
+            if pointers > _MAX_POINTERS:
+                raise WireError(f"more than {_MAX_POINTERS} compression pointers at {offset}")
             if not end:
                 end = offset + 2
             offset = lowest = target

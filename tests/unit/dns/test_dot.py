@@ -15,6 +15,7 @@ from tests.unit.dns.test_doh import ask
 from zks_lwip.dns import ResolverError
 from zks_lwip.dns.dial import direct
 from zks_lwip.dns.dot import DotResolver
+from zks_lwip.dns.framing import frame
 
 
 @asynccontextmanager
@@ -93,4 +94,25 @@ async def test_the_certificate_is_verified() -> None:
             nursery.start_soon(resolver.run)
             with pytest.raises(ResolverError, match="Hostname mismatch"):
                 await ask(resolver, "ok.example")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_of_messages_that_answer_nothing_ends_the_connection() -> None:
+    sent = 0
+
+    async def flood(server: Server, stream: trio.abc.Stream, connection: object) -> None:
+        nonlocal sent
+        await stream.receive_some(65536)
+        while True:
+            await stream.send_all(frame(b"\x77" * (sent % 13)) * 100)
+            sent += 1
+
+    async with listening(flood, None, server_context("dot")) as server:
+        address = server.at(f"tls://{NAME}:PORT@127.0.0.1")
+        resolver = DotResolver(address, direct(), servers.client_context("dot"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resolver.run)
+            with pytest.raises(ResolverError, match="answer nothing"):
+                await ask(resolver, "ok.example")
+            assert server.connections == 2
             nursery.cancel_scope.cancel()

@@ -8,7 +8,14 @@ import h2.events
 import h2.settings
 import pytest
 
-from zks_lwip.dns.h2session import CONNECTION_WINDOW, Answered, DohSession, Event, Failed
+from zks_lwip.dns.h2session import (
+    CONNECTION_WINDOW,
+    MAX_FRAMES,
+    Answered,
+    DohSession,
+    Event,
+    Failed,
+)
 
 HEADERS = [(":status", "200"), ("content-type", "application/dns-message")]
 
@@ -193,3 +200,100 @@ def test_frames_of_several_answers_in_turn() -> None:
         Answered(one, b"a", 0),
     ]
     assert pair.session.closing and not pair.session.dead and not pair.session.in_flight
+
+
+FLOODS = {
+    "PING": _frame(6, 0, 0, bytes(8)),
+    "answered PING": _frame(6, 1, 0, bytes(8)),
+    "SETTINGS": _frame(4, 0, 0, b"\0\4\0\1\0\0"),
+    "empty SETTINGS": _frame(4, 0, 0, b""),
+    "WINDOW_UPDATE": _frame(8, 0, 0, b"\0\0\0\1"),
+    "PRIORITY": _frame(2, 0, 1, b"\0\0\0\3\1"),
+    "RST_STREAM": _frame(3, 0, 1, bytes(4)),
+    "empty DATA": _frame(0, 0, 1, b""),
+    "DATA of a byte": _frame(0, 0, 1, b"a"),
+    "padding": _frame(0, 8, 1, b"\xff" + bytes(255)),
+    "unknown": _frame(0x42, 0, 0, b""),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_frames_ends_the_connection(kind: str) -> None:
+    pair = Pair()
+    token, number = pair.ask()
+    pair.settle()
+    pair.session.receive(_frame(1, 4, number, BLOCK))
+    seen: list[Event] = []
+    sent = answered = 0
+    while not pair.session.dead:
+        seen += pair.session.receive(FLOODS[kind] * 100)
+        sent += 100
+        answered += len(pair.session.data_to_send())
+        assert sent <= MAX_FRAMES + 100
+    assert answered < 100 * MAX_FRAMES
+    (event,) = seen
+    assert isinstance(event, Failed) and event.token == token and event.again
+
+
+def test_header_blocks_without_an_end_are_bounded() -> None:
+    pair = Pair()
+    _, number = pair.ask()
+    pair.settle()
+    pair.session.receive(_frame(1, 0, number, STATUS))
+    sent = 0
+    while not pair.session.dead:
+        pair.session.receive(_frame(9, 0, number, b""))
+        sent += 1
+        assert sent <= MAX_FRAMES
+    pair = Pair()
+    _, number = pair.ask()
+    pair.settle()
+    block = STATUS + b"\x00\x01a\x7f\x81\x3e" + bytes(319)  # a value of 446 bytes
+    while not pair.session.dead:
+        pair.session.receive(_frame(1, 4, number, block * 40))
+        assert number < 20
+        number += 2
+
+
+def test_answers_pay_for_other_frames() -> None:
+    """A server that measures the path by a PING for each answer may go on for ever."""
+    pair = Pair()
+    for pieces in (1, 3):
+        for _ in range(MAX_FRAMES):
+            token, number = pair.ask()
+            pair.settle()
+            pair.server.ping(bytes(8))
+            pair.server.send_headers(number, HEADERS)
+            for piece in range(pieces):
+                pair.server.send_data(number, b"a", end_stream=piece == pieces - 1)
+            assert pair.settle() == [Answered(token, b"a" * pieces, 0)]
+    assert not pair.session.dead
+
+
+def test_a_server_that_opens_no_window_and_no_stream_costs_nothing_that_stays() -> None:
+    """Every query is given up in the end; what they took is free again."""
+    for setting in (
+        h2.settings.SettingCodes.INITIAL_WINDOW_SIZE,
+        h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS,
+    ):
+        pair = Pair()
+        pair.server.update_settings({setting: 0})
+        pair.settle()
+        for _ in range(3000):
+            token, _ = pair.ask()
+            pair.session.data_to_send()
+            pair.session.cancel(token)
+        session = pair.session
+        assert session.in_flight == 0 and not session.dead
+        assert session.held_streams <= 1100
+
+
+def test_rapid_resets_by_the_server_end_queries_and_nothing_more() -> None:
+    pair = Pair()
+    for _ in range(500):
+        token, number = pair.ask()
+        pair.settle()
+        pair.server.reset_stream(number, 7)
+        (event,) = pair.settle()
+        assert isinstance(event, Failed) and event.again and event.token == token
+    assert pair.session.in_flight == 0

@@ -376,3 +376,51 @@ def test_ttls_are_reduced_by_the_age_of_an_http_answer() -> None:
     seen = dns.message.from_wire(reduce_ttls(message, 310))
     assert (seen.answer[0].ttl, seen.authority[0].ttl) == (0, 590)
     assert walk(message).soa_minimum == 120
+
+
+def test_pointers_to_pointers_are_bounded() -> None:
+    """Each of thousands of owner names would be followed through thousands of pointers."""
+    query = query_of(PLAIN)
+    start = 12 + len(query.question)
+    head = b"\0\0\x81\x80\0\1" + (4000).to_bytes(2, "big") + bytes(4) + query.question
+    chain = bytearray(b"\0" + b"\0\x10\0\1\0\0\0\5" + (16_000).to_bytes(2, "big"))
+    first = start + len(chain)
+    chain += b"\xc0\x0c"
+    while len(chain) < 11 + 16_000:
+        target = start + len(chain) - 2
+        chain += (0xC000 | target).to_bytes(2, "big")
+    assert first < 16_384
+    last = start + len(chain) - 2
+    record = (0xC000 | last).to_bytes(2, "big") + b"\0\1\0\1\0\0\0\5\0\4\1\2\3\4"
+    with pytest.raises(WireError, match="more than 127 compression pointers"):
+        walk(head + bytes(chain) + record * 2999)
+    # A name of as many labels as there can be, each behind a pointer of its own, is fine.
+    message = bytearray(b"\0\0\x81\x80\0\1\0\1\0\0\0\0" + b"\0\0\1\0\1")
+    message += b"\0\0\x10\0\1\0\0\0\5" + (127 * 4).to_bytes(2, "big")
+    target = 12
+    for _ in range(126):
+        here = len(message)
+        message += b"\1a" + (0xC000 | target).to_bytes(2, "big")
+        target = here
+    message += bytes(4)
+    owner = (0xC000 | target).to_bytes(2, "big")
+    message[6:8] = b"\0\2"
+    assert len(walk(bytes(message) + owner + record[2:]).ttls) == 2
+
+
+def test_a_large_answer_with_an_odd_opt_record_is_refused() -> None:
+    query = query_of(PLAIN)
+    message = bytearray(b"\0\0\x81\x80\0\1\0\0\0\0" + (3001).to_bytes(2, "big") + query.question)
+    message += b"\0\0\x29\x04\xd0" + bytes(6) + 3000 * (b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4" + bytes(4))
+    with pytest.raises(WireError, match="OPT record"):
+        answer_from_upstream(bytes(message), query)
+
+
+def test_an_answer_of_thousands_of_records() -> None:
+    query = query_of(PLAIN)
+    record = b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4" + bytes(4)
+    message = b"\0\0\x81\x80\0\1" + (4000).to_bytes(2, "big") + bytes(4) + query.question
+    answer = answer_from_upstream(message + 4000 * record, query)
+    assert len(answer.render(query)) == len(message) + 4000 * 16
+    assert answer.size > 4000 * 130  # what it takes of the cache's bytes
+    assert answer.render(query, limit=1232)[2] & 2
