@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import trio
 import trustme
-from wsproto import WSConnection
 
 from zks_lwip.errors import AuthError, ProtocolError
 from zks_lwip.tunnel import masking
@@ -28,6 +27,7 @@ from zks_lwip.tunnel.channel import (
 )
 from zks_lwip.tunnel.dial import connect_worker
 from zks_lwip.tunnel.frames import Connect, Connected, Data, Hello
+from zks_lwip.tunnel.framing import BoundedConnection
 from zks_lwip.tunnel.options import TunnelConfig
 from zks_lwip.tunnel.pacing import MAX_LIMIT, MIN_LIMIT, Pacer
 from zks_lwip.tunnel.session import Role, Session, Settings
@@ -165,7 +165,7 @@ async def test_all_works_with_wsproto_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(masking, "_checked", False)
     block = bytes(range(256)) * 3000
     async with working() as worker, running(quick(worker.url)) as channel:
-        assert type(channel.channel.connection._protocol) is WSConnection
+        assert type(channel.channel.connection._protocol) is BoundedConnection
         stream = await channel.connect()
         received = bytearray()
         with trio.fail_after(60):

@@ -41,6 +41,8 @@ SECONDS = 1.5
 MOST_GROWTH = 48 << 20
 #: seconds of the processor for others' frames between a keystroke and its echo
 MOST_BUSY = 0.5 * (4 if "ZKS_LWIP_SANITIZE" in os.environ else 1)
+#: the same where no frame asks for anything: what is left is the slices of the parser
+MOST_BUSY_WITH_FRAMES = MOST_BUSY / 2
 UPGRADE = (
     "GET /tunnel HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -226,8 +228,33 @@ FLOODS_V1: dict[str, Callable[[int], bytes]] = {
 }
 
 
+def fragments(payload: bytes) -> bytes:
+    """A message in fragments of one byte; the mask is zero."""
+    last = len(payload) - 1
+    return b"".join(
+        bytes((0 if n else 2, 0x81)) + bytes(4) + bytes((byte,))
+        for n, byte in enumerate(payload[:last])
+    ) + b"\x80\x81" + bytes(4) + payload[last:]  # fmt: skip
+
+
+EMPTY = b"\x00\x80" + bytes(4)
+
+#: What costs here is the framing: messages are few, or of one byte.
+FLOODS_OF_FRAMES: dict[str, Callable[[int], bytes]] = {
+    "empty fragments": lambda turn: (b"" if turn else b"\x02\x80" + bytes(4)) + EMPTY * 40_000,
+    "messages of one byte": many(message(Pong().encode())),
+    "fragments of one byte": many(fragments(Unknown(0x50, 0, b"").encode())),
+    "WebSocket pings": many(b"\x89\x80" + bytes(4)),
+    "WebSocket pongs": many(b"\x8a\x80" + bytes(4)),
+}
+
+
 def flood(
-    process: subprocess.Popen[str], honest: Honest, liar: Client, make: Callable[[int], bytes]
+    process: subprocess.Popen[str],
+    honest: Honest,
+    liar: Client,
+    make: Callable[[int], bytes],
+    most_busy: float = MOST_BUSY,
 ) -> None:
     """Send what ``make`` makes, as fast as it is taken; then look what that has done."""
     before = resident(process)
@@ -248,7 +275,7 @@ def flood(
     print(f"{turn} messages, {growth >> 10} KiB, {honest.count} echoes, at worst {honest.worst} s")
     assert growth < MOST_GROWTH
     assert honest.count > 3
-    assert honest.worst < MOST_BUSY
+    assert honest.worst < most_busy
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -266,3 +293,13 @@ def test_a_flood_over_v1(name: str, worker: tuple[subprocess.Popen[str], int], f
     liar = Client(port, v1=True)
     liar.send(Connect(1, "127.0.0.1", far).encode())
     flood(process, Honest(process, port, far), liar, FLOODS_V1[name])
+
+
+@pytest.mark.parametrize("v1", [False, True])
+@pytest.mark.parametrize("name", FLOODS_OF_FRAMES)
+def test_a_flood_of_frames(
+    name: str, v1: bool, worker: tuple[subprocess.Popen[str], int], far: int
+) -> None:
+    process, port = worker
+    liar = Client(port, v1=v1)
+    flood(process, Honest(process, port, far), liar, FLOODS_OF_FRAMES[name], MOST_BUSY_WITH_FRAMES)

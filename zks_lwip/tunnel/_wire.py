@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from wsproto import WSConnection
 
+from .framing import CONTINUE, BoundedConnection
 from .masking import FramedConnection
 
 __all__ = ["Wire"]
@@ -25,7 +25,9 @@ _RECEIVE_BYTES = 256 * 1024
 class Wire(trio.abc.Stream):
     """``stream`` as a WebSocket carrier. ``first`` is what has been received from it already."""
 
-    def __init__(self, stream: trio.abc.Stream, protocol: WSConnection, first: bytes = b"") -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, protocol: BoundedConnection, first: bytes = b""
+    ) -> None:
         self.stream = stream
         #: When anything last came from the peer, by trio's clock.
         self.heard = trio.current_time()
@@ -36,6 +38,7 @@ class Wire(trio.abc.Stream):
         #: Something is being sent: the kernel does not have all of it yet.
         self.sending = False
         self._first = first
+        self._bounded = protocol
         self._protocol = protocol if isinstance(protocol, FramedConnection) else None
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         # An SSL object gives one record (16 KiB) a call, and an SSLStream goes through the
@@ -53,9 +56,13 @@ class Wire(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         await self.stream.wait_send_all_might_not_block()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None) -> Any:
+        """What has come; CONTINUE, after others had their turns, while older bytes are left."""
         if self.before_read is not None:
             await self.before_read()
+        if self._bounded.unfinished:
+            await trio.lowlevel.checkpoint()
+            return CONTINUE
         if self._first:
             await trio.lowlevel.checkpoint()
             first, self._first = self._first, b""
@@ -70,7 +77,7 @@ class Wire(trio.abc.Stream):
         if data:
             self.heard = trio.current_time()
             self.bytes_received += len(data)
-        return data  # type: ignore[no-any-return]
+        return data
 
     async def _receive_into(self, buffer: memoryview) -> int:
         assert self._socket is not None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import ProtocolError
+from .framing import SLICE
 from .liveness import LONGEST
 from .pacing import Pacer
 from .tcp_info import round_trip, stretched
@@ -30,7 +31,6 @@ __all__ = ["LAST_MESSAGE", "LinkEnd", "SessionLink"]
 
 log = logging.getLogger(__name__)
 
-_SLICE = 0.003  # seconds for the frames of one WebSocket before the others have their turns
 LAST_MESSAGE = 1.0
 """Seconds that the message which is being sent may still take when a link ends."""
 
@@ -154,7 +154,7 @@ class SessionLink:
     def _work(self, frames: Iterator[Frame | None]) -> None:
         """Act on frames, but only for so long: a message of tiny ones could stop everybody else."""
         act = self._on_frame
-        deadline = time.perf_counter() + _SLICE
+        deadline = time.perf_counter() + SLICE
         try:
             for frame in frames:
                 if frame is not None:

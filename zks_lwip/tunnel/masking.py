@@ -10,33 +10,25 @@ text, fragmented messages, oversized and malformed frames all go through wsproto
 that nothing but the fast path is ours; RFC 6455 §5.3's masking key comes from ``os.urandom`` for
 every frame.
 
-When not: :func:`make_protocol` gives wsproto's own class if a self-check, run once, finds that
-wsproto no longer behaves as it did, or that the extension module is missing. Everything then still
-works, at wsproto's speed.
+When not: :func:`make_protocol` gives wsproto's own framing, within the same bounds
+(:mod:`.framing`), if a self-check, run once, finds that wsproto no longer behaves as it did, or
+that the extension module is missing. Everything then still works, at wsproto's speed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import struct
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Generator
 from typing import Any, TypeAlias
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    RejectData,
-    Request,
-)
-from wsproto.utilities import RemoteProtocolError
+from wsproto.events import AcceptConnection, BytesMessage, Event, Request
+
+from .framing import BoundedConnection
 
 try:
     from zks_lwip._lwip import ffi, lib
@@ -61,9 +53,6 @@ _MAX_HEADER = 14
 _FIRST_BUFFER = 16 * 1024
 _BULK_BUFFER = 512 * 1024
 _MIN_ROOM = 4 * 1024
-
-_HEAD_END = re.compile(rb"\n\r?\n")
-_MAX_HEAD = 64 * 1024
 
 
 def frame(payload: Buffer, key: bytes | None, out: bytearray, *, opcode: int = _BINARY) -> int:
@@ -98,26 +87,17 @@ def _in_use(buffer: bytearray) -> bool:
     return False
 
 
-class FramedConnection(WSConnection):
-    """A ``WSConnection`` whose whole binary messages take the short way.
+class FramedConnection(BoundedConnection):
+    """A ``BoundedConnection`` whose whole binary messages take the short way.
 
     ``on_message``, while set, is called with every binary message, synchronously, from
     :meth:`events`, instead of that giving a ``BytesMessage``: a memoryview that is valid as long as
     it is held, into a buffer that is used again once nobody holds it. It must not raise. A message
-    of more than ``max_message`` bytes is never assembled here; wsproto gives it out in pieces, and
-    trio-websocket then closes with 1009.
+    of more than ``max_message`` bytes is never assembled here.
     """
 
     def __init__(self, connection_type: ConnectionType, max_message: int = 1 << 20) -> None:
-        super().__init__(connection_type)
-        self.on_message: Callable[[memoryview], None] | None = None
-        self.max_message = max_message
-        #: The answer that was no upgrade, once it has come (client).
-        self.rejection: RejectConnection | None = None
-        #: Why the opening handshake failed, if the answer broke the rules.
-        self.handshake_error: str | None = None
-        self._breach = False  # the peer broke RFC 6455, and has not been told yet
-        self._head = bytearray()
+        super().__init__(connection_type, max_message)
         self._send_buffer = bytearray(_FIRST_BUFFER)
         self._buffer = bytearray(_FIRST_BUFFER)
         self._start = 0  # of what has not been parsed
@@ -126,20 +106,6 @@ class FramedConnection(WSConnection):
         self._filled = False  # the last receive filled all the room
         self._slow = 0  # bytes of the current frame that still go to wsproto
         self._fragmented = False  # wsproto is inside a fragmented message
-        self._pieces: list[bytes] = []
-        self._pieces_size = 0
-        self._dead = False
-
-    @property
-    def state(self) -> ConnectionState:
-        """As ``WSConnection.state``; REMOTE_CLOSING once the peer broke RFC 6455.
-
-        wsproto leaves the state OPEN then, and trio-websocket says nothing to the peer. In this
-        state it answers with the status that wsproto gave (RFC 6455 §7.1.7).
-        """
-        if self._breach:
-            return ConnectionState.REMOTE_CLOSING
-        return super().state
 
     # sending
 
@@ -152,8 +118,6 @@ class FramedConnection(WSConnection):
             and self.state is ConnectionState.OPEN
         ):
             return self._frame(event.data)
-        if isinstance(event, CloseConnection):
-            self._breach = False
         return super().send(event)
 
     def _frame(self, payload: Buffer) -> memoryview:
@@ -178,14 +142,16 @@ class FramedConnection(WSConnection):
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes any bytes-like object, and releases its own."""
-        if data is None:
-            super().receive_data(None)
-        elif isinstance(data, memoryview) and data.obj is self._buffer:
-            self._end += len(data)
+        if isinstance(data, memoryview) and data.obj is self._buffer:
+            self._end += 0 if self._dead else len(data)
             data.release()  # or the caller's variable would keep the buffer in use
             self._filled = self._end == len(self._buffer)
-        elif self.connection is None:
-            self._receive_handshake(data)
+        else:
+            super().receive_data(data)
+
+    def _receive_frames(self, data: Any) -> None:
+        if data is None:
+            super()._receive_frames(None)
         else:
             self._append(data)
 
@@ -195,26 +161,6 @@ class FramedConnection(WSConnection):
         self._buffer[self._end : self._end + size] = data
         self._end += size
         self._filled = False
-
-    def _receive_handshake(self, data: bytes) -> None:
-        """Give wsproto the HTTP head alone, so that the frames that follow it come to us."""
-        searched = max(0, len(self._head) - 2)
-        self._head += data
-        found = _HEAD_END.search(self._head, searched)
-        if found is None and len(self._head) < _MAX_HEAD:
-            return
-        end = len(self._head) if found is None else found.end()
-        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
-        self._head.clear()
-        try:
-            super().receive_data(head)
-        except RemoteProtocolError as error:
-            self.handshake_error = str(error)
-            if self.client:  # trio-websocket would send the hint, an HTTP response, to a server
-                raise RemoteProtocolError(str(error)) from None
-            raise
-        if rest and self.connection is not None:
-            self._append(rest)
 
     def _make_room(self, size: int) -> None:
         """Have ``size`` bytes free after ``_end``, and the whole frame in progress fit."""
@@ -235,21 +181,15 @@ class FramedConnection(WSConnection):
                 view[:held] = view[self._start : self._end]
         self._start, self._end = 0, held
 
-    def events(self) -> Generator[Event, None, None]:
-        """As ``WSConnection.events``."""
-        for event in self.handshake.events():
-            if isinstance(event, RejectConnection):
-                # The status is all that is wanted; a body may be without end.
-                self.rejection = event
-                yield RejectConnection(event.status_code, event.headers, has_body=False)
-            elif not isinstance(event, RejectData):
-                yield event
-        if self.connection is not None:
-            yield from self._parse()
-
-    def _parse(self) -> Generator[Event, None, None]:
+    def _frames(self, deadline: float) -> Generator[Event, None, None]:
         own_mask = 0 if self.client else _MASKED
+        now = time.perf_counter
+        moved = False  # a slice is one frame at least
         while not self._dead:
+            if moved and now() > deadline:
+                self.unfinished = True
+                return
+            moved = True
             buffer, start = self._buffer, self._start
             held = self._end - start
             if self._slow:
@@ -307,43 +247,14 @@ class FramedConnection(WSConnection):
             self._dead = True
             return
         connection.receive_data(data)
-        for event in connection.events():
-            if self._dead:
-                return
-            if isinstance(event, CloseConnection):
-                self._dead = True
-                self._breach = connection.state is ConnectionState.OPEN
-                yield event
-            elif isinstance(event, Ping) and connection.state is not ConnectionState.OPEN:
-                log.debug("ping after our Close: not answered")
-            elif isinstance(event, BytesMessage) and self.on_message is not None:
-                yield from self._collect(event)
-            else:
-                yield event
-
-    def _collect(self, event: BytesMessage) -> Generator[Event, None, None]:
-        """Put the pieces of a message that came the long way together for ``on_message``."""
-        self._pieces.append(bytes(event.data))
-        self._pieces_size += len(event.data)
-        too_big = self._pieces_size > self.max_message
-        if not too_big and not event.message_finished:
-            return
-        whole = b"".join(self._pieces)
-        self._pieces.clear()
-        self._pieces_size = 0
-        if too_big:
-            self._dead = True  # trio-websocket closes with 1009; nothing after it counts
-        if too_big or self.on_message is None:
-            yield BytesMessage(data=whole)
-        else:
-            self.on_message(memoryview(whole))
+        yield from self._bounded(connection.events())
 
 
-def make_protocol(connection_type: ConnectionType, max_message: int = 1 << 20) -> WSConnection:
-    """The protocol object for a ``trio_websocket.WebSocketConnection``: ours, or wsproto's own."""
+def make_protocol(connection_type: ConnectionType, max_message: int = 1 << 20) -> BoundedConnection:
+    """The protocol for a ``trio_websocket.WebSocketConnection``: with framing in C, or without."""
     if _usable():
         return FramedConnection(connection_type, max_message)
-    return WSConnection(connection_type)
+    return BoundedConnection(connection_type, max_message)
 
 
 _checked: bool | None = None

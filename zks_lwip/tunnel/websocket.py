@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import h11
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
-from wsproto import ConnectionType, WSConnection
+from wsproto import ConnectionType
 from wsproto.events import BytesMessage, Ping
 from wsproto.utilities import LocalProtocolError
 
@@ -24,8 +24,9 @@ from ..errors import ProtocolError, TunnelError
 from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
 from ._text import one_line
 from ._wire import Wire
+from .framing import BoundedConnection
 from .liveness import LONGEST, Liveness, Verdict
-from .masking import Buffer, FramedConnection, make_protocol
+from .masking import Buffer, make_protocol
 from .tcp_info import carrier_of, progress, round_trip, stretched
 
 __all__ = [
@@ -88,7 +89,8 @@ class WsConnection:
     def __init__(
         self,
         stream: trio.abc.Stream,
-        protocol: WSConnection,
+        protocol: BoundedConnection,
+        nursery: trio.Nursery,
         *,
         max_message: int,
         queue: int,
@@ -101,6 +103,8 @@ class WsConnection:
         #: What the upgrade request said (server side).
         self.request: HttpRequest | None = None
         self._protocol = protocol
+        protocol.on_ping = self._on_ping
+        self._nursery = nursery
         self._wire = Wire(stream, protocol, first)
         self._ws = WebSocketConnection(
             self._wire,
@@ -121,6 +125,8 @@ class WsConnection:
         self._pinging = False
         #: Where the acknowledgements of TCP come from a proxy, they say little of the peer.
         self.proxied = False
+        self._pong: bytes | None = None  # what the last ping said, until it is answered
+        self._ponging = False
         #: Bytes of the messages that have been sent, or are being sent.
         self.message_bytes_sent = 0
         self._proven = 0  # of these, how many the peer has read, since it answered a ping behind
@@ -239,16 +245,14 @@ class WsConnection:
         reads, without a queue and mostly without a copy, and must not raise. The memoryview stays
         valid as long as it, or a slice of it, is held. Raises ProtocolError for a text message.
         """
-        if isinstance(self._protocol, FramedConnection):
-            self._protocol.on_message = on_message
+        self._protocol.on_message = on_message
         try:
             while True:  # those that came before, and all of them without our framing
                 on_message(memoryview(await self.receive_message()))
         except WebSocketClosed:
             return
         finally:
-            if isinstance(self._protocol, FramedConnection):
-                self._protocol.on_message = None
+            self._protocol.on_message = None
 
     def hold(self, until: Callable[[], Awaitable[None]] | None) -> None:
         """Read nothing more before ``until()`` has returned; None: read again.
@@ -325,6 +329,27 @@ class WsConnection:
         finally:
             self._pinging = False
 
+    def _on_ping(self, payload: bytes) -> None:
+        """Answer the last ping, beside the reader (RFC 6455 §5.5.3 asks for no more).
+
+        A reader that waited until its pong is sent would read nothing meanwhile: two ends that
+        send each other much, and a ping, would wait for each other.
+        """
+        self._pong = payload
+        if not self._ponging:
+            self._ponging = True
+            self._nursery.start_soon(self._send_pongs)
+
+    async def _send_pongs(self) -> None:
+        try:
+            while self._pong is not None:
+                payload, self._pong = self._pong, None
+                await self._ws.pong(payload)
+        except (ConnectionClosed, LocalProtocolError) as error:
+            log.debug("pong: %s", error)
+        finally:
+            self._ponging = False
+
     async def aclose(self, status: int = 1000, reason: str = "") -> None:
         """Close with ``status`` and ``reason`` (cut to 123 bytes); harmless if it is closed.
 
@@ -333,8 +358,7 @@ class WsConnection:
         """
         if self._own_close is None and self.closed_status is None:
             self._own_close = (status, reason)
-        if isinstance(self._protocol, FramedConnection):
-            self._protocol.on_message = None
+        self._protocol.on_message = None
         if not self._broken:
             with trio.CancelScope(deadline=trio.current_time() + _CLOSE_TIMEOUT, shield=True):
                 try:
@@ -394,6 +418,7 @@ async def upgrade_websocket(
     connection = WsConnection(
         stream,
         make_protocol(ConnectionType.CLIENT, max_message),
+        nursery,
         max_message=max_message,
         queue=queue,
         host=host,
@@ -411,7 +436,7 @@ async def upgrade_websocket(
         rejection = connection._rejection
         if rejection is not None:
             raise UpgradeRefused(rejection.status_code, rejection.headers, "no upgrade")
-        error = getattr(protocol, "handshake_error", None) or connection._failure
+        error = protocol.handshake_error or connection._failure
         if error:
             raise UpgradeRefused(None, (), error)
         raise connection._closed_error()
@@ -477,6 +502,7 @@ async def _accept(
     connection = WsConnection(
         stream,
         make_protocol(ConnectionType.SERVER, max_message),
+        nursery,
         max_message=max_message,
         queue=queue,
         first=bytes(raw),
