@@ -45,6 +45,7 @@ __all__ = [
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_MTU = 1500
+DEFAULT_KEEPALIVE = 70.0
 DEFAULT_PATH = "/tunnel"
 #: Which address of the tunnel is the host's own 127.0.0.1, where the worker is the embedded one.
 DEFAULT_HOST_LOOPBACK = ipaddress.IPv4Address("198.18.0.2")
@@ -129,7 +130,9 @@ class VpnConfig:
     ``worker`` is None for the embedded worker: a child process on this machine's loopback.
     ``worker_address`` is where it is, if its name is not to be looked up; ``proxy`` is asked to
     connect to it. ``token`` never appears in a repr. ``grace`` is for how many seconds a lost
-    tunnel is waited for before flows are refused. ``dns`` is None for the defaults. ``host`` counts
+    tunnel is waited for before flows are refused. ``keepalive`` is after how many seconds of an
+    application's silence its kernel is asked whether it still has the connection (1 to 86400, or 0:
+    never; :class:`~zks_lwip.stack.Stack`). ``dns`` is None for the defaults. ``host`` counts
     only where the host is set up. ``user`` is whom an embedded worker becomes, and ``connect``.
     """
 
@@ -154,6 +157,7 @@ class VpnConfig:
     max_flows: int = 8192
     host_loopback: ipaddress.IPv4Address | None = DEFAULT_HOST_LOOPBACK
     grace: float = 10.0
+    keepalive: float = DEFAULT_KEEPALIVE
 
     def __post_init__(self) -> None:
         if self.worker is not None:
@@ -201,6 +205,10 @@ class VpnConfig:
             raise ConfigError(f"--max-flows {self.max_flows} is out of range: give 1 to 65536.")
         if not 0 <= self.grace <= 3600:
             raise ConfigError(f"--grace {self.grace:g} is out of range: give 0 to 3600 seconds.")
+        if not (self.keepalive == 0 or 1 <= self.keepalive <= 86400):
+            raise ConfigError(
+                f"--keepalive {self.keepalive:g} is out of range: give 1 to 86400 seconds, or 0."
+            )
 
     def _check_worker(self, worker: WorkerUrl) -> None:
         if not worker.secure and not worker.loopback and not self.plaintext:

@@ -165,6 +165,7 @@ async def open_vpn(
                     # The gateway refuses what is over; the core counts those in TIME_WAIT, too.
                     max_flows=config.max_flows + 64,
                     icmp=config.icmp.value,
+                    keepalive=config.keepalive,
                     own_addresses=own_addresses,
                 )
             )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.gateway_fakes import FakeFlow, FakeStream, FakeTunnel
 from zks_lwip.gateway.policy import Policy
-from zks_lwip.gateway.tcp import HELD_SECONDS, FlowTable, TcpBridge
+from zks_lwip.gateway.tcp import HELD_SECONDS, LEFT_SECONDS, FlowTable, TcpBridge
 from zks_lwip.stack import Reject
 from zks_lwip.stats import GatewayCounters
 
@@ -194,6 +194,43 @@ def test_what_was_sent_before_the_fin_is_still_pulled_when_the_stack_is_done() -
     assert stream.ready == 1 and len(bench.table) == 1
     assert pull(stream) == b"last words" and pull(stream) is None
     assert len(bench.table) == 0 and stream.closed == 0
+
+
+def test_what_an_application_that_is_gone_has_left_is_pulled_before_the_stream_is_closed() -> None:
+    """It has sent its FIN, and its kernel has forgotten it; the far end has not finished."""
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.incoming += b"last words"
+    flow.fin = True
+    flow.handler.on_closed()
+    for _ in range(3):
+        bench.now += LEFT_SECONDS * 0.9
+        bench.table.expire(bench.now)
+        assert stream.closed == 0 and len(bench.table) == 1
+        assert len(pull(stream, 2) or b"") == 2
+    flow.room = 0
+    stream.peer.on_data(memoryview(b"to nobody"))
+    assert stream.credit == 0
+    assert pull(stream) == b"ords" and pull(stream) is None
+    assert stream.closed == 0  # its EOF has yet to leave
+    bench.table.expire(bench.now)
+    assert stream.closed == 1 and len(bench.table) == 0
+    assert flow.log == ["accept", "close"]
+
+
+def test_what_an_application_that_is_gone_has_left_is_not_kept_for_ever() -> None:
+    bench = Bench()
+    flow, stream = bench.connected()
+    flow.incoming += b"never taken"
+    flow.fin = True
+    flow.handler.on_closed()
+    bench.now += LEFT_SECONDS - 1
+    bench.table.expire(bench.now)
+    assert len(bench.table) == 1
+    bench.now += 1
+    bench.table.expire(bench.now)
+    assert stream.closed == 1 and len(bench.table) == 0
+    assert flow.log == ["accept", "abort"]
 
 
 def test_the_end_of_a_stream_that_ended_both_ways_resets_nothing() -> None:

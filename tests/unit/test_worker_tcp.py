@@ -276,6 +276,34 @@ async def test_urgent_bytes_keep_their_place(readiness: Make) -> None:
             await until(lambda: came == [b"up"])
 
 
+async def test_close_after_eof_takes_nothing_back() -> None:
+    """The client wants nothing more; what it has sent before its EOF is delivered, in order."""
+    size = 8_000_000
+    read = trio.Event()
+    result: list[int] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        await read.wait()
+        total = 0
+        async for piece in stream:
+            total += len(piece)
+        result.append(total)
+
+    async with running_worker(window=16 << 20) as (worker, address), tcp_server(far) as port:
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            for _ in range(0, size, 250_000):
+                await client.send(Data(1, bytes(250_000)))
+            await client.send(Eof(1), Close(1))
+            await client.open(2, "127.0.0.1", port)  # the others have been taken, too
+            assert sum(account.held for account in worker.accounts.values()) > 0
+            read.set()
+            await until(lambda: result)
+        assert result[0] == size
+        await until(lambda: far_sockets(worker) == 0)
+
+
 async def test_a_slow_far_end_holds_up_its_own_stream_only() -> None:
     stop = trio.Event()
 

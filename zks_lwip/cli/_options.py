@@ -14,6 +14,7 @@ import click
 
 from ..config import (
     DEFAULT_HOST_LOOPBACK,
+    DEFAULT_KEEPALIVE,
     DEFAULT_MTU,
     HostOptions,
     Icmp,
@@ -192,6 +193,13 @@ _OPTIONS = (
         "queries are refused at once.",
     ),
     click.option(
+        "--keepalive",
+        metavar="SECONDS",
+        type=float,
+        default=DEFAULT_KEEPALIVE,
+        hidden=True,  # the tests cannot wait; no other user needs another value
+    ),
+    click.option(
         "--host-loopback",
         metavar="ADDRESS|none",
         default=None,
@@ -236,6 +244,7 @@ def make_config(
     fast_connect: bool,
     max_flows: int,
     grace: float,
+    keepalive: float,
     host_loopback: str | None,
     host: HostOptions | None = None,
     user: str | None = None,
@@ -281,6 +290,7 @@ def make_config(
         fast_connect=fast_connect,
         max_flows=max_flows,
         grace=grace,
+        keepalive=keepalive,
         host_loopback=(
             DEFAULT_HOST_LOOPBACK if host_loopback is None else parse_host_loopback(host_loopback)
         ),

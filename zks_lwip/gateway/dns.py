@@ -193,6 +193,9 @@ class DnsFlow:
         self._forget()
         self._flow.abort()
 
+    def leave(self, now: float) -> None:
+        """Nothing of it is left when its application is."""
+
     def expire(self, now: float) -> None:
         """Close after :data:`IDLE_SECONDS` without a query; abort if that does not end it."""
         if self._conversation.in_flight or now - self.used < IDLE_SECONDS:

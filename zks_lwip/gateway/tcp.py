@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 #: A held SYN is given up in silence after this time. A kernel with Linux's default of six retries
 #: gives up after 127 s without telling anybody, so nothing else would end it if the worker forgot.
 HELD_SECONDS = 130.0
+#: What an application that is gone has left is given up when the worker has taken none of it for
+#: this time: as long as a kernel tries to deliver what a closed socket has left, or more.
+LEFT_SECONDS = 300.0
 
 
 class StreamHandle(Protocol):
@@ -53,6 +56,7 @@ class Tabled(Protocol):
     since: float
 
     def refuse(self, how: Reject) -> None: ...
+    def leave(self, now: float) -> None: ...
 
 
 class FlowTable:
@@ -62,13 +66,14 @@ class FlowTable:
     makes room, since it is the least likely to be still wanted.
     """
 
-    __slots__ = ("_accepted", "_counters", "_held", "limit")
+    __slots__ = ("_accepted", "_counters", "_held", "_left", "limit")
 
     def __init__(self, limit: int, counters: GatewayCounters) -> None:
         self.limit = limit
         self._counters = counters
         self._held: dict[Tabled, None] = {}
         self._accepted: set[Tabled] = set()
+        self._left: dict[Tabled, None] = {}
 
     def __len__(self) -> int:
         return len(self._held) + len(self._accepted)
@@ -99,9 +104,18 @@ class FlowTable:
         """Forget a connection; harmless if it is forgotten already."""
         self._held.pop(member, None)
         self._accepted.discard(member)
+        self._left.pop(member, None)
+
+    def left(self, member: Tabled) -> None:
+        """The application of an accepted one is gone; ``leave`` is called until it is removed."""
+        self._left[member] = None
 
     def expire(self, now: float) -> None:
-        """Give up the held ones that are older than :data:`HELD_SECONDS`."""
+        """Give up the held ones that are older than :data:`HELD_SECONDS`, and let go of those
+        whose application is gone.
+        """
+        for member in tuple(self._left):
+            member.leave(now)
         late = [member for member in self._held if now - member.since >= HELD_SECONDS]
         for member in late:
             member.refuse(Reject.SILENT)
@@ -116,6 +130,7 @@ class TcpBridge:
 
     __slots__ = (
         "_accepted",
+        "_clock",
         "_closed",
         "_counters",
         "_done",
@@ -143,8 +158,9 @@ class TcpBridge:
         self._accepted = False  # the SYN went to the stack
         self._pulled_eof = False  # the application's FIN went to the tunnel
         self._remote_eof = False  # the far end's EOF has come (maybe behind pending bytes)
-        self._closed = False  # the stack is done with both directions
+        self._closed = False  # the stack is done with it: nothing more goes to the application
         self._done = False  # nothing may happen any more
+        self._clock = clock
         self.since = clock()
 
     def start(self, tunnel: StreamOpener, policy: Policy, *, fast_connect: bool) -> None:
@@ -172,10 +188,12 @@ class TcpBridge:
         count = self._flow.pull_into(view)
         if count is None:
             self._pulled_eof = True
-            if self._closed:
+            if self._closed and self._remote_eof:
                 self._finish()
-        else:
+        elif count:
             self._counters.bytes_up += count
+            if self._closed:
+                self.since = self._clock()
         return count
 
     def on_connected(self) -> None:
@@ -266,16 +284,32 @@ class TcpBridge:
             stream.close()
 
     def on_closed(self) -> None:
-        """Both directions of the application's connection are done."""
+        """Both directions of the application's connection are done, or it has sent its FIN and is
+        gone: what it sent before that is still to be pulled.
+        """
         self._closed = True
         if self._done:
             return
-        if self._pulled_eof:
+        if self._pulled_eof and self._remote_eof:
             self._finish()
-        elif self._stream is not None:
-            self._stream.mark_ready()  # what it sent before its FIN is still to be pulled
+            return
+        self.since = self._clock()
+        self._table.left(self)
+        if not self._pulled_eof and self._stream is not None:
+            self._stream.mark_ready()
 
     # both
+
+    def leave(self, now: float) -> None:
+        """End it when the worker has all that an application has left, or takes no more of it.
+
+        Not in :meth:`pull_into`: its EOF has to leave before the CLOSE.
+        """
+        if self._pulled_eof:
+            self._finish()
+        elif now - self.since >= LEFT_SECONDS:
+            self.on_reset()
+            self._flow.abort()
 
     def refuse(self, how: Reject) -> None:
         """End a held flow towards both sides."""

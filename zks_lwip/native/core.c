@@ -140,7 +140,7 @@ void core_leave(zks_core *core)
     if ((core->ready_first || core->datagram_event) && !core->wake_sent && core->config.wake_fd >= 0)
         wake = core->wake_sent = 1;
     if (core->pump_sleeps && core_wants_ticks(core)) {
-        kick = 1; /* the pump sleeps without a time-out: it has a timer to run now */
+        kick = 1; /* the pump sleeps for longer than a tick: it has a timer to run now */
         core->pump_sleeps = 0;
     }
     zks_lock_release();
@@ -233,6 +233,19 @@ int core_wants_ticks(const zks_core *core)
            core->fragments_seen;
 }
 
+/* Milliseconds until a tick has something to do, or -1: not before an event. */
+int64_t core_wait(const zks_core *core)
+{
+    uint64_t next = core->last_tick_ms + ZKS_TICK_MS, due;
+    if (!core_wants_ticks(core)) {
+        if (!flow_keepalive_due(core, &due))
+            return -1;
+        if (due > next)
+            next = due;
+    }
+    return (int64_t)(next - core->now_ms);
+}
+
 static void tick(zks_core *core)
 {
     flow_tick(core); /* the slow half advances tcp_ticks */
@@ -251,7 +264,7 @@ void core_advance(zks_core *core, uint64_t now_ms)
     core->last_tick_ms += due * ZKS_TICK_MS;
     if (due > 8 && !core_wants_ticks(core)) {
         tcp_ticks += (u32_t)(due / 2); /* nobody slept through anything */
-        return;
+        due = 1;
     }
     /* After a suspend, or a scheduler's hiccup, time passes for the peer as for us: a few ticks are enough. */
     if (due > 8)
@@ -262,13 +275,12 @@ void core_advance(zks_core *core, uint64_t now_ms)
 
 int64_t zks_tick(zks_core *core, uint64_t now_ms)
 {
-    int64_t wait = -1;
+    int64_t wait;
     if (!core)
         return -1;
     core_enter(core);
     core_advance(core, now_ms);
-    if (core_wants_ticks(core))
-        wait = (int64_t)(core->last_tick_ms + ZKS_TICK_MS - core->now_ms);
+    wait = core_wait(core);
     core_leave(core);
     return wait;
 }
@@ -291,7 +303,8 @@ zks_core *zks_core_new(const struct zks_config *config)
     zks_core *core;
     ip4_addr_t address, mask;
     int ok;
-    if (config->mtu < 576 || config->mtu > 65535 || !config->max_flows || config->max_flows > 1u << 20)
+    if (config->mtu < 576 || config->mtu > 65535 || !config->max_flows || config->max_flows > 1u << 20 ||
+        (config->keepalive_ms && (config->keepalive_ms < 1000 || config->keepalive_ms > 86400000)))
         return NULL;
     core = calloc(1, sizeof *core);
     if (!core)

@@ -191,6 +191,8 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
             hide_options(p, packet);
             clip(p, packet, flow->pcb);
         }
+        if (!(packet->flags & ZKS_TCP_RST))
+            flow_heard(core, flow);
         flow_isolate(core, flow);
         core_inject(core, p, packet);
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
@@ -254,7 +256,7 @@ static void sweep(zks_core *core, uint8_t which, const struct tcp_pcb *pcbs)
         if (!flow->linked)
             flow_died(core, flow, ZKS_EV_CLOSED);
         else if (which == LIST_BUSY && !flow_is_busy(flow->pcb))
-            flow_list_move(core, flow, LIST_NONE);
+            flow_rest(core, flow);
     }
 }
 
@@ -288,6 +290,7 @@ void flow_tick(zks_core *core)
             flow_settle(core, flow);
         }
     }
+    flow_keepalive(core);
     core->current = NULL;
     tcp_listen_pcbs.listen_pcbs = NULL;
     link_list(&core->lists[LIST_BUSY], &tcp_active_pcbs);

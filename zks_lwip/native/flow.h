@@ -32,6 +32,12 @@ void flow_open_window(struct flow *flow, struct tcp_pcb *pcb);
 err_t flow_on_accept(void *arg, struct tcp_pcb *pcb, err_t err);
 err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err);
 
+/* flow_keepalive.c. flow_rest: it has nothing for lwIP's timers. flow_heard: a segment of its peer has come, and
+ * flow_settle follows. flow_keepalive_due: 0: not before an event. flow_keepalive sends what probes are due. */
+void flow_rest(zks_core *core, struct flow *flow);
+void flow_heard(zks_core *core, struct flow *flow);
+void flow_keepalive(zks_core *core);
+
 /* flow.c */
 void flow_inject(zks_core *core, const uint8_t *bytes, uint32_t length);
 void flow_refuse(zks_core *core, struct flow *flow, int how);

@@ -43,7 +43,10 @@ void flow_settle(zks_core *core, struct flow *flow)
     if (!pcb) {
         /* The error callback has said so already. */
     } else if (tcp_active_pcbs == pcb) {
-        flow_list_move(core, flow, flow_is_busy(pcb) ? LIST_BUSY : LIST_NONE);
+        if (flow_is_busy(pcb))
+            flow_list_move(core, flow, LIST_BUSY);
+        else
+            flow_rest(core, flow);
     } else if (tcp_tw_pcbs == pcb) {
         if (flow->state != FLOW_WAIT) {
             flow->state = FLOW_WAIT;
@@ -140,8 +143,13 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t length)
 static void on_error(void *arg, err_t err)
 {
     struct flow *flow = arg;
-    if (flow)
-        flow_died(core_current, flow, err == ERR_CLSD ? ZKS_EV_CLOSED : ZKS_EV_RESET);
+    int in_order = err == ERR_CLSD;
+    if (!flow)
+        return;
+    /* A probe has found a peer that had sent FIN and then forgotten the flow: nothing of what it sent is taken back. */
+    if (flow->list == LIST_ASKED && flow->rx_eof)
+        in_order = 1;
+    flow_died(core_current, flow, in_order ? ZKS_EV_CLOSED : ZKS_EV_RESET);
 }
 
 /* How long segments are, decided once, before the first byte. With offloads, as long as the device takes them; the

@@ -28,6 +28,8 @@
     X(DATAGRAMS_OUT, datagrams_out)                                                                      \
     X(DATAGRAMS_DROPPED, datagrams_dropped)                                                              \
     X(ECHO_ANSWERED, echo_answered)                                                                      \
+    X(KEEPALIVE_PROBES, keepalive_probes)                                                                \
+    X(KEEPALIVE_ENDED, keepalive_ended)                                                                  \
     X(OUTPUT_DROPPED, output_dropped)                                                                    \
     X(NO_MEMORY, no_memory)                                                                              \
     X(DROP_FIRST, drop_short)
@@ -64,7 +66,7 @@ struct flow {
     struct chunk *rx_head, *rx_tail;
     uint8_t *syn;                       /* the held packet */
     uint64_t id;
-    uint64_t since_ms;                  /* it is held, or was let go or heard of since */
+    uint64_t since_ms;                  /* it is held, was let go or last heard, or asked (LIST_ASKED) since */
     uint64_t syn_ms;                    /* when a held SYN was last seen */
     struct zks_address source, destination;
     uint32_t rx_bytes;
@@ -92,7 +94,16 @@ struct flow_list {
     struct flow *first, *last;
     uint32_t count;
 };
-enum { LIST_NONE, LIST_HELD, LIST_BUSY, LIST_WAIT, LIST_DEAD, LIST_COUNT };
+enum {
+    LIST_NONE,
+    LIST_HELD,
+    LIST_BUSY,  /* lwIP's timers have something to do for it */
+    LIST_IDLE,  /* quiet: the longest unheard of first */
+    LIST_ASKED, /* quiet, and sent a keepalive probe that has not been answered: the longest ago first */
+    LIST_WAIT,
+    LIST_DEAD,
+    LIST_COUNT
+};
 
 struct queued_datagram {
     struct queued_datagram *next;
@@ -137,7 +148,7 @@ struct zks_core {
 
     int fd, framing, device_errno;
     int stop_pipe[2];
-    uint8_t pump_sleeps; /* in poll without a time-out */
+    uint8_t pump_sleeps; /* in poll beyond the next tick */
     struct chunk *spare[2];
     uint32_t spare_count[2];
     uint8_t *scratch; /* 64 KiB and a header, for what must be in one piece */
@@ -158,6 +169,7 @@ void core_wake_reader(zks_core *core);
 void core_kick_pump(zks_core *core);
 void core_advance(zks_core *core, uint64_t now_ms);
 int core_wants_ticks(const zks_core *core);
+int64_t core_wait(const zks_core *core);
 void core_inject(zks_core *core, struct pbuf *p, const struct zks_packet *packet);
 uint32_t core_hash(const zks_core *core, const struct zks_address *source, uint16_t source_port,
                    const struct zks_address *destination, uint16_t destination_port);
@@ -166,6 +178,7 @@ uint32_t core_hash(const zks_core *core, const struct zks_address *source, uint1
 void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes);
 void flow_acknowledge(zks_core *core);
 void flow_tick(zks_core *core);
+int flow_keepalive_due(const zks_core *core, uint64_t *due_ms);
 uint16_t flow_mss(const zks_core *core, const struct zks_packet *reply);
 int flow_setup(zks_core *core);
 void flow_teardown(zks_core *core);

@@ -170,12 +170,12 @@ int zks_pump_run(zks_core *core)
         }
         flow_acknowledge(core);
         refill(core, buffers);
-        wait = core_wants_ticks(core) ? (int64_t)(core->last_tick_ms + ZKS_TICK_MS - core->now_ms) : -1;
+        wait = core_wait(core);
         if (n == BATCH)
             wait = 0; /* there may be more: look at the pipe, and go on */
         else if (!buffers[0])
             wait = 10; /* no memory to read into: try again, without spinning */
-        core->pump_sleeps = wait < 0;
+        core->pump_sleeps = wait < 0 || wait > (int64_t)ZKS_TICK_MS;
         core_leave(core);
         if (poll(polled, 2, (int)wait) < 0 && errno != EINTR) {
             core->device_errno = errno;

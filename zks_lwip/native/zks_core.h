@@ -26,7 +26,7 @@ enum {
     ZKS_EV_READABLE = 4,    /* bytes or FIN have come */
     ZKS_EV_WRITABLE = 8,    /* there is room again after a short push */
     ZKS_EV_RESET = 16,      /* ended by RST, by time-out or by lack of memory; nothing more will come */
-    ZKS_EV_CLOSED = 32,     /* both directions ended in order */
+    ZKS_EV_CLOSED = 32,     /* both directions ended in order, or the peer, after its FIN, has forgotten the flow */
     ZKS_EV_DATAGRAM = 64    /* flow 0: datagrams wait */
 };
 
@@ -58,6 +58,9 @@ struct zks_config {
     uint32_t max_held;      /* held SYNs at a time; over it the oldest is refused */
     uint32_t max_datagrams; /* bytes of datagrams that wait for zks_datagram_take; over it the oldest go */
     uint32_t max_output;    /* bytes of packets that wait for zks_output_take; over it new ones are dropped */
+    uint32_t keepalive_ms;  /* of a peer's silence, until it is asked whether it still has the flow: 1,000 to
+                             * 86,400,000 (a day), or 0: never. Twenty probes in vain end the flow, each a quarter
+                             * of that after the one before, at most 15 s */
     int32_t icmp;           /* ZKS_ICMP_* */
     int32_t wake_fd;        /* a non-blocking socket that gets one byte when events wait, or -1 */
     uint8_t own4[16];       /* our own addresses, whose pings are always answered here; zero: none */
@@ -114,7 +117,7 @@ int zks_packet_input(zks_core *core, const uint8_t *packet, size_t length);
 /* Takes whole packets, one after the other, their lengths into lengths[]; how many. */
 int zks_packet_output(zks_core *core, uint8_t *buffer, size_t size, uint32_t *lengths, int most);
 /* Runs what is due at now (ms since the core was made, as the caller counts them); ms until it wants to be called
- * again, or -1: not before an event. */
+ * again, if no event comes before, or -1. */
 int64_t zks_tick(zks_core *core, uint64_t now_ms);
 
 int zks_events(zks_core *core, struct zks_event *events, int most);

@@ -68,7 +68,9 @@ class FlowHandler(Protocol):
         """The application aborted, or vanished: nothing more comes and nothing more goes."""
 
     def on_closed(self) -> None:
-        """Both directions have ended in order; what has come before may still be pulled."""
+        """Both directions have ended in order, or the application, after its FIN, is gone; what has
+        come before may still be pulled.
+        """
 
 
 class Flow:

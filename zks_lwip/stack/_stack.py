@@ -30,6 +30,7 @@ _RESET: int = lib.ZKS_EV_RESET
 _CLOSED: int = lib.ZKS_EV_CLOSED
 _EVENTS = 256  # taken at a time
 _BUFFER = 1 << 18  # bytes for packets that are taken at a time; at least one
+_TICK = 0.25  # seconds between two looks of lwIP's timers
 _BYTES = ffi.typeof("uint8_t[]")
 _FRAMING = {
     "raw": lib.ZKS_FRAMING_RAW,
@@ -58,6 +59,11 @@ class Stack:
         oldest are dropped, and counted.
     :param icmp: echo requests to other addresses than ``own_addresses``: ``"off"`` drops them,
         ``"reply"`` answers them here, ``"tunnel"`` gives them to :attr:`on_echo`.
+    :param keepalive: seconds of an application's silence after which its kernel is asked whether it
+        still has the connection, 1 to 86400, or 0: never. One that has forgotten it says so by RST,
+        and the connection ends; one that says nothing is asked 20 times more, a quarter of that
+        apart, at most 15 s. Linux forgets a half-closed connection 60 s after its close (a few
+        later, as its timers go): the default is just beyond that.
     :param own_addresses: at most one IPv4 and one IPv6 literal, whose pings are answered here.
     :raises StackError: out of memory, or a parameter out of its range.
     """
@@ -79,8 +85,11 @@ class Stack:
         max_held: int = 1024,
         max_datagrams: int = 4 << 20,
         icmp: str = "off",
+        keepalive: float = 70.0,
         own_addresses: Iterable[str] = (),
     ) -> None:
+        if not (keepalive == 0 or 1 <= keepalive <= 86400):
+            raise StackError(f"a keepalive of {keepalive} s cannot be used: 0, or 1 to 86400")
         self.device = device
         self.on_flow = None
         self.on_datagrams = None
@@ -102,6 +111,7 @@ class Stack:
         config.max_datagrams = max_datagrams
         config.max_output = 16 << 20
         config.icmp = _ICMP[icmp]
+        config.keepalive_ms = round(keepalive * 1000)
         config.wake_fd = self._wake_write.fileno()
         for host in own_addresses:
             family, raw = pack(host)
@@ -219,7 +229,8 @@ class Stack:
             now = trio.current_time()
             wait = lib.zks_tick(self._core, int((now - base) * 1000))
             self._made_output()
-            await trio.sleep(0.25 if wait < 0 else max(wait, 1) / 1000)
+            # Nothing wakes this task when there is more to do earlier.
+            await trio.sleep(_TICK if wait < 0 else min(max(wait, 1) / 1000, _TICK))
 
     def _made_output(self) -> None:
         """Packets may wait for :meth:`_pump_out`."""

@@ -34,6 +34,7 @@ class TcpStream(HalfCloseableStream):
         self._connected = False
         self._closed = False
         self._reset = False
+        self._gone = False  # the other end, after its EOF: nothing more goes there
         self._eof_sent = False
         flow.handler = self
 
@@ -64,6 +65,7 @@ class TcpStream(HalfCloseableStream):
         self._wake()
 
     def on_closed(self) -> None:
+        self._gone = True
         self._wake()
 
     def _wake(self) -> None:
@@ -99,6 +101,8 @@ class TcpStream(HalfCloseableStream):
             with memoryview(data).cast("B") as view:
                 sent = 0
                 while sent < len(view):
+                    if self._gone:
+                        raise trio.BrokenResourceError("the other end has gone")
                     self._writable = trio.Event()
                     sent += self._flow.push(view[sent:])
                     if sent < len(view):

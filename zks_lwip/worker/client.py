@@ -132,7 +132,10 @@ class Client:
     def _on_close(self, frame: Close) -> None:
         stream = self._streams.get(frame.stream)
         if stream is not None:
-            stream.abort()
+            if stream.eof_taken:
+                stream.finish()
+            else:
+                stream.abort()
 
     def _on_close_v1(self, frame: Close) -> None:
         stream = self._streams.get(frame.stream)

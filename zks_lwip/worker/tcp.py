@@ -173,8 +173,15 @@ class TcpStream:
         elif self._pending is None and self._sock is not None:
             self._shut_down()
 
+    @property
+    def eof_taken(self) -> bool:
+        """Whether the client has ended its direction in order."""
+        return self._eof_taken
+
     def finish(self) -> None:
-        """A v1 client's CLOSE: it has said all; deliver that, and close without a reset."""
+        """A v1 client's CLOSE, or one after EOF: it has said all; deliver that, and close without
+        a reset. (The kernel resets it if the far end sends more.)
+        """
         if self._sock is None:
             self.abort()
         else:

@@ -61,7 +61,10 @@ static void check_flow(const zks_core *core, const struct flow *flow)
     case FLOW_LINGER:
         CHECK(flow->pcb && flow->pcb->callback_arg == flow && !flow->syn);
         CHECK(flow->held_id == (flow->state == FLOW_OPEN));
-        CHECK(flow->list == LIST_BUSY || (flow->list == LIST_NONE && !needs_timers(flow->pcb)));
+        CHECK(flow->list == LIST_BUSY || flow->list == LIST_IDLE || flow->list == LIST_ASKED);
+        CHECK(flow->list == LIST_BUSY || !needs_timers(flow->pcb));
+        CHECK(flow->list != LIST_ASKED || flow->pcb->keep_cnt_sent);
+        CHECK(flow->list == LIST_BUSY || !flow->prev || flow->prev->since_ms <= flow->since_ms);
         CHECK(flow->pcb->state != TIME_WAIT && flow->pcb->state != CLOSED);
         check_sending(flow->pcb);
         CHECK(flow->state == FLOW_OPEN || !flow->rx_head);

@@ -55,6 +55,7 @@ static void tcp_out(const struct wire_segment *s, int lost)
             continue;
         p->asked = s->ack;
         p->news |= run.gone && !(s->flags & WIRE_RST);
+        p->news |= !(s->flags & (WIRE_RST | WIRE_SYN)) && !s->length && (int32_t)(s->seq - p->ack) < 0; /* a probe */
         if (s->flags & WIRE_SYN) {
             p->ack = s->seq + 1;
             if (s->flags & WIRE_ACK)

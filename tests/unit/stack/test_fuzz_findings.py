@@ -274,7 +274,7 @@ async def test_bytes_wait_for_the_handshake_of_a_connection_of_ours() -> None:
 
 
 async def test_what_was_closed_does_not_wait_for_a_vanished_peer(autojump_clock: object) -> None:
-    async with probe() as p:
+    async with probe(keepalive=0) as p:
         c = await connect(p)
         await trio.sleep(1000)
         c.flow.push(b"never acknowledged")
