@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+import dns.message
+import dns.rcode
+
 from tests.unit.gateway_fakes import FakeFlow, FakeStack
 from zks_lwip.dns.conversation import MAX_HELD_BY_ALL, MAX_IN_FLIGHT
 from zks_lwip.dns.framing import Deframer
@@ -205,8 +208,11 @@ def test_connections_are_bounded_and_idle_ones_make_room() -> None:
 
 
 def large(number: int) -> bytes:
-    """A query that is so long that its answer, too, is nearly as long as one can be."""
-    return struct.pack("!6H", number, 0, 1, 0, 0, 0) + b"\1a\0\0\1\0\1" + bytes(60_000)
+    """A message that is nearly as long as an answer can be; every other one has an OPT record."""
+    edns = number % 2
+    head = struct.pack("!6H", number, 0, 1, 1, 0, edns) + b"\1a\0\0\1\0\1"
+    record = b"\xc0\x0c\0\x10\0\1" + bytes(4) + struct.pack("!H", 60_000) + bytes(60_000)
+    return head + record + (b"\0\0\x29\x04\xd0\0\0\x80\0\0\0" if edns else b"")
 
 
 class Echo(Service):
@@ -233,15 +239,20 @@ def test_the_answers_that_connections_hold_are_bounded_in_bytes() -> None:
         flows.append(flow)
         b.feed(flow, framed(*(large(number * 100 + index) for index in range(30))))
     b.service.answer(*list(b.service.asked))
-    assert b.front.budget.held <= MAX_HELD_BY_ALL + 40 * 30 * 21
+    assert b.front.budget.held <= MAX_HELD_BY_ALL + 40 * 30 * 100
     for flow in flows:
         flow.room = 1 << 30
         flow.handler.on_writable()
     whole = refused = 0
     for flow in flows:
         for message in Deframer().feed(flow.delivered):
-            refused += message[3] & 15 == 2 and len(message) == 19
-            whole += len(message) == len(large(0))
+            if len(message) > 60_000:
+                whole += 1
+                continue
+            seen = dns.message.from_wire(message)
+            assert seen.rcode() == dns.rcode.SERVFAIL and seen.edns == (0 if seen.id % 2 else -1)
+            assert [option.code for option in seen.options] == [14] * (seen.id % 2)
+            refused += 1
     assert whole + refused == 40 * 30
     assert whole * 60_000 < MAX_HELD_BY_ALL + 40 * 80_000  # what each had taken to send, besides
     assert b.front.budget.held == 0

@@ -8,6 +8,7 @@ owns the connection moves the bytes. :func:`serve_stream` does so for any trio s
 from __future__ import annotations
 
 import logging
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 import trio
 
 from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.wire import HEADER, RCODE, Rcode, name_end
+from zks_lwip.dns.wire import HEADER, RCODE, Ede, Rcode, ede_option, opt_record, walk
 
 __all__ = ["Budget", "Conversation", "serve_stream"]
 
@@ -135,10 +136,16 @@ class Conversation:
 
 
 def _servfail(answer: bytes) -> bytes:
-    """Make of an answer one without records."""
+    """Make of an answer one without records, with the reason where the client speaks EDNS."""
+    layout = walk(answer)
+    reason = ede_option(Ede.NOT_READY, "too many bytes of answers wait to be read")
+    opt = b""
+    if layout.opt:
+        size, _, _, flags = struct.unpack_from("!HBBH", answer, layout.opt + 3)
+        opt = opt_record(size, flags, 0, reason)
     ident, flags, *_ = HEADER.unpack_from(answer)
-    header = HEADER.pack(ident, flags & ~RCODE | Rcode.SERVFAIL, 1, 0, 0, 0)
-    return header + answer[12 : name_end(answer, 12) + 4]
+    header = HEADER.pack(ident, flags & ~RCODE | Rcode.SERVFAIL, 1, 0, 0, 1 if opt else 0)
+    return header + answer[12 : layout.question_end] + opt
 
 
 async def serve_stream(service: _Service, stream: trio.abc.Stream, *, idle: float = IDLE) -> None:

@@ -224,6 +224,33 @@ async def test_a_tunnel_that_is_down_is_waited_for(autojump_clock: trio.testing.
             assert read(await service.answer(query())).answer
 
 
+async def test_a_burst_while_the_tunnel_is_down_waits_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    upstream = Upstream(delay=0.02)
+    upstream.gate = gate = Switch()
+    async with running(upstream) as service:
+        answers: list[bytes] = []
+        for number in range(3000):
+            service.submit(query(f"n{number}.example"), answers.append, source=number % 7)
+        await trio.sleep(8)
+        assert not answers
+        gate.up = True  # type: ignore[misc]
+        await trio.sleep(1)
+        assert len(answers) == 3000 and all(read(answer).answer for answer in answers)
+        gate.up = False  # type: ignore[misc]
+        answers.clear()
+        for number in range(3000):
+            service.submit(query(f"m{number}.example", use_edns=0), answers.append, source=number)
+        await trio.sleep(10.5)
+        assert len(answers) == 3000
+        for answer in answers:
+            seen = read(answer)
+            assert (
+                seen.rcode() == dns.rcode.SERVFAIL and seen.options[0].text == "the tunnel is down"
+            )
+
+
 async def test_a_tunnel_without_hope_is_not_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
