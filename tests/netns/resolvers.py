@@ -39,7 +39,13 @@ for folder in etc lib; do
     folders=lowerdir=$package/$folder:$there,upperdir=/run/above/$folder,workdir=/run/work/$folder
     mount -t overlay -o $folders none $there
 done
+# Hooks that other packages of this machine (unbound, dnsmasq) have there are not for this one.
+for own in etc/resolvconf etc/resolvconf.conf etc/default/resolvconf lib/resolvconf; do
+    rm -rf /$own
+    if [ -e $package/$own ]; then cp -a $package/$own /$own; fi
+done
 """
+RECORD = f"'nameserver {lab.NAMES4}' 'search zks.test' 'options trust-ad'"
 START = {
     "systemd-resolved": f"""
 echo 'systemd-resolve:x:{USER_ID}:{USER_ID}::/:/usr/sbin/nologin' >>/etc/passwd
@@ -53,17 +59,17 @@ dbus-daemon --config-file=$bus --nofork --nopidfile &
 until [ -S /run/dbus/system_bus_socket ]; do sleep 0.02; done
 /lib/systemd/systemd-resolved &
 until resolvectl dns up0 {lab.NAMES4} 2>/dev/null; do sleep 0.05; done
-resolvectl domain up0 '~.'
+resolvectl domain up0 '~.' zks.test
 """,
     "resolvconf": f"""
 rm -f /etc/resolv.conf
 ln -s /run/resolvconf/resolv.conf /etc/resolv.conf
 resolvconf --enable-updates
-echo nameserver {lab.NAMES4} | resolvconf -a up0.dhclient
+printf '%s\n' {RECORD} | resolvconf -a up0.dhclient
 """,
     "openresolv": f"""
 rm -f /etc/resolv.conf
-echo nameserver {lab.NAMES4} | resolvconf -a up0.dhclient
+printf '%s\n' {RECORD} | resolvconf -a up0.dhclient
 """,
 }
 END = """

@@ -73,7 +73,9 @@ def test_told_and_put_back(
         assert resolver.first_server() == "198.18.0.2"
         with detector.watching() as found:
             assert resolver.looks_up()
+            assert resolver.looks_up("far"), "the host's search domain is lost"
         nothing(found)
+        assert "trust-ad" in resolver.run("cat", "/etc/resolv.conf")
         resolver.zks("pause", "--for", "1h")
         assert asks_directly(resolver, detector)
         resolver.zks("pause", "--end")

@@ -19,6 +19,7 @@ from zks_lwip.host.config import TABLE, Network
 from zks_lwip.host.firewall import is_ours
 from zks_lwip.host.marks import ALL_BITS, MarkUse
 from zks_lwip.host.plan import PRIORITY_ALL
+from zks_lwip.host.resolv_conf import read_resolv_conf
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
 from zks_lwip.host.steps import PROTOCOL, SYSCTLS, TABLE_NAME, Route, Rule, Step
 
@@ -60,6 +61,7 @@ def look(
     networks, uplinks, routes, claimed = _routes(ip, links)
     nft = nft_path()
     our_table, foreign_table = _table(nft, table_known)
+    resolver = _resolver(inode)
     return HostState(
         netns=netns,
         inode=inode,
@@ -78,8 +80,9 @@ def look(
         foreign_table=foreign_table,
         sysctls={name: value for name in SYSCTLS if (value := read_sysctl(name)) is not None},
         strict_rp_filter=_strict_rp_filter(links),
-        resolver=_resolver(inode),
+        resolver=resolver,
         resolver_prefix=_resolver_prefix(),
+        resolver_wishes=_resolver_wishes(resolver),
         leftover=leftover,
     )
 
@@ -238,6 +241,11 @@ def _resolver(inode: int) -> str:
     if resolvconf and Path(resolvconf).resolve().name != "resolvectl":
         return "resolvconf"
     return ""
+
+
+def _resolver_wishes(resolver: str) -> str | None:
+    """systemd-resolved keeps them by itself; and what nothing replaces need not be kept."""
+    return ("\n".join(read_resolv_conf().lines()) or None) if resolver == "resolvconf" else None
 
 
 def _resolver_prefix() -> str:

@@ -32,7 +32,7 @@ def _link_dns(step: LinkDns) -> None:
 
 
 def _resolvconf(step: Resolvconf) -> None:
-    run_program(["resolvconf", "-a", step.record, "-m", "0", "-x"], f"nameserver {step.server}\n")
+    run_program(["resolvconf", "-a", step.record, "-m", "0", "-x"], step.text)
 
 
 DO: dict[type[Step], Callable[[Any], object]] = {LinkDns: _link_dns, Resolvconf: _resolvconf}

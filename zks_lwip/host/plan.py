@@ -291,18 +291,19 @@ def _resolver(config: HostConfig, state: HostState, server: str) -> list[Step]:
         return []
     if state.resolver == "resolved":
         return [LinkDns(config.tun, server)]
-    return [Resolvconf(state.resolver_prefix + config.tun, server)]
+    return [Resolvconf(state.resolver_prefix + config.tun, server, state.resolver_wishes)]
 
 
 def _stale(state: HostState, steps: list[Step]) -> tuple[Step, ...]:
     """What a dead instance has left and the new one does not want, last first."""
     wanted = set(steps)
+    records = {step.record for step in steps if isinstance(step, Resolvconf)}
     settings = {step.name for step in steps if isinstance(step, Sysctl)}
     stale: list[Step] = []
     for step in reversed(state.leftover.steps if state.leftover else ()):
         if isinstance(step, Sysctl) and step.name not in settings:
             stale.append(step)
-        elif isinstance(step, Resolvconf) and step not in wanted:
+        elif isinstance(step, Resolvconf) and step.record not in records:
             stale.append(step)
     stale += [step for step in state.ours if step not in wanted]
     if state.nft_table and not any(isinstance(step, Nftables) for step in steps):
@@ -353,5 +354,6 @@ def with_state(plan: Plan, state: HostState) -> Plan:
         nft=first.nft,
         resolver=first.resolver,
         resolver_prefix=first.resolver_prefix,
+        resolver_wishes=first.resolver_wishes,
     )
     return make_plan(plan.config, seen, keep=plan)

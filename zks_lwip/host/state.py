@@ -90,6 +90,8 @@ class HostState:
     """``resolved``, ``resolvconf``, or empty."""
     resolver_prefix: str = ""
     """What names of resolvconf's records begin with, so that they come before others'."""
+    resolver_wishes: str | None = None
+    """Lines of resolv.conf(5) that resolvconf's record has to keep: ``search``, ``options``."""
     leftover: Leftover | None = None
 
     @property

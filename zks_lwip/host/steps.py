@@ -228,13 +228,24 @@ class LinkDns(Step):
 
 @dataclass(frozen=True, slots=True)
 class Resolvconf(Step):
-    """resolvconf(8) puts this server first into /etc/resolv.conf; openresolv, it alone."""
+    """resolvconf(8) puts this server first into /etc/resolv.conf; openresolv, it alone.
+
+    Alone means without the search domains and options of the others' records: ``wishes`` are the
+    host's (resolv_conf.py), one line each.
+    """
 
     record: str
     server: str
+    wishes: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The record."""
+        return "\n".join([f"nameserver {self.server}", *(self.wishes or "").splitlines()]) + "\n"
 
     def commands(self) -> list[str]:
-        return [f"echo nameserver {self.server} | resolvconf -a {self.record} -m 0 -x"]
+        lines = shlex.join(self.text.splitlines())
+        return [f"printf '%s\\n' {lines} | resolvconf -a {self.record} -m 0 -x"]
 
     def undo_commands(self) -> list[str]:
         return [f"resolvconf -d {self.record} -f"]

@@ -281,6 +281,21 @@ async def test_the_worker_is_asked_by_its_frames() -> None:
         assert read(await service.answer(query("fail.example"))).rcode() == dns.rcode.SERVFAIL
 
 
+async def test_authenticated_data_of_the_workers_servers_is_not_passed_on() -> None:
+    """Nothing authenticates them: an application that trusts AD (SSHFP) must not trust theirs."""
+
+    class Tunnel:
+        async def dns_query(self, message: bytes) -> bytes:
+            answer = bytearray(good(message))
+            answer[3] |= dns.flags.AD | dns.flags.RA
+            return bytes(answer)
+
+    tunnel = Tunnel()
+    async with running(WorkerResolver(tunnel)) as service:  # type: ignore[arg-type]
+        seen = read(await service.answer(query(want_dnssec=True)))
+    assert seen.answer and seen.flags & dns.flags.RA and not seen.flags & dns.flags.AD
+
+
 async def test_too_much_at_once_is_refused_not_kept(autojump_clock: trio.testing.MockClock) -> None:
     async with running(Upstream(delay=1), max_flights=10, max_waiting=20) as service:
         answers: list[bytes] = []

@@ -86,7 +86,15 @@ CASES: dict[str, tuple[HostConfig, HostState]] = {
     "only": (replace(WORKER, only=networks("198.51.100.0/24")), LAPTOP),
     "gateway": (replace(WORKER, forward=True, inbound=(22, 443)), LAPTOP),
     "resolved": (WORKER, replace(LAPTOP, resolver="resolved")),
-    "resolvconf": (WORKER, replace(LAPTOP, resolver="resolvconf", resolver_prefix="tun.")),
+    "resolvconf": (
+        WORKER,
+        replace(
+            LAPTOP,
+            resolver="resolvconf",
+            resolver_prefix="tun.",
+            resolver_wishes="search corp.example lab.example\noptions ndots:2 trust-ad",
+        ),
+    ),
 }
 
 
