@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ NO_HOST4, NO_HOST6 = "25.66.2.1", "2a0e:66:2::1"  # mid: EHOSTUNREACH
 SILENT4, SILENT6 = "25.66.3.1", "2a0e:66:3::1"  # far drops it
 NAMESERVER = "25.250.250.250"  # of the hosts; routed nowhere, so only the tunnel can answer
 TOKEN = "correct-horse-battery-staple"
+# An ordinary user. In a user namespace the ids that it does not map are 65534, too: as NOBODY one
+# does not notice what that breaks.
+USER = 1000
 NOBODY = 65534
 
 PYTHON = [sys.executable]
@@ -95,10 +98,12 @@ class Namespace:
         user: int | None = None,
         tun: Path | None = None,
         sshd: bool = False,
+        binds: Mapping[str, Path] | None = None,
     ) -> list[str]:
         """``argv`` preceded by what puts it into this namespace, as ``user``, with own files.
 
-        ``resolv`` becomes its /etc/resolv.conf, ``tun`` its /dev/net/tun.
+        ``resolv`` becomes its /etc/resolv.conf, ``tun`` its /dev/net/tun, and each path of
+        ``binds`` the file beside it.
         """
         options = ["--net", self.path, "--sysfs"]
         if self.state:
@@ -107,6 +112,8 @@ class Namespace:
             options += ["--bind", str(resolv), "/etc/resolv.conf"]
         if tun:
             options += ["--bind", str(tun), "/dev/net/tun"]
+        for path, source in (binds or {}).items():
+            options += ["--bind", str(source), path]
         if sshd:
             options += ["--run-tmpfs"]
         if user is not None:
@@ -302,10 +309,17 @@ class Lab:
         url: str | None = None,
         embedded: bool = False,
         user: int | None = None,
+        resolv: Path | None = None,
+        binds: Mapping[str, Path] | None = None,
+        under: Sequence[str] = (),
         **more: Any,
     ) -> Child:
-        """``run -- command`` in ``host``; as another ``user``, with a TUN node that it may open."""
+        """``run -- command`` in ``host``; as another ``user``, with a TUN node that it may open.
+
+        ``under`` is a command that runs it, as that user.
+        """
         argv = [
+            *under,
             *ZKS,
             "run",
             *([] if embedded else self.tunnel_options(url)),
@@ -314,7 +328,9 @@ class Lab:
             *command,
         ]
         tun = None if user is None else self.tun_node()
-        return Child("run", host.command(argv, resolv=self.resolv, user=user, tun=tun), **more)
+        resolv = resolv or self.resolv
+        command = host.command(argv, resolv=resolv, user=user, tun=tun, binds=binds)
+        return Child("run", command, **more)
 
     def close(self) -> None:
         self._stack.close()

@@ -3,7 +3,7 @@
 Name look-ups leave a network namespace through unix sockets, which do not know such namespaces:
 nscd is asked before anything else, nss-resolve and nss-mdns speak to systemd-resolved and avahi,
 and anybody may ask resolved over D-Bus. So their sockets are covered, and resolv.conf and
-nsswitch.conf leave nothing but /etc/hosts and DNS, which goes through the TUN.
+nsswitch.conf leave nothing but /etc/hosts, what asks no one, and DNS, which goes through the TUN.
 
 A directory is covered either by a tmpfs over it, or by leaving it out of a mirrored parent. The
 second also holds when its service is restarted: removing a directory in the host's namespace takes
@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import enum
 import os
+import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Mount", "MountKind", "isolation", "names_by_dns_only", "resolv_conf"]
+from zks_lwip.host._ssh_config import included_files
+from zks_lwip.host.resolv_conf import ResolvConf
+
+__all__ = ["Mount", "MountKind", "isolation", "names_by_dns_only", "own_copies", "resolv_conf"]
 
 # Below /run (or an old-fashioned /var/run): sockets of services that resolve names.
 _SOCKETS = ("nscd", "avahi-daemon", "dbus", "mdnsd")
@@ -48,18 +52,51 @@ class Mount:
     kind: MountKind
     path: str
     content: str = ""
+    mode: int = 0o644
 
 
-def resolv_conf(nameserver: str) -> str:
-    """What /etc/resolv.conf says for the command: one name server, no search domains of a LAN."""
-    return f"# Names are resolved through the tunnel.\nnameserver {nameserver}\noptions edns0\n"
+def resolv_conf(nameserver: str, host: ResolvConf | None = None) -> str:
+    """What /etc/resolv.conf says for the command: one name server, the host's search domains."""
+    return f"# Names are resolved through the tunnel.\n{(host or ResolvConf()).text(nameserver)}"
 
 
 def names_by_dns_only(nsswitch: str) -> str:
-    """An nsswitch.conf (nsswitch.conf(5)) with ``hosts: files dns``, otherwise unchanged."""
-    line = "hosts:          files dns"
-    changed, count = re.subn(r"(?m)^[ \t]*hosts[ \t]*:.*$", line, nsswitch)
-    return changed if count else f"{nsswitch.rstrip()}\n{line}\n"
+    """An nsswitch.conf (nsswitch.conf(5)) with ``hosts: files dns``, otherwise unchanged.
+
+    nss-myhostname(8) stays where it was: it asks no one for this machine's own name. It comes
+    before DNS, lest that name be asked there first.
+    """
+
+    def line(service: str = "") -> str:
+        return f"hosts:          files {service}dns"
+
+    def replace(match: re.Match[str]) -> str:
+        services = match[1].partition("#")[0].split()
+        return line("myhostname " if "myhostname" in services else "")
+
+    changed, count = re.subn(r"(?m)^[ \t]*hosts[ \t]*:(.*)$", replace, nsswitch)
+    return changed if count else f"{nsswitch.rstrip()}\n{line()}\n"
+
+
+def own_copies(root: Path = Path("/")) -> list[Mount]:
+    """What a user namespace would make unusable, as the caller's own: mounted after the others."""
+    files = included_files(root)
+    mounts = [Mount(MountKind.FILE, f.path, os.fsdecode(f.content), f.mode) for f in files]
+    return mounts + _user_database(root)
+
+
+def _user_database(root: Path) -> list[Mount]:
+    """The caller's own entry, where only a service knows it whose sockets are covered (sssd)."""
+    path = Path(os.path.realpath(root / "etc/passwd"))
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        entry = pwd.getpwuid(os.getuid())
+    except (OSError, KeyError):
+        return []  # it is as unknown outside
+    if any(line.split(":")[2:3] == [str(entry.pw_uid)] for line in text.splitlines()):
+        return []
+    line = ":".join(map(str, (entry.pw_name, "x", *entry[2:])))
+    return [Mount(MountKind.FILE, str(path), f"{text.rstrip()}\n{line}\n")]
 
 
 def isolation(resolv: str, *, mirror_run: bool, root: Path = Path("/")) -> list[Mount]:

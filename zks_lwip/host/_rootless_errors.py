@@ -24,7 +24,10 @@ def explain(step: int, code: int, detail: str) -> ZksError:
     if step == lib.ZKS_NSRUN_TUN_OPEN:
         return _tun_node(code, detail, reason)
     if step == lib.ZKS_NSRUN_TUN_CREATE:
-        return DeviceError(f"cannot make the interface {detail} in the new namespace: {reason}")
+        message = f"cannot make the interface {detail} in the new namespace: {reason}"
+        if code in (errno.ENOTTY, errno.EINVAL):
+            message += "; is the device node (/dev/net/tun) really that of TUN, character 10:200?"
+        return DeviceError(message)
     if step in (lib.ZKS_NSRUN_USERNS, lib.ZKS_NSRUN_IDMAP, lib.ZKS_NSRUN_NAMESPACES):
         return _namespaces(step, code, detail, reason)
     if step == lib.ZKS_NSRUN_MOUNT:

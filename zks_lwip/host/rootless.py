@@ -35,9 +35,10 @@ from zks_lwip.device._linux import (
     set_offloads,
 )
 from zks_lwip.errors import CommandError, HostError
-from zks_lwip.host._isolation import isolation, resolv_conf
+from zks_lwip.host._isolation import isolation, own_copies, resolv_conf
 from zks_lwip.host._rootless_errors import explain
 from zks_lwip.host.addresses import TUN_IPV4, TUN_IPV6
+from zks_lwip.host.resolv_conf import read_resolv_conf
 
 __all__ = ["Rootless", "spawn"]
 
@@ -72,8 +73,10 @@ def spawn(
     check_name(name)
     check_mtu(mtu)
     user_namespace = not _is_privileged()
-    resolv = resolv_conf(nameserver or str(_other(ipv4)))
+    resolv = resolv_conf(nameserver or str(_other(ipv4)), read_resolv_conf())
     mounts = isolation(resolv, mirror_run=user_namespace)
+    if user_namespace:
+        mounts += own_copies()
     keep: list[Any] = []  # cffi: memory lives as long as its owner
 
     def text(value: str) -> Any:
@@ -98,7 +101,7 @@ def spawn(
     )
     array = ffi.new(
         "struct zks_nsrun_mount[]",
-        [(int(m.kind), text(m.path), text(m.content)) for m in mounts],
+        [(int(m.kind), text(m.path), text(m.content), m.mode) for m in mounts],
     )
     config.mounts = array
     report = ffi.new("struct zks_nsrun_report *")
@@ -158,7 +161,8 @@ class Rootless:
     ) -> None:
         """Execute the command; returns when it has been, which is at once.
 
-        ``argv[0]`` is looked up in the PATH of ``env`` (ours, if None); ``cwd`` is ours, if None.
+        ``argv[0]`` is looked up in the PATH of ``env`` (ours, if None); ``cwd`` is ours, if None,
+        also when it has been removed or a directory above it is closed to us.
         From now on SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 that are sent to this
         process go to the command, until it has ended. (Ctrl-C of a terminal reaches it without us.)
 
@@ -166,7 +170,7 @@ class Rootless:
         shell.
         """
         environment = dict(os.environ if env is None else env)
-        directory = os.getcwd() if cwd is None else os.fspath(cwd)
+        directory = _directory() if cwd is None else os.fspath(cwd)
         strings = [directory, *(candidates := _candidates(argv[0], environment)), *argv]
         strings += [f"{name}={value}" for name, value in environment.items()]
         if any("\0" in string for string in strings):
@@ -185,10 +189,12 @@ class Rootless:
         if len(answer) == _REPORT.size:
             step, code, _, _, detail = _REPORT.unpack(answer)
             what = os.fsdecode(detail.split(b"\0", 1)[0])
-            where = "cannot enter its directory" if step == lib.ZKS_NSRUN_CHDIR else "cannot run"
+            enters = step == lib.ZKS_NSRUN_CHDIR
+            where = "cannot enter its directory" if enters else "cannot run"
             self.close()
             status = 127 if code == errno.ENOENT and step == lib.ZKS_NSRUN_EXEC else 126
             hint = "; give its path, or a name that PATH leads to" if status == 127 else ""
+            hint = "; start it in another directory" if enters else hint
             raise CommandError(f"{where} {what}: {os.strerror(code)}{hint}", status)
 
     async def wait(self) -> int:
@@ -238,6 +244,18 @@ def _candidates(program: str, environment: Mapping[str, str]) -> list[str]:
         return [program]
     path = environment.get("PATH", os.defpath)
     return [os.path.join(directory or ".", program) for directory in path.split(os.pathsep)]
+
+
+def _directory() -> str:
+    """The working directory's path, which leads to what is mounted in the command's namespace.
+
+    Empty where the path does not lead there: the command then inherits the directory itself.
+    """
+    try:
+        path = os.getcwd()
+        return path if os.path.samestat(os.stat(path), os.stat(".")) else ""
+    except OSError:
+        return ""
 
 
 def _other(interface: ipaddress.IPv4Interface) -> ipaddress.IPv4Address:

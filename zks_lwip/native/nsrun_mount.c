@@ -30,13 +30,13 @@ static void fd_path(char *buffer, size_t size, int fd, const char *name)
     snprintf(buffer, size, "/proc/self/fd/%d%s%s", fd, name ? "/" : "", name ? name : "");
 }
 
-static int put_file(const char *path, const char *content)
+static int put_file(const char *path, const char *content, mode_t mode)
 {
     size_t length = strlen(content);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return -1;
-    int result = fchmod(fd, 0644);
+    int result = fchmod(fd, mode);
     if (result == 0 && write(fd, content, length) != (ssize_t)length)
         result = -1;
     close(fd);
@@ -44,7 +44,7 @@ static int put_file(const char *path, const char *content)
 }
 
 /* The new file is born in a tmpfs that is mounted for just as long: the bind mount keeps it alive. */
-static int bind_file(const char *path, const char *content)
+static int bind_file(const char *path, const char *content, mode_t mode)
 {
     char target[64];
     int fd = open(path, O_PATH | O_CLOEXEC);
@@ -53,7 +53,7 @@ static int bind_file(const char *path, const char *content)
     int result = tmpfs_on(STAGING);
     if (result == 0) {
         fd_path(target, sizeof target, fd, NULL);
-        result = put_file(STAGING "/zks", content);
+        result = put_file(STAGING "/zks", content, mode);
         if (result == 0)
             result = mount(STAGING "/zks", target, NULL, MS_BIND, NULL);
         int saved = errno;
@@ -97,7 +97,7 @@ static int mirror_entry(int original, const char *name, const char *target)
     if (S_ISDIR(status.st_mode)) {
         if (mkdir(target, 0755) != 0)
             return -1;
-    } else if (put_file(target, "") != 0) {
+    } else if (put_file(target, "", 0644) != 0) {
         return -1;
     }
     fd_path(source, sizeof source, original, name);
@@ -151,13 +151,13 @@ int zks_nsrun_mounts(const struct zks_nsrun_config *config, struct zks_nsrun_rep
         int result = -1;
         errno = EINVAL;
         if (m->kind == ZKS_NSRUN_FILE)
-            result = bind_file(m->path, m->content);
+            result = bind_file(m->path, m->content, m->mode & 0777);
         else if (m->kind == ZKS_NSRUN_COVER)
             result = tmpfs_on(m->path);
         else if (m->kind == ZKS_NSRUN_MIRROR)
             result = mirror(m->path, m->content);
         else if (m->kind == ZKS_NSRUN_PUT)
-            result = put_file(m->path, m->content);
+            result = put_file(m->path, m->content, m->mode & 0777);
         if (result != 0)
             return zks_nsrun_fail(report, ZKS_NSRUN_MOUNT, errno, m->path);
     }

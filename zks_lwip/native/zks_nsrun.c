@@ -189,7 +189,7 @@ static void execute(int control, struct zks_nsrun_report *report)
         !(at = take_strings(at, end, arguments, head[2])) ||
         !take_strings(at, end, environment, head[3]))
         _exit(126);
-    if (chdir(directory[0]) != 0) {
+    if (directory[0][0] && chdir(directory[0]) != 0) {
         zks_nsrun_fail(report, ZKS_NSRUN_CHDIR, errno, directory[0]);
         return;
     }

@@ -38,6 +38,7 @@ struct zks_nsrun_mount {
     int kind;
     const char *path;
     const char *content;
+    uint32_t mode; /* permission bits of the new file: FILE, PUT */
 };
 
 struct zks_nsrun_config {
@@ -69,8 +70,8 @@ struct zks_nsrun_report {
  * met is in `report`, and only if its step is ZKS_NSRUN_DONE are pid, control and tun to be used.
  * The caller is to send to `control` (a stream socket) what to execute:
  *   u32 size of the rest, u32 candidates, u32 arguments, u32 environment entries (native order), then
- *   as NUL-terminated strings: working directory, candidates (paths tried in order), arguments,
- *   environment entries.
+ *   as NUL-terminated strings: working directory (empty: the caller's, whatever its path is),
+ *   candidates (paths tried in order), arguments, environment entries.
  * The end of that socket is the helper's end; so is the end of the calling thread. */
 int zks_nsrun_spawn(const struct zks_nsrun_config *config, struct zks_nsrun_report *report, int *pid,
                     int *control, int *tun);

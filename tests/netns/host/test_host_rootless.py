@@ -1,4 +1,4 @@
-"""A command in user, mount and network namespaces: as root and, mostly, as nobody."""
+"""A command in user, mount and network namespaces: as root and, mostly, as an ordinary user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.child import ROOT, Child, until
-from tests.netns.lab import NOBODY, Namespace
+from tests.netns.lab import NOBODY, USER, Namespace
 from zks_lwip.errors import CommandError, PrivilegeError
 from zks_lwip.host.rootless import Rootless, spawn
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes user, mounts over /etc"),
 ]
 
-USERS = pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "nobody"])
+USERS = pytest.mark.parametrize("user", [None, USER], ids=["root", "user"])
 Run = Callable[..., Child]
 
 
@@ -55,7 +55,7 @@ def run(net: Namespace, place: Path) -> Run:
     """Start ``CMD`` below ``rootless_command``; ``prelude`` is a script that runs before, as root,
     in a mount namespace of its own."""
 
-    def start(*command: str, user: int | None = NOBODY, prelude: str = "", **options) -> Child:
+    def start(*command: str, user: int | None = USER, prelude: str = "", **options) -> Child:
         argv = [
             sys.executable,
             "-m",
@@ -90,6 +90,11 @@ def test_the_command_is_the_callers_and_has_nothing_of_ours(run: Run, user: int 
     assert lines[4:-1] == ["0", "1", "2", "3"], "3 is ls's own"
     if user is not None:
         assert int(lines[-1].split()[1], 16) == 0
+
+
+def test_the_caller_may_be_the_overflow_id_itself(run: Run) -> None:
+    assert output(run("sh", "-c", "id -u; stat -c %u /etc/passwd", user=NOBODY)) == "65534\n65534"
+    assert output(run("sh", "-c", "id -u; stat -c %u /etc/passwd")) == f"{USER}\n65534", "control"
 
 
 @USERS
@@ -127,6 +132,8 @@ mount --rbind {place}/run /run
 ETC = """
 mkdir -p {place}/etc.{name}
 cp -a /etc/passwd /etc/group /etc/hosts /etc/ld.so.cache /etc/nsswitch.conf {place}/etc.{name}/
+sed -i '/^[^:]*:[^:]*:{user}:/d' {place}/etc.{name}/passwd
+echo 'ordinary:x:{user}:{user}::/:/bin/sh' >>{place}/etc.{name}/passwd
 mount --bind {place}/etc.{name} /etc
 """
 
@@ -146,18 +153,58 @@ def test_resolv_conf_whatever_the_hosts_is(
         "missing": "",
     }[name]
     name = f"{name}{user or 0}"
-    prelude = ETC.format(place=place, name=name) + make
+    prelude = ETC.format(place=place, name=name, user=USER) + make
     script = "cat /etc/resolv.conf; grep hosts /etc/nsswitch.conf; id -un; echo >> /etc/hosts"
     child = run("sh", "-c", script, user=user, prelude=prelude)
     with child:
         child.wait()
         text = "\n".join(child.stdout)
     assert re.findall("nameserver (.*)", text) == ["198.18.0.2"]
-    assert re.findall("hosts: *(.*)", text) == ["files dns"]
-    assert "nobody" in text or user is None
+    assert re.findall("hosts: *(.*)", text) in (["files dns"], ["files myhostname dns"])
+    assert "ordinary" in text or user is None
     before = Path("/etc/hosts").read_text()
     after = (place / f"etc.{name}/hosts").read_text()
     assert after == before + "\n" * (user is None), "a user still cannot write there, root can"
+
+
+# As distributions have it: a folder of the package's, a link to another package's, an include in
+# what is included. (ssh wants its caller to have a name.)
+SSH = """
+mkdir -p {place}/d {place}/elsewhere
+echo 'Host one\n    User first\n    Include {place}/elsewhere/*.txt' >{place}/d/one.conf
+echo 'Host *\n    Port 2345' >{place}/elsewhere/policy.txt
+echo 'Host two\n    User second' >{place}/elsewhere/two.conf
+ln -s ../elsewhere/two.conf {place}/d/two.conf
+echo 'Include {place}/d/*.conf' >{place}/ssh_config
+mount --bind {place}/ssh_config /etc/ssh/ssh_config
+grep -v '^[^:]*:[^:]*:{user}:' /etc/passwd >{place}/passwd
+echo 'caller:x:{user}:{user}::/:/bin/sh' >>{place}/passwd
+mount --bind {place}/passwd /etc/passwd
+"""
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed")
+@pytest.mark.parametrize("user", [None, USER, NOBODY], ids=["root", "user", "nobody"])
+def test_ssh_takes_the_systems_configuration(run: Run, place: Path, user: int | None) -> None:
+    """Root's files belong to nobody in a user namespace, and ssh refuses to include such."""
+    place = place / f"ssh{user or 0}"
+    place.mkdir()
+    prelude = SSH.format(place=place, user=user or 0)
+    script = "for h in one two; do ssh -G $h | grep -E '^(user|port) '; done; stat -c %a "
+    child = run("sh", "-c", f"{script}{place}/d/one.conf; id -u", user=user, prelude=prelude)
+    lines = output(child).split("\n")
+    assert lines == ["user first", "port 2345", "user second", "port 22", "644", str(user or 0)]
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed")
+@pytest.mark.parametrize("change", ["chmod 666", "chown 4242"])
+def test_ssh_refuses_what_it_refuses_outside(run: Run, place: Path, change: str) -> None:
+    place = place / change.replace(" ", "")
+    place.mkdir()
+    prelude = SSH.format(place=place, user=USER) + f"{change} {place}/d/one.conf"
+    child = run("ssh", "-G", "one", prelude=prelude)
+    output(child, 255)
+    assert f"Bad owner or permissions on {place}/d/one.conf" in "\n".join(child.stderr)
 
 
 RUN = """
@@ -200,6 +247,25 @@ def test_exit_codes(run: Run, place: Path) -> None:
     assert "cannot run no-such-program: No such file or directory" in missing.stderr[-1]
     output(plain, 126)
     assert "Permission denied" in plain.stderr[-1]
+
+
+@USERS
+@pytest.mark.parametrize("how", ["removed", "closed", "covered"])
+def test_the_working_directory(run: Run, place: Path, how: str, user: int | None) -> None:
+    """One without a path still is one; what is hidden from the command is no place to start in."""
+    inside = f"{place}/{how}{user or 0}/inside"
+    prelude, command = {
+        "removed": (f"mkdir -p {inside}; cd {inside}; rmdir {inside}", "stat -c %h ."),
+        "closed": (f"mkdir -p {inside}; cd {inside}; chmod 700 {inside}/..", "pwd; ls -A"),
+        "covered": (OWN_RUN.format(place=place) + "mkdir -p /run/nscd/x; cd /run/nscd/x", "pwd"),
+    }[how]
+    child = run("sh", "-c", command, user=user, prelude=prelude, env={"PYTHONPATH": str(ROOT)})
+    if how == "covered":
+        output(child, 126)
+        assert "cannot enter its directory /run/nscd/x" in child.stderr[-1]
+        assert "another directory" in child.stderr[-1]
+    else:
+        assert output(child) == {"removed": "0", "closed": inside}[how]
 
 
 def test_a_directory_that_is_not_there() -> None:
@@ -268,7 +334,7 @@ class Terminal:
 def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: Path) -> None:
     argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
             "bash", "--norc", "-i"]  # fmt: skip
-    with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
+    with contextlib.closing(Terminal(net.command(argv, user=USER))) as terminal:
         terminal.expect(r"\$ ")
         terminal.type("tty; sleep 100\n")
         terminal.expect("/dev/pts/")
@@ -292,7 +358,7 @@ def test_ctrl_c_reaches_the_command_once(net: Namespace, place: Path) -> None:
     script = f"n=0; trap 'n=$((n+1))' INT; echo ready; {wait}; echo got $n; exit 4"
     argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
             "bash", "-c", script]  # fmt: skip
-    with contextlib.closing(Terminal(net.command(argv, user=NOBODY))) as terminal:
+    with contextlib.closing(Terminal(net.command(argv, user=USER))) as terminal:
         terminal.expect("ready")
         terminal.type("\x03")
         terminal.expect("got 1")
@@ -306,7 +372,7 @@ def refusal(child: Child) -> str:
 
 def test_why_there_is_no_tun(run: Run, place: Path) -> None:
     text = refusal(run("true", prelude=f"mount --bind /dev/null {place}/tun"))
-    assert text.startswith("DeviceError: cannot make the interface zks0")
+    assert text.startswith("DeviceError: cannot make the interface zks0") and "10:200" in text
     closed = "mknod $D/t c 10 200; chmod 0600 $D/t; mount --bind $D/t $D/tun; rm $D/t"
     text = refusal(run("true", prelude=closed.replace("$D", str(place))))
     assert text.startswith("PrivilegeError") and f"sudo chmod 0666 {place}/tun" in text

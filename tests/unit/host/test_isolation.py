@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import sys
 from pathlib import Path
 
@@ -14,8 +15,16 @@ from zks_lwip._lwip import lib
 
 from zks_lwip.errors import PrivilegeError
 from zks_lwip.host import _rootless_errors
-from zks_lwip.host._isolation import MountKind, isolation, names_by_dns_only, resolv_conf
+from zks_lwip.host._isolation import (
+    Mount,
+    MountKind,
+    isolation,
+    names_by_dns_only,
+    own_copies,
+    resolv_conf,
+)
 from zks_lwip.host._rootless_errors import explain
+from zks_lwip.host.resolv_conf import ResolvConf
 
 R = "nameserver 1.2.3.4\n"
 
@@ -76,6 +85,12 @@ def test_an_old_fashioned_var_run_and_sssd(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("hosts: files mdns4 dns\n", "hosts:          files dns\n"),
+        ("hosts: files dns myhostname # x\n", "hosts:          files myhostname dns\n"),
+        (
+            "hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns\n",
+            "hosts:          files myhostname dns\n",
+        ),
+        ("hosts: files dns # myhostname\n", "hosts:          files dns\n"),
         (
             "passwd: sss\n  hosts :\tresolve [!UNAVAIL=return]\nx: y",
             "passwd: sss\nhosts:          files dns\nx: y",
@@ -92,6 +107,26 @@ def test_resolv_conf() -> None:
     lines = resolv_conf("198.18.0.2").splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
         "nameserver 198.18.0.2", "options edns0"]  # fmt: skip
+    lines = resolv_conf("198.18.0.2", ResolvConf(("corp.example",), ("trust-ad",))).splitlines()
+    assert lines[1:] == [
+        "nameserver 198.18.0.2", "search corp.example", "options edns0 trust-ad"]  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_user_whom_only_a_covered_service_knows(
+    tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sssd's sockets are covered: its users would have no name, and ssh no user."""
+    names = ("jo", "*", 4242, 4243, "Jo", "/home/jo", "/bin/sh")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(names))
+    (tmp_path / "etc").mkdir()
+    text = "root:x:0:0::/root:/bin/sh\n"
+    own = "jo:x:4242:4243:Jo:/home/jo:/bin/sh\n"
+    (tmp_path / "etc/passwd").write_text(text + (own if known else ""))
+    expected = [Mount(MountKind.FILE, f"{tmp_path}/etc/passwd", text + own)]
+    assert own_copies(tmp_path) == ([] if known else expected)
+    (tmp_path / "etc/passwd").unlink()
+    assert own_copies(tmp_path) == []
 
 
 @pytest.mark.parametrize(
