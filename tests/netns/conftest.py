@@ -14,7 +14,7 @@ import pytest
 
 from tests.netns import child, lab, machine, servers
 from tests.netns.child import Child
-from tests.netns.lab import NOBODY, PYTHON, Lab, Namespace, our_namespaces
+from tests.netns.lab import PYTHON, USER, Lab, Namespace, our_namespaces
 
 ROOT_ONLY = "needs root: makes network namespaces"
 
@@ -105,7 +105,7 @@ def captured(net: Lab, worker: Child) -> Iterator[Namespace]:
 
 @pytest.fixture(params=["connect", "netns", "run", "run-user"])
 def way(request: pytest.FixtureRequest, net: Lab, worker: Child) -> Way:
-    """Each way in turn: ``connect``, ``connect --netns``, ``run`` as root, ``run`` as nobody."""
+    """Each way in turn: ``connect``, ``connect --netns``, ``run`` as root, ``run`` as a user."""
     name = request.param
     if name == "connect":
         request.getfixturevalue("tunnel")
@@ -114,7 +114,7 @@ def way(request: pytest.FixtureRequest, net: Lab, worker: Child) -> Way:
         inside = request.getfixturevalue("captured")
         return Way(name, lambda *argv, **options: net.application(inside, *argv, **options))
     host = request.getfixturevalue("run_host")
-    user = NOBODY if name == "run-user" else None
+    user = USER if name == "run-user" else None
     return Way(name, lambda *argv, **options: net.run(host, *argv, user=user, **options))
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from tests.netns import lab, machine, servers
 from tests.netns.child import ROOT, Child, until
-from tests.netns.lab import NOBODY, PYTHON, ZKS, Lab, Namespace
+from tests.netns.lab import PYTHON, USER, ZKS, Lab, Namespace
 
-USERS = pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "nobody"])
+USERS = pytest.mark.parametrize("user", [None, USER], ids=["root", "user"])
 
 REPORT = """
 import json, os, resource, socket
@@ -181,7 +181,7 @@ def test_no_tun_device_is_explained(net: Lab, worker: Child, run_host: Namespace
     if not closed.exists():
         os.mknod(closed, 0o600 | 0o020000, os.makedev(10, 200))
     argv = [*ZKS, "run", *net.tunnel_options(), "--", "true"]
-    child = Child("run", run_host.command(argv, resolv=net.resolv, user=NOBODY, tun=closed))
+    child = Child("run", run_host.command(argv, resolv=net.resolv, user=USER, tun=closed))
     assert child.wait() == 3, child.output
     child.no_traceback()
     assert "/dev/net/tun" in "\n".join(child.stderr)
@@ -207,7 +207,7 @@ def test_no_user_namespaces_is_explained(net: Lab, worker: Child, run_host: Name
         "--",
         "true",
     ]
-    command = run_host.command(argv, resolv=net.resolv, user=NOBODY, tun=net.tun_node())
+    command = run_host.command(argv, resolv=net.resolv, user=USER, tun=net.tun_node())
     child = Child("run", command)
     code = child.wait()
     child.no_traceback()

@@ -17,6 +17,7 @@ import click
 from .. import __version__
 from .._groups import leaves
 from ..errors import HostError, StackError, ZksError
+from ._environment import check_descriptor_limit, explain_os_error, open_standard_streams
 
 __all__ = ["EXIT_INTERNAL", "main"]
 
@@ -92,6 +93,8 @@ def _explained(error: BaseException) -> BaseException:
             return other
         if isinstance(other, ImportError) and other.name in _COMPILED:
             return _not_built(other)
+        if (host_error := explain_os_error(other)) is not None:
+            return _Failure(str(host_error), host_error.exit_code)
     first = errors[0]
     return _Failure(
         f"internal error, please report it: {type(first).__name__}: {first} "
@@ -167,6 +170,8 @@ def main() -> None:
       20  a DNS failure                16  the session was lost
       70  a bug of ours
     """
+    open_standard_streams()
+    check_descriptor_limit()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # a terminal of ASCII must not turn an arrow into an error

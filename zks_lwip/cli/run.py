@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
 from .._descriptors import raise_descriptor_limit
-from ..config import VpnConfig
+from ..config import StaticName, VpnConfig, parse_static_name
+from ..errors import ConfigError
+from ._environment import caller_environment
 from ._options import EMBEDDED_NOTE, make_config, print_stats, set_up_logging, tunnel_options
 
 if TYPE_CHECKING:
     from ..host.rootless import Rootless
 
 __all__ = ["run"]
+
+_HOSTS = Path("/etc/hosts")
 
 
 @click.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")
@@ -49,6 +56,7 @@ def run(
     """
     set_up_logging(verbose)
     config = make_config(**options)
+    config = replace(config, dns_static=(*config.dns_static, *_own_names(config)))
     if config.embedded:
         click.echo(f"zks-lwip: {EMBEDDED_NOTE}", err=True)
     from ..host.rootless import spawn
@@ -68,8 +76,34 @@ async def _run(
     async with open_vpn(config, device=child.device) as vpn:
         if verbose:
             click.echo(f"zks-lwip: ready: {vpn.interface} → {vpn.worker}", err=True)
-        child.start(cmd)
+        child.start(cmd, env=caller_environment())
         code = await child.wait()
         if stats:
             print_stats(vpn.stats())
     return code
+
+
+def _own_names(config: VpnConfig) -> list[StaticName]:
+    """This machine's name, with the TUN's addresses, lest it be asked of a resolver outside.
+
+    For systems without nss-myhostname(8), as which it answers. A name with a dot may be one of the
+    public DNS, and is left to it.
+    """
+    from ..host.addresses import TUN_IPV4, TUN_IPV6
+
+    name = socket.gethostname().lower()
+    if "." in name or name in _hosts_names() or name in {item.name for item in config.dns_static}:
+        return []
+    try:
+        return [parse_static_name(f"{name}={tun.ip}") for tun in (TUN_IPV4, TUN_IPV6)]
+    except ConfigError:
+        return []  # no name of DNS: it cannot be asked for
+
+
+def _hosts_names() -> set[str]:
+    try:
+        text = _HOSTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()  # what the resolver library makes of it, too
+    lines = (line.partition("#")[0].lower().split() for line in text.splitlines())
+    return {name for fields in lines for name in fields[1:]}

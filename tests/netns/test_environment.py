@@ -1,0 +1,150 @@
+"""What commands are started in: a folder that has gone, closed or few descriptors, no names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.netns import lab
+from tests.netns.child import ROOT, Child
+from tests.netns.lab import PYTHON, USER, WORKER4, ZKS, Lab, Namespace
+
+USERS = pytest.mark.parametrize("user", [None, USER], ids=["root", "user"])
+COMMANDS = pytest.mark.parametrize("command", ["connect", "worker", "run"])
+
+
+def start(net: Lab, host: Namespace, command: str, script: str, env: dict[str, str]) -> Child:
+    """A command whose shell has first carried out ``script``."""
+    arguments = {
+        "connect": [*net.tunnel_options(), "--tun", "zks7"],
+        "worker": ["--listen", f"{WORKER4}:{lab.WORKER_PORT + 7}"],
+        "run": [*net.tunnel_options(), "--", "sh", "-c", "echo it runs; exec sleep 600"],
+    }[command]
+    if command == "worker":
+        arguments += ["--token-file", str(net.token_file)]
+    space = net.mid if command == "worker" else host
+    # `umask` and the like are the shell's own, and `exec` leaves its process id to the command.
+    argv = ["sh", "-c", f'{script}\nexec "$@"', "sh", *ZKS, command, *arguments]
+    return Child(command, space.command(argv, resolv=net.resolv), env=env)
+
+
+READY = r"^ready: |^listening on |^it runs$"
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    "script",
+    [
+        'd=$(mktemp -d); cd "$d"; rmdir "$d"',
+        "umask 077",
+        "unset HOME USER LOGNAME TMPDIR; LANG=C; export LANG",
+        "trap '' HUP INT QUIT TERM USR1 USR2 PIPE",
+        "ulimit -n 64",
+        "ulimit -S -n 16",
+    ],
+    ids=["removed-folder", "umask", "bare", "ignored-signals", "few-descriptors", "few-at-first"],
+)
+def test_it_starts_and_ends(
+    net: Lab, worker: Child, run_host: Namespace, command: str, script: str
+) -> None:
+    child = start(net, run_host, command, script, {"PYTHONPATH": str(ROOT)})
+    with child:
+        child.wait_for(READY)
+        if command == "run" and "trap" in script:
+            child.process.kill()  # its command ignores what the shell ignored, as below nohup
+            child.wait()
+    child.no_traceback()
+
+
+@COMMANDS
+def test_too_few_descriptors_are_told(
+    net: Lab, worker: Child, run_host: Namespace, command: str
+) -> None:
+    child = start(net, run_host, command, "ulimit -n 16", {})
+    assert child.wait() == 4, child.output
+    assert "the limit is 16" in child.stderr[-1] and "ulimit -n" in child.stderr[-1]
+    child.no_traceback()
+
+
+@COMMANDS
+def test_closed_standard_descriptors_stay_out_of_use(
+    net: Lab, worker: Child, run_host: Namespace, command: str
+) -> None:
+    """What Python or a library writes to descriptor 2 must not go into a socket or the TUN."""
+    with start(net, run_host, command, "exec 0<&- 2>&-", {}) as child:
+        child.wait_for(READY)
+        links = [os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in (0, 2)]
+    assert links == ["/dev/null"] * 2
+
+
+@USERS
+def test_the_command_has_the_descriptors_and_the_environment_of_the_caller(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    """Closed ones stay closed; in the C locale Python would set LC_CTYPE (PEP 538)."""
+    under = ["env", "-i", "FRUIT=kiwi", "sh", "-c", 'exec "$@" 0<&-', "sh"]
+    show = "/usr/bin/env; ls -l /proc/$$/fd | grep -c ' 0 ->'"
+    child = net.run(run_host, "/bin/sh", "-c", show, user=user, under=under)
+    assert child.wait() == 0 or child.stdout[-1] == "0", child.output
+    names = {line.partition("=")[0] for line in child.stdout[:-1]}
+    assert child.stdout[-1] == "0" and names <= {"FRUIT", "PWD", "OLDPWD", "SHLVL", "_"}
+
+
+@USERS
+def test_the_machines_own_name(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    """It is known without nss-myhostname and without a line in /etc/hosts, and asked of no one."""
+    binds = {
+        "/etc/hosts": net.file("hosts", "192.0.2.77 elsewhere\n"),
+        "/etc/nsswitch.conf": net.file("nsswitch.conf", "passwd: files\nhosts: files dns\n"),
+    }
+    script = (
+        "import socket\n"
+        "for name in 'zksown', 'localhost', 'other.zks.test':\n"
+        "    try: print(name, sorted({x[4][0] for x in socket.getaddrinfo(name, 1)}))\n"
+        "    except socket.gaierror: print(name, 'unknown')\n"
+    )
+    before = len(net.names.stdout)
+    run = [*ZKS, "run", *net.tunnel_options(), "--dns-via", "worker", "--", *PYTHON, "-c", script]
+    tun = None if user is None else net.tun_node()
+    argv = run_host.command(run, resolv=net.resolv, user=user, tun=tun, binds=binds)
+    rename = ["sh", "-ec", 'echo zksown >/proc/sys/kernel/hostname; exec "$@"', "sh"]
+    child = Child("run", ["unshare", "--uts", *rename, *argv])
+    lines = child.succeed().split("\n")
+    assert lines == [
+        "zksown ['198.18.0.1', 'fdb5:7a6b:7301::1']",
+        "localhost ['127.0.0.1', '::1']",
+        "other.zks.test unknown",
+    ]
+    asked = "\n".join(net.names.stdout[before:])
+    assert "asked other.zks.test. A " in asked, "the control"
+    assert "zksown" not in asked and "localhost" not in asked
+
+
+@USERS
+def test_the_hosts_search_domains_hold(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    text = f"search zks.test\nnameserver {lab.NAMESERVER}\noptions timeout:1 ndots:3 trust-ad\n"
+    resolv = net.file("resolv-search", text)
+    show = "getent ahostsv4 far; getent ahostsv4 none.far; cat /etc/resolv.conf"
+    child = net.run(
+        run_host, "sh", "-c", show, options=["--dns-via", "worker"], user=user, resolv=resolv
+    )
+    seen = child.succeed()
+    assert seen.startswith(f"{lab.FAR4} ")
+    assert "\nsearch zks.test\noptions edns0 ndots:3 trust-ad" in seen
+    assert lab.NAMESERVER not in seen and "timeout" not in seen
+
+
+@USERS
+def test_an_odd_temporary_folder_is_no_matter(
+    net: Lab, worker: Child, run_host: Namespace, user: int | None
+) -> None:
+    for folder in ("/nonexistent", "/etc/passwd", str(Path("/proc/1"))):
+        child = net.run(run_host, "echo", "it runs", user=user, env={"TMPDIR": folder})
+        assert child.succeed() == "it runs"
+        child.no_traceback()
