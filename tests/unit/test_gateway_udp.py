@@ -90,6 +90,7 @@ def test_one_that_the_worker_dropped_is_opened_again() -> None:
     bench.send(5000)
     bench.tunnel.associations[0].peer.on_udp_close()
     assert len(bench.all) == 0
+    assert bench.tunnel.associations[0].closed, "the tunnel keeps it for good"
     bench.send(5000)
     assert len(bench.tunnel.associations) == 2 and len(bench.tunnel.associations[1].sent) == 1
 

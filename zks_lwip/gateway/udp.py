@@ -82,9 +82,12 @@ class _Association:
             self._owner.tell_error(self._local, code, host, port)
 
     def on_udp_close(self) -> None:
-        """The worker dropped it; the next datagram opens another."""
-        self._handle = None
+        """The worker dropped it; the next datagram opens another.
+
+        The tunnel's end, which would stay for more datagrams, is given back.
+        """
         self._owner.forget(self._local, self)
+        self.close()
 
 
 class Associations:
