@@ -1,0 +1,223 @@
+"""``python -m tests.soak --minutes 20``: as root, in network namespaces that it makes and removes.
+
+Load of every kind of :mod:`tests.soak.load` passes through a ``connect`` and a worker; programs
+with many connections are killed, and other clients of the worker come, work, and go or are killed.
+Flows, descriptors and memory of both are sampled. When the load has ended, all three have to be
+where they began within two minutes: flows and descriptors as before the first load, memory as after
+a first round of it. (UDP mappings have their own, longer time.) Ends with 1, and says what did not
+return, if not; likewise when a byte was lost or wrong on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tests.netns import lab
+from tests.netns.child import Child, ChildError
+from tests.netns.lab import PYTHON, Lab, Namespace
+from tests.soak.load import KINDS
+from tests.soak.samples import Sample, Sampler, not_returned
+
+RETURN = 120.0
+"""Seconds after the load within which all has to be where it began."""
+UDP_RETURN = 330.0
+"""Seconds for UDP mappings: they may live for 300 s (RFC 4787 REQ-5)."""
+EVERY = 5.0
+"""Seconds between two samples."""
+
+
+class Soak:
+    """The load, by a ``connect`` in ``host`` and by passing clients in ``other``."""
+
+    def __init__(self, net: Lab, host: Namespace, options: argparse.Namespace) -> None:
+        self.net = net
+        self.host = host
+        self.other = net.add_host()
+        self.kinds = [kind for kind in KINDS if kind not in options.without]
+        self.killed = 0 if "killed" in options.without else options.killed
+        self.passing = "passing" not in options.without
+        self.done: dict[str, int] = {}
+        self.wrong: dict[str, int] = {}
+        self._counting = threading.Lock()
+
+    @property
+    def idle(self) -> list[str]:
+        """Kinds of which nothing was done: they show nothing."""
+        wanted = [*self.kinds, *["killed"] * bool(self.killed), *["passing"] * self.passing]
+        return [kind for kind in wanted if not self.done.get(kind)]
+
+    def count(self, kind: str, done: int = 1, wrong: str = "", times: int = 1) -> None:
+        with self._counting:
+            if wrong:
+                what = f"{kind}: {wrong}"
+                self.wrong[what] = self.wrong.get(what, 0) + times
+            else:
+                self.done[kind] = self.done.get(kind, 0) + done
+
+    def round(self, seconds: float, meanwhile: Callable[[], object]) -> None:
+        """All kinds for so long; ``meanwhile`` is called every few seconds."""
+        end = time.monotonic() + seconds
+        jobs: list[Callable[[], None]] = [
+            lambda kind=kind: self._load(kind, seconds)  # type: ignore[misc]
+            for kind in self.kinds
+        ]
+        if self.killed:
+            jobs.append(lambda: self._kill(end))
+        if self.passing:
+            jobs.append(lambda: self._pass_by(end))
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            futures: list[Future[None]] = [threads.submit(job) for job in jobs]
+            while not all(future.done() for future in futures):
+                meanwhile()
+                time.sleep(min(EVERY, max(0.2, end - time.monotonic())))
+            for future in futures:
+                future.result()
+
+    def _application(self, *arguments: object) -> Child:
+        argv = [*PYTHON, "-m", "tests.soak.load", *map(str, arguments)]
+        return self.net.application(self.host, *argv)
+
+    def _load(self, kind: str, seconds: float) -> None:
+        child = self._application(kind, f"{seconds:g}", KINDS[kind][1])
+        told = json.loads(child.succeed(seconds + 120))
+        self.count(kind, told["done"])
+        for error, times in told["wrong"].items():
+            self.count(kind, wrong=error, times=times)
+
+    def _kill(self, end: float) -> None:
+        """Programs with many quiet connections are killed, all of which are reset at once."""
+        while time.monotonic() < end:
+            with self._application("hold", self.killed) as child:
+                held = child.wait_for(r"holding (\d+) of", 240)
+                time.sleep(1)
+                child.process.kill()
+                child.wait()
+            self.count("killed", int(held[1]))
+            time.sleep(5)
+
+    def _pass_by(self, end: float) -> None:
+        """Clients of the worker's with sessions of their own; every other one is killed."""
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            if number % 2:
+                argv = [*PYTHON, "-m", "tests.netns.client", "duplex", lab.FAR4, "4", "500000"]
+                with self.net.run(self.other, *argv) as child:
+                    try:
+                        child.succeed(120)
+                    except ChildError as error:
+                        self.count("passing", wrong=str(error).splitlines()[0])
+                        continue
+            else:
+                argv = [*PYTHON, "-m", "tests.soak.load", "hold", "50"]
+                with self.net.run(self.other, *argv) as child:
+                    child.wait_for("holding", 240)
+                    child.process.kill()
+                    child.wait()
+            self.count("passing")
+
+
+def wait_for_return(
+    sampler: Sampler, before: Sample, tolerance: float, *, udp: bool = True
+) -> list[str]:
+    """Wait until all is where it was, or the time is over; what is not."""
+    began = time.monotonic()
+    missing: list[str] = []
+    for mappings, seconds in ((False, RETURN), (True, UDP_RETURN)):
+        while True:
+            missing = not_returned(before, sampler.take("after"), tolerance, udp=mappings)
+            if not missing or time.monotonic() - began > seconds:
+                break
+            time.sleep(EVERY)
+        if missing or not udp:
+            break
+    return missing
+
+
+def soak(options: argparse.Namespace) -> int:
+    net = Lab()
+    try:
+        net.child(
+            "more far ends", net.far.command([*PYTHON, "-m", "tests.soak.load", "far"])
+        ).wait_for("far ends are ready")
+        return _soak(net, options)
+    finally:
+        net.close()
+
+
+def _soak(net: Lab, options: argparse.Namespace) -> int:
+    host = net.add_host()
+    load = Soak(net, host, options)
+    seconds = options.minutes * 60
+    first = min(60.0, seconds / 3)
+    with net.worker() as worker, net.connect(host, "--dns-via", "worker") as client:
+        sampler = Sampler(client, worker)
+        time.sleep(2)
+        began = sampler.take("began")
+        load.round(first, lambda: sampler.take("first"))
+        # What a first round leaves for good (pools, caches, code) is no leak; flows are.
+        wait_for_return(sampler, began, float("inf"), udp=False)
+        warm = sampler.take("warm")
+        load.round(seconds - first, lambda: sampler.take("load"))
+        expected = began.with_memory_of(warm)
+        missing = wait_for_return(sampler, expected, options.tolerance)
+        net.application(host, *PYTHON, "-m", "tests.netns.client", "who", lab.FAR4).succeed(60)
+        stopped = [child.stop() for child in (client, worker)]
+    for kind, count in sorted(load.done.items()):
+        print(f"{kind:12} {count:>9,} done")
+    for error, count in sorted(load.wrong.items()):
+        print(f"  wrong {count:>6,} × {error}")
+    for child in (client, worker):
+        try:
+            child.no_traceback()
+        except ChildError as error:
+            missing.append(str(error).splitlines()[0])
+            print(error)
+    if any(stopped):
+        missing.append(f"exit codes {stopped}")
+    missing += [f"nothing of {kind} was done" for kind in load.idle]
+    if load.wrong:
+        missing.append(f"{sum(load.wrong.values())} operations went wrong")
+    for line in missing:
+        print(f"NOT AS IT BEGAN: {line}")
+    if not missing:
+        print(f"flows, descriptors and memory are where they began (± {options.tolerance:g} %)")
+    return 1 if missing else 0
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of load (20)")
+    parser.add_argument(
+        "--killed", type=int, default=1500, help="connections of each program killed (1500)"
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=[*KINDS, "killed", "passing"],
+        help="leave a kind of load out",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=5.0, help="per cent of memory that may stay (5)"
+    )
+    options = parser.parse_args(argv)
+    if os.geteuid() != 0:
+        parser.error("it makes network namespaces: run it as root")
+    # Ended from outside (`timeout`), it still ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Path("/run/netns").mkdir(parents=True, exist_ok=True)
+    return soak(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

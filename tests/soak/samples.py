@@ -1,0 +1,122 @@
+"""Flows, descriptors and memory of a ``connect`` and its worker, and whether they came back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from tests.netns.child import Child, until
+
+_SHARE = 0.05  # by which flows and descriptors may differ, one at least
+_TIME_WAIT, _LISTEN = "06", "0A"
+_WIDTH = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look; memory in KiB. UDP sockets are not among the worker's descriptors."""
+
+    when: str
+    seconds: float
+    client_flows: int
+    client_streams: int
+    client_udp: int
+    client_fds: int
+    client_memory: int
+    worker_tcp: int
+    worker_udp: int
+    worker_fds: int
+    worker_memory: int
+
+    def with_memory_of(self, other: Sample) -> Sample:
+        """The same with another's memory."""
+        return replace(self, client_memory=other.client_memory, worker_memory=other.worker_memory)
+
+
+class Sampler:
+    """Looks at both processes, and prints what it sees: under load every ``step``-th time."""
+
+    def __init__(self, client: Child, worker: Child, *, step: int = 6) -> None:
+        self._step = step
+        self._last: tuple[object, ...] = ()
+        self._client = client
+        self._worker = worker
+        self._began = time.monotonic()
+        self.samples: list[Sample] = []
+
+    def take(self, when: str) -> Sample:
+        """Look now; ``when`` is what the table calls it."""
+        stats = self._stats()
+        udp = sockets(self._worker.pid, "udp")
+        sample = Sample(
+            when=when,
+            seconds=round(time.monotonic() - self._began, 1),
+            client_flows=stats["stack"]["flows"],
+            client_streams=stats["tunnel"]["streams"] + stats["tunnel"]["waiting"],
+            client_udp=stats["tunnel"]["associations"],
+            client_fds=self._client.descriptors(),
+            client_memory=memory(self._client.pid),
+            worker_tcp=sockets(self._worker.pid, "tcp"),
+            worker_udp=udp,
+            worker_fds=self._worker.descriptors() - udp,
+            worker_memory=memory(self._worker.pid),
+        )
+        self.samples.append(sample)
+        self._print(sample)
+        return sample
+
+    def _print(self, sample: Sample) -> None:
+        names = [field.name for field in fields(Sample)]
+        if len(self.samples) == 1:
+            print(" ".join(f"{name.replace('_', ' '):>{_WIDTH}}" for name in names))
+        values = [getattr(sample, name) for name in names]
+        known, self._last = self._last == (values[0], *values[2:]), (values[0], *values[2:])
+        if known or (sample.when in ("first", "load") and len(self.samples) % self._step):
+            return
+        shown = (f"{v:,}" if isinstance(v, (int, float)) else v for v in values)
+        print(" ".join(f"{text:>{_WIDTH}}" for text in shown), flush=True)
+
+    def _stats(self) -> dict[str, dict[str, int]]:
+        def told() -> list[str]:
+            return [line for line in list(self._client.stderr) if line.startswith("{")]
+
+        before = len(told())
+        self._client.signal(signal.SIGUSR1)
+        until(lambda: len(told()) > before, 60)
+        return dict(json.loads(told()[-1]))
+
+
+def memory(pid: int) -> int:
+    """KiB of private memory of a process: what is shared with files does not leak."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("RssAnon:")[2].split()[0])
+
+
+def sockets(pid: int, kind: str) -> int:
+    """Sockets of a process's network namespace that belong to a process; listening ones do not
+    count, nor do those in TIME_WAIT."""
+    count = 0
+    for name in (kind, f"{kind}6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            count += words[3] not in (_TIME_WAIT, _LISTEN) and words[9] != "0"
+    return count
+
+
+def not_returned(before: Sample, now: Sample, tolerance: float, *, udp: bool = True) -> list[str]:
+    """What is more than it was; ``tolerance`` in per cent, of memory. ``udp``: mappings, too."""
+    missing = []
+    for field in fields(Sample):
+        if field.name in ("when", "seconds") or (field.name.endswith("udp") and not udp):
+            continue
+        was, value = getattr(before, field.name), getattr(now, field.name)
+        if field.name.endswith("memory"):
+            most = was * (1 + tolerance / 100)
+        else:
+            most = max(was + 1 if field.name.endswith("fds") else was, was * (1 + _SHARE))
+        if value > most:
+            missing.append(f"{field.name.replace('_', ' ')}: {was:,} at the beginning, {value:,}")
+    return missing
