@@ -21,7 +21,7 @@ import trio
 from ._groups import leaves
 from .config import DEFAULT_HOST_LOOPBACK, Ipv6, Protocol, VpnConfig
 from .dns.bootstrap import Bootstrap
-from .dns.options import DnsOptions
+from .dns.options import DnsOptions, Dot
 from .errors import HostError
 from .host.config import HostConfig, Network
 
@@ -84,6 +84,7 @@ class Capture:
             forward=wishes.forward,
             inbound=wishes.inbound,
             mark=wishes.mark,
+            block_dot=config.dns is not None and config.dns.dot is Dot.BLOCK,
             peers=_known_peers(config),
         )
         state = await observe(config.netns)

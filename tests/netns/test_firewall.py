@@ -10,12 +10,25 @@ import threading
 import pytest
 
 from tests.netns.child import until
-from tests.netns.lab import Lab
-from tests.unit.host.test_plan import CASES
+from tests.netns.containers import container
+from tests.netns.lab import FAR4, Lab, Namespace
+from tests.unit.host.test_plan import CASES, RECORDED
 from zks_lwip.host.plan import make_plan
 from zks_lwip.host.steps import Nftables
 
-INTO_THE_TUNNEL = {"default": "198.51.100.7", "only": "198.51.100.7"}
+INTO_THE_TUNNEL = {"default": "198.51.100.7", "only": "198.51.100.7", "gateway": "198.51.100.7"}
+# Of an earlier version, for the same wishes as "gateway".
+EARLIER = (RECORDED / "earlier-ruleset.txt").read_text()
+
+
+def ruleset(name: str) -> str:
+    [rules] = [step for step in make_plan(*CASES[name]).steps if isinstance(step, Nftables)]
+    return rules.ruleset
+
+
+def load(net: Namespace, text: str) -> None:
+    argv = ["nsenter", f"--net={net.path}", "nft", "-f", "-"]
+    subprocess.run(argv, input=text, text=True, check=True, timeout=60)
 
 
 def seen(wire: socket.socket, address: str) -> int:
@@ -29,7 +42,10 @@ def seen(wire: socket.socket, address: str) -> int:
 
 @pytest.mark.parametrize("name", INTO_THE_TUNNEL)
 def test_no_packet_passes_while_it_is_replaced(net: Lab, name: str) -> None:
-    [rules] = [step for step in make_plan(*CASES[name]).steps if isinstance(step, Nftables)]
+    """By itself, or (``gateway``) by turns with that of an earlier version."""
+    texts = [ruleset(name)]
+    if name == "gateway":
+        texts.insert(0, EARLIER)
     address = INTO_THE_TUNNEL[name]
     host = net.add_host()
     done = threading.Event()
@@ -53,8 +69,7 @@ def test_no_packet_passes_while_it_is_replaced(net: Lab, name: str) -> None:
         sender = threading.Thread(target=send, args=(sock,))
         try:
             for turn in range(150):
-                load = ["nft", "-f", "-"]
-                subprocess.run(load, input=rules.ruleset, text=True, check=True, timeout=60)
+                load(host, texts[turn % len(texts)])
                 if turn == 0:
                     sender.start()
                 assert seen(wire, address) == 0, f"a packet got out at reload {turn}"
@@ -62,3 +77,36 @@ def test_no_packet_passes_while_it_is_replaced(net: Lab, name: str) -> None:
             done.set()
             if sender.ident is not None:
                 sender.join()
+
+
+def test_what_an_earlier_version_let_out_ends(net: Lab) -> None:
+    """A container's flow to a port that is let in was marked as a caller's, for as long as it
+    lasted: its mark does not count any more.
+    """
+    host = net.add_host()
+    with (
+        container(host, 1) as inner,
+        inner.entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow,
+        host.entered(),
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as wire,
+    ):
+        wire.bind(("up0", 3))
+        wire.setblocking(False)
+        flow.connect((FAR4, 443))
+        load(host, EARLIER)
+        flow.send(b"x")
+        until(lambda: seen(wire, FAR4) == 1, message=lambda: "the detector does not detect")
+        load(host, ruleset("gateway"))
+        for _ in range(5):
+            with contextlib.suppress(OSError):
+                flow.send(b"x")
+        until(lambda: refused(host) >= 5)
+        assert seen(wire, FAR4) == 0
+
+
+def refused(host: Namespace) -> int:
+    argv = ["nft", "list", "counter", "inet", "zks_lwip", "refused"]
+    argv = ["nsenter", f"--net={host.path}", *argv]
+    text = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    return int(text.split("packets ")[1].split()[0])

@@ -68,8 +68,8 @@ _OPTIONS = (
         metavar="PORT",
         type=click.IntRange(1, 65535),
         multiple=True,
-        help="Who connects to this TCP or UDP port from outside is answered the way it came. "
-        "Repeatable.",
+        help="Who connects from outside to this TCP or UDP port of this machine's, also one that a "
+        "container engine has published, is answered the way it came. Repeatable.",
     ),
     click.option(
         "--mark",

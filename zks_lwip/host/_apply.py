@@ -126,6 +126,8 @@ class Applier:
             request |= {"table": step.table, "action": 1}
         if step.fwmark is not None:
             request |= {"fwmark": step.fwmark, "fwmask": 0xFFFFFFFF}
+        if step.iif is not None:
+            request["iifname"] = step.iif
         if step.source is not None:
             request["src"] = step.source
         if step.to is not None:

@@ -114,6 +114,7 @@ def _link(message: Any) -> Link:
         kind=kind or "",
         master=message.get_attr("IFLA_MASTER"),
         up=bool(message["flags"] & 1),
+        peer_here=kind == "veth" and message.get_attr("IFLA_LINK_NETNSID") is None,
     )
 
 
@@ -171,6 +172,7 @@ def _rule(message: Any, version: int, priority: int) -> Rule:
         sport=first("FRA_SPORT_RANGE"),
         dport=first("FRA_DPORT_RANGE"),
         source=None if source is None else f"{source}/{message['src_len']}",
+        iif=message.get_attr("FRA_IIFNAME"),
     )
 
 

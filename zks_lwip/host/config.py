@@ -79,6 +79,8 @@ class HostConfig:
     """TCP and UDP ports whose callers from outside are answered the way they came."""
     peers: tuple[Network, ...] | None = None
     """Where marked sockets may go: the worker, the resolvers; None: anywhere (embedded worker)."""
+    block_dot: bool = False
+    """DNS over TLS and QUIC (port 853) is captured as DNS is, for the gateway to refuse it."""
     resolver: bool = True
     """Tell systemd-resolved or resolvconf, where they run."""
     state_dir: Path = STATE_DIR

@@ -3,6 +3,13 @@
 What leaves is judged at postrouting: at output a packet that was rerouted still shows its old
 interface, and forwarded packets do not pass there. All of it is by interface *name*, so it holds
 before the TUN is there and after it has gone.
+
+An exception is for packets of this machine's own where it says so. What tells them from those of a
+container (or a virtual machine) that pass here: a socket of this namespace (``meta skuid`` matches
+only packets that have one), a source that is never forwarded, or a destination that is ours. The
+incoming interface does not tell: bridged packets, which the kernel shows to the firewall with
+``bridge-nf-call-iptables``, have none at postrouting, just as our own, and before Linux 5.10 no
+packet has one. An IPv6 source of ours does not tell, either: the kernel forwards it for anybody.
 """
 
 from __future__ import annotations
@@ -21,6 +28,12 @@ __all__ = ["Firewall", "is_ours", "ruleset"]
 _LAN_ALWAYS = {4: ("224.0.0.0/4", "255.255.255.255/32"), 6: ("fe80::/10", "ff02::/16")}
 _NDP = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert"
 _MLD = "mld-listener-report, mld-listener-done, mld2-listener-report"
+# Sent by a socket of this namespace, whoever's: without one, `meta skuid` does not match at all.
+_BY_A_SOCKET = "meta skuid != 4294967295"
+# Ports of DNS, and of DNS over TLS (RFC 7858) and over QUIC (RFC 9250).
+_DNS_PORT, _DOT_PORT = 53, 853
+# What nft(8) takes as it is between quotes; `*` at the end would stand for any name.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # What every table of ours has, and had in every version.
 _SIGNS = (
     re.compile(r"^\s*counter refused \{", re.MULTILINE),
@@ -41,6 +54,8 @@ class Firewall:
     """What answers DNS behind the TUN."""
     lan: Sequence[Network]
     """Subnets that may be reached directly, if any."""
+    bridges: Sequence[str] = ()
+    """Bridges behind which there are only containers and virtual machines of this host."""
 
 
 def ruleset(config: HostConfig, firewall: Firewall) -> str:
@@ -140,13 +155,19 @@ def _spoofed(config: HostConfig, firewall: Firewall) -> list[str]:
 def _restore(config: HostConfig, firewall: Firewall) -> list[str]:
     """Packets of marked connections get the mark back before the reverse path is looked at."""
     outside = _outside(config, "iifname")
+    # What arrives for ourselves, before a container engine's DNAT (priority -100) makes it that of
+    # a published port: what a container sends elsewhere must not have the mark, whatever its port.
+    here = "fib daddr type local"
     rules = []
     if firewall.marks:
-        rules.append(f"{outside} ct mark {config.mark:#x} meta mark set {config.mark:#x}")
+        rules.append(f"{outside} ct mark {config.mark:#x} {here} meta mark set {config.mark:#x}")
     if ports := ", ".join(map(str, sorted(set(config.inbound)))):
-        new = f"{outside} ct state new meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
-        rules.append(f"{new} ct mark set {config.mark_inbound:#x}")
-        rules.append(f"ct mark {config.mark_inbound:#x} meta mark set {config.mark_inbound:#x}")
+        mark = f"{config.mark_inbound:#x}"
+        new = f"{outside} ct state new {here} meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
+        rules.append(f"{new} ct mark set {mark}")
+        rules.append(f"ct mark {mark} {here} meta mark set {mark}")
+        # Those of the container behind a published port.
+        rules.append(f"ct direction reply ct mark {mark} meta mark set {mark}")
     return rules
 
 
@@ -179,6 +200,9 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
     rules.append(f"ip saddr {firewall.tun4} counter name refused drop")
     if firewall.tun6 is not None:
         rules.append(f"ip6 saddr {firewall.tun6} counter name refused drop")
+    if bridges := _bridges(firewall):
+        # From a container to a container, all of it: it does not leave the machine.
+        rules.append(f"oifname {bridges} fib saddr type != local accept")
     if firewall.marks:
         ours = f"meta mark {config.mark:#x}"
         if config.peers is None:
@@ -188,14 +212,11 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
                 where = f"{family} daddr @peers{version}"
                 rules.append(f"{ours} {where} ct mark set {config.mark:#x} accept")
     if config.inbound:
-        rules.append(f"meta mark {config.mark_inbound:#x} accept")
-    rules += [
-        "meta nfproto ipv4 udp sport 68 udp dport 67 accept",
-        "meta nfproto ipv6 udp sport 546 udp dport 547 accept",
-        f"icmpv6 type {{ {_NDP} }} ip6 hoplimit 255 accept",
-        f"icmpv6 type {{ {_MLD} }} ip6 hoplimit 1 accept",
-        "meta l4proto { tcp, udp } th dport 53 counter name refused drop",
-    ]
+        mark = f"meta mark {config.mark_inbound:#x}"
+        rules.append(f"{mark} ct direction reply accept")
+        if not config.only:  # to where a published port leads, which may be 53
+            rules += [f"{mark} ip daddr @lan4 accept", f"{mark} ip6 daddr @lan6 accept"]
+    rules += [*_housekeeping(), f"{_dns_ports(config)} counter name refused drop"]
     if config.bypass:
         rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
     rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
@@ -207,4 +228,38 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
             rules.append(f"{family} daddr {network} counter name refused drop")
         return [*rules, "accept"]
     rules += ["ip daddr @lan4 accept", "ip6 daddr @lan6 accept"]
+    if bridges and not config.lan:
+        # Our DHCP server's answers to them, our mDNS: in `lan` only with --lan allow.
+        for family, version in (("ip", 4), ("ip6", 6)):
+            always = ", ".join(_LAN_ALWAYS[version])
+            rules.append(f"oifname {bridges} {family} daddr {{ {always} }} accept")
     return [*rules, "counter name refused drop"]
+
+
+def _bridges(firewall: Firewall) -> str:
+    """Those bridges as a set; empty if there is none. Others' odd names get no exception."""
+    names = [f'"{name}"' for name in firewall.bridges if _PLAIN_NAME.fullmatch(name)]
+    return f"{{ {', '.join(names)} }}" if names else ""
+
+
+def _housekeeping() -> list[str]:
+    """What keeps our own addresses and neighbours; no other machine's, of those that we forward."""
+    return [
+        # A lease is renewed from its server, which may be anywhere beyond a relay (RFC 2131
+        # §4.4.5). Port 68 is a privileged one; a container's client is not ours.
+        f"meta nfproto ipv4 udp sport 68 udp dport 67 {_BY_A_SOCKET} accept",
+        # From a link-local address, which is not forwarded, to the servers and relays of the link
+        # (RFC 8415 §7.1, §18.2); a server that has allowed unicast is found like this, too.
+        f"ip6 saddr fe80::/10 ip6 daddr {{ ff02::1:2, fe80::/10 }} udp sport 546 udp dport 547 "
+        f"{_BY_A_SOCKET} accept",
+        # No forwarded packet has a hop limit of 255 (RFC 4861 §11.2).
+        f"icmpv6 type {{ {_NDP} }} ip6 hoplimit 255 accept",
+        # One of 1 many have; not these sources (RFC 3810 §5.2.13).
+        f"ip6 saddr {{ ::, fe80::/10 }} ip6 daddr ff00::/8 icmpv6 type {{ {_MLD} }} "
+        "ip6 hoplimit 1 accept",
+    ]
+
+
+def _dns_ports(config: HostConfig) -> str:
+    ports = f"{{ {_DNS_PORT}, {_DOT_PORT} }}" if config.block_dot else f"{_DNS_PORT}"
+    return f"meta l4proto {{ tcp, udp }} th dport {ports}"

@@ -8,10 +8,11 @@ Rules, for each family (table ``main`` is the host's own, T is ours)::
 
     100  marked sockets of the tunnel           main
     101  the same, where main has no route      unreachable: never into our own TUN
-    105  DHCP renewals                          main
+    105  DHCP of this machine's own clients     main
     107  from the TUN's own addresses           T: the kernel's errors about late answers, too
     110  port 53, to anybody                    T: a resolver on the LAN is captured, too
-    115  --bypass                               main
+    110  port 853, with --dot block             T: the gateway refuses it
+    115  --bypass (user: own packets)           main
     120  each private subnet that is connected  main
     130  everything else                        T
 """
@@ -26,7 +27,7 @@ from zks_lwip.host.addresses import free_addresses
 from zks_lwip.host.config import MARK, TABLE, HostConfig, KillSwitch, Network
 from zks_lwip.host.firewall import Firewall, ruleset
 from zks_lwip.host.marks import MarkUse
-from zks_lwip.host.state import HostState, lan_networks
+from zks_lwip.host.state import HostState, internal_bridges, lan_networks
 from zks_lwip.host.steps import (
     SYSCTLS,
     TABLE_NAME,
@@ -51,6 +52,8 @@ _METRIC_TUN, _METRIC_REFUSE = 100, 20000
 PRIORITY_MARKED, PRIORITY_MARKED_END, PRIORITY_DHCP = 100, 101, 105
 PRIORITY_TUN, PRIORITY_DNS = 107, 110
 PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
+# Where the packets that this machine sends itself come from, as rules see it.
+_OWN = "lo"
 # Others' rules that a refusal names.
 _SHOWN = 3
 _SRC_VALID_MARK, _RP_FILTER, _ACCEPT_MARK = SYSCTLS
@@ -120,6 +123,7 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
             tun6=ipv6.network if state.ipv6 else None,
             server4=str(other_host(ipv4)),
             lan=lan,
+            bridges=internal_bridges(state),
         )
         steps.append(Nftables(ruleset(config, firewall)))
     steps += _sysctls(config, state)
@@ -261,15 +265,19 @@ def _rules(config: HostConfig, own: bool, family: int, lan: list[Network], tun: 
         rules.append(Rule(family, PRIORITY_MARKED, MAIN, fwmark=config.mark))
         rules.append(Rule(family, PRIORITY_MARKED_END, None, fwmark=config.mark))
     client, server = (68, 67) if family == 4 else (546, 547)
-    dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server)
+    dhcp = Rule(family, PRIORITY_DHCP, MAIN, ipproto="udp", sport=client, dport=server, iif=_OWN)
     # An answer from the LAN's name server, which was never asked, comes out of the TUN; should
     # nobody wait for it any more, the kernel's ICMP error would tell that server on its link.
     rules += [dhcp, Rule(family, PRIORITY_TUN, TABLE, source=tun)]
     rules.append(Rule(family, PRIORITY_DNS, TABLE, dport=53))
+    if config.block_dot:
+        rules.append(Rule(family, PRIORITY_DNS, TABLE, dport=853))
     for network in config.bypass:
         if network.version == family:
             rules.append(Rule(family, PRIORITY_BYPASS, MAIN, to=str(network)))
-    rules += [Rule(family, PRIORITY_BYPASS, MAIN, uid=uid) for uid in config.bypass_users]
+    # To the kernel what is forwarded is root's.
+    users = config.bypass_users
+    rules += [Rule(family, PRIORITY_BYPASS, MAIN, uid=uid, iif=_OWN) for uid in users]
     direct = [str(network) for network in lan if network.version == family]
     if config.lan and not config.only:
         direct.append("224.0.0.0/4" if family == 4 else "fe80::/10")

@@ -10,7 +10,7 @@ from zks_lwip.host.config import Network
 from zks_lwip.host.marks import MarkUse
 from zks_lwip.host.steps import Step
 
-__all__ = ["HostAddress", "HostState", "Leftover", "Link", "lan_networks"]
+__all__ = ["HostAddress", "HostState", "Leftover", "Link", "internal_bridges", "lan_networks"]
 
 # Ranges that may be a LAN. Anything else on a link is not believed to be one: a hostile network
 # would only have to call a public range its own subnet (TunnelCrack's LocalNet).
@@ -31,6 +31,8 @@ class Link:
     kind: str = ""
     master: int | None = None
     up: bool = True
+    peer_here: bool = False
+    """The other end of a veth pair is in this namespace, too: no container's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,11 @@ def lan_networks(state: HostState, tun: str, *, internal_only: bool = False) -> 
     return [n for n in by_version if not any(_within(n, other) for other in found if other != n)]
 
 
+def internal_bridges(state: HostState) -> list[str]:
+    """The bridges that have ports of this host's containers and virtual machines only, sorted."""
+    return sorted(link.name for link in state.links if _is_internal(state, link))
+
+
 def _is_private(network: Network) -> bool:
     return any(_within(network, known) for known in _LAN_RANGES)
 
@@ -138,4 +145,4 @@ def _is_internal(state: HostState, link: Link) -> bool:
     if link.kind != "bridge":
         return False
     ports = [port for port in state.links if port.master == link.index]
-    return all(port.kind in _VIRTUAL_PORTS for port in ports)
+    return all(port.kind in _VIRTUAL_PORTS and not port.peer_here for port in ports)

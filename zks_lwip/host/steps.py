@@ -124,9 +124,13 @@ class Rule(Step):
     sport: int | None = None
     dport: int | None = None
     source: str | None = None
+    iif: str | None = None
+    """``lo``: only what this machine sends itself, nothing that it forwards."""
 
     def _words(self) -> str:
         words = [f"priority {self.priority}"]
+        if self.iif is not None:
+            words.append(f"iif {self.iif}")
         if self.source is not None:
             words.append(f"from {self.source}")
         if self.to is not None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.netns.child import Child
 from tests.netns.host import leak
-from tests.netns.host.leak import Detector, Packet, Prober, Space
+from tests.netns.host.leak import Detector, Packet, Prober, Probers, Space
 
 PICTURE = (
     "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; "
@@ -120,11 +120,11 @@ def execute(space: Space, script: str) -> str:
 class Kit:
     """A client's namespace with all that is needed to set it up, and to see what leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, containers: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="zks-state-"))
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, self.directory)
-            self.space = stack.enter_context(contextlib.closing(Space()))
+            self.space = stack.enter_context(contextlib.closing(Space(containers=containers)))
             self.detector = stack.enter_context(contextlib.closing(Detector(self.space.client)))
             self.holder = stack.enter_context(
                 contextlib.closing(Holder(self.space, self.directory))
@@ -136,26 +136,29 @@ class Kit:
 
 
 @pytest.fixture(scope="package")
-def kits() -> Iterator[list[Kit]]:
-    """The kit that the tests share, as long as they leave it as it was."""
-    made: list[Kit] = []
+def kits() -> Iterator[dict[bool, Kit]]:
+    """The kits, without containers and with, that tests share as long as they leave them so."""
+    made: dict[bool, Kit] = {}
     yield made
-    for kit in made:
+    for kit in made.values():
         kit.close()
 
 
 @pytest.fixture
-def kit(machine_is_left_as_found: None, kits: list[Kit]) -> Iterator[Kit]:
-    """The host is compared before and after every test."""
-    if not kits:
-        kits.append(Kit())
-    (kit,) = kits
+def kit(
+    request: pytest.FixtureRequest, machine_is_left_as_found: None, kits: dict[bool, Kit]
+) -> Iterator[Kit]:
+    """The host is compared before and after every test; it has containers where they are probed."""
+    containers = not {"probers", "fast_probers"}.isdisjoint(request.fixturenames)
+    if containers not in kits:
+        kits[containers] = Kit(containers=containers)
+    kit = kits[containers]
     before = kit.holder.picture()
     yield kit
     after = kit.holder.picture_like(before)
     journals = [path.name for path in kit.directory.iterdir() if path.stat().st_size]
     if set(after.split("\n")) != set(before.split("\n")) or journals or kit.holder.running:
-        kits.clear()
+        del kits[containers]
         kit.close()
     same(before, after)
     assert not journals
@@ -181,6 +184,20 @@ def prober(space: Space) -> Iterator[Prober]:
     """50 probes a second, of every kind."""
     with Prober(space.client) as child:
         yield child
+
+
+@pytest.fixture
+def probers(space: Space) -> Iterator[Probers]:
+    """100 probes a second of the host's, and as many of each of its containers'."""
+    with Probers(space.client, space.containers, rate=100) as started:
+        yield started
+
+
+@pytest.fixture
+def fast_probers(space: Space) -> Iterator[Probers]:
+    """All kinds of probes, of the host and its containers, in a fraction of a second."""
+    with Probers(space.client, space.containers, rate=400) as started:
+        yield started
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.netns.child import Child, until
+from tests.netns.containers import INTERFACE, address4, address6, container
 from tests.netns.host import probe
 from tests.netns.host.probe import (
     CLIENT4,
@@ -47,6 +48,7 @@ WORKER4 = "25.9.9.9"
 _ETH_P_ALL, _OUTGOING = 3, 4
 _RCVBUFFORCE = 33  # SO_RCVBUFFORCE, SOL_PACKET and PACKET_STATISTICS have no names in Python
 _SOL_PACKET, _STATISTICS = 263, 6
+_INTERNET6 = ipaddress.IPv6Network("2a0e:2::/32")
 _NDP = range(133, 138)
 _MLD = {131, 132, 143}
 
@@ -54,10 +56,13 @@ _MLD = {131, 132, 143}
 class Space:
     """``client`` and its gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, containers: bool = False) -> None:
+        self.containers: list[Namespace] = []
+        """One that is routed only, one with NAT, if asked for."""
+        more = "-c" if containers else ""
         with contextlib.ExitStack() as stack:
-            self.gateway = stack.enter_context(contextlib.closing(Namespace("gateway")))
-            self.client = stack.enter_context(contextlib.closing(Namespace("client")))
+            self.gateway = stack.enter_context(contextlib.closing(Namespace(f"gateway{more}")))
+            self.client = stack.enter_context(contextlib.closing(Namespace(f"client{more}")))
             self.gateway.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
             self.gateway.ip(
                 f"link add gw0 type veth peer name up0 netns {self.client.name}",
@@ -75,6 +80,11 @@ class Space:
                 f"route add ::/0 via {GATEWAY6}",
             )
             self.settle()
+            if containers:
+                self.containers = [
+                    stack.enter_context(container(self.client, number, nat=number == 2))
+                    for number in (1, 2)
+                ]
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
@@ -111,11 +121,13 @@ def parse(frame: bytes) -> Packet | None:
 
 
 def housekeeping(packet: Packet) -> bool:
-    """What a closed host may still send: NDP, MLD, DHCP."""
-    if packet.protocol == socket.IPPROTO_ICMPV6 and (packet.kind in _NDP or packet.kind in _MLD):
-        return True
-    dhcp = {(68, 67), (546, 547)}
-    return packet.protocol == socket.IPPROTO_UDP and (packet.sport, packet.port) in dhcp
+    """What a closed host may still send by itself: NDP and MLD, to the link."""
+    if packet.protocol != socket.IPPROTO_ICMPV6:
+        return False
+    destination = ipaddress.IPv6Address(packet.destination)
+    if packet.kind in _MLD:
+        return destination.is_multicast
+    return packet.kind in _NDP and destination not in _INTERNET6
 
 
 class Detector:
@@ -197,16 +209,16 @@ class Detector:
 
 
 class Prober(Child):
-    """The probes, running in a namespace until stopped; all kinds, or these only."""
+    """The probes, running in a namespace until stopped; all of a host's kinds, or these only."""
 
     def __init__(self, net: Namespace, *only: str, interface: str = "up0", rate: int = 50) -> None:
         argv = [sys.executable, "-I", "-S", probe.__file__, interface, str(rate), *only]
         super().__init__("prober", net.command(argv))
         self.wait_for("probing")
 
-    def rounds(self, count: int = 1) -> None:
-        """Wait until each kind of probe has been sent that often, from now on."""
-        seen = len(self.stdout)
+    def rounds(self, count: int = 1, since: int | None = None) -> None:
+        """Wait until each kind of probe has been sent that often, from now (or that line) on."""
+        seen = len(self.stdout) if since is None else since
         until(  # the first line may be of a round that has begun before
             lambda: self.stdout[seen:].count("round") > count,
             message=lambda: f"the probes are not sent\n{self.output}",
@@ -215,3 +227,56 @@ class Prober(Child):
     def stop(self, timeout: float = 15) -> int:
         self.signal(signal.SIGKILL)
         return self.wait(timeout)
+
+
+class Probers:
+    """Probers of a host and of its containers, all at once."""
+
+    def __init__(self, host: Namespace, containers: Sequence[Namespace], rate: int = 50) -> None:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(Prober(host, rate=rate))
+            others = [
+                stack.enter_context(Prober(inner, "container", interface=INTERFACE, rate=rate))
+                for inner in containers
+            ]
+            self.each = [first, *others]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Probers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def rounds(self, count: int = 1) -> None:
+        """Wait until each has sent each of its kinds that often, from now on."""
+        seen = [len(prober.stdout) for prober in self.each]
+        for prober, start in zip(self.each, seen, strict=True):
+            prober.rounds(count, start)
+
+
+ORIGINS = ("host", "routed", "nat")
+"""Where probes may come from: a host, its first container, its second one, which has NAT."""
+
+
+def check_control(found: Iterable[Packet], origin: str) -> None:
+    """That the detector has seen each kind of probe of that origin, by every address it has."""
+    seen = {(p.protocol, p.destination, p.port) for p in found}
+    udp, tcp = socket.IPPROTO_UDP, socket.IPPROTO_TCP
+    # (A connection of an earlier test may be sending its last segment, too.)
+    assert seen >= {
+        (socket.IPPROTO_ICMP, FAR4, 0),
+        (socket.IPPROTO_ICMPV6, FAR6, 0),
+        *((udp, host, 9999) for host in (FAR4, FAR6)),
+        *((tcp, host, 80) for host in (FAR4, FAR6)),
+        *((udp, host, 53) for host in (NAMES4, NAMES6)),
+        *((tcp, host, 53) for host in (NAMES4, NAMES6)),
+        *((udp, host, 53) for host in (NEIGHBOUR4, NEIGHBOUR6)),
+    }
+    if origin == "host":
+        return
+    assert seen >= {(udp, FAR4, 67), (udp, FAR6, 547), (tcp, FAR4, 22), (tcp, FAR6, 22)}
+    assert {p.kind for p in found if p.destination == FAR6} >= {131, 135}
+    if origin == "routed":
+        assert {p.source for p in found if p.destination == FAR4} == {address4(1)}
+        assert {p.source for p in found if p.destination == FAR6} == {address6(1)}

@@ -1,5 +1,8 @@
 """Sends probes of every kind, in turn, until killed: ``probe.py INTERFACE RATE [KIND]…``.
 
+The kind ``container`` stands for all of them, and for those that are the host's to send, not its
+containers' (DHCP, MLD and such), or that go to ports which the host lets in (``--allow-inbound``).
+
 Imports only the standard library, so that it is quickly there. A kind is ``udp4``, ``tcp6-bound``
 (to the interface, SO_BINDTODEVICE), ``dns4-unicast-if`` (IP_UNICAST_IF) and so on.
 """
@@ -39,6 +42,19 @@ def _tcp(family: int, host: str, port: int, *options: tuple[int, int, bytes]) ->
         probe.connect_ex((host, port))
 
 
+def _dhcp(family: int, host: str, client: int, server: int) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", client))
+        probe.sendto(b"no DHCP at all", (host, server))
+
+
+def _icmp6(host: str, kind: int, hops: int) -> None:
+    """What looks as NDP's or MLD's when it has been forwarded."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as probe:
+        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+        probe.sendto(bytes([kind, *bytes(23)]), (host, 0))
+
+
 def _ping(family: int, host: str, *options: tuple[int, int, bytes]) -> None:
     v4 = family == socket.AF_INET
     protocol = socket.IPPROTO_ICMP if v4 else socket.IPPROTO_ICMPV6
@@ -73,12 +89,26 @@ def probes(interface: str) -> dict[str, Callable[[], None]]:
             found[f"dns{end}"] = lambda f=family, h=names, o=option: _udp(f, h, 53, *o)
             found[f"dnstcp{end}"] = lambda f=family, h=names, o=option: _tcp(f, h, 53, *o)
             found[f"landns{end}"] = lambda f=family, h=lan, o=option: _udp(f, h, 53, *o)
+    found |= {
+        "dhcp4": lambda: _dhcp(socket.AF_INET, FAR4, 68, 67),
+        "dhcp6": lambda: _dhcp(socket.AF_INET6, FAR6, 546, 547),
+        "mld6": lambda: _icmp6(FAR6, 131, 2),
+        "ndp6": lambda: _icmp6(FAR6, 135, 255),
+        "ssh4": lambda: _tcp(socket.AF_INET, FAR4, 22),
+        "ssh6": lambda: _tcp(socket.AF_INET6, FAR6, 22),
+    }
     return found
+
+
+_OF_CONTAINERS = {"dhcp4", "dhcp6", "mld6", "ndp6", "ssh4", "ssh6"}
 
 
 def main(interface: str, rate: str, *only: str) -> None:
     """Send probes in turn, ``rate`` a second; a line tells that all have had theirs."""
-    kinds = {name: probe for name, probe in probes(interface).items() if not only or name in only}
+    kinds = probes(interface)
+    if "container" not in only:
+        wanted = only or kinds.keys() - _OF_CONTAINERS
+        kinds = {name: probe for name, probe in kinds.items() if name in wanted}
     print("probing", json.dumps(list(kinds)), flush=True)
     while True:
         for probe in kinds.values():

@@ -18,7 +18,7 @@ from tests.netns import client
 from tests.netns.child import ROOT, until
 from tests.netns.host import leak
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.leak import Detector, Prober, Space
+from tests.netns.host.leak import Detector, Prober, Probers, Space
 from tests.netns.host.talk import ALL, BRIEF, NONE, PATIENT, RP_FILTER, echo, new_socket, reaches
 from tests.netns.lab import NOBODY
 from zks_lwip.host.config import MARK
@@ -88,14 +88,14 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_lan(
-    holder: Holder, space: Space, detector: Detector, fast: Prober, name: str
+    holder: Holder, space: Space, detector: Detector, fast_probers: Probers, name: str
 ) -> None:
     holder.apply()
     with detector.watching() as found:
         space.client.ip(*HOSTILE[name].splitlines())
-        fast.rounds(2)
+        fast_probers.rounds(2)
         holder.end("kill")
-        fast.rounds()
+        fast_probers.rounds()
     holder.apply()
     undo = HOSTILE[name].replace(" add ", " del ").replace(" nodad", "").splitlines()
     space.client.ip(*undo)
@@ -103,7 +103,7 @@ def test_a_hostile_lan(
     nothing(found)
 
 
-def test_roaming(holder: Holder, space: Space, detector: Detector, fast: Prober) -> None:
+def test_roaming(holder: Holder, space: Space, detector: Detector, fast_probers: Probers) -> None:
     """The link goes down and comes back in another LAN: followed, reported, and nothing leaks."""
     holder.apply()
 
@@ -125,7 +125,7 @@ def test_roaming(holder: Holder, space: Space, detector: Detector, fast: Prober)
         space.client.ip("route add default via 10.9.8.1")
         holder.child.wait_for("^moved", after=seen)
         until(elsewhere)
-        fast.rounds()
+        fast_probers.rounds()
     nothing(found)
     with detector.watching() as found:
         space.client.ip("addr flush dev up0", "link set up0 down", "link set up0 up")
@@ -137,7 +137,7 @@ def test_roaming(holder: Holder, space: Space, detector: Detector, fast: Prober)
         )
         space.settle()
         until(lambda: rules() == at_home)
-        fast.rounds()
+        fast_probers.rounds()
     nothing(found)
     holder.end()
 
@@ -200,14 +200,14 @@ def test_a_neighbour_cannot_probe_the_tun(holder: Holder, space: Space) -> None:
 
 
 def test_a_failure_once_ready_does_not_open(
-    holder: Holder, detector: Detector, fast: Prober
+    holder: Holder, detector: Detector, fast_probers: Probers
 ) -> None:
     holder.apply()
     with detector.watching() as found:
         holder.send('update "crash"')
         holder.child.wait_for("HostError: as ordered", after=holder.seen)
         holder.end()
-        fast.rounds()
+        fast_probers.rounds()
     nothing(found)
     assert holder.recover()["left"] == []
 
