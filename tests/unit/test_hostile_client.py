@@ -215,6 +215,10 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "DNS queries that hang": changing(
         lambda n: DnsQuery(n, b"\0\1\1\0\0\1\0\0\0\0\0\0\1x\0\0\1\0\1").encode(), 5000
     ),
+    "DNS queries with one id": many(DnsQuery(7, bytes(12)).encode()),
+    "large DNS queries with one id": many(
+        DnsQuery(7, b"\0\1\1\0\0\1\0\0\0\0\0\0\1x\0\0\1\0\1" + bytes(60_000)).encode()
+    ),
     "pings to far ends": changing(lambda n: Echo(n, "127.0.0.1", bytes(8)).encode(), 5000),
 }
 
@@ -225,6 +229,7 @@ FLOODS_V1: dict[str, Callable[[int], bytes]] = {
     "empty DATA": many(message(Data(1, b"").encode())),
     "CONNECT": changing(lambda n: message(Connect(n, "127.0.0.1", 9).encode()), 2000),
     "DNS queries": changing(lambda n: message(DnsQuery(n, bytes(12)).encode()), 2000),
+    "DNS queries with one id": many(message(DnsQuery(7, bytes(12)).encode())),
 }
 
 

@@ -508,7 +508,7 @@ def test_what_has_left_is_not_counted_as_waiting() -> None:
         feed(session, DnsQuery(number, QUERY))
         session.dns_response(number, QUERY)
         assert len(drain(session)) == 1
-    assert session._requests == {} and session._control_size == 0
+    assert len(session._in_flight) == 0 and session._control_size == 0
 
 
 def test_one_request_id_twice_in_flight() -> None:
@@ -518,7 +518,7 @@ def test_one_request_id_twice_in_flight() -> None:
     assert drain(session) == [DnsResponse(1, b"a")]
     session.dns_response(1, b"b")
     assert drain(session) == [DnsResponse(1, b"b")]
-    assert session._requests == {}
+    assert len(session._in_flight) == 0
 
 
 def test_a_session_is_not_finished_while_something_waits() -> None:

@@ -43,12 +43,14 @@ from ._refusal import servfail
 from ._settings import Role, Settings
 from ._stats import SessionStats
 from .credit import Budget, ReceiveWindow, RoundTrip
+from .in_flight import QueriesInFlight
 
 __all__ = ["Inbound"]
 
 _MOST_PONGS = 4096
-_MOST_CONTROL = 256 << 10  # bytes of control frames that may wait, and per stream that may be open:
-_CONTROL_PER_STREAM = 512
+_MOST_CONTROL = 768 << 10  # bytes of control frames that may wait, and per stream that may be open:
+_CONTROL_PER_STREAM = 320
+_MUCH_CONTROL = 256 << 10  # bytes over which an ERROR says its code alone
 _QUIET = 63  # one opportunity to pause for so many frames (a mask)
 
 
@@ -82,7 +84,7 @@ class Inbound:
         self._highest = 0  # client: the last id that was used; worker: the highest that was seen
         self._going_away = False
         self._associations: OrderedDict[int, None] = OrderedDict()
-        self._requests: dict[int, int] = {}  # DNS queries in flight at the worker, by id
+        self._queries = QueriesInFlight(settings.requests)  # at the worker
         self._outbox = Outbox(self.stats)
         self._queue = FairQueue(self._on_eof_sent)
         self._scratch = bytearray()
@@ -114,7 +116,7 @@ class Inbound:
         for stream in list(self._streams.values()):
             self._forget(stream)
         self._associations.clear()
-        self._requests.clear()
+        self._queries.clear()
         self._outbox = Outbox(self.stats)
         self._scratch = bytearray()
 
@@ -381,13 +383,12 @@ class Inbound:
         request = frame.request
         if not request:
             raise ProtocolError("DNS_QUERY: request 0 does not exist")
-        if self.settings.dns and len(self._requests) < self.settings.requests:
-            self._requests[request] = self._requests.get(request, 0) + 1
+        if self.settings.dns and self._queries.take(request, len(frame.message)):
             events.append(frame)
             return
         self.stats.dns_refused += 1
         answer = DnsResponse(request, servfail(frame.message)).encode()
-        if not self._outbox.add_dns(answer, None):
+        if not self._outbox.add_dns(answer, in_flight=False):
             raise ProtocolError("DNS_QUERY: the client asks, but does not read the answers")
         self._signal()
 
@@ -433,6 +434,8 @@ class Inbound:
             self._forget(stream)
 
     def _answer_error(self, identifier: int, code: int, message: str) -> None:
+        if self._outbox.control_size > _MUCH_CONTROL:
+            message = ""
         self._outbox.add_control(identifier, Error(identifier, code, message).encode())
         self._signal()
 

@@ -20,6 +20,7 @@ MOST_QUERIES = 1 << 20
 """Bytes of DNS queries, or of refusals to answer one, that wait."""
 
 _COST = 64  # bytes that a waiting frame takes besides its own
+_CONTROL_COST = 256  # the same for those of streams: an ordered dictionary holds them
 
 
 class Outbox:
@@ -36,8 +37,9 @@ class Outbox:
         self.highest = 0
         """The highest stream whose CONNECT has left."""
         self.answered: list[int] = []
-        """DNS requests whose responses have left since this list was last emptied."""
-        self._dns: deque[tuple[bytes, int]] = deque()
+        """Sizes of the responses to DNS queries in flight, as frames, that have left since this
+        list was last emptied."""
+        self._dns: deque[tuple[bytes, bool]] = deque()
         self._loose = 0  # bytes of DNS frames that no request in flight accounts for
         self._datagrams: deque[bytes] = deque()
         self._datagram_size = 0
@@ -58,14 +60,14 @@ class Outbox:
         """A CONNECT, CONNECTED, CLOSE or ERROR, behind what already waits for that stream."""
         waiting = self.control.get(stream)
         self.control[stream] = frame if waiting is None else waiting + frame
-        self.control_size += len(frame) + (_COST if waiting is None else 0)
+        self.control_size += len(frame) + (_CONTROL_COST if waiting is None else 0)
 
     def forget(self, stream: int) -> bool:
         """Drop the control frames of a stream; True if its CONNECT was still among them."""
         waiting = self.control.pop(stream, None)
         if waiting is None:
             return False
-        self.control_size -= len(waiting) + _COST
+        self.control_size -= len(waiting) + _CONTROL_COST
         return waiting[0] == 0x01
 
     def add_datagram(self, frame: bytes) -> None:
@@ -76,14 +78,14 @@ class Outbox:
             self._datagram_size -= len(self._datagrams.popleft()) + _COST
             self._stats.datagrams_dropped += 1
 
-    def add_dns(self, frame: bytes, request: int | None) -> bool:
-        """A DNS frame. ``request`` is in flight until the frame leaves; without one, the bytes that
-        wait are bounded, and False says that there was no room."""
-        if request is None:
+    def add_dns(self, frame: bytes, *, in_flight: bool) -> bool:
+        """A DNS frame. The answer to a query ``in_flight`` is bounded with that; of others, the
+        bytes that wait are bounded here, and False says that there was no room."""
+        if not in_flight:
             if self._loose + len(frame) + _COST > MOST_QUERIES:
                 return False
             self._loose += len(frame) + _COST
-        self._dns.append((frame, -1 if request is None else request))
+        self._dns.append((frame, in_flight))
         return True
 
     def take(self, limit: int, streams: bool) -> tuple[list[bytes], int, int]:
@@ -118,7 +120,7 @@ class Outbox:
                 if size + len(frames) > limit:
                     break
                 del control[stream]
-                self.control_size -= len(frames) + _COST
+                self.control_size -= len(frames) + _CONTROL_COST
                 if frames[0] == 0x01:
                     self.highest = stream
                 parts.append(frames)
@@ -139,14 +141,14 @@ class Outbox:
     def _take_dns(self, parts: list[bytes], size: int, limit: int) -> int:
         queue = self._dns
         while queue and self._allowance > 0:
-            frame, request = queue[0]
+            frame, in_flight = queue[0]
             if size and size + len(frame) > limit:
                 break
             queue.popleft()
-            if request < 0:
-                self._loose -= len(frame) + _COST
+            if in_flight:
+                self.answered.append(len(frame))
             else:
-                self.answered.append(request)
+                self._loose -= len(frame) + _COST
             parts.append(frame)
             size += len(frame)
             self._allowance -= len(frame)

@@ -91,7 +91,7 @@ class BaseV1:
         self._room = _ROOM
         self._expiring: OrderedDict[int, StreamV1] = OrderedDict()  # soonest first
         self._line: OrderedDict[int, StreamV1] = OrderedDict()  # those ready to send
-        self._control: deque[tuple[bytes, int]] = deque()  # frames; the request answered, or -1
+        self._control: deque[tuple[bytes, bool]] = deque()  # frames; answers to queries in flight
         self._control_size = 0
         self._pongs = 0
         self._events: list[Frame] = []
@@ -197,10 +197,11 @@ class BaseV1:
             self._pongs -= 1
             return bytearray(b"\x06")
         if self._control:
-            frame, request = self._control.popleft()
+            frame, answer = self._control.popleft()
             self._control_size -= len(frame) + _COST
-            if request >= 0:
-                self._answered(request)
+            if answer:
+                self._answered(len(frame) - _HEADER)
+            self._has_left()
             return bytearray(frame)
         while self._may_send_data():
             _, stream = self._line.popitem(last=False)
@@ -256,8 +257,11 @@ class BaseV1:
     def _expired(self, stream: StreamV1) -> None:
         raise NotImplementedError
 
-    def _answered(self, request: int) -> None:
-        """A DNS response has left."""
+    def _answered(self, size: int) -> None:
+        """A DNS response of ``size`` bytes, to a query in flight, has left."""
+
+    def _has_left(self) -> None:
+        """A frame that waited in ``_control`` has left."""
 
     def _on_close(self, frame: Close, events: list[Frame]) -> None:
         raise NotImplementedError
@@ -305,9 +309,9 @@ class BaseV1:
         self._expiring[stream.id] = stream
         self._expiring.move_to_end(stream.id)
 
-    def _send(self, frame: Frame, request: int = -1) -> None:
+    def _send(self, frame: Frame, *, answer: bool = False) -> None:
         data = frame.encode()
-        self._control.append((data, request))
+        self._control.append((data, answer))
         self._control_size += len(data) + _COST
         self._signal()
 
@@ -326,8 +330,12 @@ class BaseV1:
     def _empty_enough(self, identifier: int) -> None:
         if identifier in self._full:
             self._full.discard(identifier)
-            if not self._full and self._unblock is not None:
-                self._unblock()
+            self._may_read_on()
+
+    def _may_read_on(self) -> None:
+        """Tell the owner, if nothing else holds it up."""
+        if self.may_receive and self._unblock is not None:
+            self._unblock()
 
     def _signal(self) -> None:
         if not self._signalled and not self._over:

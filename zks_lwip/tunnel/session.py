@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from ._fair import Source
 from ._frames import (
+    DATA_HEADER,
     Buffer,
     Close,
     Connect,
@@ -127,8 +128,8 @@ class Session(Inbound):
             self._sent += counted
             if pinged and not outbox.pings:
                 self._round_trip.sent(self._clock())
-            for request in outbox.answered:
-                self._release_request(request)
+            for answer in outbox.answered:
+                self._queries.left(answer - DATA_HEADER.size)
             outbox.answered.clear()
         # While control frames wait, a stream's CONNECT or CONNECTED may be among them
         if not queue or outbox.control or limit - size < _LEAST_ROOM:
@@ -149,13 +150,6 @@ class Session(Inbound):
         self._scratch = bytearray()
         del scratch[end:]
         return scratch
-
-    def _release_request(self, request: int) -> None:
-        left = self._requests.get(request, 0) - 1
-        if left > 0:
-            self._requests[request] = left
-        else:
-            self._requests.pop(request, None)
 
     # Streams
 
@@ -290,7 +284,7 @@ class Session(Inbound):
         """Client: ask; False if it is not taken, since too many wait or the worker has no DNS."""
         if not self.ready or self.peer is None or not self.peer.dns:
             return False
-        if not self._outbox.add_dns(DnsQuery(request, message).encode(), None):
+        if not self._outbox.add_dns(DnsQuery(request, message).encode(), in_flight=False):
             self.stats.dns_refused += 1
             return False
         self._signal()
@@ -299,8 +293,10 @@ class Session(Inbound):
     def dns_response(self, request: int, message: bytes) -> None:
         """Worker: answer a DNS_QUERY; for one that is not in flight, nothing."""
         self._only_worker("dns_response")
-        if request in self._requests:
-            self._outbox.add_dns(DnsResponse(request, message).encode(), request)
+        answer = self._queries.answer(request, message)
+        if answer is not None:
+            self.stats.dns_refused += answer is not message
+            self._outbox.add_dns(DnsResponse(request, answer).encode(), in_flight=True)
             self._signal()
 
     def echo(self, request: int, host: str, payload: Buffer) -> bool:

@@ -33,6 +33,7 @@ from ._hello import Hello
 from ._refusal import servfail
 from ._session_v1 import LINGER, MOST_HELD, MOST_MESSAGE, BaseV1, StreamV1
 from ._settings import Role, Settings
+from .in_flight import QueriesInFlight
 
 __all__ = ["LINGER", "MOST_HELD", "MOST_MESSAGE", "ClientV1", "WorkerV1"]
 
@@ -44,6 +45,7 @@ _BURST = 512 << 10
 _MOST_QUERIES = 1024
 _MOST_REQUEST = 65535  # the original cuts request ids to 16 bits
 _MOST_TEXT = 200
+_MOST_WAITING = 256 << 10  # bytes of answers over which a worker reads nothing more
 
 
 class ClientV1(BaseV1):
@@ -232,7 +234,8 @@ class WorkerV1(BaseV1):
         unblock: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(Role.WORKER, settings, clock=clock, wake=wake, unblock=unblock)
-        self._requests: dict[int, int] = {}
+        self._in_flight = QueriesInFlight(settings.requests)
+        self._held_up = False  # so much waits for the client that nothing more is read
         self._events.append(Hello())
         self._signalled = True
         self._handlers[Connect] = self._on_connect
@@ -306,8 +309,7 @@ class WorkerV1(BaseV1):
 
     def _on_dns_query(self, frame: DnsQuery, events: list[Frame]) -> None:
         request = frame.request
-        if self.settings.dns and len(self._requests) < self.settings.requests:
-            self._requests[request] = self._requests.get(request, 0) + 1
+        if self.settings.dns and self._in_flight.take(request, len(frame.message)):
             events.append(frame)
             return
         self._check_read("DNS_QUERY")
@@ -316,15 +318,32 @@ class WorkerV1(BaseV1):
 
     def dns_response(self, request: int, message: bytes) -> None:
         """Answer a DNS_QUERY; for one that is not in flight, nothing."""
-        if request in self._requests:
-            self._send(DnsResponse(request, message), request)
+        answer = self._in_flight.answer(request, message)
+        if answer is not None:
+            self.stats.dns_refused += answer is not message
+            self._send(DnsResponse(request, answer), answer=True)
 
-    def _answered(self, request: int) -> None:
-        left = self._requests.get(request, 0) - 1
-        if left > 0:
-            self._requests[request] = left
-        else:
-            self._requests.pop(request, None)
+    def _answered(self, size: int) -> None:
+        self._in_flight.left(size)
+
+    # Answers that are not read
+
+    @property
+    def may_receive(self) -> bool:
+        """As ``BaseV1.may_receive``; False too while many bytes of answers wait for the client.
+
+        (A client must not do so: if both ends did, neither would read again.)
+        """
+        return super().may_receive and not self._held_up
+
+    def _send(self, frame: Frame, *, answer: bool = False) -> None:
+        super()._send(frame, answer=answer)
+        self._held_up = self._held_up or self._control_size > _MOST_WAITING
+
+    def _has_left(self) -> None:
+        if self._held_up and self._control_size <= _MOST_WAITING // 2:
+            self._held_up = False
+            self._may_read_on()
 
     # What v1 does not carry
 
@@ -343,4 +362,5 @@ class WorkerV1(BaseV1):
 
     def end(self) -> None:
         super().end()
-        self._requests.clear()
+        self._in_flight.clear()
+        self._held_up = False
