@@ -132,8 +132,10 @@ class VpnConfig:
     connect to it. ``token`` never appears in a repr. ``grace`` is for how many seconds a lost
     tunnel is waited for before flows are refused. ``keepalive`` is after how many seconds of an
     application's silence its kernel is asked whether it still has the connection (1 to 86400, or 0:
-    never; :class:`~zks_lwip.stack.Stack`). ``dns`` is None for the defaults. ``host`` counts
-    only where the host is set up. ``user`` is whom an embedded worker becomes, and ``connect``.
+    never; :class:`~zks_lwip.stack.Stack`). ``max_memory`` bounds, in MiB, what all connections hold
+    or may come to hold together, above 48 KiB each. ``dns`` is None for the defaults. ``host``
+    counts only where the host is set up. ``user`` is whom an embedded worker becomes, and
+    ``connect``.
     """
 
     worker: WorkerUrl | None = None
@@ -155,6 +157,7 @@ class VpnConfig:
     dns_static: tuple[StaticName, ...] = ()
     fast_connect: bool = False
     max_flows: int = 8192
+    max_memory: int = 256
     host_loopback: ipaddress.IPv4Address | None = DEFAULT_HOST_LOOPBACK
     grace: float = 10.0
     keepalive: float = DEFAULT_KEEPALIVE
@@ -203,6 +206,10 @@ class VpnConfig:
             )
         if not 1 <= self.max_flows <= 65536:
             raise ConfigError(f"--max-flows {self.max_flows} is out of range: give 1 to 65536.")
+        if not 16 <= self.max_memory <= 65536:
+            raise ConfigError(
+                f"--max-memory {self.max_memory} is out of range: give 16 to 65536 (MiB)."
+            )
         if not 0 <= self.grace <= 3600:
             raise ConfigError(f"--grace {self.grace:g} is out of range: give 0 to 3600 seconds.")
         if not (self.keepalive == 0 or 1 <= self.keepalive <= 86400):

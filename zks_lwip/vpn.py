@@ -31,6 +31,7 @@ from .gateway import Gateway
 from .host.addresses import TUN_IPV4, TUN_IPV6
 from .host.privilege import check_net_admin
 from .loops import IsMarked, Loops
+from .memory import give_back
 from .roaming import Roaming, follow_uplinks
 from .stack import HotAnswers, Stack, open_stack
 from .tunnel.options import TunnelConfig
@@ -146,7 +147,8 @@ async def open_vpn(
             assert device is not None
             is_marked = await enter(_embedded_marks(mark)) if config.embedded else None
             loops = Loops(is_marked, mark)
-            tunnel = Tunnel(replace(endpoint, configure_socket=loops.watch))
+            memory = config.max_memory << 20
+            tunnel = Tunnel(replace(endpoint, configure_socket=loops.watch, max_memory=memory // 2))
             dns = make_service(
                 config.dns or DnsOptions(),
                 tunnel,
@@ -164,6 +166,7 @@ async def open_vpn(
                     device,
                     # The gateway refuses what is over; the core counts those in TIME_WAIT, too.
                     max_flows=config.max_flows + 64,
+                    max_memory=memory // 2,
                     icmp=config.icmp.value,
                     keepalive=config.keepalive,
                     own_addresses=own_addresses,
@@ -172,6 +175,7 @@ async def open_vpn(
             dns.repeat_by(HotAnswers(stack))
             gateway = Gateway(stack, tunnel, dns, config, is_loop=loops.is_loop)
             nursery = await enter(trio.open_nursery())
+            nursery.start_soon(give_back, lambda: stack.memory + tunnel.memory)
             if watch is not None:
                 nursery.start_soon(watch)
             await nursery.start(dns.run)

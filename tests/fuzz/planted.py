@@ -52,9 +52,9 @@ PLANTED = {
     # The window does not open again by what was taken.
     "window": Bug(
         "packets",
-        "zks_lwip/native/flow_call.c",
-        "tcp_recved(flow->pcb, part);",
-        "tcp_recved(flow->pcb, (u16_t)(part > 1000 ? part - 2 : part));",
+        "zks_lwip/native/budget.c",
+        "open = taken;",
+        "open = taken > 1000 ? taken - 2 : taken;",
     ),
     # The length of a frame takes two bytes up to 65535.
     "frame-length": Bug("mask", "zks_lwip/native/zks_mask.c", "len <= 0xFFFF", "len <= 0x1FFFF"),

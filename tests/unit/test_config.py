@@ -97,6 +97,8 @@ def test_plain_ws_leaves_loopback_only_if_insisted() -> None:
         ({"mtu": 1279}, "--mtu"),
         ({"mtu": 65536}, "--mtu"),
         ({"max_flows": 0}, "--max-flows"),
+        ({"max_memory": 15}, "--max-memory 15 is out of range: give 16 to 65536"),
+        ({"max_memory": 65537}, "--max-memory"),
         ({"grace": -1.0}, "--grace"),
         ({"grace": float("nan")}, "--grace"),
         ({"keepalive": 0.9}, "--keepalive"),

@@ -20,6 +20,7 @@ from zks_lwip.tunnel.frames import (
     MAX_WINDOW,
     Ack,
     Close,
+    Connect,
     Connected,
     Data,
     Eof,
@@ -182,12 +183,93 @@ def test_window_grows_beyond_4_mib_on_a_long_fat_link_only() -> None:
 
 
 def test_budget_bounds_all_windows_together() -> None:
+    """A lone stream may have half of it; what it has is as much as is left for the others."""
     budget = Budget(150_000)
     session, clock = fast_stream(budget)
-    assert pace(session, clock, 0.01, 5) == 250_000
-    assert budget.used == 150_000
+    assert pace(session, clock, 0.01, 20) == pytest.approx(175_000, abs=2)
+    assert budget.used == pytest.approx(75_000, abs=2)
+    other, clock2 = fast_stream(budget)
+    pace(other, clock2, 0.01, 20)
+    assert budget.used <= 150_000
     session.close(1)
+    other.close(1)
     assert budget.used == 0
+
+
+def test_many_streams_share_the_budget_and_leave_some_for_the_next() -> None:
+    budget = Budget(1 << 20)
+    windows = [ReceiveWindow(1000, budget) for _ in range(50)]
+    now = 0.0
+    for _ in range(300):
+        now += 0.001
+        for window in windows:
+            _drain(window, now)
+    surplus = [window.size - window.initial for window in windows]
+    fair = (1 << 20) / 51
+    assert all(0.7 * fair < each < 1.3 * fair for each in surplus), surplus
+    assert sum(surplus) == budget.used < 1 << 20
+    newcomer = ReceiveWindow(1000, budget)
+    for step in range(20):
+        _drain(newcomer, now + 0.001 * step)
+    assert newcomer.size > 9_000
+
+
+def test_windows_shrink_where_others_need_the_budget() -> None:
+    """Nothing is taken back: it is what has been consumed that is not granted again."""
+    budget = Budget(1 << 20)
+    window = ReceiveWindow(1000, budget)
+    for step in range(20):
+        _drain(window, 0.001 * step)
+    grown = window.size
+    assert grown > 500_000
+    budget.take(400_000)  # by others
+    assert window.available == grown
+    sizes = []
+    for step in range(20):
+        _drain(window, 1.0 + 0.001 * step)
+        sizes.append(window.size)
+    assert sizes[0] < grown and sizes[-1] <= budget.left + 1000 + 2
+    budget.take(10 << 20)
+    for step in range(20):
+        _drain(window, 2.0 + 0.001 * step)
+    assert window.size == window.initial == window.available
+
+
+def test_a_stream_starts_with_more_where_much_is_left() -> None:
+    """In a WINDOW behind its CONNECT: before that one the stream is idle."""
+    budget = Budget(128 << 20, opening=1 << 20)
+    settings = Settings(window=16 << 10)
+    session = Session(Role.CLIENT, settings, budget=budget)
+    drain(session)
+    feed(session, WORKER.hello(Role.WORKER))
+    session.connect("host.example", 1, Bytes())
+    session.connect("2001:db8::1", 1, Bytes())
+    sent = drain(session)
+    assert [type(frame) for frame in sent] == [Connect, Window, Connect, Window]
+    assert session._sent == 4
+    first = sent[1]
+    assert isinstance(first, Window) and first.credit == (256 << 10) - (16 << 10)
+    feed(session, Connected(1))
+    feed(session, Data(1, bytes(256 << 10)))
+    broken(session, "its credit is 0", Data(1, b"x"))
+    assert budget.used == 0
+    session = Session(Role.CLIENT, settings, budget=budget)
+    drain(session)
+    feed(session, WORKER.hello(Role.WORKER))
+    gone = session.connect("host.example", 1, Bytes())
+    session.close(gone)
+    assert drain(session) == [] and budget.used == 0
+    budget.take(128 << 20)
+    session.connect("host.example", 1, Bytes())
+    assert [type(frame) for frame in drain(session)] == [Connect]
+
+
+def _drain(window: ReceiveWindow, now: float) -> None:
+    """All that was granted comes, and is consumed within two round trips."""
+    size = window.available
+    assert window.take(size) and window.consume(size)
+    window.grant(now, 0.1)
+    window.hand_out()
 
 
 def test_surplus_goes_back_when_the_consumer_turns_slow() -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.unit.session_kit import Bytes, Clock
 from zks_lwip.errors import ProtocolError
 from zks_lwip.tunnel._refusal import servfail
+from zks_lwip.tunnel._session_v1 import LEAST_HELD
+from zks_lwip.tunnel.credit import Budget
 from zks_lwip.tunnel.frames import (
     Close,
     Connect,
@@ -209,6 +211,26 @@ def test_abort() -> None:
     assert drain(session) == [Close(1)]
     assert session.finished
     assert feed(session, Data(1, b"x"), Close(1), Connected(1), Error(1, 1, "")) == []
+
+
+def test_reading_stops_earlier_the_more_others_hold() -> None:
+    budget = Budget(300_000)
+    held = []
+    sessions = [connected_client(budget=budget)[0] for _ in range(6)]
+    for session in sessions:
+        size = 0
+        while session.may_receive:
+            feed(session, Data(1, bytes(8192)))
+            size += 8192
+        held.append(size)
+    assert held == sorted(held, reverse=True) and held[0] > 2 * held[-1]
+    assert held[-1] == LEAST_HELD + 8192
+    assert sum(held) == budget.used <= 300_000 + 6 * (LEAST_HELD + 8192)
+    sessions[-1].consumed(1, 8192)
+    assert sessions[-1].may_receive
+    for session in sessions:
+        session.end()
+    assert budget.used == 0
 
 
 def test_not_reading_is_the_backpressure() -> None:

@@ -184,6 +184,15 @@ _OPTIONS = (
         help="TCP connections at a time; more are refused, the oldest unanswered first.",
     ),
     click.option(
+        "--max-memory",
+        metavar="MIB",
+        type=int,
+        default=256,
+        show_default=True,
+        help="MiB that all connections together may hold of what applications, or the other ends, "
+        "have not taken yet, 16 to 65536; each keeps 48 KiB on top. As it fills, windows shrink.",
+    ),
+    click.option(
         "--grace",
         metavar="SECONDS",
         type=float,
@@ -243,6 +252,7 @@ def make_config(
     dns_static: tuple[str, ...],
     fast_connect: bool,
     max_flows: int,
+    max_memory: int,
     grace: float,
     keepalive: float,
     host_loopback: str | None,
@@ -289,6 +299,7 @@ def make_config(
         dns_static=tuple(parse_static_name(text) for text in dns_static),
         fast_connect=fast_connect,
         max_flows=max_flows,
+        max_memory=max_memory,
         grace=grace,
         keepalive=keepalive,
         host_loopback=(

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..errors import StackError
 from ..stack import Flow, Reject
 from ..stats import GatewayCounters
+from .backlog import Backlog
 from .policy import Policy, refusal_for
 
 __all__ = ["HELD_SECONDS", "FlowTable", "StreamHandle", "StreamOpener", "TcpBridge"]
@@ -154,7 +154,7 @@ class TcpBridge:
         self._table = table
         self._counters = counters
         self._stream: StreamHandle | None = None
-        self._pending: deque[memoryview] | None = None
+        self._pending: Backlog | None = None
         self._accepted = False  # the SYN went to the stack
         self._pulled_eof = False  # the application's FIN went to the tunnel
         self._remote_eof = False  # the far end's EOF has come (maybe behind pending bytes)
@@ -206,12 +206,13 @@ class TcpBridge:
         if self._done:
             return
         if self._pending is not None:
-            self._pending.append(memoryview(bytes(payload)))
+            self._pending.add(payload)
             return
         taken = self._flow.push(payload)
         self._took(taken)
         if taken < len(payload) and not self._done:  # it ends in the push if memory runs out
-            self._pending = deque((memoryview(bytes(payload[taken:])),))
+            self._pending = Backlog()
+            self._pending.add(payload[taken:])
 
     def on_eof(self) -> None:
         """The far end sends no more: FIN, behind what is still kept."""
@@ -260,13 +261,13 @@ class TcpBridge:
             return
         total = 0
         while pending:
-            chunk = pending[0]
-            taken = self._flow.push(chunk)
+            with pending.first() as chunk:
+                taken = self._flow.push(chunk)
+                cut = taken < len(chunk)
+            pending.drop(taken)
             total += taken
-            if taken < len(chunk):
-                pending[0] = chunk[taken:]
+            if cut:
                 break
-            pending.popleft()
         self._took(total)
         if not pending:
             self._pending = None

@@ -386,6 +386,7 @@ int zks_counters(zks_core *core, uint64_t *values, int most)
     core->counters[ZKS_C_FLOWS] = core->flow_count;
     core->counters[ZKS_C_FLOWS_HELD] = core->lists[LIST_HELD].count;
     core->counters[ZKS_C_FLOWS_TIME_WAIT] = core->lists[LIST_WAIT].count;
+    core->counters[ZKS_C_MEMORY] = core->charged;
     memcpy(values, core->counters, (size_t)n * sizeof *values);
     core_leave(core);
     return n;

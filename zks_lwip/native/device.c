@@ -9,7 +9,7 @@
 #include <unistd.h>
 #endif
 
-#define COPY_BELOW 4096u     /* smaller packets are copied, so that lwIP never keeps a large buffer for little */
+#define COPY_BELOW 16384u    /* smaller packets are copied, so that lwIP never keeps a large buffer for little */
 
 /* ---- in ---- */
 /* Extension headers are not for lwIP to see. */
@@ -223,11 +223,15 @@ static err_t write_packet(zks_core *core, struct pbuf *p)
 
 err_t device_output(zks_core *core, struct pbuf *p)
 {
-    const uint8_t *b = p->payload;
+    uint8_t *b = p->payload;
     uint32_t ip = (b[0] >> 4) == 4 ? 20 : 40;
     /* What is sent while a flow is at work is a segment of it. */
-    if (core->current && p->len >= ip + 20)
+    if (core->current && p->len >= ip + 20) {
         core->current->acked = zks_get32(b + ip + 8);
+        if ((b[ip + 13] & ZKS_TCP_SYN) && core->current->first_window &&
+            zks_get16(b + ip + 14) > core->current->first_window)
+            zks_put16(b + ip + 14, core->current->first_window);
+    }
     core->counters[ZKS_C_PACKETS_OUT]++;
     core->counters[ZKS_C_BYTES_OUT] += p->tot_len;
 #if !defined(_WIN32)

@@ -59,12 +59,14 @@ int zks_flow_accept(zks_core *core, uint64_t id)
         core->listener->callback_arg = flow;
         core->listener->next = NULL;
         tcp_listen_pcbs.listen_pcbs = core->listener;
+        flow->first_window = budget_first_window(core);
         flow_inject(core, syn, flow->syn_length);
         free(syn);
         pcb = tcp_active_pcbs;
         if (pcb) {
             flow_adopt(flow, pcb);
             flow_size_segments(core, flow, pcb);
+            budget_set_window(pcb, flow->first_window);
             /* Bytes and FIN may be pushed before the handshake's ACK has come. lwIP opens its congestion window, of
              * one byte so far, only on the way from SYN_RCVD to ESTABLISHED, which FIN cuts short: nothing would go. */
             pcb->cwnd = pcb->ssthresh = TCP_SND_BUF;
@@ -160,18 +162,13 @@ int64_t zks_flow_pull(zks_core *core, uint64_t id, uint8_t *buffer, size_t size)
     core_enter(core);
     flow = flow_get(core, id);
     if (flow && flow->state != FLOW_HELD) {
-        size_t n = rx_take(core, flow, buffer, size), left = n;
+        size_t n = rx_take(core, flow, buffer, size > 1u << 30 ? 1u << 30 : size);
         if (n) {
             result = (int64_t)n;
-            if (flow->pcb && flow->state == FLOW_OPEN) {
-                flow_isolate(core, flow);
-                while (left) {
-                    u16_t part = (u16_t)(left > 0xffff ? 0xffff : left);
-                    tcp_recved(flow->pcb, part);
-                    left -= part;
-                }
-                flow_settle(core, flow);
-            }
+            flow_isolate(core, flow);
+            if (flow->pcb && flow->state == FLOW_OPEN)
+                budget_open_window(core, flow, (uint32_t)n);
+            flow_settle(core, flow);
         } else if (size == 0 && flow->rx_head) {
             result = 0;
         } else if (flow->rx_eof) {
@@ -198,17 +195,13 @@ int64_t zks_flow_push(zks_core *core, uint64_t id, const uint8_t *data, size_t l
         result = 0;
     } else if (flow && flow->pcb && flow->state == FLOW_OPEN && !flow->fin_sent) {
         struct tcp_pcb *pcb = flow->pcb;
-        size_t done = 0;
+        size_t done = 0, room = budget_send_room(core, pcb), taken = length < room ? length : room;
         err_t err = ERR_OK;
         flow_isolate(core, flow);
-        while (done < length && err == ERR_OK) {
-            size_t part = length - done, room = pcb->snd_buf;
-            if (part > room)
-                part = room;
+        while (done < taken && err == ERR_OK) {
+            size_t part = taken - done;
             if (part > 0xffff)
                 part = 0xffff;
-            if (!part)
-                break;
             err = tcp_write(pcb, data + done, (u16_t)part, TCP_WRITE_FLAG_COPY);
             if (err == ERR_OK)
                 done += part;
@@ -305,10 +298,13 @@ int zks_flow_close(zks_core *core, uint64_t id)
         flow_release(core, flow);
         flow_isolate(core, flow);
         if (flow->pcb && flow->state != FLOW_WAIT) {
-            if (unread)
+            if (unread) {
                 tcp_abandon(flow->pcb, 1); /* as a kernel does: the peer must learn that bytes were lost */
-            else
+            } else {
+                /* lwIP takes a window that is not open wholly for bytes that nobody has read, and sends RST. */
+                flow->pcb->rcv_wnd = TCP_WND_MAX(flow->pcb);
                 tcp_close(flow->pcb);
+            }
         }
         flow_settle(core, flow);
     }

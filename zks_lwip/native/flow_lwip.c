@@ -61,6 +61,7 @@ void flow_settle(zks_core *core, struct flow *flow)
     }
     tcp_active_pcbs = tcp_tw_pcbs = tcp_bound_pcbs = NULL;
     tcp_listen_pcbs.listen_pcbs = NULL;
+    budget_charge(core, flow);
     flow_reap(core, flow);
 }
 
@@ -133,7 +134,7 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t length)
 {
     struct flow *flow = arg;
     (void)length;
-    if (flow->want_write && pcb->snd_buf >= TCP_SND_BUF / 2 && tcp_sndqueuelen(pcb) < TCP_SND_QUEUELEN / 2) {
+    if (flow->want_write && budget_has_room(core_current, pcb)) {
         flow->want_write = 0;
         core_ready(core_current, flow, ZKS_EV_WRITABLE);
     }
@@ -198,6 +199,7 @@ err_t flow_on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
     (void)err;
     pcb->rttest = 0; /* lwIP would take all the time until the first byte is acknowledged for the round trip */
     flow_size_segments(core_current, arg, pcb);
+    budget_set_window(pcb, BUDGET_FIRST_WINDOW);
     established(arg);
     return ERR_OK;
 }

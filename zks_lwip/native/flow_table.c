@@ -182,6 +182,7 @@ void flow_reap(zks_core *core, struct flow *flow)
         flow_list_remove(core, flow);
         flow_unhash(core, flow);
         core->slots[(uint32_t)flow->id] = NULL;
+        core->charged -= flow->charge;
         free(flow->syn);
         free(flow);
     }
@@ -198,6 +199,7 @@ void flow_release(zks_core *core, struct flow *flow)
         flow->state = FLOW_LINGER;
         flow->since_ms = core->now_ms;
     }
+    budget_charge(core, flow);
 }
 
 void flow_died(zks_core *core, struct flow *flow, uint8_t event)
@@ -206,6 +208,7 @@ void flow_died(zks_core *core, struct flow *flow, uint8_t event)
         flow_release(core, flow); /* its holder has not heard of it, and need not: a flood leaves nothing behind */
     flow->pcb = NULL;
     flow->state = FLOW_DEAD;
+    budget_charge(core, flow);
     flow_list_move(core, flow, LIST_DEAD);
     if (!flow->ended) {
         flow->ended = 1;

@@ -22,6 +22,7 @@
     X(FLOWS_REFUSED, flows_refused)                                                                      \
     X(FLOWS_OVER_LIMIT, flows_over_limit)                                                                \
     X(FLOWS_TIME_WAIT, flows_time_wait)                                                                  \
+    X(MEMORY, memory)                                                                                    \
     X(SYN_JOINED, syn_joined)                                                                            \
     X(STRAY_SEGMENTS, stray_segments)                                                                    \
     X(DATAGRAMS_IN, datagrams_in)                                                                        \
@@ -71,10 +72,14 @@ struct flow {
     struct zks_address source, destination;
     uint32_t rx_bytes;
     uint32_t acked;                     /* by the last segment that was sent */
+    uint64_t drain_ms;                  /* since when a window's worth is being taken from rx */
+    uint32_t drained;                   /* how much of it has been */
+    uint32_t charge;                    /* bytes of the core's memory that it may hold */
     uint32_t hash;
     uint16_t source_port, destination_port;
     uint16_t syn_length;
     uint16_t mss;                       /* what one segment on the wire may hold */
+    uint16_t first_window;              /* most that its SYN's answer may say; 0: whatever lwIP does */
     uint8_t events;                     /* not yet reported */
     uint8_t state;
     uint8_t syn_count;                  /* its retransmissions */
@@ -134,6 +139,7 @@ struct zks_core {
     struct flow *current; /* whose segments are being made */
     struct flow *ready_first, *ready_last;
     struct flow *ack_first;
+    uint64_t charged; /* the charges of all flows */
 
     struct queued_datagram *datagram_first, *datagram_last;
     uint32_t datagram_bytes;
@@ -188,6 +194,15 @@ int rx_append(zks_core *core, struct flow *flow, struct pbuf *p);
 size_t rx_take(zks_core *core, struct flow *flow, uint8_t *buffer, size_t size);
 void rx_clear(zks_core *core, struct flow *flow);
 void rx_trim(zks_core *core);
+
+/* budget.c */
+#define BUDGET_FIRST_WINDOW 65520u /* the most that a SYN can say (RFC 7323 §2.2), less what the scale cuts off */
+void budget_charge(zks_core *core, struct flow *flow);
+uint32_t budget_send_room(const zks_core *core, const struct tcp_pcb *pcb);
+int budget_has_room(const zks_core *core, const struct tcp_pcb *pcb);
+uint16_t budget_first_window(const zks_core *core);
+void budget_set_window(struct tcp_pcb *pcb, uint16_t window);
+void budget_open_window(zks_core *core, struct flow *flow, uint32_t taken);
 
 /* datagram.c: t is the transport's header, of which packet tells; verify: nobody has looked at its checksum yet. */
 void datagram_input(zks_core *core, const struct zks_packet *packet, const uint8_t *t, uint32_t length, int verify);

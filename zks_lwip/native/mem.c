@@ -5,9 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "lwip/arch.h"
 
-#define LARGE 16384u
+#include "platform.h"
+#include "zks_core.h"
+
+#define LARGE 32768u /* from here on a block is as large as any */
 #define LARGE_SIZE (65536u + 512u) /* the largest pbuf that TCP asks for, with its headers */
 #define SPARE_MOST 64
 
@@ -57,4 +64,17 @@ void zks_mem_free(void *memory)
         spare[spare_count++] = block;
     else
         free(block);
+}
+
+/* glibc gives back what lies at the end of a heap only, and each thread's heap has its own end: one block that lives
+ * keeps all that was freed before it. musl, macOS and Windows give pages back as they become free. */
+void zks_memory_trim(void)
+{
+    zks_lock_acquire();
+    while (spare_count)
+        free(spare[--spare_count]);
+    zks_lock_release();
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }

@@ -8,7 +8,7 @@
 
 #define SMALL 2048u
 #define LARGE 65536u
-#define KEEP_PBUF 16384u /* from here on a segment keeps its pbuf */
+#define KEEP_PBUF 32768u /* from here on a segment keeps its pbuf, whose buffer is of 64 KiB */
 #define SPARE_SMALL 256u
 #define SPARE_LARGE 16u
 

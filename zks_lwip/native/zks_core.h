@@ -65,6 +65,7 @@ struct zks_config {
     int32_t wake_fd;        /* a non-blocking socket that gets one byte when events wait, or -1 */
     uint8_t own4[16];       /* our own addresses, whose pings are always answered here; zero: none */
     uint8_t own6[16];
+    uint64_t max_memory;    /* bytes that flows may hold together; each may hold 32 KiB, whatever the others do */
 };
 
 struct zks_event {
@@ -151,6 +152,12 @@ int zks_datagram_send(zks_core *core, const struct zks_datagram *datagram, const
 /* An ICMP error for a UDP datagram that came from the device: ZKS_REJECT_*; mtu for TOO_BIG. */
 int zks_datagram_reject(zks_core *core, const struct zks_datagram *datagram, const uint8_t *payload,
                         int how, uint32_t mtu);
+
+/* Bytes that flows hold or may come to hold. */
+uint64_t zks_core_memory(zks_core *core);
+/* Gives memory that is not used any more back to the system, where its C library does not do so by itself. May take
+ * some milliseconds, in which others wait for memory. */
+void zks_memory_trim(void);
 
 /* Counters, in a fixed order; the name of one, or NULL past the last. */
 int zks_counters(zks_core *core, uint64_t *values, int most);

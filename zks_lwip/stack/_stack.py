@@ -57,6 +57,9 @@ class Stack:
     :param max_held: SYNs that wait for accept at a time; over it the oldest gets RST.
     :param max_datagrams: bytes of UDP datagrams that wait for :attr:`on_datagrams`; over it the
         oldest are dropped, and counted.
+    :param max_memory: bytes that connections may hold together, both ways: what they have sent and
+        :meth:`Flow.pull_into` has not taken, what they may still send, what they have not taken.
+        Windows shrink as it fills; each connection keeps 32 KiB, which come on top.
     :param icmp: echo requests to other addresses than ``own_addresses``: ``"off"`` drops them,
         ``"reply"`` answers them here, ``"tunnel"`` gives them to :attr:`on_echo`.
     :param keepalive: seconds of an application's silence after which its kernel is asked whether it
@@ -84,6 +87,7 @@ class Stack:
         max_flows: int = 8192,
         max_held: int = 1024,
         max_datagrams: int = 4 << 20,
+        max_memory: int = 128 << 20,
         icmp: str = "off",
         keepalive: float = 70.0,
         own_addresses: Iterable[str] = (),
@@ -110,6 +114,7 @@ class Stack:
         config.max_held = max_held
         config.max_datagrams = max_datagrams
         config.max_output = 16 << 20
+        config.max_memory = max_memory
         config.icmp = _ICMP[icmp]
         config.keepalive_ms = round(keepalive * 1000)
         config.wake_fd = self._wake_write.fileno()
@@ -394,6 +399,11 @@ class Stack:
         return flow
 
     # seen from outside
+
+    @property
+    def memory(self) -> int:
+        """Bytes that connections hold, or may come to hold: see ``max_memory``."""
+        return int(lib.zks_core_memory(self._core))
 
     def stats(self) -> dict[str, int]:
         """The core's counters by name (``drop_*``: why packets were dropped); empty when closed."""

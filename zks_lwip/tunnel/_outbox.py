@@ -57,7 +57,8 @@ class Outbox:
         )
 
     def add_control(self, stream: int, frame: bytes) -> None:
-        """A CONNECT, CONNECTED, CLOSE or ERROR, behind what already waits for that stream."""
+        """A CONNECT (with a WINDOW, perhaps), CONNECTED, CLOSE or ERROR, behind what already waits
+        for that stream."""
         waiting = self.control.get(stream)
         self.control[stream] = frame if waiting is None else waiting + frame
         self.control_size += len(frame) + (_CONTROL_COST if waiting is None else 0)
@@ -125,8 +126,11 @@ class Outbox:
                     self.highest = stream
                 parts.append(frames)
                 size += len(frames)
-                # two frames at most wait for a stream, and only CONNECTED, of 5 bytes, is first
-                counted += 2 if frames[0] == 0x0A and len(frames) > 5 else 1
+                # two frames at most wait for a stream: behind a CONNECTED, or a CONNECT's WINDOW
+                first = 5 if frames[0] == 0x0A else len(frames)
+                if frames[0] == 0x01:
+                    first = 9 + int.from_bytes(frames[7:9], "big")
+                counted += 2 if len(frames) > first else 1
         return parts, size, counted
 
     def _take_first(self, parts: list[bytes], limit: int) -> int:

@@ -14,6 +14,7 @@ from ._hello import Hello
 from ._parse import parse_v1
 from ._settings import Role, Settings
 from ._stats import SessionStats
+from .credit import Budget
 
 __all__ = ["LINGER", "MOST_HELD", "MOST_MESSAGE", "BaseV1", "StreamV1"]
 
@@ -21,6 +22,8 @@ MOST_MESSAGE = 1 << 20
 """Most bytes of a v1 message."""
 MOST_HELD = 1 << 20
 """Most bytes that an end holds for the consumer of a stream; it stops reading before that."""
+LEAST_HELD = 64 << 10
+"""Bytes that it may hold for one stream however many others there are."""
 LINGER = 30.0
 """Seconds without DATA after which a stream that is half over is ended."""
 
@@ -74,6 +77,7 @@ class BaseV1:
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] | None = None,
         unblock: Callable[[], None] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.role = role
         self.settings = settings
@@ -83,6 +87,7 @@ class BaseV1:
         self._clock = clock
         self._wake = wake
         self._unblock = unblock
+        self._budget = budget
         self._dead: ProtocolError | None = None
         self._over = False
         self._going_away = False
@@ -275,9 +280,9 @@ class BaseV1:
             raise ProtocolError(f"DATA: it came before CONNECTED, for stream {frame.stream}")
         if not size:
             return
-        stream.held += size
+        self._hold(stream, size)
         self._room = max(self._room, size)
-        if stream.held > MOST_HELD - self._room:
+        if stream.held > self._most_held:
             self._full.add(stream.id)
         if stream.expiry:
             self._expire(stream)
@@ -320,9 +325,21 @@ class BaseV1:
         if self._control_size > _MOST_CONTROL:
             raise ProtocolError(f"{name}: the peer asks, but does not read the answers")
 
+    def _hold(self, stream: StreamV1, change: int) -> None:
+        stream.held += change
+        if self._budget is not None:
+            self._budget.take(change)
+
+    @property
+    def _most_held(self) -> int:
+        """Over it, for one stream, reading stops."""
+        most = MOST_HELD - self._room
+        return most if self._budget is None else min(most, max(LEAST_HELD, self._budget.left))
+
     def _forget(self, stream: StreamV1) -> None:
         del self._streams[stream.id]
         stream.gone = True
+        self._hold(stream, -stream.held)
         self._line.pop(stream.id, None)
         self._expiring.pop(stream.id, None)
         self._empty_enough(stream.id)
@@ -366,8 +383,8 @@ class BaseV1:
             return
         if not 0 <= size <= entry.held:
             raise ValueError(f"{size} bytes consumed of {entry.held} that came")
-        entry.held -= size
-        if not entry.held or entry.held <= MOST_HELD - self._room:
+        self._hold(entry, -size)
+        if not entry.held or entry.held <= self._most_held:
             self._empty_enough(stream)
 
     def close(self, stream: int) -> None:

@@ -130,7 +130,11 @@ class Channel:
         if connection.subprotocol is None:
             self.link = link = LinkV1(connection)
             self.session = ClientV1(
-                settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
+                settings,
+                clock=trio.current_time,
+                wake=link.wake,
+                unblock=link.unblock,
+                budget=budget,
             )
         else:
             self.link = SessionLink(connection)

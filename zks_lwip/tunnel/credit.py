@@ -1,9 +1,10 @@
 """Flow control of streams: what a receiver grants, and how much (PROTOCOL.md §4).
 
-A window starts at what HELLO said. It doubles whenever the consumer takes a whole window within
-two round trips, because then the window, not the consumer, is what limits the stream; and it gives
-the surplus back when the consumer has become slow. One ``Budget`` bounds the surplus of all streams
-that share it, so memory stays bounded however many streams there are.
+A window starts at what HELLO said, and a bit above where the budget is generous. It doubles
+whenever the consumer takes a whole window within two round trips, because then the window, not the
+consumer, is what limits the stream; and it gives the surplus back when the consumer has become
+slow, or others need it. One ``Budget`` bounds the surplus of all streams that share it, so memory
+stays bounded however many streams there are.
 """
 
 from __future__ import annotations
@@ -18,23 +19,43 @@ FAST = 1.25e9
 """Bytes a second (10 Gbit/s) that a window may grow to carry on a long path, to ``LONG_MOST``."""
 LONG_MOST = 64 << 20
 
+_LEAST_TRIP = 0.005  # seconds: what two busy processes may need on the shortest path
 _QUICK, _SLOW = 2.0, 16.0  # round trips in which a window drains when it is too small, too large
 
 
 class Budget:
-    """Bytes by which all windows that share it may exceed what they started with."""
+    """Bytes by which all windows that share it may exceed what HELLO said, together.
 
-    __slots__ = ("size", "used")
+    A window may grow to as much as is left for all others (dynamic thresholds: Choudhury and Hahne,
+    1998): a lone one to half of it, many to equal shares, and there is always something left for
+    the next. One that is larger shrinks as it is granted anew; credit is never taken back.
 
-    def __init__(self, size: int = 64 << 20) -> None:
+    :param opening: most that a stream gets at its start.
+    """
+
+    __slots__ = ("opening", "size", "used")
+
+    _CAUTION = 512  # of what is left, a new stream gets that part: most need little, and keep it
+
+    def __init__(self, size: int = 64 << 20, *, opening: int = 0) -> None:
         self.size = size
+        self.opening = opening
         self.used = 0
 
-    def take(self, wanted: int) -> int:
-        """As much of ``wanted`` bytes as is left."""
-        taken = max(0, min(wanted, self.size - self.used))
-        self.used += taken
-        return taken
+    @property
+    def left(self) -> int:
+        return max(0, self.size - self.used)
+
+    def room(self, surplus: int) -> int:
+        """By how much a window with that surplus may grow; negative: has to shrink."""
+        return (self.size - self.used - surplus) // 2
+
+    def first(self) -> int:
+        """How large a window may be at its start."""
+        return min(self.opening, self.left // self._CAUTION)
+
+    def take(self, amount: int) -> None:
+        self.used += amount
 
     def give(self, amount: int) -> None:
         self.used -= amount
@@ -90,6 +111,14 @@ class ReceiveWindow:
         self.since = 0.0
         self.budget = budget
 
+    def open_up(self) -> int:
+        """At the start: credit beyond what HELLO said, for a WINDOW that follows CONNECT."""
+        credit = max(0, min(self.budget.first(), MAX_WINDOW) - self.size)
+        self.budget.take(credit)
+        self.size += credit
+        self.available += credit
+        return credit
+
     def take(self, size: int) -> bool:
         """Count ``size`` bytes that came; False if that is more than was granted."""
         if size > self.available:
@@ -115,18 +144,22 @@ class ReceiveWindow:
         if not credit:
             return
         self.consumed = 0
-        if round_trip and self.since:
+        surplus = self.size - self.initial
+        room = self.budget.room(surplus)
+        change = 0
+        if room < 0:
+            change = -min(credit, surplus, -room)
+        elif round_trip and self.since:
             drain = (now - self.since) * self.size / credit
-            if drain < _QUICK * round_trip:
-                most = max(MOST, min(LONG_MOST, int(FAST * round_trip)))
-                grown = self.budget.take(min(self.size, most - self.size, MAX_WINDOW - self.size))
-                self.size += grown
-                credit += grown
-            elif drain > _SLOW * round_trip and self.size > self.initial:
-                shrunk = min(credit // 2, self.size - self.initial)
-                self.size -= shrunk
-                credit -= shrunk
-                self.budget.give(shrunk)
+            trip = max(round_trip, _LEAST_TRIP)
+            if drain < _QUICK * trip:
+                most = min(MAX_WINDOW, max(MOST, min(LONG_MOST, int(FAST * round_trip))))
+                change = max(0, min(self.size, most - self.size, room))
+            elif drain > _SLOW * trip:
+                change = -min(credit // 2, surplus)
+        self.budget.take(change)
+        self.size += change
+        credit += change
         self.since = now
         self.due += credit
 

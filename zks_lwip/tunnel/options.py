@@ -47,6 +47,8 @@ class TunnelConfig:
     """How many streams may wait."""
     max_channels: int = 32
     """In v1, where every stream has a channel of its own, 32 times as many."""
+    max_memory: int = 128 << 20
+    """Bytes that streams may be granted together, above 16 KiB each."""
     idle_channel: float = 30.0
     """After which a channel without streams, beside another one, is closed."""
     connect_timeout: float = 10.0

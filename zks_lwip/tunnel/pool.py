@@ -49,6 +49,8 @@ _LOOK = 0.2  # seconds between two looks at whether everything has been delivere
 _NOT_NEEDED = "not needed"
 _AT_ONCE = 4  # channels that may be opening at the same time
 _V1_FACTOR = 32  # times that many of them, and of all, in v1
+_LEAST_WINDOW = 16 << 10  # bytes of credit that every stream has
+_OPENING = 1 << 20  # bytes of credit, at most, that one starts with
 _STABLE = 10.0  # seconds after which a channel counts as a success
 
 
@@ -60,8 +62,8 @@ class Tunnel:
 
     def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
         self.config = config
-        self._settings = settings or Settings()
-        self._budget = Budget()
+        self._settings = settings or Settings(window=_LEAST_WINDOW)
+        self._budget = Budget(config.max_memory, opening=_OPENING)
         self._v1 = config.protocol == "v1"
         factor = _V1_FACTOR if self._v1 else 1
         self._most_channels = factor * config.max_channels
@@ -112,6 +114,11 @@ class Tunnel:
     def hopeless(self) -> bool:
         """Down for longer than the grace time: what is asked for now is refused at once."""
         return self._downtime.hopeless
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the worker may send, or has sent and nobody has taken, above the least."""
+        return self._budget.used
 
     @property
     def downtime(self) -> Downtime:

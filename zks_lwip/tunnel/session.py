@@ -24,6 +24,7 @@ from ._frames import (
     GoAway,
     UdpClose,
     UdpError,
+    Window,
     encode_udp,
 )
 from ._inbound import Inbound
@@ -166,7 +167,9 @@ class Session(Inbound):
         identifier = self._highest + 1
         frame = Connect(identifier, host, port).encode()
         self._highest = identifier
-        self._open(identifier, source)
+        credit = self._open(identifier, source).window.open_up()
+        if credit:
+            frame += Window(identifier, credit).encode()
         self._outbox.add_control(identifier, frame)
         self._signal()
         return identifier

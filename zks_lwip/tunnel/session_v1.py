@@ -33,6 +33,7 @@ from ._hello import Hello
 from ._refusal import servfail
 from ._session_v1 import LINGER, MOST_HELD, MOST_MESSAGE, BaseV1, StreamV1
 from ._settings import Role, Settings
+from .credit import Budget
 from .in_flight import QueriesInFlight
 
 __all__ = ["LINGER", "MOST_HELD", "MOST_MESSAGE", "ClientV1", "WorkerV1"]
@@ -61,10 +62,16 @@ class ClientV1(BaseV1):
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] | None = None,
         unblock: Callable[[], None] | None = None,
+        budget: Budget | None = None,
         rate: float = RATE,
     ) -> None:
         super().__init__(
-            Role.CLIENT, settings or Settings(), clock=clock, wake=wake, unblock=unblock
+            Role.CLIENT,
+            settings or Settings(),
+            clock=clock,
+            wake=wake,
+            unblock=unblock,
+            budget=budget,
         )
         self.peer = Hello(max_data=self.piece, streams=1, dns=True)
         self._events.append(self.peer)

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from ..errors import ConfigError
+from ..memory import give_back
 from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, accept_websocket
 from ..tunnel.frames import Code, Frame
 from ..tunnel.link import LinkEnd, SessionLink
@@ -186,6 +187,7 @@ class Worker:
                 self.pinger.start(self.readiness)
                 await services.start(self._resolver.run)
                 services.start_soon(self._sweep)
+                services.start_soon(give_back, self._memory)
                 with self._forced:
                     async with trio.open_nursery() as connections:
                         task_status.started(address)
@@ -203,6 +205,10 @@ class Worker:
             self.readiness.close()
             self._own.close()
             self.ended.set()
+
+    def _memory(self) -> int:
+        """Bytes that are held for clients, or may come to be, above what every stream may send."""
+        return sum(account.held + account.budget.used for account in self.accounts.values())
 
     def stop(self) -> None:
         """Take no new connection, tell clients to go, and end in at most ``drain`` seconds.

@@ -41,11 +41,11 @@ static void check_received(const struct flow *flow)
     CHECK(bytes == flow->rx_bytes);
     if (flow->state != FLOW_OPEN || flow->pcb->state < ESTABLISHED)
         return;
-    /* The window is what the queue leaves; lwIP gives back the place that FIN took. */
+    /* The window is what the queue leaves of at least 16 KiB; lwIP gives back the place that FIN took. */
     window = flow->pcb->flags & TF_WND_SCALE ? TCP_WND : 0xffff;
     CHECK(flow->rx_bytes <= window);
     CHECK(flow->pcb->rcv_wnd + flow->rx_bytes <= window);
-    CHECK(flow->pcb->rcv_wnd + flow->rx_bytes + 1 >= window);
+    CHECK(flow->pcb->rcv_wnd + flow->rx_bytes + 1 >= 16384);
 }
 
 static void check_flow(const zks_core *core, const struct flow *flow)
@@ -112,6 +112,7 @@ static void check_queues(const zks_core *core)
 
 void model_check(const zks_core *core)
 {
+    uint64_t charged = 0;
     uint32_t i, flows = 0, ids = 0, ready = 0, acks = 0, listed[LIST_COUNT] = {0};
     const struct flow *flow;
     CHECK(!env_locked && !core_current);
@@ -123,9 +124,11 @@ void model_check(const zks_core *core)
             listed[flow->list]++;
             ready += flow->ready;
             acks += flow->ack_due;
+            charged += flow->charge;
             flows++;
         }
     CHECK(flows == core->flow_count);
+    CHECK(charged == core->charged);
     for (i = 0; i < core->slot_count; i++)
         ids += core->slots[i] != NULL;
     CHECK(ids == flows);

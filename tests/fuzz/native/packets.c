@@ -245,6 +245,7 @@ static int start(void)
     static const uint32_t mtus[] = {1500, 576, 1280, 9000, 65535}, limits[] = {16, 1, 2, 600};
     static const uint32_t keepalives[] = {0, 2000, 70000};
     static const uint32_t datagrams[] = {4 << 20, 0, 300, 20000}, outputs[] = {4 << 20, 3000, 100000};
+    static const uint32_t memories[] = {128 << 20, 0, 1 << 20};
     struct zks_config config;
     uint8_t a = u8(), b = u8(), i;
     memset(&config, 0, sizeof config);
@@ -256,6 +257,7 @@ static int start(void)
     config.max_output = outputs[a / 5 % 3];
     config.icmp = a / 15 % 3;
     config.keepalive_ms = keepalives[a / 45 % 3];
+    config.max_memory = memories[a / 85 % 3];
     config.wake_fd = -1;
     config.own4[0] = 198, config.own4[1] = 18, config.own4[3] = 2;
     run.answers = b >> 6 & 1;
