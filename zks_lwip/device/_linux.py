@@ -17,17 +17,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zks_lwip.device._netns import run_in_netns
+from zks_lwip.device._queue import queue_length_for
 from zks_lwip.errors import ConfigError, DeviceError, PrivilegeError
 
-__all__ = ["MTU_MAX", "MTU_MIN", "NODE", "QUEUE_LENGTH", "Offload", "TunDevice", "open_tun"]
+__all__ = ["MTU_MAX", "MTU_MIN", "NODE", "Offload", "TunDevice", "open_tun"]
 
 NODE = "/dev/net/tun"
 # IPv6 needs 1280 (RFC 8200 §5); an IPv4 packet cannot be longer than 65535.
 MTU_MIN = 1280
 MTU_MAX = 65535
-# In packets. The kernel's 500 can be 32 MB where each is a segment of 64 KB; with 64, bursts of
-# datagrams and the segments of 50 uploads were lost. What waits in bulk waits in lwIP's windows.
-QUEUE_LENGTH = 256
 # struct virtio_net_hdr, without num_buffers.
 VNET_HEADER_SIZE = 10
 
@@ -135,15 +133,15 @@ def open_tun(
     mtu: int = 1500,
     netns: str | None = None,
     vnet_hdr: bool = False,
-    queue_length: int = QUEUE_LENGTH,
+    queue_length: int | None = None,
     node: str = NODE,
 ) -> TunDevice:
     """Make a TUN device, down and without addresses, in a network namespace.
 
     ``netns`` is a name of ``ip netns``, a path, or None for the caller's own; ``mtu`` in bytes,
-    1280 to 65535; ``queue_length`` in packets; ``node`` the character device to open. Where the
-    kernel does not know one of the offloads, ``vnet_hdr`` is had without it (see
-    :attr:`TunDevice.offloads`).
+    1280 to 65535; ``queue_length`` in packets, None: what takes a burst; ``node`` the character
+    device to open. Where the kernel does not know one of the offloads, ``vnet_hdr`` is had without
+    it (see :attr:`TunDevice.offloads`).
 
     :raises ConfigError: name or MTU cannot be used.
     :raises PrivilegeError: CAP_NET_ADMIN is missing, or the node may not be opened.
@@ -151,6 +149,7 @@ def open_tun(
     """
     check_name(name)
     check_mtu(mtu)
+    queue_length = queue_length_for(mtu) if queue_length is None else queue_length
     return run_in_netns(netns, _open_here, name, mtu, vnet_hdr, queue_length, node)
 
 

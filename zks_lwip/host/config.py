@@ -56,8 +56,8 @@ class HostConfig:
     """Bytes, 1280 to 65535."""
     vnet_hdr: bool = False
     """Make the TUN with ``IFF_VNET_HDR`` offloads."""
-    queue_length: int = 256
-    """Packets."""
+    queue_length: int | None = None
+    """Packets; None: what takes a burst, by the MTU."""
     node: str = "/dev/net/tun"
     netns: str | None = None
     """The network namespace to capture; None: our own, where our sockets need marks."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, replace
 
+from zks_lwip.device._queue import queue_length_for
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.addresses import free_addresses
 from zks_lwip.host.config import MARK, TABLE, HostConfig, KillSwitch, Network
@@ -133,7 +134,13 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
         tun = str((ipv4 if family == 4 else ipv6).network)
         steps += _rules(config, state.own, family, lan, tun)
     steps.append(
-        Tun(config.tun, config.mtu, config.queue_length, config.vnet_hdr, config.node),
+        Tun(
+            config.tun,
+            config.mtu,
+            config.queue_length or queue_length_for(config.mtu),
+            config.vnet_hdr,
+            config.node,
+        ),
     )
     steps.append(LinkUp(config.tun, state.ipv6))
     steps.append(Address(config.tun, str(ipv4)))

@@ -28,12 +28,12 @@ import trio
 from zks_lwip._lwip import ffi, lib
 from zks_lwip.device._linux import (
     NODE,
-    QUEUE_LENGTH,
     TunDevice,
     check_mtu,
     check_name,
     set_offloads,
 )
+from zks_lwip.device._queue import queue_length_for
 from zks_lwip.errors import CommandError, HostError
 from zks_lwip.host._isolation import isolation, own_copies, resolv_conf
 from zks_lwip.host._rootless_errors import explain
@@ -51,7 +51,7 @@ def spawn(
     name: str = "zks0",
     mtu: int = 1500,
     vnet_hdr: bool = False,
-    queue_length: int = QUEUE_LENGTH,
+    queue_length: int | None = None,
     node: str = NODE,
     ipv4: ipaddress.IPv4Interface = TUN_IPV4,
     ipv6: ipaddress.IPv6Interface | None = TUN_IPV6,
@@ -59,10 +59,11 @@ def spawn(
 ) -> Rootless:
     """Make the namespaces and the TUN, with addresses and default routes, and wait for them.
 
-    ``mtu`` in bytes, 1280 to 65535; ``queue_length`` in packets; ``node`` is the TUN's character
-    device; ``ipv6`` None leaves IPv6 without a route; ``nameserver`` is what resolv.conf names (the
-    other address of ``ipv4``'s network, if None). Takes milliseconds. To be called from the main
-    thread, at best before there are others: the command lives as long as the thread.
+    ``mtu`` in bytes, 1280 to 65535; ``queue_length`` in packets, None: what takes a burst; ``node``
+    is the TUN's character device; ``ipv6`` None leaves IPv6 without a route; ``nameserver`` is what
+    resolv.conf names (the other address of ``ipv4``'s network, if None). Takes milliseconds. To be
+    called from the main thread, at best before there are others: the command lives as long as the
+    thread.
 
     :raises ConfigError: name or MTU cannot be used.
     :raises PrivilegeError: user namespaces or the TUN are not to be had; names the setting.
@@ -90,7 +91,7 @@ def spawn(
             "tun_node": text(node),
             "tun_name": text(name),
             "mtu": mtu,
-            "queue_length": queue_length,
+            "queue_length": queue_length or queue_length_for(mtu),
             "vnet_hdr": vnet_hdr,
             "address4": text(str(ipv4.ip)),
             "prefix4": ipv4.network.prefixlen,
