@@ -4,13 +4,13 @@ response out (RFC 9112)."""
 from __future__ import annotations
 
 import http
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import h11
 import trio
 
-__all__ = ["Headers", "HttpRequest", "HttpResponse", "read_request", "respond"]
+__all__ = ["Headers", "HttpRequest", "HttpResponse", "listed", "read_request", "respond"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -32,6 +32,14 @@ class HttpRequest:
     upgrade: bool
     """Whether it asks for a WebSocket."""
     subprotocols: tuple[str, ...]
+    version: str = "1.1"
+    """Of HTTP."""
+    rest: bytes = b""
+    """What came with the head, behind it."""
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every header of that (lower case) name."""
+        return [value for key, value in self.headers if key == name]
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower case) name."""
@@ -55,14 +63,23 @@ class HttpResponse:
         headers = [*self.headers]
         if not any(name.lower() == b"content-type" for name, _ in headers):
             headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
-        headers += [(b"Content-Length", b"%d" % len(self.body)), (b"Connection", b"close")]
+        # a sender of Upgrade names it there (RFC 9110 §7.8)
+        upgrade = any(name.lower() == b"upgrade" for name, _ in headers)
+        headers.append((b"Connection", b"close, Upgrade" if upgrade else b"close"))
+        headers.append((b"Content-Length", b"%d" % len(self.body)))
         lines = [b"HTTP/1.1 %d %s" % (self.status, phrase.encode())]
         lines += [b"%s: %s" % header for header in headers]
         return b"\r\n".join(lines) + b"\r\n\r\n" + (self.body if with_body else b"")
 
 
-async def read_request(stream: trio.abc.Stream, raw: bytearray) -> HttpRequest | None:
-    """Parse a request head, and leave all that was read in ``raw``; None at the end of stream.
+def listed(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """The elements of all headers of a (lower case) name, which are lists (RFC 9110 §5.6.1)."""
+    values = b",".join(value for key, value in headers if key == name)
+    return [word.strip() for word in values.decode("latin-1").split(",") if word.strip()]
+
+
+async def read_request(stream: trio.abc.Stream) -> HttpRequest | None:
+    """Read a request head; None at the end of stream.
 
     Raises h11.RemoteProtocolError for what is no HTTP, or a head of more than 16 KiB.
     """
@@ -73,25 +90,20 @@ async def read_request(stream: trio.abc.Stream, raw: bytearray) -> HttpRequest |
             break
         if event is not h11.NEED_DATA:
             return None
-        data = await stream.receive_some(_MAX_HEAD)
-        raw += data
-        parser.receive_data(bytes(data))
+        parser.receive_data(bytes(await stream.receive_some(_MAX_HEAD)))
     headers = tuple((bytes(name), bytes(value)) for name, value in event.headers)
 
-    def listed(name: bytes) -> list[str]:
-        values = b",".join(value for key, value in headers if key == name)
-        return [word.strip() for word in values.decode("latin-1").split(",") if word.strip()]
-
-    upgrade = "upgrade" in (word.lower() for word in listed(b"connection")) and "websocket" in (
-        word.lower() for word in listed(b"upgrade")
-    )
+    upgrade = "upgrade" in (word.lower() for word in listed(headers, b"connection"))
+    upgrade &= "websocket" in (word.lower() for word in listed(headers, b"upgrade"))
     return HttpRequest(
         event.method.decode("latin-1"),
         event.target.decode("latin-1"),
         headers,
         _peer(stream),
         upgrade,
-        tuple(listed(b"sec-websocket-protocol")),
+        tuple(listed(headers, b"sec-websocket-protocol")),
+        event.http_version.decode("latin-1"),
+        bytes(parser.trailing_data[0]),
     )
 
 

@@ -23,11 +23,9 @@ _RECEIVE_BYTES = 256 * 1024
 
 
 class Wire(trio.abc.Stream):
-    """``stream`` as a WebSocket carrier. ``first`` is what has been received from it already."""
+    """``stream`` as a WebSocket carrier."""
 
-    def __init__(
-        self, stream: trio.abc.Stream, protocol: BoundedConnection, first: bytes = b""
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, protocol: BoundedConnection) -> None:
         self.stream = stream
         #: When anything last came from the peer, by trio's clock.
         self.heard = trio.current_time()
@@ -37,7 +35,6 @@ class Wire(trio.abc.Stream):
         self.bytes_sent = 0
         #: Something is being sent: the kernel does not have all of it yet.
         self.sending = False
-        self._first = first
         self._bounded = protocol
         self._protocol = protocol if isinstance(protocol, FramedConnection) else None
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
@@ -63,10 +60,6 @@ class Wire(trio.abc.Stream):
         if self._bounded.unfinished:
             await trio.lowlevel.checkpoint()
             return CONTINUE
-        if self._first:
-            await trio.lowlevel.checkpoint()
-            first, self._first = self._first, b""
-            return first
         buffer = None if self._protocol is None else self._protocol.get_buffer()
         if buffer is not None and self._socket is not None:
             data: Any = buffer[: await self._receive_into(buffer)]

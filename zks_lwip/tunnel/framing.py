@@ -23,9 +23,12 @@ from wsproto.events import (
     Ping,
     RejectConnection,
     RejectData,
+    Request,
     TextMessage,
 )
 from wsproto.utilities import RemoteProtocolError
+
+from .handshake import check_answer
 
 __all__ = ["CONTINUE", "MAX_EMPTY_FRAGMENTS", "SLICE", "BoundedConnection"]
 
@@ -40,6 +43,7 @@ sender streams; more than that say nothing and cost as much as full ones."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _MAX_HEAD = 64 * 1024
+_KEY = re.compile(rb"(?i)^sec-websocket-key:[ \t]*(\S+)", re.MULTILINE)
 
 
 class _Continue:
@@ -77,6 +81,8 @@ class BoundedConnection(WSConnection):
         #: Why the opening handshake failed, if the answer broke the rules.
         self.handshake_error: str | None = None
         self._head = bytearray()
+        self._key = b""  # what our request said (client)
+        self._offered: tuple[str, ...] = ()
         self._pieces = bytearray()  # of the fragmented message in progress
         self._empty = 0  # of its fragments, how many held nothing
         self._dead = False  # nothing that comes from here on counts
@@ -97,7 +103,12 @@ class BoundedConnection(WSConnection):
         """As ``WSConnection.send``."""
         if isinstance(event, CloseConnection):
             self._breach = False
-        return super().send(event)
+        data = super().send(event)
+        if isinstance(event, Request):
+            self._offered = tuple(event.subprotocols)
+            found = _KEY.search(data)
+            self._key = found[1] if found is not None else b""
+        return data
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes :data:`CONTINUE` too."""
@@ -122,8 +133,10 @@ class BoundedConnection(WSConnection):
         head, rest = bytes(self._head[:end]), bytes(self._head[end:])
         self._head.clear()
         try:
+            if self.client:
+                head = check_answer(head, self._key, self._offered)
             super().receive_data(head)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, ValueError) as error:
             self.handshake_error = str(error)
             if self.client:  # trio-websocket would send the hint, an HTTP response, to a server
                 raise RemoteProtocolError(str(error)) from None

@@ -25,6 +25,7 @@ from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
 from ._text import one_line
 from ._wire import Wire
 from .framing import BoundedConnection
+from .handshake import refuse_upgrade
 from .liveness import LONGEST, Liveness, Verdict
 from .masking import Buffer, make_protocol
 from .tcp_info import carrier_of, progress, round_trip, stretched
@@ -94,7 +95,6 @@ class WsConnection:
         *,
         max_message: int,
         queue: int,
-        first: bytes = b"",
         host: str | None = None,
         path: str | None = None,
         subprotocols: Sequence[str] = (),
@@ -105,7 +105,7 @@ class WsConnection:
         self._protocol = protocol
         protocol.on_ping = self._on_ping
         self._nursery = nursery
-        self._wire = Wire(stream, protocol, first)
+        self._wire = Wire(stream, protocol)
         self._ws = WebSocketConnection(
             self._wire,
             protocol,
@@ -484,9 +484,8 @@ async def _accept(
     max_message: int,
     queue: int,
 ) -> WsConnection | None:
-    raw = bytearray()
     try:
-        request = await read_request(stream, raw)
+        request = await read_request(stream)
     except h11.RemoteProtocolError as error:
         log.debug("not an HTTP request: %s", error)
         await respond(stream, HttpResponse(400, b"this is no HTTP request\n"))
@@ -494,19 +493,25 @@ async def _accept(
     if request is None:
         return None
     answer = authorize(request)
-    if isinstance(answer, Accept) and not request.upgrade:
-        answer = HttpResponse(426, b"this path speaks WebSocket\n", ((b"Upgrade", b"websocket"),))
+    if isinstance(answer, Accept):
+        answer = refuse_upgrade(request) or answer
     if isinstance(answer, HttpResponse):
         await respond(stream, answer, with_body=request.method != "HEAD")
         return None
-    connection = WsConnection(
-        stream,
-        make_protocol(ConnectionType.SERVER, max_message),
-        nursery,
-        max_message=max_message,
-        queue=queue,
-        first=bytes(raw),
+    protocol = make_protocol(ConnectionType.SERVER, max_message)
+    # What has been checked, and nothing else, is given on: others read headers in other ways.
+    protocol.initiate_upgrade_connection(
+        [
+            (b"Host", b"worker"),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Version", b"13"),
+            (b"Sec-WebSocket-Key", request.all(b"sec-websocket-key")[0]),
+            *((b"Sec-WebSocket-Protocol", name.encode("latin-1")) for name in request.subprotocols),
+        ],
+        request.path,
     )
+    connection = WsConnection(stream, protocol, nursery, max_message=max_message, queue=queue)
     connection.request = request
     nursery.start_soon(connection._read)
 
