@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tests.dns_daemons import Daemons
 from tests.dns_programs import find
 from tests.netns import lab
 from tests.netns.child import Child, until
-from tests.netns.lab import Lab, Namespace
+from tests.netns.lab import PYTHON, Lab, Namespace
 from tests.netns.watch import Watch
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
@@ -221,6 +222,63 @@ def test_names_of_this_network_are_not_asked_outside(
         assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")  # the control
         assert queries() > before
     connect.no_traceback()
+
+
+ASK_MANY = """
+import socket, struct, sys
+count, domain = int(sys.argv[1]), sys.argv[2]
+zone = b"".join(bytes((len(part),)) + part.encode() for part in domain.split("."))
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+sock.settimeout(60)
+sock.connect(("25.77.7.7", 53))
+waiting, codes = set(range(count)), {}
+def ask(number):
+    name = b"%cn%05d" % (6, number)
+    sock.send(struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + name + zone + b"\\0\\0\\1\\0\\1")
+for first in range(0, count, 100):
+    for number in range(first, min(first + 100, count)):
+        ask(number)
+    try:
+        sock.settimeout(0.05)
+        while True:
+            answer = sock.recv(512)
+            waiting.discard(answer[0] << 8 | answer[1])
+            codes[answer[3] & 15] = codes.get(answer[3] & 15, 0) + 1
+    except TimeoutError:
+        pass
+print("all asked", flush=True)
+sock.settimeout(60)
+while waiting:
+    answer = sock.recv(512)
+    waiting.discard(answer[0] << 8 | answer[1])
+    codes[answer[3] & 15] = codes.get(answer[3] & 15, 0) + 1
+print(codes)
+"""
+
+
+def test_a_forwarded_domain_whose_server_is_silent(
+    net: Lab, worker: Child, resolvers: Daemons
+) -> None:
+    """Its names have SERVFAIL, others their answers, and few descriptors are used."""
+    place = net.add_host()
+    forward = ["--grace", "1", "--dns-forward", f"dead.test={lab.SILENT4}"]
+    with net.connect(place, *options(resolvers), *forward) as connect:
+        process = connect.process.pid
+        descriptors = Path(f"/proc/{process}/fd")
+        least = len(list(descriptors.iterdir())) + 200
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (least, least))
+        many = net.application(place, *PYTHON, "-c", ASK_MANY, "900", "dead.test")
+        many.wait_for("all asked")
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
+        text = dig(net, place, "one.dead.test")
+        assert "SERVFAIL" in text and "EDE: 22" in text, text
+        assert len(list(descriptors.iterdir())) <= least - 60
+        many.succeed(120)
+        assert many.stdout[-1] == "{2: 900}"
+        assert "192.0.2.1" in dig(net, place, "alias.zks.test", "+short")
+    connect.no_traceback()
+    assert "open files" not in connect.output
 
 
 def test_in_run_they_are_not_asked_of_the_workers_name_server(net: Lab, worker: Child) -> None:

@@ -21,7 +21,7 @@ from zks_lwip.dns.answer import Answer, answer_from_upstream, servfail
 from zks_lwip.dns.fairness import FairQueue
 from zks_lwip.dns.intercept import Query, examine
 from zks_lwip.dns.link import Again, LinkedResolver
-from zks_lwip.dns.resolver import CAPACITY, NotApplicable, Resolver, ResolverError, wait_up
+from zks_lwip.dns.resolver import CAPACITY, Gate, NotApplicable, Resolver, ResolverError
 from zks_lwip.dns.wire import Ede, WireError, encode_name
 from zks_lwip.errors import DnsError
 
@@ -35,6 +35,8 @@ Landed = Callable[[Query, Answer], None]
 PROBE_FIRST, PROBE_LAST = 0.25, 30.0
 """Seconds before an upstream that failed is probed for the first time, and at most."""
 _SWEEP = 0.25
+_LOOK = 0.05
+"""Seconds between two looks at a gate that is waited for: it has no event."""
 
 
 class _Upstream:
@@ -68,10 +70,16 @@ class Asked:
     """A query that waits for its turn, or is being asked."""
 
     __slots__ = (
-        "begun", "forget", "group", "landed", "over", "query", "scope", "source", "upstream"
+        "begun", "forget", "group", "landed", "over", "patience", "query", "scope", "since",
+        "source", "upstream",
     )  # fmt: skip
 
-    def __init__(self, query: Query, landed: Landed, source: Hashable, group: _Group) -> None:
+    def __init__(
+        self, query: Query, landed: Landed, source: Hashable, group: _Group, patience: float
+    ) -> None:
+        self.since = trio.current_time()
+        self.patience = patience
+        """Seconds that it may wait for a gate."""
         self.query = query
         self.landed = landed
         self.source = source
@@ -108,9 +116,12 @@ class Asker:
         self._groups = [self._general, *groups.values()]
         self._deadline = deadline
         self._grace = grace
+        # Those before it may have to wait for the tunnel.
+        self._turn = max(deadline, grace)
         self._first: OrderedDict[Asked, float] = OrderedDict()
         self._queued: OrderedDict[Asked, float] = OrderedDict()
         self._some = trio.Event()
+        self._gates: dict[Gate, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -133,14 +144,12 @@ class Asker:
         """
         if self._nursery is None:
             raise RuntimeError("DnsService.run() is not running")
-        asked = Asked(query, landed, source, self._route(query.name))
+        asked = Asked(query, landed, source, self._route(query.name), self._grace)
         if not asked.group.full:
             self._begin(asked)
         else:
             asked.group.queue.push(source, asked)
-            # It may have to wait for the tunnel as long as those before it.
-            wait = max(self._deadline, self._grace)
-            self._note(self._queued, asked, wait)
+            self._note(self._queued, asked, self._turn)
         return asked
 
     def cancel(self, asked: Asked) -> None:
@@ -196,7 +205,8 @@ class Asker:
         group.active -= 1
         while group.queue and not group.full and self._nursery is not None:
             following = group.queue.pop()
-            self._queued.pop(following, None)
+            del self._queued[following]
+            following.patience = max(0.0, self._grace - (trio.current_time() - following.since))
             self._begin(following)
 
     def _land(self, asked: Asked, answer: Answer) -> None:
@@ -307,7 +317,7 @@ class Asker:
             gate = upstream.resolver.gate
             if gate is not None and not gate.up and id(gate) not in waited:
                 waited.add(id(gate))
-                await wait_up(gate, self._grace)
+                await self._wait_up(gate, asked.patience)
             if gate is not None and not gate.up:
                 problem = ResolverError("the tunnel is down", Ede.NETWORK_ERROR)
                 continue
@@ -319,6 +329,24 @@ class Asker:
                 problem = error
                 self._suspect(upstream, error)
         return servfail(query, problem.ede, str(problem))
+
+    async def _wait_up(self, gate: Gate, seconds: float) -> None:
+        """Wait until `gate` is up or hopeless, at most `seconds`."""
+        decided = self._gates.get(gate)
+        if decided is None:
+            if self._nursery is None:
+                return
+            decided = self._gates[gate] = trio.Event()
+            self._nursery.start_soon(self._look, gate, decided)
+        with trio.move_on_after(seconds):
+            await decided.wait()
+
+    async def _look(self, gate: Gate, decided: trio.Event) -> None:
+        """Look at `gate` for all queries that wait for it."""
+        while not gate.up and not gate.hopeless and decided.statistics().tasks_waiting:
+            await trio.sleep(_LOOK)
+        del self._gates[gate]
+        decided.set()
 
     async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
         resolver = upstream.resolver

@@ -75,6 +75,11 @@ class Query:
     plain: bool
     """May be answered from the cache."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of messages that it holds."""
+        return len(self.question) + len(self.options) + len(self.body) + len(self.key)
+
     def upstream(self, size: int, padding: int = 0) -> bytes:
         """Build the message for an upstream: id 0, an OPT record always, no ECS, padded (RFC 8467).
 

@@ -39,6 +39,12 @@ full queue of 200 kB takes 25 s on 64 kbit/s.)"""
 _TICK = 0.25
 
 
+MAX_RETIRED = 4
+"""Connections of one server that wind down at a time, each for as long as the deadline of a query:
+one that says GOAWAY to every query, and answers none, would have us hold hundreds.
+"""
+
+
 class Again(DnsError):
     """The connection could not carry the query to its end; another one may."""
 
@@ -257,6 +263,7 @@ class LinkedResolver(ABC):
         self.unreachable = False
         """Whether no address took the last TCP connection that was tried, with the gate up."""
         self._link: Link | None = None
+        self._retired: list[Link] = []
         self._attempt: _Attempt | None = None
         self._nursery: trio.Nursery | None = None
         self._started = trio.Event()
@@ -350,8 +357,7 @@ class LinkedResolver(ABC):
             attempt.problem = error
         else:
             self.unreachable = False
-            if self._link is not None:
-                self._link.retire()
+            self._retire()
             self._link = attempt.link = link
             self.connections += 1
             if self._nursery is not None:
@@ -359,6 +365,15 @@ class LinkedResolver(ABC):
         finally:
             self._attempt = None
             attempt.done.set()
+
+    def _retire(self) -> None:
+        """Let the connection end with its last answer; the oldest of too many ends at once."""
+        if self._link is not None:
+            self._link.retire()
+            self._retired.append(self._link)
+        self._retired = [link for link in self._retired if not link.dead]
+        while len(self._retired) > MAX_RETIRED:
+            self._retired.pop(0).die("too many connections are winding down")
 
 
 class _Attempt:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
 from zks_lwip.dns.answer import Answer, local_answer
 from zks_lwip.dns.intercept import Query
 from zks_lwip.dns.special import ZONES, answer_single, answer_special, is_single
@@ -122,7 +123,17 @@ class LocalNames:
         stamp = _stamp(self._hosts_path)
         if stamp == self._hosts_stamp:
             return False
-        self._hosts = _read_hosts(self._hosts_path)
+        try:
+            self._hosts = _read_hosts(self._hosts_path)
+        except OSError as error:
+            if is_scarcity(error):  # it is there: what was read before stays in force
+                warn_of_scarcity(f"{self._hosts_path} is not read again yet", error)
+                return False
+            reason = error.strerror
+            logger.warning(
+                "%s cannot be read (%s); no name in it is answered", self._hosts_path, reason
+            )
+            self._hosts = _Names()
         self._hosts_stamp = stamp
         return True
 
@@ -229,20 +240,17 @@ def _read_hosts(path: str | os.PathLike[str] | None) -> _Names:
     names = _Names()
     if path is None:
         return names
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                fields = line.partition("#")[0].split()
-                if len(fields) < 2:
-                    continue
-                try:
-                    address = ipaddress.ip_address(fields[0].partition("%")[0])
-                    for name in fields[1:]:
-                        names.add(encode_name(name), address)
-                except (ValueError, WireError):
-                    logger.debug("%s: a line that is not understood: %r", path, line)
-    except OSError as error:
-        logger.warning("%s cannot be read (%s); no name in it is answered", path, error.strerror)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.partition("#")[0].split()
+            if len(fields) < 2:
+                continue
+            try:
+                address = ipaddress.ip_address(fields[0].partition("%")[0])
+                for name in fields[1:]:
+                    names.add(encode_name(name), address)
+            except (ValueError, WireError):
+                logger.debug("%s: a line that is not understood: %r", path, line)
     return names
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
-
-import trio
 
 from zks_lwip.dns.wire import AD, HEADER, Ede
 from zks_lwip.errors import DnsError
@@ -122,15 +119,3 @@ class WorkerResolver:
             return answer
         flags = int.from_bytes(answer[2:4], "big") & ~AD
         return b"\0\0" + flags.to_bytes(2, "big") + answer[4:]
-
-
-async def wait_up(gate: Gate, seconds: float) -> bool:
-    """Wait until `gate` is up or hopeless, at most `seconds`; whether it is up. (It has no event to
-    wait for; 20 looks a second.)
-    """
-    deadline = trio.current_time() + (seconds if math.isfinite(seconds) else 1e9)
-    while not gate.up:
-        if gate.hopeless or trio.current_time() >= deadline:
-            return False
-        await trio.sleep(0.05)
-    return True

@@ -35,6 +35,8 @@ MAX_DATAGRAM = 16384
 """No answer over UDP is larger, whatever the client takes: it would come in too many fragments."""
 LOCAL_REPEATED = 60.0
 """Seconds for which a static or blocked name need not come here again; a change is told."""
+MAX_WAITING_BYTES = 16 << 20
+"""Bytes of the queries that wait: 1 KiB for each, where a plain one has less than 300."""
 HOSTS_INTERVAL = 2.0
 """Seconds between two looks at whether /etc/hosts has changed."""
 
@@ -118,6 +120,7 @@ class DnsService:
         self._flights: dict[bytes, _Flight] = {}
         self._flight_shares: Shares[_Flight] = Shares()
         self._waiting: Shares[_Waiting] = Shares()
+        self._waiting_bytes = 0
         self._given_way: deque[tuple[_Waiting, Answer]] = deque()
         self._giving_way = False
         self._counters: Counter[str] = Counter()
@@ -270,17 +273,18 @@ class DnsService:
         waiting = _Waiting(query, limit, reply, flight)
         flight.waiting[waiting] = None
         self._waiting.add(source, waiting)
+        self._waiting_bytes += query.held
         self._answer_given_way()
 
     def _make_room(self, source: Hashable, known: bool) -> bool:
         """Whether `source` may wait for one query more, a `known` one or another; answer SERVFAIL
         to what has to give way to it.
         """
-        if len(self._waiting) >= self._max_waiting:
+        while self._too_many_wait():
             waiting = self._waiting.gives_way(source)
             if waiting is None:
                 return False
-            self._waiting.remove(waiting)
+            self._forget(waiting)
             del waiting.flight.waiting[waiting]
             self._give_way(waiting)
         if not known and len(self._flights) >= self._max_flights:
@@ -292,6 +296,13 @@ class DnsService:
             for waiting in flight.waiting:
                 self._give_way(waiting)
         return True
+
+    def _too_many_wait(self) -> bool:
+        return len(self._waiting) >= self._max_waiting or self._waiting_bytes >= MAX_WAITING_BYTES
+
+    def _forget(self, waiting: _Waiting) -> None:
+        self._waiting.remove(waiting)
+        self._waiting_bytes -= waiting.query.held
 
     def _give_way(self, waiting: _Waiting) -> None:
         self._counters["overload"] += 1
@@ -318,7 +329,7 @@ class DnsService:
         del self._flights[flight.query.key]
         self._flight_shares.remove(flight)
         for waiting in flight.waiting:
-            self._waiting.remove(waiting)
+            self._forget(waiting)
 
     def _land(self, query: Query, answer: Answer) -> None:
         """Keep the answer, and give it to everyone who waits, as it suits each."""

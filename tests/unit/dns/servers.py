@@ -74,6 +74,7 @@ class Server:
     address: str = "127.0.0.1"
     port: int = 0
     connections: int = 0
+    live: int = 0
     queries: list[bytes] = field(default_factory=list)
     requests: list[dict[bytes, bytes]] = field(default_factory=list)
     once: set[str] = field(default_factory=set)
@@ -118,6 +119,7 @@ async def listening(
 
     async def serve_one(connection: Any) -> None:
         server.connections += 1
+        server.live += 1
         stream: Any = trio.SocketStream(connection)
         if context is not None:
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
@@ -128,6 +130,7 @@ async def listening(
             except* (trio.BrokenResourceError, trio.ClosedResourceError, H2Error):
                 logger.debug("a connection has ended")
             finally:
+                server.live -= 1
                 await trio.aclose_forcefully(stream)
 
     async def accept() -> None:
@@ -242,6 +245,10 @@ class _Http2:
                 self.server.goaways += 1
             await trio.sleep(0.4)
             await self.respond(number, good)
+        elif fault == "winddown":
+            # Winds down, and answers nothing of what it says it will.
+            async with self.lock:
+                await self.stream.send_all(struct.pack("!HBBBIII", 0, 8, 7, 0, 0, number, 0))
         elif fault == "rst":
             self.h2.reset_stream(number, 7)
             await self.flush()

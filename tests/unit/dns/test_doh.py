@@ -20,6 +20,7 @@ from zks_lwip.dns import DnsService, Resolver, ResolverError
 from zks_lwip.dns.dial import direct
 from zks_lwip.dns.doh import DohResolver
 from zks_lwip.dns.intercept import Query, examine
+from zks_lwip.dns.link import MAX_RETIRED
 
 
 def query(name: str = "ok.example", kind: str = "A") -> bytes:
@@ -145,6 +146,24 @@ async def test_a_graceful_goaway_lets_what_is_under_way_finish() -> None:
             await trio.sleep(0.2)
             nursery.start_soon(ask, resolver, "ok.example")
         assert (server.connections, len(server.queries)) == (2, 2)
+
+
+async def test_connections_that_wind_down_without_an_answer_are_bounded() -> None:
+    async with pair() as (server, resolver):
+
+        async def fail() -> None:
+            with pytest.raises(ResolverError, match="winding down|going away"):
+                await ask(resolver, "winddown.example")
+
+        async with trio.open_nursery() as nursery:
+            while server.connections < 40:
+                asked = len(server.queries)
+                nursery.start_soon(fail)
+                await until(lambda: len(server.queries) > asked)  # noqa: B023
+                await trio.sleep(0.01)
+                await until(lambda: server.live <= MAX_RETIRED + 2)
+            nursery.cancel_scope.cancel()
+        assert (await ask(resolver, "ok.example")).answer
 
 
 async def test_others_survive_a_dying_connection() -> None:

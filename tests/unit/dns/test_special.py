@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import resource
+import sys
 from pathlib import Path
 
 import dns.flags
@@ -244,3 +246,23 @@ def test_what_the_user_has_named_comes_first(tmp_path: Path) -> None:
 def test_a_malformed_domain_is_a_clear_error() -> None:
     with pytest.raises(ConfigError):
         LocalNames(hosts=None, static=["a..local=192.0.2.1"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are other ones elsewhere")
+def test_the_hosts_file_is_not_lost_for_want_of_descriptors(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.168.1.5 nas.local\n")
+    local = LocalNames(hosts=hosts)
+    hosts.write_text("192.168.1.50 nas.local\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert not local.refresh_hosts()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert verdict("nas.local", local=local) == "192.168.1.5"
+    assert local.refresh_hosts()
+    assert verdict("nas.local", local=local) == "192.168.1.50"
+    hosts.unlink()
+    assert local.refresh_hosts()
+    assert verdict("nas.local", local=local) == "NXDOMAIN"
