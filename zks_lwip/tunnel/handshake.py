@@ -100,7 +100,7 @@ def check_answer(head: bytes, key: bytes, offered: Iterable[str]) -> bytes:
         (answer.http_version != b"1.1", "it is not HTTP/1.1"),
         (words(b"upgrade") != ["websocket"], "Upgrade does not say websocket"),
         ("upgrade" not in words(b"connection"), "Connection does not say Upgrade"),
-        (values(b"sec-websocket-accept") != [accept], "it has not the right accept token"),
+        (values(b"sec-websocket-accept") != [accept], "Bad accept token"),
         (listed(headers, b"sec-websocket-extensions"), "it selects an extension"),
         (len(protocols) > 1, "it selects several subprotocols"),
         (
