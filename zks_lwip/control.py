@@ -29,7 +29,7 @@ __all__ = ["Command", "NotRunning", "ask", "control_path", "serve_control"]
 _log = logging.getLogger(__name__)
 
 _MOST = 65536  # bytes of a request or an answer
-_SECONDS = 5.0  # for a request to come
+_SECONDS = 5.0  # for a request to come, and for its answer to be taken
 _AT_ONCE = 8
 _AGAIN = 0.5  # seconds until another attempt to accept, where there was no descriptor for it
 
@@ -55,10 +55,12 @@ async def serve_control(
     path: Path,
     commands: Mapping[str, Command],
     *,
+    seconds: float = _SECONDS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. Whoever calls this holds the namespace's journal, so an old socket is
-    of an instance that died.
+    of an instance that died. A request may take ``seconds`` to come, as may its answer to be read.
+    Whatever comes is answered, or the connection closed: nothing ends this.
 
     Raises :class:`HostError` if there can be no socket.
     """
@@ -77,7 +79,7 @@ async def serve_control(
         raise HostError(f"cannot make the control socket {path}: {error.strerror}") from error
     try:
         task_status.started()
-        await _accept(listener, commands)
+        await _accept(listener, commands, seconds)
     finally:
         listener.close()
         # Without privileges the directory is not ours any more; nobody answers there, then.
@@ -85,7 +87,9 @@ async def serve_control(
             path.unlink()
 
 
-async def _accept(listener: trio.socket.SocketType, commands: Mapping[str, Command]) -> None:
+async def _accept(
+    listener: trio.socket.SocketType, commands: Mapping[str, Command], seconds: float
+) -> None:
     limit = trio.Semaphore(_AT_ONCE)
     async with trio.open_nursery() as nursery:
         while True:
@@ -103,7 +107,7 @@ async def _accept(listener: trio.socket.SocketType, commands: Mapping[str, Comma
             async def serve(stream: trio.SocketStream) -> None:
                 try:
                     async with stream:
-                        await _serve(stream, commands)
+                        await _serve(stream, commands, seconds)
                 except trio.BrokenResourceError:
                     _log.debug("a client of the control socket hung up")
                 finally:
@@ -112,37 +116,71 @@ async def _accept(listener: trio.socket.SocketType, commands: Mapping[str, Comma
             nursery.start_soon(serve, trio.SocketStream(connection))
 
 
-async def _serve(stream: trio.SocketStream, commands: Mapping[str, Command]) -> None:
+async def _serve(
+    stream: trio.SocketStream, commands: Mapping[str, Command], seconds: float
+) -> None:
     peer = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     assert isinstance(peer, bytes)
     pid, uid, _ = struct.unpack("3i", peer)
     if uid not in (0, os.getuid()):
         return
-    line = b""
-    with trio.move_on_after(_SECONDS):
-        while b"\n" not in line and len(line) < _MOST:
+    request: dict[str, Any] = {}
+    try:
+        request = _parse(await _read_line(stream, seconds), commands)
+    except ConfigError as error:
+        answer: dict[str, Any] = {"error": str(error), "code": 1}
+    else:
+        answer = await _carry_out(commands[request["command"]], {**request, "pid": pid})
+    with trio.move_on_after(seconds) as scope:
+        await stream.send_all(json.dumps(answer, default=str).encode() + b"\n")
+    if scope.cancelled_caught:
+        _log.info("a client of the control socket did not read its answer")
+    elif "ok" in answer and request["command"] == "disconnect":
+        stream.socket.detach()  # open until this process ends: its client waits for that
+
+
+async def _read_line(stream: trio.SocketStream, seconds: float) -> bytes:
+    """Raises ConfigError for what is longer, or takes longer, than a request may."""
+    line = bytearray()
+    with trio.move_on_after(seconds) as scope:
+        while b"\n" not in line:
             data = await stream.receive_some(4096)
             if not data:
                 break
             line += data
+            if len(line) > _MOST:
+                raise ConfigError(f"a request is one line of at most {_MOST} bytes")
+    if scope.cancelled_caught:
+        raise ConfigError(f"the request was not there within {seconds:g} s")
+    return bytes(line)
+
+
+def _parse(line: bytes, commands: Mapping[str, Command]) -> dict[str, Any]:
+    """Raises ConfigError for what is no request."""
     try:
         request = json.loads(line)
-        command = commands[request["command"]]
-    except (ValueError, TypeError, KeyError):
-        answer: dict[str, Any] = {"error": "this is no request that is known here", "code": 1}
-    else:
-        try:
-            answer = {"ok": await command({**request, "pid": pid})}
-        except ZksError as error:
-            answer = {"error": str(error), "code": error.exit_code}
-        except OSError as error:  # of this command, and not of what runs here
-            if not is_scarcity(error):
-                raise
+    except (ValueError, RecursionError):  # nested more deeply than Python's stack
+        request = None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise ConfigError('this is no request: send one line such as {"command": "status"}')
+    if request["command"] not in commands:
+        raise ConfigError(
+            f"this is no request that is known here; give one of {', '.join(commands)}"
+        )
+    return request
+
+
+async def _carry_out(command: Command, request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"ok": await command(request)}
+    except ZksError as error:
+        return {"error": str(error), "code": error.exit_code}
+    except Exception as error:  # of this command, and not of what runs here
+        if isinstance(error, OSError) and is_scarcity(error):
             warn_of_scarcity(f"the command {request['command']} failed", error)
-            answer = {"error": f"it is short of something: {error}", "code": HostError.exit_code}
-    await stream.send_all(json.dumps(answer, default=str).encode() + b"\n")
-    if "ok" in answer and request["command"] == "disconnect":
-        stream.socket.detach()  # open until this process ends: its client waits for that
+            return {"error": f"it is short of something: {error}", "code": HostError.exit_code}
+        _log.exception("internal error in what the control socket was asked for")
+        return {"error": "internal error, see the log of `connect`", "code": 1}
 
 
 def ask(path: Path, command: str, *, wait: bool = False, **values: Any) -> Any:
@@ -172,9 +210,11 @@ def ask(path: Path, command: str, *, wait: bool = False, **values: Any) -> Any:
             raise HostError(f"{path}: {what}") from error
     try:
         answer = json.loads(line)
-    except ValueError:
-        raise HostError(f"{path}: what runs there hung up without an answer") from None
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict) or not answer.keys() & {"ok", "error"}:
+        raise HostError(f"{path}: what runs there hung up without an answer")
     if "error" in answer:
         kind = ConfigError if answer.get("code") == ConfigError.exit_code else HostError
-        raise kind(answer["error"])
+        raise kind(str(answer["error"]))
     return answer["ok"]

@@ -23,6 +23,14 @@ if sys.platform == "linux":
     from zks_lwip.control import NotRunning, ask, control_path, serve_control
 
 
+async def crash(request: Mapping[str, Any]) -> None:
+    raise KeyError("a bug")
+
+
+async def large(request: Mapping[str, Any]) -> str:
+    return "x" * (4 << 20)
+
+
 async def status(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"asked by": request["pid"], "extra": request.get("extra")}
 
@@ -36,6 +44,7 @@ async def fail(request: Mapping[str, Any]) -> None:
 
 
 COMMANDS = {"status": status, "refuse": refuse, "fail": fail, "disconnect": status}
+COMMANDS |= {"crash": crash, "large": large}
 
 
 @pytest.fixture
@@ -72,7 +81,22 @@ async def raw(path: Path, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"{}\n", b"[1]\n", b'{"command": 5}\n', b'{"command": []}\n', b"\xff\n"]
+    "data",
+    [
+        b"",
+        b"\n",
+        b"{}\n",
+        b"[1]\n",
+        b'{"command": 5}\n',
+        b'{"command": []}\n',
+        b"\xff\n",
+        b"[" * 60_000 + b"\n",
+        b'{"a":' * 12_000 + b"\n",
+        b'{"command": "status", "extra": ' + b"[" * 30_000 + b"]" * 30_000 + b"}\n",
+        b"x" * 65_537,
+        b"1" * 60_000 + b"\n",
+        b'{"command": "status"}\n{"command": "status"}\n',
+    ],
 )
 async def test_nonsense_is_answered(path: Path, data: bytes) -> None:
     assert "error" in json.loads(await raw(path, data))
@@ -107,3 +131,55 @@ def test_there_is_one_for_each_namespace(tmp_path: Path) -> None:
     assert control_path(tmp_path, None) == tmp_path / f"net-{inode}.sock"
     with pytest.raises(ConfigError):
         control_path(tmp_path, "no-such-namespace")
+
+
+async def test_who_is_slow_is_told_and_holds_up_nobody_for_long(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """A request that comes byte by byte, an answer that nobody reads, and more than can be."""
+    where = tmp_path / "net-1.sock"
+    await nursery.start(partial(serve_control, where, COMMANDS, seconds=0.3))
+    dribble = await trio.open_unix_socket(where)
+    with trio.fail_after(30):
+        with pytest.raises((AssertionError, trio.BrokenResourceError)):
+            for _ in range(1000):
+                await dribble.send_all(b" ")
+                await trio.sleep(0.05)
+            raise AssertionError("it went on")
+    told = await dribble.receive_some()
+    assert "within 0.3 s" in json.loads(told)["error"]
+    lazy = [await trio.open_unix_socket(where) for _ in range(14)]
+    for client in lazy:
+        with trio.move_on_after(0.5):  # only so many are taken at once
+            await client.send_all(b'{"command": "large"}\n')
+    assert (await asked(where, "status"))["extra"] is None
+    for client in [dribble, *lazy]:
+        await client.aclose()
+
+
+async def test_a_bug_costs_an_answer_only(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(HostError, match="internal error"):
+        await asked(path, "crash")
+    assert "a bug" in caplog.text
+    assert (await asked(path, "status"))["extra"] is None
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]\n", b"5\n", b"{}\n", b"[" * 60_000 + b"\n"])
+async def test_what_answers_nonsense_is_said_so(
+    tmp_path: Path, nursery: trio.Nursery, answer: bytes
+) -> None:
+    where = tmp_path / "net-1.sock"
+    listener = trio.socket.socket(socket.AF_UNIX)
+    await listener.bind(str(where))
+    listener.listen(1)
+
+    async def serve() -> None:
+        with listener:
+            connection, _ = await listener.accept()
+        async with trio.SocketStream(connection) as stream:
+            await stream.receive_some(4096)
+            await stream.send_all(answer)
+
+    nursery.start_soon(serve)
+    with pytest.raises(HostError, match="without an answer"):
+        await asked(where, "status")

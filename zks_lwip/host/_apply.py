@@ -205,8 +205,11 @@ def _nft(arguments: Sequence[str], text: str = "") -> str:
 def count_refused() -> int:
     """The packets that our firewall has counted as refused."""
     text = _nft(["-j", "list", "counter", "inet", TABLE_NAME, "refused"])
-    counters = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
-    return int(counters[0]["packets"])
+    try:
+        counters = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
+        return int(counters[0]["packets"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise HostError("nft does not show how many packets the firewall has refused") from None
 
 
 def _delete_table(applier: Applier, step: Nftables) -> None:

@@ -81,7 +81,7 @@ def parse(text: str) -> Record:
             continue
         try:
             steps.append(from_json(_object(line)))
-        except ValueError:
+        except (ValueError, RecursionError):
             # The last line was torn by the death of its writer, before the step was done.
             if number < len(lines):
                 problems.append(f"line {number} of the journal is unreadable")

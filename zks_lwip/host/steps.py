@@ -272,8 +272,10 @@ def from_json(data: Any) -> Step:
 
     :raises ValueError: it is no such thing.
     """
-    if not isinstance(data, dict) or data.get("kind") not in _KINDS:
-        raise ValueError(f"no step: {data!r}")
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise ValueError("no step")
+    if data["kind"] not in _KINDS:
+        raise ValueError(f"no step: {data['kind']!r}")
     kind = _KINDS[data["kind"]]
     values = {name: value for name, value in data.items() if name != "kind"}
     types = {field.name: str(field.type) for field in fields(kind)}

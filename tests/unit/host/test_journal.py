@@ -139,3 +139,18 @@ def test_what_cannot_be_a_journal(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="is a symbolic link"):
         Journal(tmp_path, 42)
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": []}',
+        '{"kind": {}}',
+        "[" * 50_000,
+        '{"kind": "Rule", "a": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+)
+def test_lines_of_any_shape_are_unreadable_and_no_more(line: str) -> None:
+    head = json.dumps({"zks_lwip_journal": 1, "pid": 1})
+    record = parse(f"{head}\n{line}\n{line}")
+    assert record.pid == 1 and record.steps == () and record.problems
