@@ -554,7 +554,7 @@ async def test_stopping_lets_streams_end() -> None:
 
 
 async def test_stopping_does_not_wait_for_ever() -> None:
-    async with running_worker(drain=0.2) as (worker, address), tcp_server(echo) as port:
+    async with running_worker(drain=1) as (worker, address), tcp_server(echo) as port:
         async with raw_client(address) as busy:
             await busy.open(1, "127.0.0.1", port)
             worker.stop()

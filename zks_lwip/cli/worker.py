@@ -108,8 +108,8 @@ def worker(
     """Open the real connections for clients of the tunnel.
 
     Prints one line, `listening on ADDRESS:PORT`, when it is ready, and answers GET /health.
-    Needs no privilege. SIGTERM tells the clients to go elsewhere, gives open streams 10 s, and
-    ends; a second one ends at once.
+    Needs no privilege. SIGTERM tells the clients to go elsewhere, lets open streams go on
+    for 7 s, and ends within 10; a second one ends at once.
 
     Clients reach the public internet only: connections, datagrams and pings to private, loopback,
     link-local and other special networks and to this machine's own addresses are refused, whatever

@@ -46,7 +46,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 1 << 20
-_CLOSE_TIMEOUT = 2.0
+CLOSE_TIMEOUT = 2.0
+"""Seconds that :meth:`WsConnection.aclose` takes against a peer that does nothing."""
 _RECEIVE_BYTES = 256 * 1024
 ABNORMAL = 1006
 
@@ -360,7 +361,7 @@ class WsConnection:
             self._own_close = (status, reason)
         self._protocol.on_message = None
         if not self._broken:
-            with trio.CancelScope(deadline=trio.current_time() + _CLOSE_TIMEOUT, shield=True):
+            with trio.CancelScope(deadline=trio.current_time() + CLOSE_TIMEOUT, shield=True):
                 try:
                     await self._ws.aclose(status, reason or None)
                 except LocalProtocolError as error:
@@ -371,6 +372,12 @@ class WsConnection:
         """Close the stream at once, without a Close frame."""
         self._broken = True
         await self.aclose(ABNORMAL)
+
+    def drop(self) -> None:
+        """Close the socket below at once; whatever waits for it, :meth:`aclose` too, then ends."""
+        self._broken = True
+        if self.carrier is not None:
+            self.carrier.close()
 
     async def _read(self) -> None:
         """trio-websocket's reader, kept from taking its nursery down with it."""

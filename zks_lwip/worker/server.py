@@ -18,12 +18,13 @@ from ..errors import ConfigError
 from ..memory import give_back
 from ..tunnel.channel import Accept, HttpRequest, HttpResponse, WsConnection, accept_websocket
 from ..tunnel.frames import Code, Frame
-from ..tunnel.link import LinkEnd, SessionLink
+from ..tunnel.link import LAST_MESSAGE, LinkEnd, SessionLink
 from ..tunnel.link_v1 import LinkV1
 from ..tunnel.liveness import LONGEST
 from ..tunnel.session import Role, Session, Settings
 from ..tunnel.session_v1 import WorkerV1
 from ..tunnel.tcp_info import RoundTrips
+from ..tunnel.websocket import CLOSE_TIMEOUT
 from .auth import ANYONE, Principal, TokenFile
 from .client import Client
 from .dial import Dialer
@@ -39,7 +40,7 @@ from .resolver import Resolver
 from .sockets import check_mark
 from .tcp import TcpStream
 
-__all__ = ["SUBPROTOCOL", "Worker", "WorkerConfig"]
+__all__ = ["SUBPROTOCOL", "Worker", "WorkerConfig", "shutdown_stages"]
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,21 @@ class WorkerConfig:
     """Bytes of credit that every stream starts with; it grows where that is too little."""
     idle_udp: int = 60
     drain: float = 10.0
-    """How long streams may go on after SIGTERM."""
+    """How long the end may take after SIGTERM; streams go on for most of it."""
     quiet: float = 15.0
     patience: float = 10.0
     longest: float = LONGEST
     """The liveness times of PROTOCOL.md §8."""
+
+
+def shutdown_stages(drain: float) -> tuple[float, float]:
+    """How a worker that was told to stop uses ``drain`` seconds; more it does not take.
+
+    First its streams go on. Then every session is closed: it sends the message it is at, and Close,
+    and waits for the client's. What is left after that is cut off.
+    """
+    closing = min(LAST_MESSAGE + CLOSE_TIMEOUT, drain / 2)
+    return drain - closing, closing
 
 
 class _Served:
@@ -217,6 +228,7 @@ class Worker:
         """
         if self._stopping.is_set():
             self._forced.cancel()
+            self._cut_off()
             return
         self._stopping.set()
         self._listening.cancel()
@@ -244,7 +256,8 @@ class Worker:
         log.info("going away; %d sessions are open", len(self._served))
         for served in self._served:
             served.session.goaway(Code.GOING_AWAY, "the worker is shutting down")
-        with trio.move_on_after(self.config.drain):
+        going_on, closing = shutdown_stages(self.config.drain)
+        with trio.move_on_after(going_on):
             while self._served or self._lingering:
                 for served in self._served:
                     if not served.client.open_streams and served.link.delivered:
@@ -252,9 +265,15 @@ class Worker:
                 await trio.sleep(0.05)
         for served in self._served:
             served.link.close(_GOING_AWAY, "the worker is shutting down")
-        with trio.move_on_after(1):
+        with trio.move_on_after(closing):
             while self._served:
                 await trio.sleep(0.01)
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        """Wait for no client any more, whatever it owes: its Close, or to read ours."""
+        for served in self._served:
+            served.link.connection.drop()
 
     async def _sweep(self) -> None:
         while True:
