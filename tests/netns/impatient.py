@@ -1,7 +1,7 @@
 """A worker and a client whose liveness times (PROTOCOL.md §8) are short, for tests of slow links.
 
     python -m tests.netns.impatient worker ADDRESS PORT QUIET PATIENCE TOKEN_FILE
-    python -m tests.netns.impatient up|down|hold ADDRESS PORT QUIET PATIENCE [STREAMS BYTES]
+    python -m tests.netns.impatient up|down|hold ADDRESS PORT QUIET PATIENCE [STREAMS BYTES [v1]]
 
 Prints ``worker is ready``, and the worker's log on standard error. ``up`` and ``down`` carry BYTES
 in each of STREAMS and print one line of JSON; ``hold`` prints ``connected``, and later for how many
@@ -33,11 +33,13 @@ async def serve(host: str, port: int, quiet: float, patience: float, token_file:
 
 
 async def upload(stream: TcpStream, total: int) -> bool:
+    await stream.send_all(struct.pack("!QQ", total, 0))
     for chunk in servers.pattern(total):
         await stream.send_all(chunk)
-    await stream.send_eof()
-    answer = b"".join([bytes(part) async for part in stream])
-    return answer.split() == [str(total).encode(), servers.pattern_digest(total).encode()]
+    digest = b""
+    while len(digest) < 64:
+        digest += await stream.receive_some()
+    return digest == servers.pattern_digest(total).encode()
 
 
 async def download(stream: TcpStream, total: int) -> bool:
@@ -53,7 +55,7 @@ async def transfer(tunnel: Tunnel, down: bool, streams: int, total: int) -> None
     good: list[bool] = []
 
     async def one() -> None:
-        stream = await tunnel.connect_tcp(lab.FAR4, servers.SOURCE if down else servers.SINK)
+        stream = await tunnel.connect_tcp(lab.FAR4, servers.SOURCE if down else servers.DUPLEX)
         good.append(await (download if down else upload)(stream, total))
 
     began = trio.current_time()
@@ -74,10 +76,22 @@ async def hold(tunnel: Tunnel) -> None:
 
 
 async def client(
-    what: str, url: str, quiet: float, patience: float, streams: int = 1, total: int = 0
+    what: str,
+    url: str,
+    quiet: float,
+    patience: float,
+    streams: str = "1",
+    total: str = "0",
+    protocol: str = "v2",
 ) -> None:
     config = TunnelConfig(
-        url=url, plaintext=True, token=lab.TOKEN, quiet=quiet, patience=patience, grace=60
+        url=url,
+        plaintext=True,
+        token=lab.TOKEN,
+        quiet=quiet,
+        patience=patience,
+        grace=60,
+        protocol=protocol,
     )
     async with trio.open_nursery() as nursery:
         tunnel = Tunnel(config)
@@ -85,7 +99,7 @@ async def client(
         if what == "hold":
             await hold(tunnel)
         else:
-            await transfer(tunnel, what == "down", streams, total)
+            await transfer(tunnel, what == "down", int(streams), int(total))
         nursery.cancel_scope.cancel()
 
 
@@ -95,7 +109,7 @@ def main(what: str, host: str, port: str, quiet: str, patience: str, *more: str)
     if what == "worker":
         trio.run(serve, host, int(port), *times, more[0])
     else:
-        trio.run(client, what, f"ws://{host}:{port}", *times, *map(int, more))
+        trio.run(client, what, f"ws://{host}:{port}", *times, *more)
 
 
 if __name__ == "__main__":

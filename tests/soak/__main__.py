@@ -158,7 +158,7 @@ def _soak(net: Lab, options: argparse.Namespace) -> int:
     host = net.add_host()
     load = Soak(net, host, options)
     seconds = options.minutes * 60
-    first = min(60.0, seconds / 3)
+    first = min(120.0, seconds / 3)
     with net.worker() as worker, net.connect(host, "--dns-via", "worker") as client:
         sampler = Sampler(client, worker)
         time.sleep(2)

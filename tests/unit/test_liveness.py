@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zks_lwip.tunnel.liveness import Liveness, Verdict
+from zks_lwip.tunnel.liveness import ALONE, Liveness, Others, Verdict
 
 QUIET, PATIENCE, LONGEST = 15.0, 10.0, 120.0
 START = 1000.0
@@ -20,7 +20,7 @@ def death(
     *,
     end: int | None = None,
     heard: Callable[[float], float] = lambda now: START,
-    slowness: Callable[[float], float] = lambda now: 0.0,
+    others: Callable[[float], Others] = lambda now: ALONE,
     until: float = START + 1000,
 ) -> float | None:
     """When the peer of a connection is found dead, which was last heard at START.
@@ -30,7 +30,7 @@ def death(
     liveness = Liveness(QUIET, PATIENCE, LONGEST)
     now, pings = START, 0
     while now < until:
-        verdict = liveness.step(now, heard(now), acknowledged(now), slowness(now))
+        verdict = liveness.step(now, heard(now), acknowledged(now), others(now))
         if verdict is Verdict.DEAD:
             return now
         if verdict is Verdict.PING:
@@ -109,11 +109,20 @@ def test_a_count_that_falls_is_no_progress() -> None:
 
 def test_an_idle_connection_beside_a_slow_one() -> None:
     """Its acknowledgements stand in the same queue: 25 s, as the other connections see."""
-    found = death(lambda now: 0, slowness=lambda now: 25.0)
+    found = death(lambda now: 0, others=lambda now: Others(25.0, START))
     assert found is not None
     assert PING_AT + 50 <= found <= PING_AT + 50 + PATIENCE
-    found = death(lambda now: 0, slowness=lambda now: 500.0)
+    found = death(lambda now: 0, others=lambda now: Others(500.0, START))
     assert found == PING_AT + LONGEST
+
+
+def test_an_idle_connection_while_others_are_heard() -> None:
+    """A busy download of others: its queue holds the pong, and no round trip tells for how long."""
+    found = death(lambda now: 0, others=lambda now: Others(0.0, now))
+    assert found is not None
+    assert PING_AT + 4 * PATIENCE <= found <= PING_AT + 5 * PATIENCE
+    # What was heard of them before the ping says nothing.
+    assert death(lambda now: 0, others=lambda now: Others(0.0, PING_AT)) == PING_AT + PATIENCE
 
 
 def test_after_an_answer_all_begins_again() -> None:

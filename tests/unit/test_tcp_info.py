@@ -9,9 +9,10 @@ import trio
 import trio.testing
 
 from tests.unit.tunnel_kit import eventually
+from zks_lwip.tunnel.liveness import ALONE, Others
+from zks_lwip.tunnel.neighbours import Neighbours
 from zks_lwip.tunnel.tcp_info import (
     MAX_STRETCH,
-    RoundTrips,
     carrier_of,
     progress,
     round_trip,
@@ -75,19 +76,28 @@ def test_times_follow_the_round_trip() -> None:
     assert stretched(100, 3, 1000) == 100
 
 
+class Connection:
+    def __init__(self, carrier: trio.socket.SocketType | None, last_heard: float) -> None:
+        self.carrier = carrier
+        self.last_heard = last_heard
+
+
 @linux_only
-async def test_the_longest_round_trip_is_that_of_the_peer(autojump_clock: None) -> None:
+async def test_what_the_connections_to_a_peer_know(autojump_clock: None) -> None:
     near, far = await pair()
     async with near, far:
         looked = 0
 
-        def connections() -> list[tuple[str, trio.socket.SocketType | None]]:
+        def connections() -> list[tuple[str, Connection]]:
             nonlocal looked
             looked += 1
-            return [("a", near.socket), ("b", None)]
+            return [("a", Connection(near.socket, 3)), ("b", Connection(None, 7)),
+                    ("a", Connection(None, 5))]  # fmt: skip
 
-        trips = RoundTrips(connections)
-        assert trips.longest("a") > 0 and trips.longest("b") == 0 == trips.longest("c")
+        neighbours = Neighbours(connections)
+        assert neighbours.of("a").round_trip > 0 and neighbours.of("a").heard == 5
+        assert neighbours.of("b") == Others(0, 7)
+        assert neighbours.of("c") == ALONE
         assert looked == 1, "it looks at all of them each time"
         await trio.sleep(1.1)
-        assert trips.longest("a") > 0 and looked == 2
+        assert neighbours.of("a").round_trip > 0 and looked == 2

@@ -48,6 +48,7 @@ from .frames import (
 )
 from .link import LinkEnd, SessionLink
 from .link_v1 import LinkV1
+from .liveness import Others
 from .options import TunnelConfig
 from .session import Role, Session, Settings
 from .session_v1 import MOST_MESSAGE, ClientV1
@@ -196,15 +197,15 @@ class Channel:
         return cls(connection, owner, settings, budget)
 
     async def run(
-        self, config: TunnelConfig, slowness: Callable[[], float] | None = None
+        self, config: TunnelConfig, others: Callable[[], Others] | None = None
     ) -> LinkEnd:
         """Carry the session until it ends, for whatever reason; then all its streams have ended.
 
-        ``slowness`` is that of :meth:`WsConnection.keep_alive`.
+        ``others`` is that of :meth:`WsConnection.keep_alive`.
         """
         end = LinkEnd(1006, "the tunnel was stopped")
         try:
-            end = await self._run_link(config, slowness)
+            end = await self._run_link(config, others)
         finally:
             self.session.end()
             streams = list(self.streams.values())
@@ -213,9 +214,7 @@ class Channel:
                 stream.end(503, f"session lost: {end.reason}")
         return end
 
-    async def _run_link(
-        self, config: TunnelConfig, slowness: Callable[[], float] | None
-    ) -> LinkEnd:
+    async def _run_link(self, config: TunnelConfig, others: Callable[[], Others] | None) -> LinkEnd:
         self.connection.proxied = config.proxy is not None
         quiet, patience, longest = config.quiet, config.patience, config.longest
         if isinstance(self.link, LinkV1):
@@ -228,7 +227,7 @@ class Channel:
                 quiet=quiet,
                 patience=patience,
                 longest=longest,
-                slowness=slowness,
+                others=others,
             )
         assert isinstance(self.session, Session)
         return await self.link.run(
@@ -238,7 +237,7 @@ class Channel:
             quiet=quiet,
             patience=patience,
             longest=longest,
-            slowness=slowness,
+            others=others,
         )
 
     @property

@@ -18,7 +18,7 @@ import trio
 
 from ..errors import ProtocolError
 from .framing import SLICE
-from .liveness import LONGEST
+from .liveness import LONGEST, Others
 from .pacing import Pacer
 from .tcp_info import round_trip, stretched
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
@@ -90,14 +90,14 @@ class SessionLink:
         quiet: float = 15.0,
         patience: float = 10.0,
         longest: float = LONGEST,
-        slowness: Callable[[], float] | None = None,
+        others: Callable[[], Others] | None = None,
     ) -> LinkEnd:
         """Carry ``session`` until the WebSocket ends, the peer is dead or :meth:`close` is called.
 
         ``on_frame`` gets every frame that :meth:`Session.receive` gives, synchronously; what a
         frame views is valid as long as it is held. An exception that it raises ends the link and
         is raised here. ``quiet``, ``patience`` and ``longest`` are those of PROTOCOL.md §8, in
-        seconds, ``slowness`` is that of :meth:`WsConnection.keep_alive`. The WebSocket is closed
+        seconds, ``others`` is that of :meth:`WsConnection.keep_alive`. The WebSocket is closed
         when this returns; also when it is cancelled (1000).
         """
         self._session, self._on_frame = session, on_frame
@@ -110,7 +110,7 @@ class SessionLink:
                             nursery.start_soon(self._receive)
                             nursery.start_soon(self._expect_hello, hello_timeout)
                             await self.connection.keep_alive(
-                                quiet, patience, longest=longest, slowness=slowness
+                                quiet, patience, longest=longest, others=others
                             )
                             silence = trio.current_time() - self.connection.last_heard
                             waited = f"nothing was heard from it for {silence:.3g} s"

@@ -15,7 +15,7 @@ import trio
 from ..errors import ProtocolError
 from .frames import Frame
 from .link import LAST_MESSAGE, LinkEnd
-from .liveness import LONGEST
+from .liveness import LONGEST, Others
 from .pacing import MAX_LIMIT
 from .session_v1 import MOST_HELD, ClientV1, WorkerV1
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
@@ -70,7 +70,7 @@ class LinkV1:
         quiet: float = 15.0,
         patience: float = 10.0,
         longest: float = LONGEST,
-        slowness: Callable[[], float] | None = None,
+        others: Callable[[], Others] | None = None,
     ) -> LinkEnd:
         """Carry ``session`` until the WebSocket ends, the peer is dead or :meth:`close` is called.
 
@@ -91,7 +91,7 @@ class LinkV1:
                                 quiet,
                                 patience,
                                 longest=longest,
-                                slowness=slowness,
+                                others=others,
                             )
                             await self._wait_for_death(session, alive, patience)
                             silence = trio.current_time() - self.connection.last_heard

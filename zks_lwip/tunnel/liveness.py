@@ -9,13 +9,18 @@ so they never count.)
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from enum import Enum, auto
 
-__all__ = ["LONGEST", "Liveness", "Verdict"]
+__all__ = ["ALONE", "LONGEST", "Liveness", "Others", "Verdict"]
 
 LONGEST = 120.0
 """Seconds after a ping within which something must be heard, whatever is acknowledged. Twice the
 worst queues that links have; and a proxy acknowledges for a worker that is long dead."""
+_CROWD = 4
+"""Times ``patience`` that a pong may take while other connections to the peer are heard: their data
+may stand before it, for 25 s in a queue of 200 kB on 64 kbit/s, and nothing tells for how long."""
 _LOOKS = 8  # times within ``patience`` that acknowledgements are looked at while a ping is out
 
 
@@ -25,6 +30,20 @@ class Verdict(Enum):
     WAIT = auto()
     PING = auto()
     DEAD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What other connections to the same peer know. Their queues hold this one up, too."""
+
+    round_trip: float
+    """The longest that one of them sees now, in seconds; 0: not known."""
+    heard: float
+    """When anything last came by one of them."""
+
+
+ALONE = Others(0.0, -math.inf)
+"""There are no others."""
 
 
 class Liveness:
@@ -63,14 +82,13 @@ class Liveness:
         self._arrived = False
 
     def step(
-        self, now: float, heard: float, acknowledged: int | None, slowness: float = 0.0
+        self, now: float, heard: float, acknowledged: int | None, others: Others = ALONE
     ) -> Verdict:
         """Say what to do, and set :attr:`due`.
 
         :param heard: when anything last came from the peer.
         :param acknowledged: bytes that the peer's TCP has acknowledged; None: not known.
-        :param slowness: round trip that other connections to the peer see now, in seconds. Their
-            queues hold up the acknowledgements of this one, too.
+        :param others: may include this connection.
         """
         if self._asked is not None and heard >= self._asked:
             self._asked = None
@@ -80,10 +98,10 @@ class Liveness:
                 return Verdict.WAIT
             self._asked = self._sign = now
             self._acknowledged = acknowledged
-            self._plan(now, slowness)
+            self._plan(now, others)
             return Verdict.PING
         self._look(now, acknowledged)
-        return Verdict.DEAD if self._plan(now, slowness) <= now else Verdict.WAIT
+        return Verdict.DEAD if self._plan(now, others) <= now else Verdict.WAIT
 
     def _look(self, now: float, acknowledged: int | None) -> None:
         before, self._acknowledged = self._acknowledged, acknowledged
@@ -93,10 +111,12 @@ class Liveness:
             self._sign = now
         self._arrived = self._end is not None and acknowledged >= self._end
 
-    def _plan(self, now: float, slowness: float) -> float:
+    def _plan(self, now: float, others: Others) -> float:
         """Set :attr:`due`; return when the peer is dead unless a sign comes."""
         assert self._asked is not None
-        patience = max(self._patience, 2 * slowness)
+        patience = max(self._patience, 2 * others.round_trip)
+        if others.heard > self._asked:
+            patience = max(patience, _CROWD * self._patience)
         end = min(self._sign + patience, self._asked + self._longest)
         self.due = min(end, now + self._patience / _LOOKS)
         return end

@@ -26,10 +26,10 @@ from .credit import Budget
 from .dial import tls_context
 from .frames import Hello, encode_host
 from .link import LinkEnd
+from .neighbours import Neighbours
 from .options import TunnelConfig
 from .session import SessionStats, Settings
 from .streams import Association, StreamPeer, TunnelStream, UdpPeer
-from .tcp_info import RoundTrips
 from .tcpstream import TcpStream
 from .websocket import ABNORMAL
 
@@ -70,7 +70,7 @@ class Tunnel:
         self._at_once = factor * _AT_ONCE
         self._context = tls_context(config.ca_file) if config.worker.secure else None
         self._channels: list[Channel] = []  # those whose HELLO has come, oldest first
-        self._round_trips = RoundTrips(lambda: ((None, each.carrier) for each in self._channels))
+        self._neighbours = Neighbours(lambda: ((None, each.connection) for each in self._channels))
         self._opening = 0
         self._waiting: dict[TunnelStream, None] = {}
         self._refused: list[TunnelStream] = []  # to be told 503, but not from inside open_stream
@@ -141,7 +141,7 @@ class Tunnel:
 
         On a slow link whose queue is full this is how late an answer may be; 0: not known.
         """
-        return self._round_trips.longest(None)
+        return self._neighbours.of(None).round_trip
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and gauges (``channels``, ``streams``, ``waiting``)."""
@@ -309,7 +309,7 @@ class Tunnel:
             self._dialling.discard(dialling)
             if channel is None:
                 return  # reconnect() came in between
-            end = await channel.run(self.config, self.slowness)
+            end = await channel.run(self.config, lambda: self._neighbours.of(None))
             self._lost(channel, end)
         except ZksError as error:
             self._counters["connect_failures"] += 1

@@ -6,11 +6,9 @@ bytes the send buffer holds, which gives the first. Elsewhere nothing is known.
 
 from __future__ import annotations
 
-import math
 import socket
 import struct
 import sys
-from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -18,15 +16,11 @@ import trio
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Progress", "RoundTrips", "carrier_of", "progress", "round_trip", "stretched"]
+__all__ = ["Progress", "carrier_of", "progress", "round_trip", "stretched"]
 
 MAX_STRETCH = 60.0
 """Seconds that :func:`stretched` gives at most: a queue of a minute is the longest that real links
 have, and who waits must learn one day that there is no answer."""
-
-_FRESH = 1.0
-"""Seconds for which :class:`RoundTrips` keeps what it has measured: a thousand connections are
-looked at once a second, not by each of them."""
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 # Offsets in struct tcp_info (linux/tcp.h); the kernel fills in what it has, up to the size asked.
@@ -95,30 +89,3 @@ def stretched(seconds: float, trips: int, rtt: float) -> float:
     not late before they have drained.
     """
     return max(seconds, min(seconds + trips * rtt, MAX_STRETCH))
-
-
-class RoundTrips:
-    """The longest round trip of many connections now, by who they lead to.
-
-    :param connections: returns the pairs of peer and socket.
-    """
-
-    def __init__(
-        self,
-        connections: Callable[[], Iterable[tuple[Hashable, trio.socket.SocketType | None]]],
-    ) -> None:
-        self._connections = connections
-        self._longest: dict[Hashable, float] = {}
-        self._measured = -math.inf
-
-    def longest(self, peer: Hashable) -> float:
-        """Return the longest round trip to ``peer`` in seconds; 0 if none is known."""
-        now = trio.current_time()
-        if now - self._measured >= _FRESH:
-            self._measured = now
-            self._longest.clear()
-            for one, carrier in self._connections():
-                rtt = round_trip(carrier)
-                if rtt > self._longest.get(one, 0.0):
-                    self._longest[one] = rtt
-        return self._longest.get(peer, 0.0)

@@ -26,7 +26,7 @@ from ._text import one_line
 from ._wire import Wire
 from .framing import BoundedConnection
 from .handshake import refuse_upgrade
-from .liveness import LONGEST, Liveness, Verdict
+from .liveness import ALONE, LONGEST, Liveness, Others, Verdict
 from .masking import Buffer, make_protocol
 from .tcp_info import carrier_of, progress, round_trip, stretched
 
@@ -287,14 +287,14 @@ class WsConnection:
         patience: float = 10.0,
         *,
         longest: float = LONGEST,
-        slowness: Callable[[], float] | None = None,
+        others: Callable[[], Others] | None = None,
     ) -> None:
         """Ping whenever nothing was heard for ``quiet`` seconds; return when the peer is dead.
 
         It is dead if for ``patience`` seconds more nothing is heard, and its TCP acknowledges
         nothing of what stands before the ping; after ``longest`` in any case (PROTOCOL.md §8).
 
-        :param slowness: returns the round trip of other connections to the peer, in seconds.
+        :param others: returns what other connections to the peer know.
         """
         liveness = Liveness(quiet, patience, longest)
         async with trio.open_nursery() as nursery:
@@ -304,7 +304,7 @@ class WsConnection:
                     trio.current_time(),
                     self.last_heard,
                     None if now is None else now.acknowledged,
-                    slowness() if slowness is not None and liveness.waiting else 0.0,
+                    others() if others is not None and liveness.waiting else ALONE,
                 )
                 if verdict is Verdict.DEAD:
                     nursery.cancel_scope.cancel()

@@ -21,9 +21,9 @@ from ..tunnel.frames import Code, Frame
 from ..tunnel.link import LAST_MESSAGE, LinkEnd, SessionLink
 from ..tunnel.link_v1 import LinkV1
 from ..tunnel.liveness import LONGEST
+from ..tunnel.neighbours import Neighbours
 from ..tunnel.session import Role, Session, Settings
 from ..tunnel.session_v1 import WorkerV1
-from ..tunnel.tcp_info import RoundTrips
 from ..tunnel.websocket import CLOSE_TIMEOUT
 from .auth import ANYONE, Principal, TokenFile
 from .client import Client
@@ -99,7 +99,7 @@ def shutdown_stages(drain: float) -> tuple[float, float]:
 class _Served:
     """A session that is being served."""
 
-    __slots__ = ("client", "link", "peer", "principal", "session")
+    __slots__ = ("client", "link", "principal", "session", "whose")
 
     def __init__(
         self,
@@ -109,7 +109,8 @@ class _Served:
         principal: Principal,
         peer: str,
     ) -> None:
-        self.peer = peer
+        #: Connections of the same token and address share a path, as far as can be known.
+        self.whose = (principal.digest, peer)
         self.link = link
         self.session = session
         self.client = client
@@ -165,8 +166,8 @@ class Worker:
         #: What each token uses, by its digest.
         self.accounts: dict[bytes, Account] = {}
         self._served: set[_Served] = set()
-        self._round_trips = RoundTrips(
-            lambda: ((each.peer, each.link.connection.carrier) for each in self._served)
+        self._neighbours = Neighbours(
+            lambda: ((each.whose, each.link.connection) for each in self._served)
         )
         #: Opened by :meth:`run`.
         self.pinger: Pinger
@@ -404,7 +405,10 @@ class Worker:
                 del self.accounts[principal.digest]
 
     def _with_liveness(
-        self, run: Callable[..., Awaitable[LinkEnd]], session: Session | WorkerV1, peer: str
+        self,
+        run: Callable[..., Awaitable[LinkEnd]],
+        session: Session | WorkerV1,
+        whose: tuple[bytes, str],
     ) -> Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]:
         """Return a link's ``run`` for a session, with all but ``on_frame`` given."""
         return partial(
@@ -413,7 +417,7 @@ class Worker:
             quiet=self.config.quiet,
             patience=self.config.patience,
             longest=self.config.longest,
-            slowness=partial(self._round_trips.longest, peer),
+            others=partial(self._neighbours.of, whose),
         )
 
     async def _run_session(
@@ -445,11 +449,11 @@ class Worker:
             session = WorkerV1(
                 settings, clock=trio.current_time, wake=link.wake, unblock=link.unblock
             )
-            run = self._with_liveness(link.run, session, peer)
+            run = self._with_liveness(link.run, session, (principal.digest, peer))
         else:
             link = SessionLink(connection)
             session = Session(Role.WORKER, settings, wake=link.wake, budget=account.budget)
-            run = self._with_liveness(link.run, session, peer)
+            run = self._with_liveness(link.run, session, (principal.digest, peer))
         client = Client(self, session, account, nursery)
         served = _Served(link, session, client, principal, peer)
         self._served.add(served)
