@@ -370,6 +370,29 @@ async def test_a_peer_that_answers_pings_is_alive() -> None:
         assert worker.served[0].connection.last_heard > trio.current_time() - 0.6
 
 
+async def test_what_the_peer_has_not_taken_is_not_delivered() -> None:
+    """More than both kernels hold is sent to a worker that does not read for a while."""
+    settings = Settings(udp=True, icmp=True, dns=True, window=1 << 30)
+    async with working(settings) as worker, running(quick(worker.url)) as run:
+        worker.on_connect = lambda served, frame: served.connected(frame) and None
+        near = await run.connect()
+        await near.wait_connected()
+        link = run.channel.link
+        await eventually(lambda: link.delivered)
+        going_on = trio.Event()
+        worker.served[0].connection.hold(going_on.wait)
+        await near.send_all(b"x")  # (one read was under way already)
+        with trio.move_on_after(1):
+            await near.send_all(bytes(64 << 20))
+        assert not link.delivered
+        await trio.sleep(0.5)
+        assert not link.delivered
+        near.abort()
+        going_on.set()
+        worker.served[0].connection.hold(None)
+        await eventually(lambda: link.delivered)
+
+
 async def test_close_does_not_wait_for_a_peer_that_never_answers_it() -> None:
     async with listening(after_upgrade(then_hang=True)) as url, running(quick(url)) as run:
         began = trio.current_time()
