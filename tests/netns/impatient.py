@@ -4,8 +4,8 @@
     python -m tests.netns.impatient up|down|hold ADDRESS PORT QUIET PATIENCE [STREAMS BYTES [v1]]
 
 Prints ``worker is ready``, and the worker's log on standard error. ``up`` and ``down`` carry BYTES
-in each of STREAMS and print one line of JSON; ``hold`` prints ``connected``, and later for how many
-seconds nothing had been heard when the channel was lost.
+in each of STREAMS, and print ``connected`` for each and a line of JSON at the end; ``hold`` prints
+``connected``, and ``lost`` once the channel was. The tunnel's log is on standard error.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ async def transfer(tunnel: Tunnel, down: bool, streams: int, total: int) -> None
 
     async def one() -> None:
         stream = await tunnel.connect_tcp(lab.FAR4, servers.SOURCE if down else servers.DUPLEX)
+        print("connected", flush=True)
         good.append(await (download if down else upload)(stream, total))
 
     began = trio.current_time()
