@@ -79,6 +79,27 @@ def test_closed_standard_descriptors_stay_out_of_use(
     assert links == ["/dev/null"] * 2
 
 
+IGNORING = (
+    "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp({}, {})"
+)
+
+
+@pytest.mark.parametrize("command", ["connect", "run"])
+def test_an_ignored_sigchld_loses_no_exit_code(
+    net: Lab, worker: Child, run_host: Namespace, command: str
+) -> None:
+    """It is inherited from some daemons: nft's refusals, and the command's code, would be lost."""
+    under = [*PYTHON, "-c", IGNORING.format("sys.argv[1]", "sys.argv[1:]")]
+    if command == "run":
+        child = net.run(run_host, "sh", "-c", "exit 7", under=under)
+        assert child.wait() == 7, child.output
+    else:
+        argv = [*under, *ZKS, "connect", *net.tunnel_options()]
+        with Child("connect", run_host.command(argv, resolv=net.resolv)) as child:
+            child.wait_for("^ready: ")
+    child.no_traceback()
+
+
 @USERS
 def test_the_command_has_the_descriptors_and_the_environment_of_the_caller(
     net: Lab, worker: Child, run_host: Namespace, user: int | None

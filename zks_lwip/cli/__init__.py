@@ -17,7 +17,12 @@ import click
 from .. import __version__
 from .._groups import leaves
 from ..errors import HostError, StackError, ZksError
-from ._environment import check_descriptor_limit, explain_os_error, open_standard_streams
+from ._environment import (
+    check_descriptor_limit,
+    explain_os_error,
+    keep_exit_codes,
+    open_standard_streams,
+)
 
 __all__ = ["EXIT_INTERNAL", "main"]
 
@@ -171,6 +176,7 @@ def main() -> None:
       70  a bug of ours
     """
     open_standard_streams()
+    keep_exit_codes()
     check_descriptor_limit()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ __all__ = [
     "caller_environment",
     "check_descriptor_limit",
     "explain_os_error",
+    "keep_exit_codes",
     "open_standard_streams",
 ]
 
@@ -43,6 +45,16 @@ def open_standard_streams() -> None:
                     "all three open"
                 ) from error
             assert opened == fd
+
+
+def keep_exit_codes() -> None:
+    """Undo an ignored SIGCHLD, which is inherited: the kernel then forgets how children end.
+
+    What nft, the embedded worker and the command of ``run`` ended with would be lost, and a refusal
+    taken for a success.
+    """
+    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def check_descriptor_limit() -> None:
