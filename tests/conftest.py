@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import pytest
 from hypothesis import settings
+
+from tests.surroundings import make_ordinary
 
 # A busy machine is no defect; what hangs is ended by the time limit of the test.
 settings.register_profile("zks", deadline=None)
 settings.load_profile("zks")
 
-# A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGQUIT"):
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+make_ordinary()
 
 END_TO_END = "tests/netns/"
 
