@@ -65,8 +65,30 @@ install_packages() {
 # run_apt PREFIX...: updates and installs, with PREFIX (env, or sudo env) before each command.
 run_apt() {
     # One unreachable archive of several fails the update; whether that matters the installation shows.
-    "$@" apt-get -q update || echo 'apt-get update had errors; trying to install all the same.' >&2
-    "$@" DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${packages[@]}"
+    patiently "$@" apt-get -q update ||
+        echo 'apt-get update had errors; trying to install all the same.' >&2
+    patiently "$@" DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends \
+        "${packages[@]}"
+}
+
+# patiently COMMAND...: again while another apt or dpkg (unattended-upgrades, say) holds a lock, for
+# up to ten minutes. (apt's own DPkg::Lock::Timeout does not wait for the locks of lists and archives.)
+patiently() {
+    local errors status deadline=$((SECONDS + ${LOCK_SECONDS:-600})) told=''
+    while :; do
+        status=0
+        { errors=$("$@" 2>&1 >&3); } 3>&1 || status=$?
+        # Messages are in any language, the names of the locks are not; 13 is "permission denied".
+        if [ $status != 0 ] && [[ $errors =~ /lock(-frontend)?[^a-z] && $errors != *'(13: '* ]] &&
+            [ $SECONDS -lt $deadline ]; then
+            [ -n "$told" ] || echo 'Another program uses apt or dpkg: waiting until it has ended.' >&2
+            told=1
+            sleep 1
+            continue
+        fi
+        [ -z "$errors" ] || printf '%s\n' "$errors" >&2
+        return $status
+    done
 }
 
 # make_venv [EXTRA]: .venv with what pyproject.toml asks for. Needs no network once all is there.

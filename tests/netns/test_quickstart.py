@@ -5,6 +5,7 @@ The network is out of reach throughout: what it needs is there already.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import shutil
@@ -165,3 +166,31 @@ def test_whole_environment_is_kept(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Making .venv" not in done.stdout
     assert done.stdout.splitlines()[-1] == sys.prefix
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="there is no apt-get")
+def test_another_apt_is_waited_for(checkout: Path, tmp_path: Path) -> None:
+    """Its lock is held by us, and given back when the script says that it waits."""
+    (tmp_path / "lists/partial").mkdir(parents=True)
+    options = f"-o Dir::State::lists={tmp_path}/lists -o Dir::Cache={tmp_path}"
+    options += " -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=/dev/null"
+    script = f". examples/prepare.sh; patiently env apt-get -q {options} update; echo updated"
+    with open(tmp_path / "lists/lock", "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        child = Child("apt", ["bash", "-euc", f"cd {checkout}; {script}"])
+        child.wait_for("Another program uses apt or dpkg")
+        lock.close()
+        assert child.succeed().endswith("updated")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "E: Unable to locate package nowhere",
+        "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (13: No permission)",
+    ],
+)
+def test_other_errors_of_apt_are_not_waited_for(checkout: Path, text: str) -> None:
+    done = prepared(checkout, f"patiently sh -c 'echo \"{text}\" >&2; exit 100'")
+    assert done.returncode == 100 and text in done.stderr
+    assert "Another program" not in done.stderr
