@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -165,7 +164,6 @@ def test_the_hosts_search_domains_hold(
 def test_an_odd_temporary_folder_is_no_matter(
     net: Lab, worker: Child, run_host: Namespace, user: int | None
 ) -> None:
-    for folder in ("/nonexistent", "/etc/passwd", str(Path("/proc/1"))):
-        child = net.run(run_host, "echo", "it runs", user=user, env={"TMPDIR": folder})
-        assert child.succeed() == "it runs"
-        child.no_traceback()
+    child = net.run(run_host, "echo", "it runs", user=user, env={"TMPDIR": "/nonexistent"})
+    assert child.succeed() == "it runs"
+    child.no_traceback()
