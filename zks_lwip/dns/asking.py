@@ -77,7 +77,8 @@ class Asked:
     def __init__(
         self, query: Query, landed: Landed, source: Hashable, group: _Group, patience: float
     ) -> None:
-        self.since = trio.current_time()
+        self.since = 0.0
+        """When it began to wait for its turn, if it had to."""
         self.patience = patience
         """Seconds that it may wait for a gate."""
         self.query = query
@@ -148,6 +149,7 @@ class Asker:
         if not asked.group.full:
             self._begin(asked)
         else:
+            asked.since = trio.current_time()
             asked.group.queue.push(source, asked)
             self._note(self._queued, asked, self._turn)
         return asked

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
 from zks_lwip.dns.answer import Answer, local_answer
 from zks_lwip.dns.intercept import Query
-from zks_lwip.dns.special import ZONES, answer_single, answer_special, is_single
+from zks_lwip.dns.special import ENDINGS, ZONES, answer_single, answer_special, is_single
 from zks_lwip.dns.wire import Ede, Rcode, Type, WireError, ede_option, encode_name
 from zks_lwip.errors import ConfigError
 
@@ -181,7 +181,7 @@ class LocalNames:
         if name == _CANARY:
             return local_answer(query, rcode=Rcode.NXDOMAIN)
         position = 0
-        while name[position]:
+        while name[position] and name.endswith(ENDINGS):
             zone = ZONES.get(name[position:])
             if zone is not None:
                 hosts = self._hosts

@@ -14,7 +14,16 @@ from zks_lwip.dns.answer import Answer, local_answer
 from zks_lwip.dns.intercept import Query
 from zks_lwip.dns.wire import Ede, Rcode, Type, ede_option, encode_name, soa_data
 
-__all__ = ["SINGLE", "SPECIAL_TTL", "ZONES", "Zone", "answer_single", "answer_special", "is_single"]
+__all__ = [
+    "ENDINGS",
+    "SINGLE",
+    "SPECIAL_TTL",
+    "ZONES",
+    "Zone",
+    "answer_single",
+    "answer_special",
+    "is_single",
+]
 
 SPECIAL_TTL = 300
 """Seconds that a denial may be kept. RFC 6303 has three hours by default; but a name may be put
@@ -78,6 +87,9 @@ def _zones() -> dict[bytes, Zone]:
 
 ZONES = _zones()
 """By name in wire form."""
+
+ENDINGS = tuple(map(encode_name, ("local", "invalid", "onion", "alt", "localhost", "arpa")))
+"""How the names of all zones end: what to look for first."""
 
 SINGLE = frozenset((Type.A, Type.AAAA, Type.HTTPS, Type.SVCB))
 """What is asked of a host's name. Other types of a name without a dot are those of a public

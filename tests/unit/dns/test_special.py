@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from zks_lwip.dns.intercept import Query, examine
 from zks_lwip.dns.local import LocalNames
+from zks_lwip.dns.special import ENDINGS, ZONES
 from zks_lwip.errors import ConfigError
 
 HERE = LocalNames(hosts=None)
@@ -266,3 +267,7 @@ def test_the_hosts_file_is_not_lost_for_want_of_descriptors(tmp_path: Path) -> N
     hosts.unlink()
     assert local.refresh_hosts()
     assert verdict("nas.local", local=local) == "NXDOMAIN"
+
+
+def test_no_zone_is_overlooked() -> None:
+    assert all(name.endswith(ENDINGS) for name in ZONES)
