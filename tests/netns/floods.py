@@ -39,14 +39,23 @@ def descriptors(count: int) -> Iterator[None]:
 class Flows:
     """Many connections to one server, opened together; what each ``connect()`` ended with.
 
-    ``open`` are those that connected; ``failed`` counts the errors of the others by name.
+    ``open`` are those that connected; ``failed`` counts the errors of the others by name. At most
+    ``pending`` connect at a time, and each sends its SYN again ``syn_retries`` times.
     """
 
     def __init__(
-        self, host: str, port: int, count: int, *, pending: int = 500, timeout: float = 200
+        self,
+        host: str,
+        port: int,
+        count: int,
+        *,
+        pending: int = 500,
+        timeout: float = 200,
+        syn_retries: int | None = None,
     ) -> None:
         self.open: list[socket.socket] = []
         self.failed: Counter[str] = Counter()
+        self._syn_retries = syn_retries
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         deadline = time.monotonic() + timeout
         waiting: dict[int, socket.socket] = {}
@@ -67,6 +76,8 @@ class Flows:
         self, host: str, port: int, waiting: dict[int, socket.socket], ready: select.epoll
     ) -> None:
         sock = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if self._syn_retries is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, self._syn_retries)
         code = sock.connect_ex((host, port))
         if code != errno.EINPROGRESS:
             self.failed[errno.errorcode[code]] += 1

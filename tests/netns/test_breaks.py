@@ -49,8 +49,8 @@ def attempts(host: Namespace) -> dict[str, tuple[Callable[[], str], str, str]]:
         return client.connect_error(far, servers.ECHO, syn_retries=4)
 
     return {
-        "tcp4": (lambda: tcp(lab.FAR4), "connected", "ECONNREFUSED"),
-        "tcp6": (lambda: tcp(lab.FAR6), "connected", "ECONNREFUSED"),
+        "tcp4": (lambda: tcp(lab.FAR4), "connected", "ENETUNREACH"),
+        "tcp6": (lambda: tcp(lab.FAR6), "connected", "ENETUNREACH"),
         "udp4": (lambda: _udp(lab.FAR4), "x", "ECONNREFUSED"),
         "udp6": (lambda: _udp(lab.FAR6), "x", "ECONNREFUSED"),
         "dns": (dig, "NOERROR", "SERVFAIL"),

@@ -73,9 +73,9 @@ def test_fast_connect_accepts_first() -> None:
         (111, Reject.RST),
         (113, Reject.HOST_UNREACHABLE),
         (403, Reject.PROHIBITED),
-        (429, Reject.RST),
+        (429, Reject.SILENT),
         (502, Reject.HOST_UNREACHABLE),
-        (503, Reject.RST),
+        (503, Reject.SILENT),
         (0, Reject.RST),
         (999, Reject.HOST_UNREACHABLE),
     ],
@@ -90,11 +90,21 @@ def test_an_error_before_the_connection_is_seen_as_what_it_is(code: int, how: Re
     assert flow.log == [how]
 
 
+@pytest.mark.parametrize("code", [101, 503])
+def test_a_tunnel_that_stays_down_is_a_network_that_is_down(code: int) -> None:
+    """At once: what waits for a SYN that is sent again waits for nothing."""
+    bench = Bench()
+    flow, stream = bench.open()
+    bench.tunnel.hopeless = True
+    stream.peer.on_end(code, "no channel to the worker")
+    assert flow.log == [Reject.NET_UNREACHABLE]
+
+
 def test_a_tunnel_that_refuses_at_once_is_no_trouble() -> None:
     bench = Bench()
     bench.tunnel.end_at_once = 503
     flow, stream = bench.open()
-    assert flow.log == [Reject.RST] and stream.closed == 1 and len(bench.table) == 0
+    assert flow.log == [Reject.SILENT] and stream.closed == 1 and len(bench.table) == 0
 
 
 @pytest.mark.parametrize("code", [0, 104, 503])
@@ -284,7 +294,7 @@ def test_over_the_limit_the_oldest_held_one_makes_room() -> None:
     first, first_stream = bench.open()
     second, second_stream = bench.open()
     assert bench.table.make_room()
-    assert first.log == [Reject.RST] and first_stream.closed == 1
+    assert first.log == [Reject.SILENT] and first_stream.closed == 1
     bench.open()[1].peer.on_connected()
     second_stream.peer.on_connected()
     assert not bench.table.make_room()

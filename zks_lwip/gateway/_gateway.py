@@ -130,7 +130,7 @@ class Gateway:
         elif isinstance(service, Reject):
             flow.reject(service)
         elif not self._table.make_room():
-            flow.reject(Reject.RST)
+            flow.reject(Reject.SILENT)  # as a kernel without room for one more
         elif service is Service.DNS:
             self._dns.open_flow(flow, self._table)
         else:

@@ -19,6 +19,8 @@ DNS_PORT = 53
 
 #: The codes of the tunnel's ERROR (PROTOCOL.md §4) as an application sees them: the kernel turns
 #: RST into ECONNREFUSED, ICMP into ENETUNREACH, EHOSTUNREACH or EACCES, silence into ETIMEDOUT.
+#: A limit of the worker's (429), or that it goes away (503), is no answer of the far end: in silence
+#: the kernel sends its SYN again, 1, 3, 7 … seconds after the first, and each is a new attempt.
 REFUSALS: dict[int, Reject] = {
     0: Reject.RST,  # CLOSE: aborted before it was connected
     101: Reject.NET_UNREACHABLE,
@@ -27,14 +29,19 @@ REFUSALS: dict[int, Reject] = {
     111: Reject.RST,
     113: Reject.HOST_UNREACHABLE,
     403: Reject.PROHIBITED,
-    429: Reject.RST,
+    429: Reject.SILENT,
     502: Reject.HOST_UNREACHABLE,
-    503: Reject.RST,
+    503: Reject.SILENT,
 }
 
 
-def refusal_for(code: int) -> Reject:
-    """How an ERROR code looks to the application; an unknown one counts as 502."""
+def refusal_for(code: int, *, hopeless: bool = False) -> Reject:
+    """How an ERROR code looks to the application; an unknown one counts as 502.
+
+    ``hopeless``: the tunnel is down for longer than one waits for it, so trying again is no use.
+    """
+    if code == 503 and hopeless:
+        return Reject.NET_UNREACHABLE
     return REFUSALS.get(code, Reject.HOST_UNREACHABLE)
 
 

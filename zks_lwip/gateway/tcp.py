@@ -47,6 +47,10 @@ class StreamHandle(Protocol):
 class StreamOpener(Protocol):
     """What a bridge needs of the tunnel."""
 
+    @property
+    def hopeless(self) -> bool:
+        """Down, and for longer than one waits for it."""
+
     def open_stream(self, host: str, port: int, peer: TcpBridge, /) -> StreamHandle: ...
 
 
@@ -63,7 +67,8 @@ class FlowTable:
     """All connections, held and accepted, at most ``limit`` of them.
 
     Held ones are kept in the order in which they came: when the table is full, the oldest of them
-    makes room, since it is the least likely to be still wanted.
+    makes room, since it is the least likely to be still wanted. In silence: if it is, its kernel
+    sends the SYN again, and that is a new connection.
     """
 
     __slots__ = ("_accepted", "_counters", "_held", "_left", "limit")
@@ -84,13 +89,13 @@ class FlowTable:
         return len(self._held)
 
     def make_room(self) -> bool:
-        """Whether one more fits, if need be after refusing the oldest held one."""
+        """Whether one more fits, if need be after giving up the oldest held one."""
         if len(self) < self.limit:
             return True
         self._counters.flows_over_limit += 1
         if not self._held:
             return False
-        next(iter(self._held)).refuse(Reject.RST)
+        next(iter(self._held)).refuse(Reject.SILENT)
         return True
 
     def hold(self, member: Tabled) -> None:
@@ -140,6 +145,7 @@ class TcpBridge:
         "_remote_eof",
         "_stream",
         "_table",
+        "_tunnel",
         "since",
     )
 
@@ -154,6 +160,7 @@ class TcpBridge:
         self._table = table
         self._counters = counters
         self._stream: StreamHandle | None = None
+        self._tunnel: StreamOpener | None = None
         self._pending: Backlog | None = None
         self._accepted = False  # the SYN went to the stack
         self._pulled_eof = False  # the application's FIN went to the tunnel
@@ -166,6 +173,7 @@ class TcpBridge:
     def start(self, tunnel: StreamOpener, policy: Policy, *, fast_connect: bool) -> None:
         """Ask the worker to connect; the flow is held meanwhile, unless ``fast_connect``."""
         self._flow.handler = self
+        self._tunnel = tunnel
         host, port = self._flow.destination
         if not fast_connect:
             self._table.hold(self)
@@ -241,7 +249,8 @@ class TcpBridge:
         else:
             self._stream = None
             self._counters.refused[code] += 1
-            self.refuse(refusal_for(code))
+            hopeless = self._tunnel is not None and self._tunnel.hopeless
+            self.refuse(refusal_for(code, hopeless=hopeless))
 
     # from the stack
 

@@ -58,12 +58,10 @@ static void hold(zks_core *core, const struct zks_packet *packet, const uint8_t 
     if (live >= core->config.max_flows || core->lists[LIST_HELD].count >= core->config.max_held) {
         core_count(core, ZKS_C_FLOWS_OVER_LIMIT);
         flow = core->lists[LIST_HELD].first;
-        if (!flow) {
-            flow_isolate(core, NULL);
-            flow_inject(core, bytes, packet->length);
+        /* In silence: a RST would say that the far end has refused. Who still wants it sends its SYN again. */
+        if (!flow)
             return;
-        }
-        flow_refuse(core, flow, ZKS_REJECT_RST);
+        flow_refuse(core, flow, ZKS_REJECT_SILENT);
         flow_died(core, flow, ZKS_EV_RESET);
         flow_reap(core, flow);
     }

@@ -53,8 +53,8 @@ class Stack:
     pump is a trio task, and time is trio's).
 
     :param max_flows: TCP connections at a time, 1 to 2^20; over it the oldest held SYN, or the
-        new one, gets RST.
-    :param max_held: SYNs that wait for accept at a time; over it the oldest gets RST.
+        new one, is dropped, to be sent again by who still wants it.
+    :param max_held: SYNs that wait for accept at a time; over it the oldest is dropped.
     :param max_datagrams: bytes of UDP datagrams that wait for :attr:`on_datagrams`; over it the
         oldest are dropped, and counted.
     :param max_memory: bytes that connections may hold together, both ways: what they have sent and

@@ -162,7 +162,8 @@ class TcpStream(HalfCloseableStream):
 class TcpListener(Listener[TcpStream]):
     """Every TCP connection that comes to a stack, whatever its destination.
 
-    :param backlog: connections that wait for :meth:`accept`; more are refused by RST.
+    :param backlog: connections that wait for :meth:`accept`; the SYNs of more are dropped, as a
+        kernel does, and sent again by whoever connects.
     """
 
     def __init__(self, stack: Stack, *, backlog: int = 128) -> None:
@@ -176,7 +177,7 @@ class TcpListener(Listener[TcpStream]):
         try:
             self._send.send_nowait(flow)
         except trio.WouldBlock:
-            flow.reject(Reject.RST)
+            flow.reject(Reject.SILENT)
 
     async def accept_flow(self) -> Flow:
         """The next connection, held: accept it by ``TcpStream(flow)`` and ``flow.accept()``, or

@@ -57,6 +57,7 @@ _CODES = {
     errno.EHOSTDOWN: HOST_UNREACHABLE,
     errno.EACCES: REFUSED_BY_POLICY,
     errno.EPERM: REFUSED_BY_POLICY,
+    errno.EADDRINUSE: TOO_MANY,  # no local port is left
     errno.EMFILE: TOO_MANY,
     errno.ENFILE: TOO_MANY,
     errno.ENOBUFS: TOO_MANY,
@@ -141,7 +142,12 @@ class Dialer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
-            await connect(sock, sockaddr(address, port))
+            try:
+                await connect(sock, sockaddr(address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and self._has_way(address, port):
+                    raise OSError(errno.EADDRINUSE, "no local port is left") from None
+                raise
             if address.is_loopback and sock.getsockname() == sock.getpeername():
                 # nobody listens: the kernel joined the socket to itself (simultaneous open)
                 raise OSError(errno.ECONNREFUSED, "Connection refused")
@@ -149,6 +155,16 @@ class Dialer:
             sock.close()
             raise
         return sock
+
+    def _has_way(self, address: IPAddress, port: int) -> bool:
+        """Whether there is a route and a source address: then what lacks is a local port (bind(2)
+        names both alike)."""
+        try:
+            with open_socket(family_of(address), socket.SOCK_DGRAM, self._mark) as probe:
+                probe.connect(sockaddr(address, port))  # sends nothing
+        except OSError:
+            return False
+        return True
 
     async def _race(self, lookup: Lookup, port: int) -> socket.socket:
         """Happy Eyeballs: attempts start 250 ms apart, or as one fails; the first to connect wins.

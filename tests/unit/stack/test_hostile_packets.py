@@ -279,7 +279,7 @@ async def test_mutated_packets_break_nothing(seed: int) -> None:
 
 
 async def test_a_flood_of_syns_is_bounded_and_passes() -> None:
-    """20,000 SYNs against 500 held ones: the oldest are refused, and nothing is left of them."""
+    """20,000 SYNs against 500 held ones: the oldest are dropped, and nothing is left of them."""
     async with probe(max_flows=1000, max_held=500) as p:
         for start in range(0, 20_000, 500):
             await p.device.send(
@@ -288,8 +288,6 @@ async def test_a_flood_of_syns_is_bounded_and_passes() -> None:
                     for i in range(start, start + 500)
                 ]
             )
-            p.seen.extend(parse(raw) for raw in await p.device.__anext__()) if start else None
-            p.seen.clear()
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert p.counter("flows_held") == 500
         assert p.counter("flows") == 500
