@@ -18,6 +18,8 @@ from tests.unit.ports import on_one_port
 from tests.unit.worker_kit import (
     Answerer,
     FakeNameServer,
+    answer,
+    budget,
     open_descriptors,
     refused_port,
     tcp_server,
@@ -61,7 +63,7 @@ async def greeting(sock: socket.socket) -> str:
 async def failure(dialer: Dialer, host: str, port: int, seconds: float = 20) -> tuple[int, str]:
     dialer.seconds = seconds
     with pytest.raises(DialError) as info:
-        await dialer.dial(host, port)
+        await dialer.dial(host, port, budget())
     return info.value.code, str(info.value)
 
 
@@ -91,8 +93,8 @@ async def black_hole(host: str, *free: str) -> AsyncIterator[int]:
 
 async def test_literal(tmp_path: Path) -> None:
     async with dialing(tmp_path, zone({})) as dialer, tcp_server(serve_name) as port:
-        assert await greeting(await dialer.dial("127.1", port)) == "127.0.0.1"
-        assert await greeting(await dialer.dial("::ffff:127.0.0.1", port)) == "127.0.0.1"
+        assert await greeting(await dialer.dial("127.1", port, budget())) == "127.0.0.1"
+        assert await greeting(await dialer.dial("::ffff:127.0.0.1", port, budget())) == "127.0.0.1"
 
 
 async def test_policy_before_any_packet(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ async def test_only_the_allowed_address_of_a_name_is_used(tmp_path: Path) -> Non
         dialing(tmp_path, zone(names), allow=("127.0.0.1/32",)) as dialer,
         tcp_server(serve_name, host="0.0.0.0") as port,
     ):
-        assert await greeting(await dialer.dial("mixed.example", port)) == "127.0.0.1"
+        assert await greeting(await dialer.dial("mixed.example", port, budget())) == "127.0.0.1"
 
 
 async def test_no_second_look_up(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ async def test_no_second_look_up(tmp_path: Path) -> None:
         dialing(tmp_path, rebinding, allow=("127.0.0.1/32",)) as dialer,
         tcp_server(serve_name, host="0.0.0.0") as port,
     ):
-        assert await greeting(await dialer.dial("rebind.example", port)) == "127.0.0.1"
+        assert await greeting(await dialer.dial("rebind.example", port, budget())) == "127.0.0.1"
     assert asked.count(1) == 1
 
 
@@ -161,7 +163,7 @@ async def test_falls_back_when_the_first_address_hangs(tmp_path: Path) -> None:
         tcp_server(serve_name, port=port),
     ):
         began = trio.current_time()
-        sock = await dialer.dial("slow.example", port)
+        sock = await dialer.dial("slow.example", port, budget())
         took = trio.current_time() - began
         assert await greeting(sock) == "127.0.0.1"
         assert 0.2 < took < 5
@@ -177,7 +179,7 @@ async def test_falls_back_at_once_when_the_first_is_refused(
         tcp_server(serve_name) as port,
     ):
         began = trio.current_time()
-        assert await greeting(await dialer.dial("two.example", port)) == "127.0.0.1"
+        assert await greeting(await dialer.dial("two.example", port, budget())) == "127.0.0.1"
         assert trio.current_time() - began < 10
 
 
@@ -205,14 +207,32 @@ async def test_ipv6_first_and_no_waiting_for_a_slow_family(
         async with dialing(tmp_path, respond) as dialer:
             monkeypatch.setattr("zks_lwip.worker.dial._RESOLUTION_DELAY", 20.0)
             expected = "::1" if has_v6 else "127.0.0.1"
-            assert await greeting(await dialer.dial("both.example", port)) == expected
+            assert await greeting(await dialer.dial("both.example", port, budget())) == expected
         silent = True
         monkeypatch.undo()
         async with dialing(tmp_path, respond) as dialer:
             began = trio.current_time()
-            assert await greeting(await dialer.dial("both.example", port)) == "127.0.0.1"
+            assert await greeting(await dialer.dial("both.example", port, budget())) == "127.0.0.1"
             assert 0.04 < trio.current_time() - began < 3
         nursery.cancel_scope.cancel()
+
+
+async def test_a_name_that_nobody_answers_for_is_no_unreachable_host(tmp_path: Path) -> None:
+    """110: it may answer yet. 429: a limit of our own. 502: there is no such name."""
+
+    def respond(q: dns.message.Message, tcp: bool) -> bytes | None:
+        return answer(q, rcode=3) if "missing" in q.question[0].name.to_text() else None
+
+    async with dialing(tmp_path, respond) as dialer:
+        assert (await failure(dialer, "missing.example", 80))[0] == 502
+        for purse in (budget(questions=1), budget(sockets=0)):
+            with pytest.raises(DialError) as info:
+                await dialer.dial("limited.example", 80, purse)
+            assert info.value.code == 429, info.value
+        assert await failure(dialer, "silent.example", 80) == (
+            110,
+            "no name server answered in time",
+        )
 
 
 async def test_nothing_is_left_open(tmp_path: Path) -> None:
@@ -221,8 +241,8 @@ async def test_nothing_is_left_open(tmp_path: Path) -> None:
     async with dialing(tmp_path, zone(names)) as dialer, tcp_server(serve_name) as port:
         for seconds in (0.0, 0.001, 0.01):
             with trio.move_on_after(seconds):
-                (await dialer.dial("two.example", port)).close()
-        (await dialer.dial("two.example", port)).close()
+                (await dialer.dial("two.example", port, budget())).close()
+        (await dialer.dial("two.example", port, budget())).close()
     await until(lambda: open_descriptors() <= before)
 
 

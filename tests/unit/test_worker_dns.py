@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+import dns.edns
+import dns.flags
 import dns.message
 import pytest
 import trio
 import trio.testing
 
-from tests.unit.worker_kit import FakeNameServer, answer, refused_port, truncated, zone
+from tests.unit.worker_kit import FakeNameServer, answer, budget, refused_port, truncated, zone
 from zks_lwip.errors import ConfigError, DnsError
 from zks_lwip.worker.dnsclient import DnsClient, forward
 from zks_lwip.worker.nameservers import (
@@ -58,7 +60,7 @@ async def test_forward_keeps_the_message_but_not_its_id() -> None:
     async with server.running():
         client = DnsClient(lambda: [server.server])
         for _ in range(8):
-            reply = await forward(client, query())
+            reply = await forward(client, query(), budget())
             assert reply[:2] == b"\x12\x34"
             assert "192.0.2.7" in str(dns.message.from_wire(reply))
     assert {wire[2:] for wire, _ in server.queries} == {query()[2:]}
@@ -74,7 +76,7 @@ async def test_forward_asks_again_over_tcp_when_truncated() -> None:
 
     server = FakeNameServer(respond)
     async with server.running():
-        reply = await forward(DnsClient(lambda: [server.server]), query())
+        reply = await forward(DnsClient(lambda: [server.server]), query(), budget())
     assert len(dns.message.from_wire(reply).answer[0]) == 200
     assert [tcp for _, tcp in server.queries] == [False, True]
 
@@ -86,7 +88,7 @@ async def test_large_query_goes_by_tcp() -> None:
     )
     assert len(large) > 1232
     async with server.running():
-        reply = await forward(DnsClient(lambda: [server.server]), large)
+        reply = await forward(DnsClient(lambda: [server.server]), large, budget())
     assert dns.message.from_wire(reply).rcode() == 0
     assert [tcp for _, tcp in server.queries] == [True]
 
@@ -105,7 +107,7 @@ async def test_forged_answers_are_passed_over() -> None:
     server = FakeNameServer(respond)
     async with server.running():
         client = DnsClient(lambda: [server.server])
-        reply = await forward(client, query())
+        reply = await forward(client, query(), budget())
     assert "192.0.2.7" in str(dns.message.from_wire(reply))
     assert client.bogus == 7
 
@@ -116,7 +118,7 @@ async def test_question_may_come_back_in_another_case() -> None:
 
     server = FakeNameServer(respond)
     async with server.running():
-        reply = await forward(DnsClient(lambda: [server.server]), query())
+        reply = await forward(DnsClient(lambda: [server.server]), query(), budget())
     assert dns.message.from_wire(reply).rcode() == 0
 
 
@@ -140,22 +142,117 @@ async def test_what_is_no_query_is_answered(message: bytes, rcode: int) -> None:
 
     server = FakeNameServer(unasked)
     async with server.running():
-        reply = await forward(DnsClient(lambda: [server.server]), message)
+        reply = await forward(DnsClient(lambda: [server.server]), message, budget())
     assert reply[:2] == message[:2].ljust(2, b"\0")
     assert reply[2] & 0x80
     assert reply[3] & 0x0F == rcode
     dns.message.from_wire(reply)
 
 
+def reason(reply: bytes) -> tuple[int, int, str]:
+    """The response code, and the Extended DNS Error (RFC 8914): code and text."""
+    message = dns.message.from_wire(reply)
+    (option,) = message.options
+    assert isinstance(option, dns.edns.EDEOption)
+    return message.rcode(), int(option.code), option.text or ""
+
+
 async def test_silence_becomes_servfail_after_five_seconds() -> None:
     server = FakeNameServer(lambda q, tcp: None)
+    purse = budget()
     async with server.running():
         client = DnsClient(lambda: [server.server])
         began = trio.current_time()
-        reply = await forward(client, query())
+        with_edns = dns.message.make_query("example.com", "A", want_dnssec=True, id=0x1234)
+        reply = await forward(client, with_edns.to_wire(), purse)
         assert 4.9 < trio.current_time() - began < 9
-    assert dns.message.from_wire(reply).rcode() == 2
+    assert reason(reply) == (2, 22, "no name server answered in time")
+    assert dns.message.from_wire(reply).ednsflags == dns.flags.DO
     assert reply[:2] == b"\x12\x34"
+    # asked again by the same socket: a name that nobody answers for holds one a server
+    assert len(server.queries) == 3 and len(set(server.sources)) == 1
+    assert purse.descriptors.free == 100 and purse.in_flight == 0
+
+
+async def test_why_there_is_no_answer() -> None:
+    asked = edns_query("example.com", "A")
+    nobody = DnsClient(lambda: [])
+    assert reason(await forward(nobody, asked, budget()))[:2] == (2, 14)
+    assert dns.message.from_wire(await forward(nobody, query(), budget())).edns == -1
+    closed = NameServer(ip_address("127.0.0.1"), await refused_port())
+    refusing = DnsClient(lambda: [closed])
+    assert reason(await forward(refusing, asked, budget())) == (
+        2,
+        22,
+        "no name server can be asked: Connection refused",
+    )
+    assert reason(await forward(refusing, asked, budget(questions=0))) == (
+        2,
+        0,
+        "0 DNS queries are in flight for this token",
+    )
+    assert reason(await forward(refusing, asked, budget(sockets=0))) == (
+        2,
+        0,
+        "no descriptor is left for a DNS query",
+    )
+
+
+def edns_query(name: str, kind: str, rdclass: str = "IN") -> bytes:
+    return dns.message.make_query(name, kind, rdclass, use_edns=0, id=0x1234).to_wire()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rdclass", "rcode", "ede"),
+    [
+        ("AXFR", "IN", 5, 18),
+        ("IXFR", "IN", 5, 18),
+        ("TXT", "CH", 5, 21),
+        ("A", "HS", 5, 21),
+        ("SOA", "ANY", 5, 21),
+        ("TKEY", "IN", 4, 21),
+        ("MAILB", "IN", 4, 21),
+        ("OPT", "IN", 4, 21),
+        ("TYPE0", "IN", 4, 21),
+    ],
+)
+async def test_what_is_no_plain_query_does_not_reach_the_name_servers(
+    kind: str, rdclass: str, rcode: int, ede: int
+) -> None:
+    def unasked(q: dns.message.Message, tcp: bool) -> bytes:
+        raise AssertionError("was sent on")
+
+    server = FakeNameServer(unasked)
+    async with server.running():
+        client = DnsClient(lambda: [server.server])
+        reply = await forward(client, edns_query("internal.example", kind, rdclass), budget())
+        assert reason(reply)[:2] == (rcode, ede)
+        assert dns.message.from_wire(reply).id == 0x1234
+        # the question of IXFR as a client asks it: with the SOA that it has
+        wire = query() + b"\xc0\x0c\0\6\0\1\0\0\0\0\0\x16" + bytes(22)
+        wire = wire[:8] + b"\0\1" + wire[10:]
+        assert (await forward(client, wire, budget()))[3] & 15 == 1
+
+
+async def test_any_is_answered_with_little() -> None:
+    """RFC 8482 §4.2."""
+    reply = await forward(DnsClient(lambda: []), query(kind="ANY"), budget())
+    message = dns.message.from_wire(reply)
+    assert message.rcode() == 0 and message.id == 0x1234
+    (records,) = message.answer
+    assert records.name == message.question[0].name
+    assert records.to_text() == 'example.com. 3600 IN HINFO "RFC8482" ""'
+
+
+async def test_types_that_are_asked_for_in_practice_pass() -> None:
+    kinds = ["A", "AAAA", "MX", "TXT", "SRV", "HTTPS", "SVCB", "DS", "DNSKEY", "CAA", "URI", "NULL"]
+    server = FakeNameServer(lambda q, tcp: answer(q))
+    async with server.running():
+        client = DnsClient(lambda: [server.server])
+        for kind in kinds:
+            reply = await forward(client, edns_query("example.com", kind), budget())
+            assert dns.message.from_wire(reply).rcode() == 0, kind
+    assert len(server.queries) == len(kinds)
 
 
 async def test_refused_and_lame_servers_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,32 +262,35 @@ async def test_refused_and_lame_servers_are_passed_over(monkeypatch: pytest.Monk
     closed = NameServer(ip_address("127.0.0.1"), await refused_port())
     async with lame.running(), good.running():
         client = DnsClient(lambda: [closed, lame.server, good.server])
-        reply = await forward(client, query())  # in less than 5 seconds
+        reply = await forward(client, query(), budget())  # in less than 5 seconds
         assert dns.message.from_wire(reply).rcode() == 0
-        await forward(client, query())
+        await forward(client, query(), budget())
     assert len(lame.queries) == 1  # the good one is asked first from then on
 
 
 async def test_only_bad_answers_are_passed_on() -> None:
     lame = FakeNameServer(lambda q, tcp: answer(q, rcode=5))
     async with lame.running():
-        reply = await forward(DnsClient(lambda: [lame.server]), query())
+        reply = await forward(DnsClient(lambda: [lame.server]), query(), budget())
     assert dns.message.from_wire(reply).rcode() == 5
 
 
 async def test_no_server_and_too_many_questions() -> None:
-    assert dns.message.from_wire(await forward(DnsClient(lambda: []), query())).rcode() == 2
+    assert (
+        dns.message.from_wire(await forward(DnsClient(lambda: []), query(), budget())).rcode() == 2
+    )
     server = FakeNameServer(lambda q, tcp: None)
     async with server.running(), trio.open_nursery() as nursery:
-        client = DnsClient(lambda: [server.server], in_flight=2)
+        client = DnsClient(lambda: [server.server])
+        few = budget(2)
         for _ in range(2):
-            nursery.start_soon(forward, client, query())
+            nursery.start_soon(forward, client, query(), few)
         await trio.testing.wait_all_tasks_blocked()
-        reply = await forward(client, query())
+        reply = await forward(client, query(), few)
         assert dns.message.from_wire(reply).rcode() == 2
         nursery.cancel_scope.cancel()
     with pytest.raises(DnsError, match="no name server"):
-        await DnsClient(lambda: []).ask(query())
+        await DnsClient(lambda: []).ask(query(), budget())
 
 
 # --- looking up -------------------------------------------------------------------------------
@@ -200,10 +300,10 @@ async def test_lookup_both_families_and_cache(tmp_path: Path) -> None:
     server = FakeNameServer(zone({"example.com": ["192.0.2.7", "192.0.2.8", "2001:db8::7"]}))
     async with resolving(server, tmp_path) as resolver:
         expected = ["2001:db8::7", "192.0.2.7", "192.0.2.8"]
-        both = resolver.lookup("example.com"), resolver.lookup("EXAMPLE.com.")
+        both = resolver.lookup("example.com", budget()), resolver.lookup("EXAMPLE.com.", budget())
         assert sorted(await finished(both[0])) == sorted(expected)
         assert sorted(await finished(both[1])) == sorted(expected)
-        assert sorted(await finished(resolver.lookup("example.com"))) == sorted(expected)
+        assert sorted(await finished(resolver.lookup("example.com", budget()))) == sorted(expected)
         assert len(server.queries) == 2  # joined, then cached
 
 
@@ -220,7 +320,7 @@ async def test_lookup_follows_cnames(tmp_path: Path) -> None:
         return response.to_wire()
 
     async with resolving(FakeNameServer(respond), tmp_path) as resolver:
-        assert await finished(resolver.lookup("www.example")) == ["192.0.2.9"]
+        assert await finished(resolver.lookup("www.example", budget())) == ["192.0.2.9"]
 
 
 async def test_zero_ttl_is_not_cached(tmp_path: Path) -> None:
@@ -230,7 +330,7 @@ async def test_zero_ttl_is_not_cached(tmp_path: Path) -> None:
     server = FakeNameServer(respond)
     async with resolving(server, tmp_path) as resolver:
         for _ in range(2):
-            assert await finished(resolver.lookup("example.com")) == ["192.0.2.7"]
+            assert await finished(resolver.lookup("example.com", budget())) == ["192.0.2.7"]
     assert sum(wire[-4:] == b"\0\1\0\1" for wire, _ in server.queries) == 2
 
 
@@ -242,13 +342,13 @@ async def test_missing_and_malformed(tmp_path: Path) -> None:
         return answer(q, rcode=3)
 
     async with resolving(FakeNameServer(respond), tmp_path) as resolver:
-        missing = resolver.lookup("missing.example")
+        missing = resolver.lookup("missing.example", budget())
         assert await finished(missing) == []
         assert missing.problem == "the name has no address"
-        bad = resolver.lookup("bad.example")
+        bad = resolver.lookup("bad.example", budget())
         assert await finished(bad) == []
         assert "malformed" in bad.problem
-        long = resolver.lookup("x" * 64 + ".example")
+        long = resolver.lookup("x" * 64 + ".example", budget())
         assert await finished(long) == []
         assert "cannot be asked for" in long.problem
 
@@ -257,29 +357,29 @@ async def test_literals_hosts_and_localhost(tmp_path: Path) -> None:
     server = FakeNameServer(zone({"xn--bcher-kva.example": ["192.0.2.7"]}))
     hosts = "10.1.2.3 Router.lan router # comment\n::5 router\nnonsense line\n"
     async with resolving(server, tmp_path, hosts) as resolver:
-        assert await finished(resolver.lookup("0x7f.1")) == ["127.0.0.1"]
-        assert await finished(resolver.lookup("2001:db8::1")) == ["2001:db8::1"]
-        assert await finished(resolver.lookup("ROUTER")) == ["::5", "10.1.2.3"]
-        assert await finished(resolver.lookup("localhost")) == ["::1", "127.0.0.1"]
-        assert await finished(resolver.lookup("a.localhost.")) == ["::1", "127.0.0.1"]
-        assert await finished(resolver.lookup("１２７.0.0.1")) == ["127.0.0.1"]
-        assert await finished(resolver.lookup("ｌocalhost")) == ["::1", "127.0.0.1"]
+        assert await finished(resolver.lookup("0x7f.1", budget())) == ["127.0.0.1"]
+        assert await finished(resolver.lookup("2001:db8::1", budget())) == ["2001:db8::1"]
+        assert await finished(resolver.lookup("ROUTER", budget())) == ["::5", "10.1.2.3"]
+        assert await finished(resolver.lookup("localhost", budget())) == ["::1", "127.0.0.1"]
+        assert await finished(resolver.lookup("a.localhost.", budget())) == ["::1", "127.0.0.1"]
+        assert await finished(resolver.lookup("１２７.0.0.1", budget())) == ["127.0.0.1"]
+        assert await finished(resolver.lookup("ｌocalhost", budget())) == ["::1", "127.0.0.1"]
         assert not server.queries
-        assert await finished(resolver.lookup("bücher.example")) == ["192.0.2.7"]
+        assert await finished(resolver.lookup("bücher.example", budget())) == ["192.0.2.7"]
         with pytest.raises(InvalidHost):
-            resolver.lookup("a b")
+            resolver.lookup("a b", budget())
         with pytest.raises(InvalidHost):
-            resolver.lookup("\u200d.example")
+            resolver.lookup("\u200d.example", budget())
 
 
 async def test_a_cancelled_asker_leaves_the_others_their_answer(tmp_path: Path) -> None:
     server = FakeNameServer(zone({"example.com": ["192.0.2.7"]}))
     async with resolving(server, tmp_path) as resolver:
         with trio.CancelScope() as scope:
-            lookup = resolver.lookup("example.com")
+            lookup = resolver.lookup("example.com", budget())
             scope.cancel()
             await lookup.v4.done.wait()
-        assert await finished(resolver.lookup("example.com")) == ["192.0.2.7"]
+        assert await finished(resolver.lookup("example.com", budget())) == ["192.0.2.7"]
 
 
 # --- where to ask -----------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import dns.message
 import pytest
 import trio
 import trio.testing
@@ -28,12 +30,15 @@ from zks_lwip.tunnel.frames import (
     Connect,
     Connected,
     Data,
+    DnsQuery,
+    DnsResponse,
     Eof,
     Error,
     Hello,
     Window,
 )
 from zks_lwip.worker import Limits
+from zks_lwip.worker.limits import QueryBudget
 from zks_lwip.worker.readiness import Readiness, TaskReadiness, make_readiness
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
@@ -450,6 +455,45 @@ async def test_too_many_streams_that_connect() -> None:
         await client.open(4, "127.0.0.1", port)
 
 
+async def test_dead_names_of_one_token_are_no_burden_to_another(tmp_path: Path) -> None:
+    """Nor to its own addresses: they hold a part of its descriptors."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"alice {'a' * 40}\nbob {'b' * 40}\n")
+    tokens.chmod(0o600)
+    good = zone({"good.example": ["127.0.0.1"]})
+
+    def respond(q: dns.message.Message, tcp: bool) -> bytes | list[bytes] | None:
+        return None if "dead" in q.question[0].name.to_text() else good(q, tcp)
+
+    server = FakeNameServer(respond)
+    async with (
+        server.running(),
+        running_worker(token_file=tokens, resolvers=(server.server,)) as (worker, address),
+        tcp_server(echo) as port,
+        raw_client(address, token="a" * 40) as alice,
+        raw_client(address, token="b" * 40) as bob,
+    ):
+        dead = 1200
+        await alice.send(*(Connect(n, f"dead{n}.example", 80) for n in range(1, dead + 1)))
+        await until(lambda: len(server.queries) > 256)
+        account = max(worker.accounts.values(), key=lambda one: one.streams)
+        assert account.queries.in_flight <= account.limits.queries
+        assert account.queries.descriptors.free >= 0
+        await bob.open(1, "good.example", port)
+        await bob.send(DnsQuery(1, dns.message.make_query("good.example", "A").to_wire()))
+        reply = dns.message.from_wire((await bob.expect(DnsResponse)).message)
+        assert reply.rcode() == 0 and len(reply.answer) == 1
+        codes = Counter()
+        await alice.send(Connect(dead + 1, "127.0.0.1", port))
+        while not isinstance(frame := await alice.receive(), Connected):
+            assert isinstance(frame, Error)
+            codes[frame.code] += 1
+        assert frame.stream == dead + 1
+        while codes.total() < dead:
+            codes[(await alice.expect(Error)).code] += 1
+        assert set(codes) == {110, 429} and codes[110] <= account.limits.queries // 2
+
+
 async def test_one_token_cannot_take_every_descriptor(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("a" * 32 + "\n" + "b" * 32 + "\n")
@@ -531,9 +575,9 @@ async def test_close_in_the_moment_of_being_connected() -> None:
     ):
         real = worker.dialer.dial
 
-        async def late(host: str, port: int) -> socket.socket:
+        async def late(host: str, port: int, budget: QueryBudget) -> socket.socket:
             with trio.CancelScope(shield=True):  # connected, and nothing can cancel that any more
-                sock = await real(host, port)
+                sock = await real(host, port, budget)
                 await trio.sleep(0.05)
                 over.set()
                 return sock

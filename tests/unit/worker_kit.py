@@ -31,6 +31,7 @@ from zks_lwip.tunnel.frames import (
     parse,
 )
 from zks_lwip.worker import Worker, WorkerConfig, parse_network
+from zks_lwip.worker.limits import Descriptors, QueryBudget
 from zks_lwip.worker.nameservers import NameServer
 from zks_lwip.worker.readiness import Readiness
 
@@ -279,7 +280,8 @@ async def running_worker(
     assert worker.descriptors.free == total
     for account in worker.accounts.values():
         assert (account.streams, account.sessions, account.held) == (0, 0, 0)
-        assert (account.connecting, account.queries) == (0, 0)
+        assert (account.connecting, account.queries.in_flight) == (0, 0)
+        assert account.queries.descriptors.free == account.queries.descriptors.total
         assert account.descriptors.free == account.descriptors.total
     # far ends of the test may still be closing theirs
     await until(lambda: open_descriptors() <= before)
@@ -290,6 +292,11 @@ async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(30):
         while not condition():
             await trio.sleep(0.01)
+
+
+def budget(questions: int = 100, sockets: int = 100) -> QueryBudget:
+    """What a token may ask of name servers at a time."""
+    return QueryBudget(questions, Descriptors(sockets))
 
 
 def far_sockets(worker: Worker) -> int:

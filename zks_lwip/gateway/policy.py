@@ -19,8 +19,8 @@ DNS_PORT = 53
 
 #: The codes of the tunnel's ERROR (PROTOCOL.md §4) as an application sees them: the kernel turns
 #: RST into ECONNREFUSED, ICMP into ENETUNREACH, EHOSTUNREACH or EACCES, silence into ETIMEDOUT.
-#: A limit of the worker's (429), or that it goes away (503), is no answer of the far end: in silence
-#: the kernel sends its SYN again, 1, 3, 7 … seconds after the first, and each is a new attempt.
+#: A limit of the worker's (429), or that it goes away (503), is no answer of the far end: in
+#: silence the kernel sends its SYN again, 1, 3, 7 … seconds after the first, a new attempt each.
 REFUSALS: dict[int, Reject] = {
     0: Reject.RST,  # CLOSE: aborted before it was connected
     101: Reject.NET_UNREACHABLE,

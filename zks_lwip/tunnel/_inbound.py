@@ -39,7 +39,7 @@ from ._frames import (
 from ._hello import MAX_WINDOW, Hello
 from ._outbox import Outbox
 from ._parse import iter_frames
-from ._refusal import servfail
+from ._refusal import no_query_now
 from ._settings import Role, Settings
 from ._stats import SessionStats
 from .credit import Budget, ReceiveWindow, RoundTrip
@@ -387,7 +387,9 @@ class Inbound:
             events.append(frame)
             return
         self.stats.dns_refused += 1
-        answer = DnsResponse(request, servfail(frame.message)).encode()
+        answer = DnsResponse(
+            request, no_query_now(frame.message, self.settings.dns, self.settings.requests)
+        ).encode()
         if not self._outbox.add_dns(answer, in_flight=False):
             raise ProtocolError("DNS_QUERY: the client asks, but does not read the answers")
         self._signal()

@@ -30,7 +30,7 @@ from ._frames import (
     Frame,
 )
 from ._hello import Hello
-from ._refusal import servfail
+from ._refusal import NO_REACHABLE_AUTHORITY, no_query_now, servfail
 from ._session_v1 import LINGER, MOST_HELD, MOST_MESSAGE, BaseV1, StreamV1
 from ._settings import Role, Settings
 from .credit import Budget
@@ -205,7 +205,14 @@ class ClientV1(BaseV1):
                 if expiry > now:
                     break
                 del self._queries[identifier]
-                events.append(DnsResponse(request, servfail(message)))
+                events.append(
+                    DnsResponse(
+                        request,
+                        servfail(
+                            message, "the worker did not answer in time", NO_REACHABLE_AUTHORITY
+                        ),
+                    )
+                )
         return events
 
     # What v1 does not carry
@@ -321,7 +328,9 @@ class WorkerV1(BaseV1):
             return
         self._check_read("DNS_QUERY")
         self.stats.dns_refused += 1
-        self._send(DnsResponse(request, servfail(frame.message)))
+        settings = self.settings
+        answer = no_query_now(frame.message, settings.dns, settings.requests)
+        self._send(DnsResponse(request, answer))
 
     def dns_response(self, request: int, message: bytes) -> None:
         """Answer a DNS_QUERY; for one that is not in flight, nothing."""

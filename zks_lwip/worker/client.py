@@ -24,7 +24,7 @@ from ..tunnel.frames import (
 from ..tunnel.session import Session
 from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer
-from .dnsclient import SERVFAIL, DnsClient, error_response, forward
+from .dnsclient import DnsClient, forward
 from .icmp import Echoes, Pinger
 from .limits import Account
 from .policy import Policy
@@ -158,18 +158,11 @@ class Client:
         self._udp.close(frame.association)
 
     def _on_dns_query(self, frame: DnsQuery) -> None:
-        query = bytes(frame.message)
-        if self.account.queries >= self.account.limits.queries:
-            self.session.dns_response(frame.request, error_response(query, SERVFAIL))
-            return
-        self.account.queries += 1
-        self._nursery.start_soon(self._answer, frame.request, query)
+        self._nursery.start_soon(self._answer, frame.request, bytes(frame.message))
 
     async def _answer(self, request: int, query: bytes) -> None:
-        try:
-            self.session.dns_response(request, await forward(self._shared.dns, query))
-        finally:
-            self.account.queries -= 1
+        answer = await forward(self._shared.dns, query, self.account.queries)
+        self.session.dns_response(request, answer)
 
     # the whole
 

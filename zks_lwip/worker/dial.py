@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import trio
 
+from .limits import QueryBudget
 from .policy import InvalidHost, IPAddress, Policy
 from .resolver import Lookup, Resolver
 from .sockets import (
@@ -97,14 +98,14 @@ class Dialer:
         #: How long a connect may take.
         self.seconds = _SECONDS
 
-    async def dial(self, host: str, port: int) -> socket.socket:
+    async def dial(self, host: str, port: int, budget: QueryBudget) -> socket.socket:
         """A connected, non-blocking socket, which ends in a reset until it has been given all that
         there is to send (:func:`~zks_lwip.worker.sockets.end_in_order`). Raises :class:`DialError`.
         """
         if not port:
             raise DialError(REFUSED, "port 0 cannot be connected to")
         try:
-            lookup = self._resolver.lookup(host)
+            lookup = self._resolver.lookup(host, budget)
         except InvalidHost as error:
             raise DialError(OTHER, str(error)) from None
         with trio.move_on_after(self.seconds):
@@ -243,7 +244,8 @@ class Dialer:
         if winner is not None:
             return winner
         if not failures:
-            raise DialError(OTHER, lookup.problem)
+            code = TOO_MANY if lookup.overload else TIMED_OUT if lookup.late else OTHER
+            raise DialError(code, lookup.problem)
         raise min(failures, key=_rank)
 
     @staticmethod

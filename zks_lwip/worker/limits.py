@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..tunnel.credit import Budget
@@ -30,7 +32,7 @@ class Limits:
     connecting: int = 4096
     """Streams that are not connected yet: each has a task until it is."""
     queries: int = 512
-    """DNS queries in flight, over all sessions."""
+    """DNS queries in flight, over all sessions, and look-ups of names for streams."""
     echoes: int = 256
     """ICMP echoes in flight of one session."""
 
@@ -67,6 +69,45 @@ class Descriptors:
         if self._parent is not None:
             self._parent.give()
 
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """One more for the length of a ``with`` block. Raises OSError (EMFILE) as :meth:`take`."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give()
+
+
+class QueryBudget:
+    """What one token may ask of the name servers at a time, in questions and in sockets.
+
+    :param limit: most questions in flight.
+    """
+
+    __slots__ = ("descriptors", "in_flight", "limit")
+
+    def __init__(self, limit: int, descriptors: Descriptors) -> None:
+        self.limit = limit
+        self.descriptors = descriptors
+        self.in_flight = 0
+
+    def begin(self) -> bool:
+        """Count one more, which :meth:`end` has to follow; False: there is no room."""
+        if self.in_flight >= self.limit:
+            return False
+        self.in_flight += 1
+        return True
+
+    def end(self) -> None:
+        """One was answered, or given up."""
+        self.in_flight -= 1
+
+
+def _part(descriptors: Descriptors) -> int:
+    """How many of a token's descriptors its DNS queries may take."""
+    return max(descriptors.total // 4, min(descriptors.total, 16))
+
 
 class Account:
     """What one token uses now, over all its sessions."""
@@ -96,12 +137,18 @@ class Account:
         self.sessions = 0
         #: those of protocol v1 among them, each of which is one stream
         self.v1 = 0
-        self.queries = 0
+        #: a part of the descriptors: names that nobody answers for leave some for streams
+        self.queries = QueryBudget(limits.queries, Descriptors(_part(descriptors), descriptors))
         self.held = 0
         #: bounds how far the windows of this token's streams grow
         self.budget = Budget(limits.held // 4)
         self._allowance = limits.connects * self._BURST
         self._refilled = time.monotonic()
+
+    def resize(self, share: int) -> None:
+        """The token's share of the descriptors is another now."""
+        self.descriptors.resize(share)
+        self.queries.descriptors.resize(_part(self.descriptors))
 
     @property
     def idle(self) -> bool:

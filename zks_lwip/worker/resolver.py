@@ -21,7 +21,8 @@ import dns.rdatatype
 import trio
 
 from ..errors import DnsError
-from .dnsclient import DnsClient
+from .dnsclient import DnsClient, Unanswered
+from .limits import QueryBudget
 from .nameservers import HostsFile
 from .policy import InvalidHost, IPAddress, parse_address
 
@@ -38,12 +39,14 @@ _MAX_ADDRESSES = 16
 class Family:
     """What is known of one family of a name: pending until :attr:`done` is set."""
 
-    __slots__ = ("addresses", "done", "problem")
+    __slots__ = ("addresses", "done", "late", "overload", "problem")
 
     def __init__(self, addresses: tuple[IPAddress, ...] | None = None) -> None:
         self.addresses: tuple[IPAddress, ...] = addresses or ()
         #: why there are no addresses, where that is an error (not: the name has none of these)
         self.problem: str | None = None
+        #: it is one of our own limits, or that nobody has answered in time
+        self.overload = self.late = False
         self.done = trio.Event()
         if addresses is not None:
             self.done.set()
@@ -67,6 +70,16 @@ class Lookup:
         """Why there is no address at all, for people."""
         return self.v4.problem or self.v6.problem or "the name has no address"
 
+    @property
+    def overload(self) -> bool:
+        """Whether an address may be missing because of a limit of our own."""
+        return self.v4.overload or self.v6.overload
+
+    @property
+    def late(self) -> bool:
+        """Whether an address may be missing because nobody has answered in time."""
+        return self.v4.late or self.v6.late
+
 
 def _found(addresses: tuple[IPAddress, ...]) -> Lookup:
     return Lookup(
@@ -88,7 +101,7 @@ def _ascii_name(host: str) -> str:
 
 class Resolver:
     """Looks names up. :meth:`run` must be running; look-ups live in its nursery, so that one is
-    shared by all who ask for the same name, and outlives whoever asked first.
+    shared by all who ask for the same name, and outlives whoever asked first; his budget it takes.
 
     :param ipv6: whether to ask for AAAA at all.
     """
@@ -109,7 +122,7 @@ class Resolver:
             task_status.started()
             await trio.sleep_forever()
 
-    def lookup(self, host: str) -> Lookup:
+    def lookup(self, host: str, budget: QueryBudget) -> Lookup:
         """Begin (or join) the look-up of a host, which may be an address in any spelling.
 
         Raises :class:`~zks_lwip.worker.policy.InvalidHost`. Never blocks.
@@ -124,10 +137,11 @@ class Resolver:
             return _found(static)
         name = host.removesuffix(".")
         return Lookup(
-            self._family(name, "A"), self._family(name, "AAAA") if self._ipv6 else Family(())
+            self._family(name, "A", budget),
+            self._family(name, "AAAA", budget) if self._ipv6 else Family(()),
         )
 
-    def _family(self, name: str, kind: str) -> Family:
+    def _family(self, name: str, kind: str, budget: QueryBudget) -> Family:
         key = (name, kind)
         cached = self._cache.get(key)
         if cached is not None:
@@ -140,30 +154,34 @@ class Resolver:
             if self._nursery is None:
                 raise RuntimeError("Resolver.run() is not running")
             family = self._pending[key] = Family()
-            self._nursery.start_soon(self._resolve, key, family)
+            self._nursery.start_soon(self._resolve, key, family, budget)
         return family
 
-    async def _resolve(self, key: tuple[str, str], family: Family) -> None:
+    async def _resolve(self, key: tuple[str, str], family: Family, budget: QueryBudget) -> None:
         name, kind = key
         try:
-            family.addresses, ttl = await self._query(name, kind)
+            family.addresses, ttl = await self._query(name, kind, budget)
             if ttl > 0:
                 self._cache[key] = (time.monotonic() + ttl, family.addresses)
                 if len(self._cache) > _CACHE:
                     self._cache.popitem(last=False)
         except DnsError as error:
             family.problem = str(error)
+            if isinstance(error, Unanswered):
+                family.overload, family.late = error.overload, error.late
         finally:
             del self._pending[key]
             family.done.set()
 
-    async def _query(self, name: str, kind: str) -> tuple[tuple[IPAddress, ...], float]:
+    async def _query(
+        self, name: str, kind: str, budget: QueryBudget
+    ) -> tuple[tuple[IPAddress, ...], float]:
         try:
             # no EDNS: some servers still stumble over it, and what is too long comes by TCP
             wire = dns.message.make_query(name, kind, use_edns=False).to_wire()
         except dns.exception.DNSException as error:
             raise DnsError(f"the name cannot be asked for: {type(error).__name__}") from None
-        answer = await self.client.ask(wire)
+        answer = await self.client.ask(wire, budget)
         try:
             message = dns.message.from_wire(answer, ignore_trailing=True)
             rcode = message.rcode()

@@ -250,7 +250,7 @@ class Worker:
             if served.principal in removed:
                 served.link.close(_POLICY_VIOLATION, "the token was removed")
         for account in self.accounts.values():
-            account.descriptors.resize(self._share())
+            account.resize(self._share())
         log.info("reloaded; %d tokens were removed", len(removed))
 
     async def _drain(self) -> None:

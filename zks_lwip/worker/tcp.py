@@ -82,7 +82,7 @@ class TcpStream:
             try:
                 owner.descriptors.take()
                 counted = True
-                self._sock = await owner.dialer.dial(host, port)
+                self._sock = await owner.dialer.dial(host, port, owner.account.queries)
                 counted = False  # from here on it is _release that gives it back
                 owner.readiness.add(self._sock, self._on_ready)
             except DialError as error:

@@ -27,7 +27,6 @@ from .packets import (
     connect,
     fragments,
     ip,
-    parse,
     probe,
     tcp,
     transport,
