@@ -106,6 +106,7 @@ class FakeHello:
     icmp: bool = True
     ipv6: bool = True
     idle_udp: int = 60
+    associations: int = 4096
 
 
 @dataclass

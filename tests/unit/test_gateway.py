@@ -14,6 +14,7 @@ from tests.unit.gateway_fakes import FakeFlow, FakeHello, FakeStack, FakeTunnel
 from zks_lwip.config import Icmp, Ipv6, VpnConfig, parse_worker_url
 from zks_lwip.errors import TunnelError
 from zks_lwip.gateway import Gateway
+from zks_lwip.gateway.icmp import MAX_ECHOES
 from zks_lwip.gateway.waiting import MOST, MOST_BYTES
 from zks_lwip.stack import Datagram, Reject
 
@@ -151,6 +152,98 @@ async def test_an_echo_that_fails_in_the_tunnel_is_dropped(
         b.stack.on_echo("198.18.0.1", "192.0.2.1", 7, 1, b"ping")
         await wait_all_tasks_blocked()
         assert b.stack.replies == [] and b.gateway.counters.echoes_dropped == 1
+
+
+async def test_echoes_to_the_dead_make_room_for_those_to_the_living(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest give way, and first those to the host that has most of them in flight."""
+    slow = trio.Event()
+
+    async def echo(host: str, payload: bytes) -> bytes:
+        if host.startswith("192.0.2."):
+            await slow.wait()
+        elif not host.startswith("198.51.100."):
+            await trio.sleep_forever()
+        return payload
+
+    async with bench() as b:
+        monkeypatch.setattr(b.tunnel, "echo", echo)
+
+        def ping(host: str) -> None:
+            b.stack.on_echo("198.18.0.1", host, 7, 1, host.encode())
+
+        def answered() -> set[str]:
+            return {source for source, *_ in b.stack.replies}
+
+        far = [f"192.0.2.{n}" for n in range(20)]  # alive, a second away
+        for host in far:
+            ping(host)
+        for n in range(5 * MAX_ECHOES):  # a flood of pings to one host that is dead
+            ping("203.0.113.1")
+            if n % 100 == 0:
+                await wait_all_tasks_blocked()
+        for n in range(MAX_ECHOES - 100):  # a sweep over a dead network
+            ping(f"10.9.{n >> 8}.{n & 255}")
+        near = [f"198.51.100.{n}" for n in range(256)]
+        for host in near[:50]:
+            ping(host)
+        await wait_all_tasks_blocked()
+        assert answered() == set(near[:50])
+        slow.set()
+        await wait_all_tasks_blocked()
+        assert answered() == set(near[:50] + far)
+        for host in near:
+            ping(host)
+            await wait_all_tasks_blocked()
+        assert answered() == set(near + far)
+        counters = b.gateway.counters
+        assert counters.echoes_dropped + len(b.stack.replies) + MAX_ECHOES >= counters.echoes
+
+
+async def test_an_echo_is_given_up_after_a_time(autojump_clock: MockClock) -> None:
+    async with bench() as b:
+        b.tunnel.echo = lambda host, payload: trio.sleep_forever()  # type: ignore[method-assign]
+        b.stack.on_echo("198.18.0.1", "192.0.2.1", 7, 1, b"ping")
+        await trio.sleep(9)
+        assert b.gateway.counters.echoes_dropped == 0
+        await trio.sleep(2)
+        assert b.gateway.counters.echoes_dropped == 1
+
+
+async def test_no_more_associations_than_the_worker_has(autojump_clock: MockClock) -> None:
+    async with bench() as b:
+        b.tunnel.peer = FakeHello(associations=2)
+        await trio.sleep(1.5)
+        for port in range(5000, 5005):
+            b.stack.on_datagrams([Datagram(("198.18.0.1", port), V4, memoryview(b"q"))])
+        assert b.gateway.stats()["associations"] == 2
+        assert [each.closed for each in b.tunnel.associations] == [True] * 3 + [False] * 2
+        b.tunnel.peer = FakeHello(associations=0)  # nonsense
+        await trio.sleep(1.5)
+        assert b.gateway.stats()["associations"] == 1
+
+
+async def test_a_mapping_lasts_five_minutes(autojump_clock: MockClock) -> None:
+    """RFC 4787 REQ-5; with a worker that says less, as long as the worker's."""
+    for says, lasts in ((300, 300), (100_000, 300), (60, 60)):
+        async with trio.open_nursery() as nursery:
+            b = Bench(VpnConfig())
+            b.gateway = Gateway(
+                b.stack,
+                b.tunnel,
+                Names(),
+                VpnConfig(),
+                clock=trio.current_time,  # type: ignore[arg-type]
+            )
+            await nursery.start(b.gateway.run)
+            b.tunnel.peer = FakeHello(idle_udp=says)
+            b.datagram(V4)
+            await trio.sleep(lasts - 2)
+            assert not b.tunnel.associations[0].closed
+            await trio.sleep(4)
+            assert b.tunnel.associations[0].closed
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_is_idle_is_swept(autojump_clock: MockClock) -> None:

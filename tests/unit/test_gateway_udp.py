@@ -73,13 +73,40 @@ def test_the_least_recently_used_goes_first() -> None:
     assert bench.counters.associations_evicted == 1
 
 
+def test_single_questions_do_not_end_what_lasts() -> None:
+    """Nor the other way round: a quarter is for those, three quarters are for these."""
+    bench = Bench(limit=8)
+    for port in range(5000, 5008):  # calls, games, VPNs: they go on both ways
+        bench.send(port)
+        bench.tunnel.associations[-1].peer.on_datagram("192.0.2.1", 7, memoryview(b"a"))
+        bench.send(port)
+    calls = list(bench.tunnel.associations)
+    for port in range(6000, 6050):  # one question each, answered or not
+        bench.send(port)
+        if port % 2:
+            bench.tunnel.associations[-1].peer.on_datagram("192.0.2.1", 7, memoryview(b"a"))
+    assert [call.closed for call in calls] == [True] * 2 + [False] * 6
+    questions = bench.tunnel.associations[8:]
+    assert [question.closed for question in questions] == [True] * 48 + [False] * 2
+    for port in range(7000, 7050):  # new calls: what is theirs is no more than theirs
+        bench.send(port)
+        bench.tunnel.associations[-1].peer.on_datagram("192.0.2.1", 7, memoryview(b"a"))
+        bench.send(port)
+    assert len(bench.all) == 8 and sum(item.closed for item in bench.tunnel.associations) == 100
+    assert all(call.closed for call in calls)  # the least recently used
+    bench.all.limit = 3
+    assert len(bench.all) == 3
+    bench.all.close()
+    assert len(bench.all) == 0 and all(item.closed for item in bench.tunnel.associations)
+
+
 def test_idle_associations_end_and_busy_ones_stay() -> None:
     bench = Bench()
     bench.send(5000)
     bench.send(5001)
-    bench.now = 40.0
+    bench.now = 200.0
     bench.send(5001)
-    bench.all.expire(60.0)
+    bench.all.expire(300.0)
     assert [item.closed for item in bench.tunnel.associations] == [True, False]
     bench.tunnel.associations[0].peer.on_datagram("192.0.2.1", 7, memoryview(b"late"))
     assert bench.stack.sent == []

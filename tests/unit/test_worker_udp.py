@@ -206,6 +206,25 @@ async def test_the_least_recently_used_association_goes() -> None:
         await client.silent(0.05)
 
 
+async def test_associations_last_five_minutes_and_leave_descriptors_for_streams() -> None:
+    async with (
+        running_worker() as (worker, address),
+        udp_echo() as port,
+        raw_client(address) as client,
+    ):
+        assert client.hello.idle_udp == 300
+        (account,) = worker.accounts.values()
+        assert client.hello.associations <= account.udp.total <= account.descriptors.total // 2
+        account.udp.resize(2)
+        gone = {3: 2, 4: 1}  # over it, the least recently used gives way
+        for association in (1, 2, 1, 3, 4):
+            await client.send(Udp(association, "127.0.0.1", port, b"x"))
+            if association in gone:
+                assert (await client.expect(UdpClose)).association == gone[association]
+            assert (await client.expect(Udp)).association == association
+        assert account.udp.free == 0 and account.descriptors.free > 0
+
+
 async def test_no_descriptor_left() -> None:
     async with (
         running_worker() as (worker, address),
@@ -421,7 +440,10 @@ def test_echo_in_a_namespace(kind: str) -> None:
 
 
 async def test_replies_come_to_whom_they_are_for() -> None:
-    """Sessions share a socket; what a session gave up, or never asked, is not passed on."""
+    """Sessions share a socket; what a session gave up, or never asked, is not passed on.
+
+    What may be in flight is the token's, however many sessions it has.
+    """
     allow = ("127.0.0.0/8",)
     async with running_worker(allow=allow, limits=Limits(echoes=2)) as (worker, address):
         pinger = worker.pinger
@@ -441,7 +463,10 @@ async def test_replies_come_to_whom_they_are_for() -> None:
             await one.send(*(Echo(request, "127.0.0.1", b"x") for request in range(100, 111)))
             await until(lambda: len(asked) == 11)
             assert [request for _, request, _, _ in pinger._waiting.values()] == [109, 110]
-            sequence = next(reversed(pinger._waiting))
+            await other.send(Echo(200, "127.0.0.1", b"x"))
+            await until(lambda: len(asked) == 12)
+            assert [request for _, request, _, _ in pinger._waiting.values()] == [110, 200]
+            sequence = next(iter(pinger._waiting))
             pinger._on_reply("127.0.0.9", sequence, b"a lie")
             pinger._on_reply("127.0.0.1", sequence + 1, b"another")
             pinger._on_reply("127.0.0.1", sequence, b"true")

@@ -281,6 +281,7 @@ async def running_worker(
     for account in worker.accounts.values():
         assert (account.streams, account.sessions, account.held) == (0, 0, 0)
         assert (account.connecting, account.queries.in_flight) == (0, 0)
+        assert not account.echoes and account.udp.free == account.udp.total
         assert account.queries.descriptors.free == account.queries.descriptors.total
         assert account.descriptors.free == account.descriptors.total
     # far ends of the test may still be closing theirs

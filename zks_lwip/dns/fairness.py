@@ -62,6 +62,9 @@ class Shares(Generic[T]):
     def __len__(self) -> int:
         return len(self._order)
 
+    def __contains__(self, item: T) -> bool:
+        return item in self._order
+
     def add(self, source: Hashable, item: T) -> None:
         """Note that `source` holds `item`."""
         held = self._held.setdefault(source, OrderedDict())
@@ -91,6 +94,15 @@ class Shares(Generic[T]):
             return next(iter(self._order))
         heaviest = next(iter(self._by_count[self._most]))
         return next(reversed(self._held[heaviest]))
+
+    def oldest_of_most(self) -> T:
+        """Return the oldest item of a source that holds most: what is likely to be dead.
+
+        Where each holds one, the oldest item of all. There must be one.
+        """
+        if self._most == 1:
+            return next(iter(self._order))
+        return next(iter(self._held[next(iter(self._by_count[self._most]))]))
 
     def _recount(self, source: Hashable, before: int, after: int) -> None:
         if before:

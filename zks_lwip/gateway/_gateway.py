@@ -15,7 +15,7 @@ from .dns import DnsFront, DnsService
 from .icmp import Echoes, EchoStack, EchoTunnel
 from .policy import Policy, Service
 from .tcp import FlowTable, StreamOpener, TcpBridge
-from .udp import DEFAULT_IDLE, AssociationOpener, Associations, UdpStack
+from .udp import DEFAULT_IDLE, MAX_ASSOCIATIONS, AssociationOpener, Associations, UdpStack
 from .waiting import Waiting
 
 __all__ = ["Gateway", "GatewayStack", "GatewayTunnel", "WorkerAbilities"]
@@ -39,6 +39,8 @@ class WorkerAbilities(Protocol):
     def ipv6(self) -> bool: ...
     @property
     def idle_udp(self) -> int: ...
+    @property
+    def associations(self) -> int: ...
 
 
 class GatewayStack(UdpStack, EchoStack, Protocol):
@@ -177,6 +179,8 @@ class Gateway:
         now = self._clock()
         peer = self._tunnel.peer
         idle = DEFAULT_IDLE if peer is None else min(DEFAULT_IDLE, peer.idle_udp)
+        if peer is not None:
+            self._associations.limit = min(MAX_ASSOCIATIONS, peer.associations)
         self._table.expire(now)
         self._associations.expire(now, idle)
         self._dns.expire(now)

@@ -9,6 +9,7 @@ from typing import Protocol
 import trio
 
 from ..config import Icmp
+from ..dns.fairness import Shares
 from ..errors import TunnelError
 from ..stats import GatewayCounters
 from .policy import Policy
@@ -17,8 +18,9 @@ __all__ = ["MAX_ECHOES", "EchoStack", "EchoTunnel", "Echoes"]
 
 _log = logging.getLogger(__name__)
 
-#: Echo requests that wait for a reply; more are dropped, as a busy network would.
-MAX_ECHOES = 256
+#: Echo requests that wait for a reply, some kilobytes each. Over it the oldest to the host that has
+#: most of them is given up: that is likely to be dead, and only silence would end it.
+MAX_ECHOES = 1024
 #: No reply within this time is no reply (seconds).
 ECHO_SECONDS = 10.0
 
@@ -58,7 +60,12 @@ class Echoes:
         self._nursery = nursery
         self._mode = mode
         self._worker_icmp = worker_icmp
-        self.in_flight = 0
+        self._waiting: Shares[trio.CancelScope] = Shares()
+
+    @property
+    def in_flight(self) -> int:
+        """How many wait for a reply."""
+        return len(self._waiting)
 
     def on_echo(self, source: str, destination: str, ident: int, seq: int, payload: bytes) -> None:
         """One echo request of an application."""
@@ -69,24 +76,37 @@ class Echoes:
             self._mode is Icmp.OFF
             or not self._worker_icmp()
             or (":" in destination and self._policy.blocks_ipv6())
-            or self.in_flight >= MAX_ECHOES
         ):
             self._counters.echoes_dropped += 1
         else:
-            self.in_flight += 1
-            self._nursery.start_soon(self._carry, source, destination, ident, seq, bytes(payload))
+            if len(self._waiting) >= MAX_ECHOES:
+                given_up = self._waiting.oldest_of_most()
+                self._waiting.remove(given_up)
+                given_up.cancel()
+            waits = trio.CancelScope(deadline=trio.current_time() + ECHO_SECONDS)
+            self._waiting.add(destination, waits)
+            self._nursery.start_soon(
+                self._carry, source, destination, ident, seq, bytes(payload), waits
+            )
 
     async def _carry(
-        self, source: str, destination: str, ident: int, seq: int, payload: bytes
+        self,
+        source: str,
+        destination: str,
+        ident: int,
+        seq: int,
+        payload: bytes,
+        waits: trio.CancelScope,
     ) -> None:
         reply: bytes | None = None
         try:
-            with trio.move_on_after(ECHO_SECONDS):
+            with waits:
                 reply = await self._tunnel.echo(self._policy.to_worker(destination), payload)
         except TunnelError as error:
             _log.debug("echo to %s: %s", destination, error)
         finally:
-            self.in_flight -= 1
+            if waits in self._waiting:
+                self._waiting.remove(waits)
         if reply is None:
             self._counters.echoes_dropped += 1
         else:

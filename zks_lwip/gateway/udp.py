@@ -1,9 +1,9 @@
 """UDP: one association per local address and port, whatever it sends to (PROTOCOL.md §5).
 
 An association is full cone: a datagram from any host to the worker's socket reaches the
-application, from that host. They end when idle, when the worker drops them, or, when there are
-too many, the least recently used first. Nothing here waits: what cannot be sent is dropped and
-counted.
+application, from that host. They end when idle, when the worker drops them, or when there are
+too many: the least recently used first, but those that serve one question, or none, before those
+that go on both ways. Nothing here waits: what cannot be sent is dropped and counted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from .policy import Policy, refusal_for
 
 __all__ = ["DEFAULT_IDLE", "MAX_ASSOCIATIONS", "AssociationHandle", "Associations", "UdpStack"]
 
-#: Seconds without a datagram in either direction, unless the worker's HELLO says less.
-DEFAULT_IDLE = 60.0
+#: Seconds without a datagram in either direction (RFC 4787 REQ-5 recommends 300, and allows no less
+#: than 120), unless the worker's HELLO says less: what it has dropped is of no use.
+DEFAULT_IDLE = 300.0
+#: Most at a time, and no more than the worker says: about a kilobyte each here, and a socket there.
 MAX_ASSOCIATIONS = 4096
 
 _Address = tuple[str, int]
@@ -51,13 +53,15 @@ class UdpStack(Protocol):
 class _Association:
     """One local (address, port); the peer of a tunnel association."""
 
-    __slots__ = ("_handle", "_local", "_owner", "_v6", "used")
+    __slots__ = ("_handle", "_local", "_owner", "_v6", "answered", "lasting", "used")
 
     def __init__(self, owner: Associations, local: _Address, now: float) -> None:
         self._owner = owner
         self._local = local
         self._v6 = ":" in local[0]
         self._handle: AssociationHandle | None = None
+        self.answered = False  # something has come for it
+        self.lasting = False  # and something was sent after that: it is no single question
         self.used = now
 
     def open(self, tunnel: AssociationOpener) -> None:
@@ -91,7 +95,11 @@ class _Association:
 
 
 class Associations:
-    """All associations of the gateway, at most ``limit``, in the order of their last use."""
+    """All associations of the gateway, at most ``limit``, in the order of their last use.
+
+    Those that serve one question are apart from those that last: where one kind needs room, it
+    takes none of the quarter (questions) or three quarters (lasting) that the other may have.
+    """
 
     def __init__(
         self,
@@ -109,10 +117,23 @@ class Associations:
         self._counters = counters
         self._limit = limit
         self._clock = clock
-        self._open: OrderedDict[_Address, _Association] = OrderedDict()
+        self._open: dict[_Address, _Association] = {}
+        self._single: OrderedDict[_Address, _Association] = OrderedDict()
+        self._lasting: OrderedDict[_Address, _Association] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def limit(self) -> int:
+        """Most at a time, at least 1."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = max(1, limit)
+        while len(self._open) > self._limit:
+            self._evict()
 
     def send(self, datagram: Datagram) -> None:
         """Carry one datagram of an application to the worker."""
@@ -121,8 +142,10 @@ class Associations:
         if association is None:
             association = self._add(local)
         else:
-            association.used = self._clock()
-            self._open.move_to_end(local)
+            if association.answered and not association.lasting:
+                association.lasting = True
+                self._lasting[local] = self._single.pop(local)
+            self._touch(local, association)
         host, port = datagram.destination
         if association.send(self._policy.to_worker(host), port, datagram.payload):
             self._counters.datagrams_up += 1
@@ -137,17 +160,19 @@ class Associations:
 
     def expire(self, now: float, idle: float = DEFAULT_IDLE) -> None:
         """Drop what has been idle for ``idle`` seconds; the least recently used come first."""
-        while self._open:
-            local, association = next(iter(self._open.items()))
-            if now - association.used < idle:
-                return
-            del self._open[local]
-            association.close()
+        for kind in (self._single, self._lasting):
+            while kind:
+                local, association = next(iter(kind.items()))
+                if now - association.used < idle:
+                    break
+                self._remove(local, association)
+                association.close()
 
     def close(self) -> None:
         """Drop all."""
-        while self._open:
-            self._open.popitem()[1].close()
+        for local, association in tuple(self._open.items()):
+            self._remove(local, association)
+            association.close()
 
     # called by the associations
 
@@ -166,8 +191,8 @@ class Associations:
             self._counters.datagrams_dropped += 1
             return
         if self._open.get(local) is association:
-            association.used = self._clock()
-            self._open.move_to_end(local)
+            association.answered = True
+            self._touch(local, association)
         if self._stack.send_datagram((source, port), local, payload):
             self._counters.datagrams_down += 1
             self._counters.datagram_bytes_down += len(payload)
@@ -188,15 +213,31 @@ class Associations:
 
     def forget(self, local: _Address, association: _Association) -> None:
         if self._open.get(local) is association:
-            del self._open[local]
+            self._remove(local, association)
+
+    def _touch(self, local: _Address, association: _Association) -> None:
+        """It is used now."""
+        association.used = self._clock()
+        (self._lasting if association.lasting else self._single).move_to_end(local)
+
+    def _remove(self, local: _Address, association: _Association) -> None:
+        del self._open[local]
+        del (self._lasting if association.lasting else self._single)[local]
+
+    def _evict(self) -> None:
+        """Drop one: of the kind that has more than its part, the least recently used."""
+        single = self._single if 4 * len(self._single) >= self._limit else self._lasting
+        local, association = next(iter((single or self._single).items()))
+        self._counters.associations_evicted += 1
+        self._remove(local, association)
+        association.close()
 
     def _add(self, local: _Address) -> _Association:
         while len(self._open) >= self._limit:
-            self._counters.associations_evicted += 1
-            self._open.popitem(last=False)[1].close()
+            self._evict()
         association = _Association(self, local, self._clock())
         association.open(self._tunnel)
-        self._open[local] = association
+        self._open[local] = self._single[local] = association
         self._counters.associations_opened += 1
         return association
 

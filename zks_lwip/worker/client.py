@@ -75,12 +75,13 @@ class Client:
         self.readiness = shared.readiness
         self.pinger = shared.pinger
         self.descriptors = account.descriptors
+        self.udp_descriptors = account.udp
         self.mark = shared.mark
         self._shared = shared
         self._nursery = nursery
         self._streams: dict[int, TcpStream] = {}
         self._udp = UdpAssociations(self, session.settings.idle_udp)
-        self._echoes = Echoes(self, account.limits.echoes)
+        self._echoes = Echoes(self)
         self._handlers: dict[type, Any] = {
             Data: self._on_data,
             Udp: self._udp.send,

@@ -25,6 +25,7 @@ import trio
 from ..tunnel.frames import Echo
 from ..tunnel.session import Session
 from ..tunnel.session_v1 import WorkerV1
+from .limits import Account
 from .policy import IPAddress, Policy
 from .readiness import Readiness
 from .sockets import family_of, open_socket
@@ -153,7 +154,8 @@ class Pinger:
         """Send a request; the number by which :meth:`forget` knows it. Raises OSError."""
         now = trio.current_time()
         while self._waiting and next(iter(self._waiting.values()))[3] < now:
-            self._waiting.popitem(last=False)
+            late, (whose, *_) = self._waiting.popitem(last=False)
+            whose.answered(late)
         for _ in range(0xFFFF):
             self._sequence = self._sequence % 0xFFFF + 1
             if self._sequence not in self._waiting:
@@ -202,17 +204,17 @@ class EchoOwner(Protocol):
     """What echoes need of their session's owner."""
 
     session: Session | WorkerV1
+    account: Account
     policy: Policy
     pinger: Pinger
 
 
 class Echoes:
-    """The echoes in flight of one session; at most ``limit``, the oldest given up first."""
+    """The echoes in flight of one session; of its token's, the oldest are given up first."""
 
-    def __init__(self, owner: EchoOwner, limit: int) -> None:
+    def __init__(self, owner: EchoOwner) -> None:
         self._owner = owner
-        self._limit = limit
-        self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._waiting: set[int] = set()
 
     def send(self, frame: Echo) -> None:
         """Send the request; whatever hinders that is silence, as it is on a network."""
@@ -226,14 +228,18 @@ class Echoes:
         except OSError as error:
             log.debug("ECHO: %s", error.strerror)
             return
-        self._waiting.pop(sequence, None)
-        self._waiting[sequence] = None
-        if len(self._waiting) > self._limit:
-            pinger.forget(self._waiting.popitem(last=False)[0], self)
+        account = self._owner.account
+        self._waiting.add(sequence)
+        account.echoes[sequence] = self
+        if len(account.echoes) > account.limits.echoes:
+            oldest, whose = account.echoes.popitem(last=False)
+            whose._waiting.discard(oldest)
+            pinger.forget(oldest, whose)
 
     def answered(self, sequence: int) -> None:
-        """Called by the pinger."""
-        self._waiting.pop(sequence, None)
+        """Called by the pinger, also for one that is too late to be answered."""
+        self._waiting.discard(sequence)
+        self._owner.account.echoes.pop(sequence, None)
 
     def reply(self, request: int, payload: bytes) -> None:
         """Called by the pinger."""
@@ -241,5 +247,6 @@ class Echoes:
 
     def close_all(self) -> None:
         """The end of the session."""
-        while self._waiting:
-            self._owner.pinger.forget(self._waiting.popitem()[0], self)
+        for sequence in tuple(self._waiting):
+            self.answered(sequence)
+            self._owner.pinger.forget(sequence, self)

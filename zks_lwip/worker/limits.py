@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ..tunnel.credit import Budget
 
@@ -33,8 +35,8 @@ class Limits:
     """Streams that are not connected yet: each has a task until it is."""
     queries: int = 512
     """DNS queries in flight, over all sessions, and look-ups of names for streams."""
-    echoes: int = 256
-    """ICMP echoes in flight of one session."""
+    echoes: int = 1024
+    """ICMP echoes in flight, over all sessions."""
 
 
 class Descriptors:
@@ -118,11 +120,13 @@ class Account:
         "budget",
         "connecting",
         "descriptors",
+        "echoes",
         "held",
         "limits",
         "queries",
         "sessions",
         "streams",
+        "udp",
         "v1",
     )
 
@@ -139,6 +143,10 @@ class Account:
         self.v1 = 0
         #: a part of the descriptors: names that nobody answers for leave some for streams
         self.queries = QueryBudget(limits.queries, Descriptors(_part(descriptors), descriptors))
+        #: likewise, for associations
+        self.udp = Descriptors(max(1, descriptors.total // 2), descriptors)
+        #: ICMP echoes in flight by their sequence numbers, and whose they are; the oldest first
+        self.echoes: OrderedDict[int, Any] = OrderedDict()
         self.held = 0
         #: bounds how far the windows of this token's streams grow
         self.budget = Budget(limits.held // 4)
@@ -149,6 +157,7 @@ class Account:
         """The token's share of the descriptors is another now."""
         self.descriptors.resize(share)
         self.queries.descriptors.resize(_part(self.descriptors))
+        self.udp.resize(max(1, self.descriptors.total // 2))
 
     @property
     def idle(self) -> bool:

@@ -77,7 +77,8 @@ class WorkerConfig:
     limits: Limits = field(default_factory=Limits)
     window: int = 1 << 18
     """Bytes of credit that every stream starts with; it grows where that is too little."""
-    idle_udp: int = 60
+    idle_udp: int = 300
+    """Until an association without datagrams ends; RFC 4787 REQ-5 wants 120 at least."""
     drain: float = 10.0
     """How long the end may take after SIGTERM; streams go on for most of it."""
     quiet: float = 15.0
@@ -431,7 +432,8 @@ class Worker:
         settings = Settings(
             window=self.config.window,
             streams=min(limits.streams, account.descriptors.total),
-            associations=limits.associations,
+            # each has a socket of either family at most, and leaves some descriptors for streams
+            associations=min(limits.associations, max(1, account.udp.total // 2)),
             requests=limits.requests,
             udp=True,
             icmp=self.pinger.usable,

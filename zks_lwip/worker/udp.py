@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 import sys
+from collections import OrderedDict
 from typing import Protocol
 
 import trio
@@ -63,7 +64,7 @@ class UdpOwner(Protocol):
     session: Session | WorkerV1
     policy: Policy
     readiness: Readiness
-    descriptors: Descriptors
+    udp_descriptors: Descriptors
     mark: int | None
 
 
@@ -78,7 +79,12 @@ class _Association:
 
     def _open(self, family: int) -> socket.socket:
         owner = self._owner.owner
-        owner.descriptors.take()
+        try:
+            owner.udp_descriptors.take()
+        except OSError:
+            if not self._owner.give_way(self):
+                raise
+            owner.udp_descriptors.take()
         sock: socket.socket | None = None
         try:
             sock = open_socket(family, socket.SOCK_DGRAM, owner.mark)
@@ -97,7 +103,7 @@ class _Association:
             opened = sock
             owner.readiness.add(sock, lambda directions: self._on_ready(opened))
         except BaseException:
-            owner.descriptors.give()
+            owner.udp_descriptors.give()
             if sock is not None:
                 sock.close()
             raise
@@ -145,7 +151,7 @@ class _Association:
             if size > MAX_DATAGRAM or not permits(host):
                 owner.dropped += 1
                 continue
-            self.used = trio.current_time()
+            self._owner.touch(self)
             session.send_udp(self.id, host, source[1], _view[:size])
         owner.owner.readiness.rearm(sock)
 
@@ -172,11 +178,15 @@ class _Association:
                     session.udp_error(self.id, code, address[0].partition("%")[0], address[1])
         return found
 
+    @property
+    def has_sockets(self) -> bool:
+        return bool(self._sockets)
+
     def close(self) -> None:
         owner = self._owner.owner
         for sock in self._sockets.values():
             owner.readiness.remove(sock)
-            owner.descriptors.give()
+            owner.udp_descriptors.give()
             sock.close()
         self._sockets.clear()
 
@@ -187,7 +197,7 @@ class UdpAssociations:
     def __init__(self, owner: UdpOwner, idle: float) -> None:
         self.owner = owner
         self._idle = idle
-        self._open: dict[int, _Association] = {}
+        self._open: OrderedDict[int, _Association] = OrderedDict()  # least recently used first
         #: datagrams that were refused, or could not be sent
         self.dropped = 0
 
@@ -199,7 +209,7 @@ class UdpAssociations:
         association = self._open.get(frame.association)
         if association is None:
             association = self._open[frame.association] = _Association(self, frame.association)
-        association.used = trio.current_time()
+        self.touch(association)
         address, reason = self.owner.policy.check_literal(frame.host)
         if address is None or not frame.port:
             self.dropped += 1
@@ -219,9 +229,29 @@ class UdpAssociations:
     def sweep(self) -> None:
         """Drop what has been idle for too long, with UDP_CLOSE."""
         oldest = trio.current_time() - self._idle
-        for id in [id for id, open in self._open.items() if open.used <= oldest]:
-            self.owner.session.udp_close(id)
-            self.close(id)
+        while self._open:
+            id, association = next(iter(self._open.items()))
+            if association.used > oldest:
+                return
+            self._drop(id)
+
+    def touch(self, association: _Association) -> None:
+        """It is used now."""
+        association.used = trio.current_time()
+        self._open.move_to_end(association.id)
+
+    def give_way(self, wanting: _Association) -> bool:
+        """Drop the least recently used one but ``wanting``, for its descriptor; False: none has
+        any."""
+        for id, association in self._open.items():
+            if association is not wanting and association.has_sockets:
+                self._drop(id)
+                return True
+        return False
+
+    def _drop(self, id: int) -> None:
+        self.owner.session.udp_close(id)
+        self.close(id)
 
     def close_all(self) -> None:
         """The end of the session."""
