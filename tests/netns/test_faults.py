@@ -130,7 +130,7 @@ def test_a_protocol_error_costs_the_websocket_only(net: Lab, host: Namespace, mo
 
     Before the far end has connected it sees silence: its SYN, sent again, is a new attempt.
     """
-    held = mode in ("text", "close-1002")
+    held = mode in ("long-length", "idle-stream", "unknown-command", "text", "close-1002")
     host.sysctl("net.ipv4.tcp_syn_retries=1")
     with hostile(net, mode) as (other, url):
         child = net.connect(host, url=url)
