@@ -47,7 +47,7 @@ _NOT_OURS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 class OwnAddresses:
-    """Asks the kernel; :meth:`close` gives its socket back, and the next question takes another.
+    """Asks the kernel, by a socket that is best opened while descriptors are plenty.
 
     :param mark: SO_MARK of the worker's sockets, by which rules may route.
     """
@@ -60,12 +60,24 @@ class OwnAddresses:
         self._kept: dict[IPAddress, bool] = {}
         self._kept_since = 0.0
 
+    def open(self) -> None:
+        """Take the socket; harmless a second time, and where the system lets us have none."""
+        if self._netlink and self._socket is None:
+            try:
+                sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            except OSError as error:
+                log.debug("rtnetlink: %s; bind() tells instead", error.strerror)
+                return
+            sock.setblocking(False)
+            self._socket = sock
+
     def owns(self, address: IPAddress) -> bool:
         """Whether a packet to ``address`` would stay on this machine, or go to all of a subnet.
 
         True also for an address that nobody can tell about: then nothing connects to it.
         """
-        if self._netlink:
+        self.open()
+        if self._socket is not None:
             try:
                 return self._route_type(address) in _OWN
             except OSError as error:  # a sandbox without AF_NETLINK, for one
@@ -85,7 +97,7 @@ class OwnAddresses:
         return known
 
     def close(self) -> None:
-        """Harmless a second time."""
+        """Give the socket back; harmless a second time. The next question takes another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -101,9 +113,7 @@ class OwnAddresses:
         body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _RTA_DST) + packed
         if self._mark is not None:
             body += _ATTRIBUTE.pack(8, _RTA_MARK) + struct.pack("=I", self._mark)
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-            self._socket.setblocking(False)
+        assert self._socket is not None
         sequence = self._sequence = self._sequence % 0xFFFF_FFFF + 1
         size = _NLMSG.size + len(body)
         self._socket.sendto(

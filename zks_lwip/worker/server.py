@@ -194,6 +194,7 @@ class Worker:
         """Listen and serve; ``started`` gets the address and the port. Returns after stop()."""
         listener, address = open_listener(self.config.host, self.config.port, self._tls)
         self.pinger = Pinger(self.config.mark)
+        self._own.open()
         try:
             async with trio.open_nursery() as services:
                 await services.start(self.readiness.run)
