@@ -145,9 +145,13 @@ class Capture:
         for note in self.plan.notes:
             if note != LEAVES_HERE:  # who asked for no worker has been told
                 _log.warning("%s", note)
-        async with applied(self.plan) as self._host, trio.open_nursery() as nursery:
+        always_on = self.config.host.always_on
+        async with (
+            applied(self.plan, hold=always_on) as self._host,
+            trio.open_nursery() as nursery,
+        ):
             # What an instance that died has left closed is not opened by our failure, either.
-            self.host.hold = self.config.host.always_on or self.plan.state.leftover is not None
+            self.host.hold = always_on or self.plan.state.leftover is not None
             if self._asks:
                 self._names = Bootstrap(
                     self.config.dns or DnsOptions(),

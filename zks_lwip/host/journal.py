@@ -3,6 +3,9 @@
 One file per network namespace, ``/run/zks_lwip/net-INODE.journal`` (0600): a line of JSON that says
 who and where, then one per step. Who writes it holds a lock on it, so whether its writer lives is
 seen without looking at process ids. A line that is torn was never acted on.
+
+Room for later lines is taken at the start, as zeros at the end, so that a disk that others fill
+meanwhile does not matter.
 """
 
 from __future__ import annotations
@@ -20,9 +23,16 @@ from zks_lwip.errors import HostError, PrivilegeError
 from zks_lwip.host.state import Leftover
 from zks_lwip.host.steps import Nftables, Step, from_json, to_json
 
-__all__ = ["Journal", "Record", "journal_path", "parse", "running"]
+__all__ = ["Journal", "JournalError", "Record", "journal_path", "parse", "running"]
 
 VERSION = 1
+
+RESERVE = 32768
+"""Bytes for later lines: some 300 rules, of subnets that come and go; more are asked for then."""
+
+
+class JournalError(HostError):
+    """A journal cannot be written: nothing that only it would know may be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ def boot_id() -> str:
 
 def parse(text: str) -> Record:
     """Read a journal, as much of it as can be read; never raises for its contents."""
-    lines = text.split("\n")
+    lines = text.rstrip("\0").split("\n")
     head = _object(lines[0]) or {}
     version, pid = head.get("zks_lwip_journal"), head.get("pid")
     if version != VERSION or type(pid) is not int:
@@ -128,16 +138,22 @@ class Journal:
 
     With a ``cookie`` what is in it about another namespace, one that has gone, does not count.
 
-    :raises HostError: another instance lives in this namespace, or the file cannot be used.
+    :raises HostError: another instance lives in this namespace.
+    :raises JournalError: the file cannot be used.
     """
 
-    def __init__(self, directory: Path, inode: int, cookie: int = 0) -> None:
+    def __init__(
+        self, directory: Path, inode: int, cookie: int = 0, *, reserve: int = RESERVE
+    ) -> None:
+        """``reserve`` is how many bytes of room are taken at once."""
         self._cookie = cookie
+        self._reserve = reserve
         self.path = journal_path(directory, inode)
         self._fd = _open_locked(self.path)
-        with open(os.dup(self._fd), encoding="utf-8", errors="replace") as file:
-            self._text = file.read()
-        os.lseek(self._fd, 0, os.SEEK_END)
+        with open(os.dup(self._fd), "rb") as file:
+            data = file.read()
+        self._text = data.rstrip(b"\0").decode(errors="replace")
+        self._end, self._room = len(data.rstrip(b"\0")), len(data)
 
     @property
     def record(self) -> Record | None:
@@ -149,7 +165,10 @@ class Journal:
         return None if record.version and other else record
 
     def begin(self, netns: str | None, tun: str) -> None:
-        """Say who we are. Steps of an instance that died stay in it, before ours."""
+        """Say who we are. Steps of an instance that died stay in it, before ours.
+
+        :raises JournalError: there is no room.
+        """
         record = self.record
         head = {
             "zks_lwip_journal": VERSION,
@@ -160,26 +179,41 @@ class Journal:
             "tun": tun,
         }
         old = [] if record is None else [to_json(step) for step in record.steps]
-        text = "".join(json.dumps(line) + "\n" for line in (head, *old))
+        text = "".join(json.dumps(line) + "\n" for line in (head, *old)).encode()
         # A new file takes the old one's place in one moment, with our lock on it.
-        fd = os.open(
-            f"{self.path}.new",
-            os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND,
-            0o600,
-        )
+        new, fd = f"{self.path}.new", -1
         try:
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            os.write(fd, text.encode())
-            os.rename(f"{self.path}.new", self.path)
-        except BaseException:
-            os.close(fd)
+            _write(fd, text + bytes(self._reserve), 0)
+            os.rename(new, self.path)
+        except BaseException as error:
+            if fd >= 0:
+                os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(new)  # or what little it has would be missing elsewhere
+            if isinstance(error, OSError):
+                raise _unwritable(self.path, error) from error
             raise
         os.close(self._fd)
-        self._fd = fd
+        self._fd, self._end, self._room = fd, len(text), len(text) + self._reserve
 
     def append(self, step: Step) -> None:
-        """Write down a step that is about to be done."""
-        os.write(self._fd, (json.dumps(to_json(step)) + "\n").encode())
+        """Write down a step that is about to be done.
+
+        :raises JournalError: there is no room for it; the journal is as before.
+        """
+        line = (json.dumps(to_json(step)) + "\n").encode()
+        try:
+            if self._end + len(line) > self._room:
+                _write(self._fd, bytes(len(line) + self._reserve), self._room)
+                self._room += len(line) + self._reserve
+            _write(self._fd, line, self._end)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._room)
+            raise _unwritable(self.path, error) from error
+        self._end += len(line)
 
     def finish(self) -> None:
         """Everything has been undone: empty it, and remove it where we still may."""
@@ -200,7 +234,7 @@ def _open_locked(path: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,8 +253,28 @@ def _open_locked(path: Path) -> int:
             "directory; `run -- COMMAND` needs neither"
         ) from error
     except OSError as error:
-        what = "is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise HostError(f"cannot use the journal {path}: {what}") from error
+        if error.errno == errno.ELOOP:
+            raise JournalError(f"cannot use the journal {path}: it is a symbolic link") from error
+        raise _unwritable(path, error) from error
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    """All of it, there. Raises OSError."""
+    while data:
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done
+
+
+def _unwritable(path: Path, error: OSError) -> JournalError:
+    advice = {
+        errno.ENOSPC: f"; make room (`df -h {path.parent}`, `df -i {path.parent}`)",
+        errno.EDQUOT: "; make room, or have the quota raised",
+        errno.EROFS: f"; have {path.parent} mounted writable",
+    }
+    return JournalError(
+        f"cannot write the journal {path}, without which nothing could be undone: "
+        f"{error.strerror}{advice.get(error.errno or 0, '')}"
+    )
 
 
 def _in_use(path: Path) -> str:

@@ -34,7 +34,7 @@ from zks_lwip.host._resolver import Hand, is_resolver
 from zks_lwip.host.config import STATE_DIR, HostConfig, KillSwitch
 from zks_lwip.host.plan import Plan, make_plan, missing, with_state
 from zks_lwip.host.state import HostState
-from zks_lwip.host.steps import Nftables, Rule, Step
+from zks_lwip.host.steps import Nftables, Resolvconf, Route, Rule, Step, Sysctl
 
 __all__ = ["Host", "applied", "make_plan", "observe"]
 
@@ -77,25 +77,34 @@ OnStep = Callable[[int, Step], None]
 
 
 @contextlib.asynccontextmanager
-async def applied(plan: Plan, *, on_step: OnStep | None = None) -> AsyncIterator[Host]:
+async def applied(
+    plan: Plan, *, hold: bool = False, on_step: OnStep | None = None
+) -> AsyncIterator[Host]:
     """Do all steps of a plan, and undo them at the end, in reverse; also after a failure half-way.
 
     Where :attr:`Host.hold` is set when the block is left, the host stays closed, as after SIGKILL.
     What an instance that died has left is taken over, without opening anything in between; if
-    *that* fails, the host stays as closed as it was. ``on_step`` is called, in the namespace's
-    thread, with the number of a step and the step, when it is in the journal and not yet done.
+    *that* fails, the host stays as closed as it was. With ``hold`` it is closed whatever fails,
+    also where there can be no journal, and :attr:`Host.hold` is set from the start. ``on_step`` is
+    called, in the namespace's thread, with the number of a step and the step, when it is in the
+    journal and not yet done.
 
     :raises HostError: a step failed, or another instance runs in this namespace.
     :raises PrivilegeError: for want of a privilege.
     """
     host = Host(plan, on_step)
+    host.hold = hold
+    keep = hold and plan.config.kill_switch is not KillSwitch.OFF
     try:
         await host.start()
     except ZksError as error:
+        problems = await host.close_only(error) if keep else []
         try:
-            await host.stop(keep=plan.state.leftover is not None)
+            await host.stop(keep=keep or plan.state.leftover is not None)
         except HostError as second:
-            raise HostError(f"{error}; {second}") from error
+            problems.append(str(second))
+        if problems:
+            raise HostError("; ".join([str(error), *problems])) from error
         raise
     except BaseException:
         await host.stop()
@@ -120,6 +129,7 @@ class Host:
         self._thread = NamespaceThread(plan.config.netns)
         self._lock = trio.Lock()
         self._journal: journals.Journal | None = None
+        self._unwritten = False
         self._ip: IPRoute | None = None
         self._applier: Applier | None = None
         self._done: list[Step] = []
@@ -147,6 +157,24 @@ class Host:
             await trio.lowlevel.checkpoint()
         for step in self.plan.stale:
             await self._thread.run(self._undo, step)
+
+    async def close_only(self, error: ZksError) -> list[str]:
+        """After a failed start: do what closes and is found again without a journal; what failed.
+
+        The TUN, sysctls and the resolver stay as they are, and everything does where another
+        instance holds the journal. For :func:`applied`.
+        """
+        problems: list[str] = []
+        if self._journal is None and not isinstance(error, journals.JournalError):
+            return problems
+        for number, step in enumerate(self.plan.steps):
+            try:
+                if _closes(step):
+                    await self._thread.run(self._do, number, step)
+            except ZksError as other:
+                if str(other) != str(error):
+                    problems.append(str(other))
+        return problems
 
     async def stop(self, *, keep: bool = False) -> None:
         """Undo everything, or (``keep``) leave it for whoever comes next; not interrupted.
@@ -221,10 +249,15 @@ class Host:
 
     def _open(self) -> None:
         inode = namespace_id(None)
-        self._journal = journals.Journal(self.plan.config.state_dir, inode, namespace_cookie())
         self._ip = IPRoute()
         self._applier = Applier(self._ip)
-        self._journal.begin(self.plan.config.netns, self.plan.config.tun)
+        self._journal = journals.Journal(self.plan.config.state_dir, inode, namespace_cookie())
+        try:
+            self._journal.begin(self.plan.config.netns, self.plan.config.tun)
+        except journals.JournalError:
+            self._journal.close()
+            self._journal = None
+            raise
 
     def _do(self, number: int, step: Step) -> None:
         self._write_down(step)
@@ -239,12 +272,21 @@ class Host:
             raise
 
     def _write_down(self, step: Step) -> None:
-        assert self._journal is not None
         if isinstance(step, Nftables):
             step = Nftables("")  # its name is enough to undo it
-        if step not in self._done:
-            self._journal.append(step)
-            self._done.append(step)
+        if step in self._done:
+            return
+        try:
+            if self._journal is not None:  # without one, only what closes is done
+                self._journal.append(step)
+        except journals.JournalError as error:
+            if isinstance(step, (Sysctl, Resolvconf)):
+                raise
+            # What bears our name, or vanishes with the TUN, is found without a journal.
+            if not self._unwritten:
+                self._unwritten = True
+                _log.error("%s; `recover` will look for what is not in it", error)
+        self._done.append(step)
 
     def _undo(self, step: Step, stays: bool = False) -> None:
         if stays or not step.vanishes:
@@ -308,10 +350,10 @@ class Host:
         if self._ip is not None:
             self._ip.close()
             self._ip = None
+        if keep and (journal is not None or self._done):
+            _log.error("the host stays closed; `zks-lwip recover` opens it")
         if journal is None:
             return
-        if keep:
-            _log.error("the host stays closed; `zks-lwip recover` opens it")
         if keep or problems:
             journal.close()
         else:
@@ -322,6 +364,10 @@ class Host:
                 "not everything could be undone, `zks-lwip recover` tries again: "
                 + "; ".join(problems)
             )
+
+
+def _closes(step: Step) -> bool:
+    return isinstance(step, (Nftables, Rule)) or (isinstance(step, Route) and not step.device)
 
 
 def undo_all(steps: list[Step], undo: Callable[[Step], None]) -> list[str]:

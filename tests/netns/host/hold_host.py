@@ -2,10 +2,10 @@
 
 Each line of standard input is an order, a JSON object that a process of its own carries out:
 ``config`` (what HostConfig takes), ``die`` (SIGKILL before that step is done), ``term`` (SIGTERM
-then), ``fail`` (raise then), ``drop`` (privileges, to that user), ``recover`` (do just that, in
-this state_dir). Printed are "steps N", "closed" (nothing may leave any more), "applied NAME", and
-at the end "ended CODE". A line "stop" is SIGTERM for the last process, "kill" SIGKILL, "freeze"
-SIGSTOP, "update JSON" another configuration.
+then), ``fail`` (raise then), ``hold`` (as ``--always-on``), ``drop`` (privileges, to that user),
+``recover`` (do just that, in this state_dir). Printed are "steps N", "closed" (nothing may leave
+any more), "applied NAME", and at the end "ended CODE". A line "stop" is SIGTERM for the last
+process, "kill" SIGKILL, "freeze" SIGSTOP, "update JSON" another configuration.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def hold(order: dict[str, Any], updates: int) -> None:
             nursery.start_soon(_stop, signals, nursery.cancel_scope)
             plan = make_plan(config, await observe(config.netns, state_dir=config.state_dir))
             say("steps", len(plan.steps))
-            async with applied(plan, on_step=on_step) as host:
+            async with applied(plan, hold=order.get("hold", False), on_step=on_step) as host:
                 if "drop" in order:
                     await drop_privileges(host, user=order["drop"])
                     say("user", os.getuid(), *set(held_capabilities().values()))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import resource
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from zks_lwip.errors import HostError
 if sys.platform != "linux":
     pytest.skip("the journal is for Linux", allow_module_level=True)
 
-from zks_lwip.host.journal import Journal, journal_path, parse, running
+from zks_lwip.host.journal import RESERVE, Journal, JournalError, journal_path, parse, running
 from zks_lwip.host.steps import Nftables, Route, Rule, Sysctl
 
 STEPS = [
@@ -27,7 +30,7 @@ STEPS = [
 
 
 def written(directory: Path) -> Path:
-    journal = Journal(directory, 42)
+    journal = Journal(directory, 42, reserve=0)
     journal.begin("blue", "zks0")
     for step in STEPS:
         journal.append(step)
@@ -154,3 +157,60 @@ def test_lines_of_any_shape_are_unreadable_and_no_more(line: str) -> None:
     head = json.dumps({"zks_lwip_journal": 1, "pid": 1})
     record = parse(f"{head}\n{line}\n{line}")
     assert record.pid == 1 and record.steps == () and record.problems
+
+
+@contextlib.contextmanager
+def files_limited(size: int) -> Iterator[None]:
+    """No file gets longer than that: writing fails as on a full disk, but for the reason."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_room_is_taken_at_the_start(tmp_path: Path) -> None:
+    """What is written later fits in, whatever others do with the disk."""
+    journal = Journal(tmp_path, 42)
+    journal.begin(None, "zks0")
+    steps = [Rule(4, 120, 254, to=f"10.{n}.{m}.0/24") for n in range(3) for m in range(100)]
+    size = journal.path.stat().st_size
+    with files_limited(size):
+        for step in steps:
+            journal.append(step)
+    assert journal.path.stat().st_size == size > RESERVE
+    journal.close()
+    record = Journal(tmp_path, 42).record
+    assert record is not None and record.steps == tuple(steps) and record.problems == ()
+
+
+@pytest.mark.parametrize("more", [0, 40, 200])
+def test_a_step_for_which_there_is_no_room(tmp_path: Path, more: int) -> None:
+    """It is refused, and what is written before and after it can be read."""
+    journal = Journal(tmp_path, 42, reserve=150)
+    journal.begin(None, "zks0")
+    steps = [Rule(4, 120, 254, to=f"10.0.{n}.0/24") for n in range(20)]
+    written, refused = [], 0
+    with files_limited(journal.path.stat().st_size + more):
+        for step in steps:
+            try:
+                journal.append(step)
+                written.append(step)
+            except JournalError as error:
+                refused += 1
+                assert f"cannot write the journal {journal.path}, without which" in str(error)
+    assert written and refused
+    journal.append(steps[-1])
+    journal.close()
+    record = Journal(tmp_path, 42).record
+    assert record is not None and record.steps == (*written, steps[-1]) and not record.problems
+
+
+def test_a_start_for_which_there_is_no_room(tmp_path: Path) -> None:
+    """It is refused, and what an instance that died has written stays as it is."""
+    before = written(tmp_path).read_bytes()
+    with files_limited(len(before) + 100), pytest.raises(JournalError, match="nothing could be"):
+        Journal(tmp_path, 42).begin(None, "zks1")
+    assert [path.name for path in tmp_path.iterdir()] == ["net-42.journal"]
+    assert journal_path(tmp_path, 42).read_bytes() == before
