@@ -18,7 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from zks_lwip.device import TunDevice, open_tun
 from zks_lwip.errors import HostError, PrivilegeError
-from zks_lwip.host._observe import nft_path, read_sysctl, sysctl_path
+from zks_lwip.host._observe import list_table, nft_path, read_sysctl, sysctl_path
 from zks_lwip.host._programs import run_program
 from zks_lwip.host._resolver import DO, UNDO, Hand
 from zks_lwip.host.steps import (
@@ -58,6 +58,9 @@ class Applier:
         """The TUN, once its step has been done."""
         self.hand: Hand | None = None
         """Who tells the system's resolver, if we may not."""
+        self.loaded: str | None = None
+        """The firewall's table as it was listed once it had been loaded, see :func:`list_table`."""
+        self._ruleset = ""
 
     def do(self, step: Step) -> None:
         """Make it so; harmless where it is so already.
@@ -86,6 +89,24 @@ class Applier:
             raise _explain(commands, error.errno or 0) from error
         except subprocess.SubprocessError as error:
             raise HostError(f"{_shown(commands)}: {error}") from error
+
+    def _load(self, step: Nftables) -> None:
+        """Load the table, and remember how it looks: whoever changes it, what is seen is that."""
+        mend = self.loaded is not None and step.ruleset == self._ruleset
+        try:
+            _nft(["-f", "-"], step.ruleset)
+            now = _listed()
+            anew = mend and now != self.loaded
+        except HostError:
+            if self.loaded is None:
+                raise
+            anew = True  # something of it has become of another kind
+        if anew:
+            # A chain of somebody else's in it, say, or a flag, which loading leaves as it is.
+            delete = f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
+            _nft(["-f", "-"], delete + step.ruleset)
+            now = _listed()
+        self._ruleset, self.loaded = step.ruleset, now
 
     def _tell(self, step: Step, *, undo: bool) -> None:
         if self.hand is not None and step in self.hand:
@@ -202,6 +223,14 @@ def _nft(arguments: Sequence[str], text: str = "") -> str:
     return run_program([path, *arguments], text)
 
 
+def _listed() -> str | None:
+    """How our table looks; None if that cannot be told: then it is taken to be as it was."""
+    try:
+        return list_table(nft_path() or "nft")
+    except HostError:
+        return None
+
+
 def count_refused() -> int:
     """The packets that our firewall has counted as refused."""
     text = _nft(["-j", "list", "counter", "inet", TABLE_NAME, "refused"])
@@ -218,7 +247,7 @@ def _delete_table(applier: Applier, step: Nftables) -> None:
 
 
 _DO: dict[type[Step], Callable[[Applier, Any], object]] = {
-    Nftables: lambda self, step: _nft(["-f", "-"], step.ruleset),
+    Nftables: Applier._load,
     Sysctl: lambda self, step: _set_sysctl(step.name, step.value),
     Route: lambda self, step: self._route(step, "replace"),
     Rule: lambda self, step: _tolerate(_THERE, lambda: self._rule(step, "add")),

@@ -23,7 +23,7 @@ from zks_lwip.host.resolv_conf import read_resolv_conf
 from zks_lwip.host.state import HostAddress, HostState, Leftover, Link
 from zks_lwip.host.steps import PROTOCOL, SYSCTLS, TABLE_NAME, Route, Rule, Step
 
-__all__ = ["look", "nft_path"]
+__all__ = ["list_table", "look", "nft_path"]
 
 _FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _TO_TABLE, _UNREACHABLE = 1, 7
@@ -47,12 +47,13 @@ def look(
     leftover: Leftover | None,
     *,
     table_known: bool | None = None,
+    loaded: str | None = None,
 ) -> HostState:
     """The state of the namespace that this thread, and ``ip``, are in.
 
     With ``table_known`` an nftables table of our name is ours, whatever it looks like: a journal
-    says that we have made it. (None: we have, and look whether it is still as it was.) Marks of
-    others are looked for in rules of routing only.
+    says that we have made it. With ``loaded``, what :func:`list_table` gave when we had loaded it,
+    it counts only if it is still so. Marks of others are looked for in rules of routing only.
     """
     inode = namespace_id(None)
     ipv6 = Path("/proc/net/if_inet6").exists()
@@ -60,7 +61,7 @@ def look(
     ours, foreign, uses, marks = _rules(ip)
     networks, uplinks, routes, claimed = _routes(ip, links)
     nft = nft_path()
-    our_table, foreign_table = _table(nft, table_known)
+    our_table, foreign_table = _table(nft, table_known, loaded)
     resolver = _resolver(inode)
     return HostState(
         netns=netns,
@@ -206,11 +207,23 @@ def _routes(
     return networks, uplinks, ours, claimed
 
 
-def _table(nft: str | None, known: bool | None) -> tuple[bool, bool]:
+def list_table(nft: str) -> str:
+    """Our table as it is: rules, chains, sets and flags, without what counts; empty if it is not.
+
+    :raises HostError: it cannot be told.
+    """
+    argv = [nft, "-s", "-n", "list", "table", "inet", TABLE_NAME]
+    code, listing = read_program(argv, patience=10)
+    return listing if code == 0 else ""
+
+
+def _table(nft: str | None, known: bool | None, loaded: str | None) -> tuple[bool, bool]:
     """Whether our firewall is there; whether another table of its name is."""
     if nft is None:
         return False, False
     try:
+        if loaded is not None:
+            return list_table(nft) == loaded, False
         # As text, which every nft prints, and without what is in the sets.
         argv = [nft, "-t", "list", "table", "inet", TABLE_NAME]
         code, listing = read_program(argv, patience=10)

@@ -317,7 +317,8 @@ class Host:
 
     def _reassert(self) -> HostState:
         assert self._ip is not None
-        state = look(self._ip, self.plan.state.netns, self.plan.state.own_inode, None)
+        first, loaded = self.plan.state, self._working.loaded
+        state = look(self._ip, first.netns, first.own_inode, None, loaded=loaded)
         if self.paused:
             return state
         tun = self.plan.config.tun

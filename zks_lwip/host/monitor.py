@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _ROUTE, _NETFILTER = 0, 12  # of linux/netlink.h
 # Groups of linux/rtnetlink.h: link, IPv4 and IPv6 addresses, routes and rules.
 _GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
-# NFNLGRP_NFTABLES: somebody flushes the ruleset.
+# NFNLGRP_NFTABLES: somebody flushes the ruleset, or changes something in our table.
 _NFTABLES_GROUP = 1 << 6
 # Seconds that a burst may take. The firewall holds meanwhile.
 _BURST = 0.1

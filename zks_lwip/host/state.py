@@ -82,7 +82,7 @@ class HostState:
     nft: str | None = None
     """The path of nft(8)."""
     nft_table: bool = False
-    """Our firewall's table is loaded."""
+    """Our firewall's table is loaded; once we have loaded it, also: and nobody has changed it."""
     foreign_table: bool = False
     """A table of its name is loaded that is not of our making."""
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import client
-from tests.netns.child import ROOT, until
+from tests.netns.child import ROOT, Child, until
 from tests.netns.host import leak
 from tests.netns.host.conftest import Holder, execute, nothing, same
 from tests.netns.host.leak import Detector, Prober, Probers, Space
@@ -166,6 +166,57 @@ def test_what_others_undo_is_done_again(
             until(lambda: set(before.split("\n")) <= set(holder.picture().split("\n")))
             prober.rounds()
     nothing(found)
+    holder.end()
+
+
+_LEAVING = "inet zks_lwip leaving"
+_HOOK = "type filter hook postrouting priority filter; policy"
+TAMPERING = {
+    "flushed": "nft flush table inet zks_lwip",
+    "deleted": "nft delete table inet zks_lwip",
+    "asleep": "nft add table inet zks_lwip '{ flags dormant; }'",
+    "a chain flushed": f"nft flush chain {_LEAVING}",
+    "a chain deleted": f"nft flush chain {_LEAVING}; nft delete chain {_LEAVING}",
+    "a chain without its hook": f"nft flush chain {_LEAVING}; nft delete chain {_LEAVING}; "
+    f"nft add chain {_LEAVING}",
+    "a policy": f"nft add chain {_LEAVING} '{{ {_HOOK} drop; }}'",
+    "a rule deleted": f"nft delete rule {_LEAVING} handle $(nft -a list chain {_LEAVING} | "
+    "sed -n 's/.*drop # handle //p' | tail -1)",
+    "a rule inserted": f"nft insert rule {_LEAVING} accept",
+    "a set emptied": "nft flush set inet zks_lwip peers4",
+    "an element added": f"nft add element inet zks_lwip peers4 '{{ {leak.FAR4} }}'",
+    "a chain added": "nft add chain inet zks_lwip other '{ type filter hook output priority 0; }'",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_whatever_is_done_to_our_table_is_mended(
+    holder: Holder, space: Space, detector: Detector, what: str
+) -> None:
+    """Afterwards it holds what only it can: sockets that are bound to a link."""
+    holder.apply()
+    before = holder.picture()
+    with Prober(space.client, "udp4-bound", "tcp6-bound", "dns4-bound", rate=300) as prober:
+        Child("sh", space.client.command(["sh", "-ec", TAMPERING[what]])).succeed()
+        until(lambda: set(before.split("\n")) == set(holder.picture().split("\n")))
+        with detector.watching() as found:
+            prober.rounds(2)
+    nothing(found)
+    holder.end()
+    assert holder.child.stdout[-1] == "ended 0"
+
+
+def test_a_table_that_is_as_it_was_is_left_alone(holder: Holder, space: Space) -> None:
+    """Others' tables change often; and listing ours gives the same each time."""
+    holder.apply(
+        inbound=[22, 8022], lan=False, bypass=[f"198.51.{n}.0/24" for n in range(0, 90, 2)]
+    )
+    handles = execute(space, "nft -a list table inet zks_lwip")
+    for _ in range(8):
+        execute(space, "nft add table ip other; nft delete table ip other")
+        execute(space, "ip addr add 10.9.9.9/32 dev lo; ip addr del 10.9.9.9/32 dev lo")
+        time.sleep(0.15)
+    assert execute(space, "nft -a list table inet zks_lwip") == handles
     holder.end()
 
 
