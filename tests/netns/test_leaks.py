@@ -1,4 +1,5 @@
-"""Nothing leaks from ``connect``, whatever happens to it; probes of every kind, 50 a second.
+"""Nothing leaks from ``connect``, whatever happens to it; probes of every kind, of the host and of
+two containers behind it, 150 a second each.
 
 What leaves the host's uplink is seen below its firewall (see ``host/leak.py``); allowed is the
 WebSocket to the worker, nothing else.
@@ -13,15 +14,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trustme
 
 from tests.netns import client, lab, machine, servers
 from tests.netns.child import Child, until
-from tests.netns.host import probe
+from tests.netns.containers import container
+from tests.netns.host import leak, probe
 from tests.netns.host.conftest import nothing
-from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
+from tests.netns.host.disk import disk, fill
+from tests.netns.host.leak import Detector, Packet, Prober, Probers, housekeeping
 from tests.netns.lab import PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
 
 CLOSED = r"\[#\] (sysctl|ip -4 route)"  # of the log: the step after the firewall
@@ -43,6 +47,13 @@ def host(net: Lab) -> Namespace:
         f"addr add {probe.NEIGHBOUR6}/64 dev h{index} nodad",
     )
     return host
+
+
+@pytest.fixture(scope="module")
+def containers(host: Namespace) -> Iterator[list[Namespace]]:
+    """Of that host: one that is routed only, one with NAT."""
+    with container(host, 1) as routed, container(host, 2, nat=True) as nat:
+        yield [routed, nat]
 
 
 @pytest.fixture
@@ -71,63 +82,125 @@ def nft(net: Namespace, text: str) -> None:
     subprocess.run(argv, input=text.encode(), check=True, timeout=60)
 
 
-def test_the_detector_detects(host: Namespace, detector: Detector) -> None:
-    """The control: without a VPN each kind of probe is seen."""
-    with Prober(host, rate=400) as prober, detector.watching() as found:
-        prober.rounds()
-    seen = {(p.protocol, p.destination, p.port) for p in found}
-    udp, tcp = socket.IPPROTO_UDP, socket.IPPROTO_TCP
-    for far, names, lan in (
-        (lab.FAR4, probe.NAMES4, probe.NEIGHBOUR4),
-        (lab.FAR6, probe.NAMES6, probe.NEIGHBOUR6),
-    ):
-        icmp = socket.IPPROTO_ICMPV6 if ":" in far else socket.IPPROTO_ICMP
-        assert seen >= {(udp, far, 9999), (tcp, far, 80), (icmp, far, 0)}
-        assert seen >= {(udp, names, 53), (tcp, names, 53), (udp, lan, 53)}
-
-
-@pytest.mark.parametrize("ipv6", ["tunnel", "block"])
-def test_nothing_leaks(
-    net: Lab, worker: Child, host: Namespace, detector: Detector, ipv6: str
+@pytest.mark.parametrize("origin", leak.ORIGINS)
+def test_the_detector_detects(
+    host: Namespace, containers: list[Namespace], detector: Detector, origin: str
 ) -> None:
-    """Start, steady, reset, blackholed, stopped, killed, taken over, recovered, ended."""
+    """The control: without a VPN each kind of probe is seen, whoever has sent it."""
+    with Probers(host, containers, rate=400) as probers:
+        chosen = probers.each[leak.ORIGINS.index(origin)]
+        for other in probers.each:
+            if other is not chosen:
+                other.stop()
+        with detector.watching() as found:
+            chosen.rounds()
+    leak.check_control(found, origin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", ["--ipv6 tunnel", "--ipv6 block", "--forward", "--forward --allow-inbound 22"]
+)
+def test_nothing_leaks(
+    net: Lab,
+    worker: Child,
+    host: Namespace,
+    containers: list[Namespace],
+    detector: Detector,
+    options: str,
+) -> None:
+    """Start, steady, reset, blackholed, after a pause, stopped, killed, taken over, recovered."""
     before = machine.picture(host.path)
-    options = ["-v", "--ipv6", ipv6, "--grace", "1"]
-    with Prober(host) as prober:
-        with net.connect(host, *options, ready=False) as child:
+    given = ["-v", *options.split(), "--grace", "1"]
+    with Probers(host, containers, rate=150) as probers:
+        with net.connect(host, *given, ready=False) as child:
             child.wait_for(CLOSED)
             with detector.watching() as found:
                 child.wait_for("^ready: ")
-                prober.rounds()
+                probers.rounds()
                 with barred(net, "reject with tcp reset"):
                     child.wait_for("Trying again")
-                    prober.rounds()
+                    probers.rounds()
                 until(lambda: _up(host))
                 with barred(net, "drop"):
-                    prober.rounds()
+                    probers.rounds()
+            nothing(found)
+            with detector.watching() as found:
+                Child("pause", host.command([*ZKS, "pause", "--for", "5m"])).succeed()
+                probers.rounds()
+            assert {p.source for p in found} >= {probe.CLIENT6, "172.30.1.2"}, "open, as asked for"
+            Child("pause", host.command([*ZKS, "pause", "--end"])).succeed()
+            with detector.watching() as found:
+                probers.rounds()
                 child.signal(signal.SIGSTOP)
-                prober.rounds()
+                probers.rounds()
                 child.signal(signal.SIGCONT)
                 child.signal(signal.SIGKILL)
                 child.wait()
-                prober.rounds()
+                probers.rounds()
         nothing(found)
         with detector.watching() as found:
-            with net.connect(host, *options) as child:  # takes over
-                prober.rounds()
-                with host.entered():
-                    assert client.who(lab.FAR4) == lab.MID4
+            with net.connect(host, *given) as child:  # takes over
+                probers.rounds()
+                for inside in (host, *(containers if "--forward" in options else ())):
+                    with inside.entered():
+                        assert client.who(lab.FAR4) == lab.MID4
                 child.signal(signal.SIGKILL)
                 child.wait()
-                prober.rounds()
+                probers.rounds()
         nothing(found)
         with detector.watching() as found:
             Child("recover", host.command([*ZKS, "recover"])).succeed()
-            prober.rounds()
+            probers.rounds()
         assert found, "the detector does not detect any more"
     assert machine.difference(before, machine.picture(host.path)) == ""
-    with net.connect(host, *options):
+    with net.connect(host, *given):
         pass
+    assert machine.difference(before, machine.picture(host.path)) == ""
+
+
+def test_a_full_disk_opens_nothing(
+    net: Lab,
+    worker: Child,
+    host: Namespace,
+    containers: list[Namespace],
+    detector: Detector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``--always-on`` closes without a journal; what fills up later does not end ``connect``."""
+    before = machine.picture(host.path)
+    why = "cannot write the journal /run/zks_lwip/net-"
+    with Probers(host, containers, rate=200) as probers:
+        with disk(tmp_path / "full", "size=8k") as state:
+            monkeypatch.setattr(host, "state", state)
+            with detector.watching() as found, net.connect(host, ready=False) as child:
+                assert child.wait() == 4 and why in child.stderr[-1], child.output
+                probers.rounds()
+            assert found, "the control"
+            with net.connect(host, "--always-on", ready=False) as child:
+                assert child.wait() == 4 and why in child.stderr[-1], child.output
+            assert any("stays closed" in line for line in child.stderr)
+            with detector.watching() as found:
+                probers.rounds()
+            nothing(found)
+            Child("recover", host.command([*ZKS, "recover"])).succeed()
+        assert machine.difference(before, machine.picture(host.path)) == ""
+        with disk(tmp_path / "fills", "size=256k") as state:
+            monkeypatch.setattr(host, "state", state)
+            with net.connect(host, "-v") as child:
+                fill(state)
+                with detector.watching() as found:
+                    for n in range(3):
+                        host.ip(f"addr add 10.44.{n}.1/24 dev up0")
+                        child.wait_for(rf"rule add .* to 10\.44\.{n}\.0/24")
+                    probers.rounds()
+                    with host.entered():
+                        assert client.who(lab.FAR4) == lab.MID4
+                nothing(found)
+                host.ip(*(f"addr del 10.44.{n}.1/24 dev up0" for n in range(3)))
+                assert child.stop() == 0
+            child.no_traceback()
     assert machine.difference(before, machine.picture(host.path)) == ""
 
 

@@ -217,6 +217,11 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
         if not config.only:  # to where a published port leads, which may be 53
             rules += [f"{mark} ip daddr @lan4 accept", f"{mark} ip6 daddr @lan6 accept"]
     rules += [*_housekeeping(), f"{_dns_ports(config)} counter name refused drop"]
+    # A container's, too, which bears its own address here: whatever it asked went into the TUN.
+    rules.append(
+        "meta l4proto { icmp, ipv6-icmp } ct state related ct direction original "
+        f"ct original proto-dst {_DNS_PORT} counter name refused drop"
+    )
     if config.bypass:
         rules += ["ip daddr @bypass4 accept", "ip6 daddr @bypass6 accept"]
     rules += [f"meta skuid {uid} accept" for uid in config.bypass_users]
