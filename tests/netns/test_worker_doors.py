@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -104,6 +105,24 @@ def test_of_the_embedded_worker_the_machine_is_the_users_own(net: Lab) -> None:
             own, port = sock.getsockname()[0], listener.getsockname()[1]
         code = f"import socket; socket.create_connection(({own!r}, {port}), 20)"
         net.run(host, *lab.PYTHON, "-c", code, embedded=True).succeed()
+
+
+def test_name_servers_are_asked_plain_questions_and_errors_say_why(net: Lab) -> None:
+    """What the worker answers itself reaches the application with its reason (RFC 8914)."""
+    host, listen = net.add_host(), f"{lab.WORKER4}:8800"
+    argv = [*lab.ZKS, "worker", "--listen", listen, "--token-file", str(net.token_file)]
+    nobody = f"{lab.FAR4}:9"  # answers with ICMP port unreachable
+    with Child("worker", net.mid.command([*argv, "--resolver", nobody])) as worker:
+        worker.wait_for(r"listening on \S+:\d+")
+        with net.connect(host, "--dns-via", "worker", url=f"ws://{listen}"):
+            for question, status, said in (
+                (("dead.zks.test",), "SERVFAIL", "EDE: 22 .*no name server can be asked"),
+                (("version.bind", "CH", "TXT"), "REFUSED", "EDE: 21"),
+                (("far.zks.test", "ANY"), "NOERROR", 'HINFO\\s+"RFC8482"'),
+            ):
+                argv = ["dig", "+tries=1", "+time=20", f"@{lab.NAMESERVER}", *question]
+                told = net.application(host, *argv).succeed()
+                assert f"status: {status}" in told and re.search(said, told), told
 
 
 @pytest.mark.parametrize("netlink", [True, False], ids=["netlink", "bind"])

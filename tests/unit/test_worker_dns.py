@@ -157,7 +157,8 @@ def reason(reply: bytes) -> tuple[int, int, str]:
     return message.rcode(), int(option.code), option.text or ""
 
 
-async def test_silence_becomes_servfail_after_five_seconds() -> None:
+async def test_silence_becomes_servfail_within_five_seconds() -> None:
+    """So soon that it is there before a client gives up."""
     server = FakeNameServer(lambda q, tcp: None)
     purse = budget()
     async with server.running():
@@ -165,7 +166,7 @@ async def test_silence_becomes_servfail_after_five_seconds() -> None:
         began = trio.current_time()
         with_edns = dns.message.make_query("example.com", "A", want_dnssec=True, id=0x1234)
         reply = await forward(client, with_edns.to_wire(), purse)
-        assert 4.9 < trio.current_time() - began < 9
+        assert 4.4 < trio.current_time() - began < 9
     assert reason(reply) == (2, 22, "no name server answered in time")
     assert dns.message.from_wire(reply).ednsflags == dns.flags.DO
     assert reply[:2] == b"\x12\x34"

@@ -43,7 +43,9 @@ NOERROR, NXDOMAIN = 0, 3
 _HEADER = 12
 _QR, _TC = 0x80, 0x02
 _UDP_LIMIT = 1232  # a question over this goes by TCP at once: it would be fragmented
-_SECONDS = 5.0  # for a whole answer, PROTOCOL.md §5
+#: For a whole answer, or SERVFAIL with the reason: clients give up after 5 s (PROTOCOL.md §5), and
+#: that has to be there before.
+_SECONDS = 4.5
 _NEXT_SERVER = 0.8  # seconds until the next server is asked too
 _system_random = random.SystemRandom()
 
@@ -345,7 +347,7 @@ async def forward(client: DnsClient, query: bytes, budget: QueryBudget) -> bytes
     """DNS_QUERY (PROTOCOL.md §5): the message as it is to a name server, its answer back.
 
     Never raises, never silent: FORMERR for what is no query, NOTIMP or REFUSED for what is no plain
-    one, SERVFAIL after 5 seconds; with the reason where the query has EDNS.
+    one, SERVFAIL within 5 seconds; with the reason where the query has EDNS.
     """
     if len(query) < _HEADER or query[2] & _QR:
         return error_response(query, FORMERR)
