@@ -39,6 +39,7 @@ def test_the_command_of_run_keeps_its_callers_limits(net: Lab, host: Namespace) 
     assert inside[2] != direct[2], "the control: it ran outside"
 
 
+@pytest.mark.slow
 def test_no_descriptor_left_for_anything(net: Lab, host: Namespace) -> None:
     before = machine.picture(host.path)
     listen = f"{WORKER4}:8795"

@@ -10,7 +10,7 @@ from tests.netns.lab import PYTHON, Lab
 
 @pytest.mark.slow
 def test_a_few_seconds_of_soak(net: Lab) -> None:
-    options = ["--minutes", "0.2", "--killed", "100", "--tolerance", "100"]
+    options = ["--minutes", "0.1", "--killed", "100", "--tolerance", "100"]
     without = ["--without", "never", "--without", "udp"]  # these need minutes to return
     with Child("soak", [*PYTHON, "-m", "tests.soak", *options, *without]) as child:
         told = child.succeed(300)
