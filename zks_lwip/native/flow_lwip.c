@@ -160,7 +160,7 @@ void flow_size_segments(const zks_core *core, struct flow *flow, struct tcp_pcb 
     if (pcb->mss < LEAST_MSS)
         pcb->mss = LEAST_MSS;
     flow->mss = pcb->mss;
-    if (core->framing == ZKS_FRAMING_VNET)
+    if (core->framing == ZKS_FRAMING_VNET && pcb->mss < SUPER_SEGMENT)
         pcb->mss = (u16_t)(SUPER_SEGMENT / pcb->mss * pcb->mss);
     /* lwIP makes segments of at most half the largest window so far; but of any length while that is 0, and at the
      * next write it asserts that none is longer than it would be now. */
