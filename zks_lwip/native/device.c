@@ -60,7 +60,7 @@ int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trus
             pbuf_realloc(p, (u16_t)packet.length);
         }
     }
-    flow_segment(core, p, &packet, p->payload);
+    flow_segment(core, p, &packet);
     return owner != NULL;
 }
 

@@ -51,10 +51,6 @@ static void hold(zks_core *core, const struct zks_packet *packet, const uint8_t 
 {
     struct flow *flow;
     uint32_t live = core->flow_count - core->lists[LIST_WAIT].count;
-    if (packet->length > 256) {
-        core_count(core, ZKS_C_DROP_FIRST + ZKS_DROP_TCP_HEADER); /* data in a SYN (TFO) is not ours to keep */
-        return;
-    }
     if (live >= core->config.max_flows || core->lists[LIST_HELD].count >= core->config.max_held) {
         core_count(core, ZKS_C_FLOWS_OVER_LIMIT);
         flow = core->lists[LIST_HELD].first;
@@ -93,7 +89,7 @@ static void held_segment(zks_core *core, struct flow *flow, const struct zks_pac
     if (packet->flags & ZKS_TCP_RST) {
         flow_died(core, flow, ZKS_EV_RESET);
         flow_reap(core, flow);
-    } else if ((packet->flags & (ZKS_TCP_SYN | ZKS_TCP_ACK)) == ZKS_TCP_SYN && packet->length <= 256) {
+    } else if ((packet->flags & (ZKS_TCP_SYN | ZKS_TCP_ACK)) == ZKS_TCP_SYN) {
         core_count(core, ZKS_C_SYN_JOINED);
         flow->syn_ms = core->now_ms;
         if (flow->syn_count < 7)
@@ -149,7 +145,24 @@ static void hide_options(struct pbuf *p, const struct zks_packet *packet)
         memset((uint8_t *)p->payload + packet->payload + 20, 1, header - 20); /* no operation */
 }
 
-void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes)
+/* Bytes in a SYN (TCP Fast Open, RFC 7413) are not ours to keep while it is held: they are cut off and not
+ * acknowledged, so their sender sends them again after the handshake. */
+static void cut_data(struct pbuf *p, struct zks_packet *packet)
+{
+    uint8_t *bytes = p->payload;
+    packet->length -= packet->data;
+    packet->data = 0;
+    if (packet->source.family == 4) {
+        zks_put16(bytes + 2, packet->length);
+        zks_put16(bytes + 10, 0);
+        zks_put16(bytes + 10, (uint16_t)~zks_fold(zks_sum(0, bytes, packet->payload)));
+    } else {
+        zks_put16(bytes + 4, packet->length - 40);
+    }
+    pbuf_realloc(p, (u16_t)packet->length);
+}
+
+void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
 {
     uint32_t hash = core_hash(core, &packet->source, packet->source_port, &packet->destination,
                               packet->destination_port);
@@ -172,8 +185,10 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         }
         flow = NULL;
     }
+    if (syn && packet->data && (!flow || flow->state == FLOW_HELD))
+        cut_data(p, packet);
     if (flow && flow->state == FLOW_HELD) {
-        held_segment(core, flow, packet, bytes);
+        held_segment(core, flow, packet, p->payload);
         pbuf_free(p);
     } else if (flow) {
         /* At a window of zero lwIP answers an empty ACK with an ACK, although its sequence number is acceptable
@@ -203,7 +218,7 @@ void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packe
         }
         flow_settle(core, flow);
     } else if (syn) {
-        hold(core, packet, bytes);
+        hold(core, packet, p->payload);
         pbuf_free(p);
     } else {
         core_count(core, ZKS_C_STRAY_SEGMENTS);

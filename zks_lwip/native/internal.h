@@ -181,7 +181,7 @@ uint32_t core_hash(const zks_core *core, const struct zks_address *source, uint1
                    const struct zks_address *destination, uint16_t destination_port);
 
 /* flow.c */
-void flow_segment(zks_core *core, struct pbuf *p, const struct zks_packet *packet, const uint8_t *bytes);
+void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet); /* takes p over */
 void flow_acknowledge(zks_core *core);
 void flow_tick(zks_core *core);
 int flow_keepalive_due(const zks_core *core, uint64_t *due_ms);

@@ -16,6 +16,7 @@ from .packets import (
     SYN,
     Connection,
     Recorder,
+    checksum,
     connect,
     mss,
     probe,
@@ -77,6 +78,46 @@ async def test_a_syn_that_is_retransmitted_after_its_answer_is_answered_again(
         await p.send(tcp((APP[family], 1), (FAR[family], 80), ACK, 8, first.seq + 1, b"data"))
         assert handler.log == ["established", "readable"]
         assert handler.read() == b"data"
+
+
+@FAMILIES
+@pytest.mark.parametrize("size", [1, 100, 1400, 9000])
+async def test_bytes_in_a_syn_are_cut_off_and_sent_again(family: int, size: int) -> None:
+    """TCP Fast Open (RFC 7413): not acknowledged, they come again after the handshake."""
+    async with probe(mtu=9100) as p:
+        here, there, data = (APP[family], 1), (FAR[family], 80), bytes(range(250)) * (size // 250)
+        data += bytes(size - len(data))
+        syn = tcp(here, there, SYN, 7, data=data, options=mss(1460))
+        await p.send(syn)
+        flow = p.flows.pop()
+        await p.send(syn)  # again, and joined
+        assert p.counter("syn_joined") == 1 and not p.flows
+        handler = Recorder(flow)
+        flow.accept()
+        answer = await p.receive()
+        assert (answer.flags, answer.ack) == (SYN | ACK, 8)
+        await p.send(tcp(here, there, ACK, 8, answer.seq + 1, data))
+        assert handler.log == ["established", "readable"]
+        assert handler.read() == data
+        assert not [name for name, n in p.stack.stats().items() if name.startswith("drop") and n]
+
+
+@FAMILIES
+async def test_a_syn_with_bytes_is_refused_as_any_other(family: int) -> None:
+    async with probe() as p:
+        for how in (Reject.RST, Reject.HOST_UNREACHABLE):
+            await p.send(tcp((APP[family], 1), (FAR[family], 80), SYN, 7, data=bytes(1200)))
+            p.flows.pop().reject(how)
+            answer = await p.receive()
+            if how is Reject.RST:
+                assert answer.flags == RST | ACK and answer.ack == 8
+            else:
+                assert answer.protocol == (ICMP if family == 4 else ICMP6)
+                quoted, header = answer.payload[8:], 20 if family == 4 else 40
+                assert len(quoted) == header + 20
+                assert quoted[header + 4 : header + 8] == b"\0\0\0\x07"
+                assert family == 6 or checksum(quoted[:20]) == 0
+        assert p.counter("flows") == 0
 
 
 @FAMILIES
