@@ -5,6 +5,7 @@
 
 #define HOP_LIMIT 64
 #define HEAD 8u /* of UDP as of ICMP */
+#define UNKNOWN_A_SECOND 100u /* ICMP errors about unknown protocols: enough for whoever tries, little for a flood */
 #define ICMP_QUOTE4 548u  /* RFC 1812 §4.3.2.3: an error of at most 576 bytes */
 #define ICMP_QUOTE6 1232u /* RFC 4443 §2.4 (c): of at most 1280 */
 
@@ -152,6 +153,26 @@ void icmp_error(zks_core *core, const uint8_t *packet, uint32_t length, int how,
         send_error(core, packet, length, 3, code4[how], too_big ? mtu & 0xffff : 0);
     else
         send_error(core, packet, length, too_big ? 2 : 1, code6[how], too_big ? mtu : 0);
+}
+
+/* A protocol that is not carried, SCTP, GRE or ESP say: its sender shall know, instead of waiting (RFC 1122 §3.2.2.1;
+ * RFC 4443 §3.4: parameter problem, unrecognized next header). */
+void icmp_unknown_protocol(zks_core *core, const struct zks_packet *packet, const uint8_t *bytes)
+{
+    int four = packet->source.family == 4;
+    /* The first fragment speaks for the others. "No next header" (RFC 8200 §4.7) asks for nothing. */
+    if (packet->offset || (!four && packet->protocol == 59))
+        return;
+    if (core->now_ms - core->icmp_since_ms >= 1000) {
+        core->icmp_since_ms = core->now_ms;
+        core->icmp_sent = 0;
+    }
+    if (core->icmp_sent++ >= UNKNOWN_A_SECOND)
+        return;
+    if (four)
+        send_error(core, bytes, packet->length, 3, 2, 0);
+    else
+        send_error(core, bytes, packet->length, 4, 1, packet->next_header);
 }
 
 /* Reassembly has taken too long. t: what has come of it, from its beginning. An ICMP error is never answered with

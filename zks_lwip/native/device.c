@@ -34,6 +34,8 @@ int device_input(zks_core *core, const uint8_t *bytes, uint32_t length, int trus
     core->counters[ZKS_C_BYTES_IN] += length;
     if (verdict != ZKS_PACKET_OK) {
         core_count(core, ZKS_C_DROP_FIRST + (int)verdict);
+        if (verdict == ZKS_DROP_PROTOCOL)
+            icmp_unknown_protocol(core, &packet, bytes);
         return 0;
     }
     if (packet.protocol != ZKS_PROTO_TCP) {

@@ -149,6 +149,8 @@ struct zks_core {
     uint32_t fragments_seen;      /* how many */
     uint32_t fragments_bytes;
     uint32_t ident; /* of the next datagram that is fragmented */
+    uint64_t icmp_since_ms; /* in this second ... */
+    uint32_t icmp_sent;     /* ... so many errors about unknown protocols */
     uint8_t datagram_event;
     uint8_t wake_sent;
 
@@ -212,6 +214,7 @@ void datagram_teardown(zks_core *core);
 int datagram_output(zks_core *core, int family, const uint8_t *source, const uint8_t *destination, uint8_t protocol,
                     uint8_t traffic_class, uint8_t *head, const uint8_t *payload, uint32_t length);
 void icmp_error(zks_core *core, const uint8_t *packet, uint32_t length, int how, uint32_t mtu);
+void icmp_unknown_protocol(zks_core *core, const struct zks_packet *packet, const uint8_t *bytes);
 void icmp_time_exceeded(zks_core *core, const struct zks_packet *packet, const uint8_t *t, uint32_t length);
 int icmp_echo_reply(zks_core *core, const struct zks_datagram *d, const uint8_t *payload);
 

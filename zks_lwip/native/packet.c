@@ -157,7 +157,7 @@ static enum zks_drop parse_fragment6(struct zks_packet *packet, const uint8_t *b
  * what we would have to do. A fragment has none behind its Fragment header. */
 static enum zks_drop parse_chain6(struct zks_packet *packet, const uint8_t *b)
 {
-    uint32_t at = 40, size, seen = 0;
+    uint32_t at = 40, field = 6, size, seen = 0;
     uint8_t next = b[6];
     enum zks_drop verdict;
     for (;;) {
@@ -195,10 +195,12 @@ static enum zks_drop parse_chain6(struct zks_packet *packet, const uint8_t *b)
         default:
             packet->protocol = next;
             packet->payload = at;
+            packet->next_header = field;
             packet->extended = at != 40;
             return ZKS_PACKET_OK;
         }
         next = b[at];
+        field = at;
         at += size;
     }
 }

@@ -19,7 +19,7 @@ struct zks_address {
     X(MARTIAN, drop_martian)                   /* an address that cannot be a source or a destination */ \
     X(MULTICAST, drop_multicast)               /* to a multicast address */                              \
     X(BROADCAST, drop_broadcast)               /* to 255.255.255.255 */                                  \
-    X(PROTOCOL, drop_protocol)                 /* neither TCP, UDP nor ICMP */                           \
+    X(PROTOCOL, drop_protocol)                 /* neither TCP, UDP nor ICMP: told by ICMP */             \
     X(FRAGMENT, drop_fragment)                 /* offset, length or kind of a fragment wrong */          \
     X(TCP_HEADER, drop_tcp_header)             /* data offset or flags wrong */                          \
     X(TCP_OPTIONS, drop_tcp_options)           /* an option list that does not add up */                 \
@@ -45,6 +45,7 @@ struct zks_packet {
     struct zks_address source, destination;
     uint32_t length;       /* of the packet; what follows it is padding */
     uint32_t payload;      /* offset of the transport header */
+    uint32_t next_header;  /* IPv6: offset of the field that names its protocol */
     uint16_t source_port, destination_port;
     uint32_t sequence;
     uint32_t data;         /* bytes behind TCP's header */
