@@ -50,14 +50,23 @@ def test_one_flow_at_a_time(net: Lab, worker: Child) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--max-flows", "65536", "--grace", "3600", "--keepalive", "86400"],
-        ["--grace", "0", "--keepalive", "0"],
+        [
+            "--max-flows",
+            "65536",
+            "--grace",
+            "3600",
+            "--keepalive",
+            "86400",
+            "--max-memory",
+            "65536",
+        ],
+        ["--grace", "0", "--keepalive", "0", "--max-memory", "16"],
     ],
 )
 def test_the_other_ends(net: Lab, worker: Child, options: list[str]) -> None:
     host = net.add_host()
     with net.connect(host, *options) as connect, host.entered():
-        client.duplex(lab.FAR4, servers.DUPLEX, 100_000, 100_000)
+        client.duplex(lab.FAR4, servers.DUPLEX, 3_000_000, 3_000_000)
     connect.no_traceback()
 
 
