@@ -162,6 +162,30 @@ def test_killed_and_recovered(net: Lab, worker: Child, host: Namespace, unchange
         assert client.who(lab.FAR4) == direct(host)
 
 
+@pytest.mark.parametrize("switch", ["strict", "route", "off"])
+def test_killed_and_open(
+    net: Lab, worker: Child, host: Namespace, unchanged: None, switch: str
+) -> None:
+    """In a pause, or without a kill switch: what is said of the machine is what it is."""
+    with net.connect(host, "--kill-switch", switch) as child:
+        if switch != "off":
+            run(host, "pause", "--for", "1h")
+        child.signal(signal.SIGKILL)
+        child.wait()
+    with host.entered():
+        assert client.who(lab.FAR4) == direct(host)
+    for command in ("status", "pause"):
+        assert "the machine is OPEN" in run(host, command, code=1).stderr[0]
+    assert "the machine is open" in run(host, "disconnect", code=4).stderr[-1]
+    if switch == "route":
+        with net.connect(host, "--kill-switch", switch) as child:  # the control
+            child.signal(signal.SIGKILL)
+            child.wait()
+        assert "the machine is closed" in run(host, "status", code=1).stderr[0]
+    run(host, "recover")
+    assert "nothing runs here" in run(host, "status", code=1).stderr[0]
+
+
 def test_an_error_keeps_the_host_closed_and_a_restart_takes_over(
     net: Lab, worker: Child, host: Namespace, unchanged: None
 ) -> None:

@@ -15,7 +15,7 @@ def ask_running(netns: str | None, command: str, **values: Any) -> Any:
     """
     from ..control import NotRunning, ask, control_path
     from ..host.config import STATE_DIR
-    from ..host.recover import leftover
+    from ..host.recover import is_closed, leftover
 
     try:
         return ask(control_path(STATE_DIR, netns), command, **values)
@@ -23,7 +23,13 @@ def ask_running(netns: str | None, command: str, **values: Any) -> Any:
         left = leftover(netns)
         if left is None:
             raise
+        if is_closed(netns, left):
+            raise NotRunning(
+                f"the machine is closed: process {left.pid}, which captured it, has died. Start "
+                "`connect` again, or open it with `zks-lwip recover`."
+            ) from error
         raise NotRunning(
-            f"the machine is closed: process {left.pid}, which captured it, has died. Start "
-            "`connect` again, or open it with `zks-lwip recover`."
+            f"the machine is OPEN: process {left.pid}, which captured it, has died in a pause, or "
+            "without a kill switch. Start `connect` again to close it, or take away the rest of "
+            "what it had set up with `zks-lwip recover`."
         ) from error

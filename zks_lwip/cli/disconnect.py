@@ -25,13 +25,20 @@ def disconnect(*, netns: str | None) -> None:
     from ..control import NotRunning, ask, control_path
     from ..errors import HostError
     from ..host.config import STATE_DIR
-    from ..host.recover import leftover
+    from ..host.recover import is_closed, leftover
 
     try:
         ask(control_path(STATE_DIR, netns), "disconnect", wait=True)
     except NotRunning as error:
         click.echo(f"zks-lwip: {error}", err=True)
-    if leftover(netns) is not None:
+    left = leftover(netns)
+    if left is None:
+        return
+    if is_closed(netns, left):
         raise HostError(
             "the machine is closed by an instance that died; open it with `zks-lwip recover`"
         )
+    raise HostError(
+        "the machine is open, but not as it was: an instance died in a pause, or without a kill "
+        "switch; take away what it has left with `zks-lwip recover`"
+    )

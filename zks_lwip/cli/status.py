@@ -25,7 +25,7 @@ def status(ctx: click.Context, /, *, netns: str | None, as_json: bool, verbose: 
     stays out of the tunnel, and where our own sockets may go.
 
     Exits with 0 if it is connected, and with 1 if not: if nothing runs, the line says whether an
-    instance that died has left the machine closed (`recover` opens it).
+    instance that died has left the machine closed (`recover` opens it), or open.
 
     \b
     The machine:

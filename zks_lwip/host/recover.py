@@ -20,7 +20,7 @@ from zks_lwip.host.journal import Journal, Record, boot_id, journal_path, parse,
 from zks_lwip.host.linux import undo_all
 from zks_lwip.host.steps import TABLE_NAME, Nftables, Resolvconf, Route, Rule, Step, Sysctl
 
-__all__ = ["Recovery", "leftover", "recover"]
+__all__ = ["Recovery", "is_closed", "leftover", "recover"]
 
 _NAME = re.compile(r"net-(\d+)\.journal")
 _NAMED = Path("/run/netns")
@@ -57,6 +57,28 @@ def leftover(netns: str | None, directory: Path = STATE_DIR) -> Record | None:
         raise PrivilegeError(f"cannot read {path}: {error.strerror}; run it as root") from None
     there = record.boot == boot_id() and record.is_of(cookie) and record.steps
     return record if there else None
+
+
+def is_closed(netns: str | None, record: Record) -> bool:
+    """Whether what an instance that died has left, its ``record``, refuses anything: it may have
+    died in a pause, or have had no kill switch. What is there counts, not what was planned.
+
+    :raises PrivilegeError: this is not root.
+    """
+    return run_in_netns(netns, _is_closed, netns, record)
+
+
+def _is_closed(netns: str | None, record: Record) -> bool:
+    known = record.may_know_table and record.is_of(namespace_cookie())
+    with IPRoute() as ip:
+        state = look(ip, netns, namespace_id(None), None, table_known=known)
+    rules = [step for step in state.ours if isinstance(step, Rule)]
+    unreachable = any(isinstance(step, Route) and step.device is None for step in state.ours)
+    return (
+        state.nft_table
+        or any(rule.table is None for rule in rules)
+        or (bool(rules) and unreachable)
+    )
 
 
 def recover(directory: Path = STATE_DIR) -> Recovery:
