@@ -6,6 +6,8 @@ frames/s are for both ends together, so a real end does better.
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from collections.abc import Callable
 
@@ -13,6 +15,7 @@ from zks_lwip.tunnel.frames import Connect, Data, Udp, encode_udp, parse
 from zks_lwip.tunnel.session import Role, Session, Settings
 
 PIECE = memoryview(bytes(1 << 18))
+SECONDS = 0.5  # of each measurement
 
 
 class Endless:
@@ -61,12 +64,12 @@ def exchange(client: Session, worker: Session, limit: int = 262144) -> int:
     return came
 
 
-def timed(work: Callable[[], int], seconds: float = 0.5) -> tuple[float, int]:
+def timed(work: Callable[[], int]) -> tuple[float, int]:
     """Run ``work`` for a while; seconds for each unit that it says it did, and the units."""
     work()
     units = 0
     start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    while (elapsed := time.perf_counter() - start) < SECONDS:
         units += work()
     return elapsed / units, units
 
@@ -157,7 +160,11 @@ def codec() -> str:
     return f"{1 / each:9,.0f} frames/s {each * 1e6:6.2f} µs each, read"
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
+    global SECONDS
+    parser = argparse.ArgumentParser("python -m tests.bench session", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement (0.5)")
+    SECONDS = parser.parse_args(argv).seconds
     print(f"{'one copy into a fresh buffer, 256 KiB':44}{copying()}")
     for streams, piece, limit in ((1, 262144, 262144), (1, 65536, 65536), (50, 65536, 262144)):
         name = f"bulk, {streams} streams, pieces of {piece >> 10} KiB"
@@ -167,7 +174,8 @@ def main() -> None:
     print(f"{'UDP of 1200 bytes, batches of 64':44}{datagrams()}")
     print(f"{'UDP of 1200 bytes':44}{codec()}")
     print(f"{'CONNECT, CONNECTED, CLOSE':44}{connections()}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
