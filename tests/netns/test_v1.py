@@ -135,6 +135,38 @@ def test_the_far_end_closes(v1: Tunnel) -> None:
         assert servers.digest_of(sock) == (3_000_000, servers.pattern_digest(3_000_000))
 
 
+def test_a_reset_is_no_good_end(v1: Tunnel) -> None:
+    """Ours says so; of the original's CLOSE it cannot be known. A worker that dies is a reset."""
+    with v1.host.entered(), client.connect(lab.FAR4, servers.RESET) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        if v1.original:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+
+@pytest.mark.parametrize("kind", ["original", "ours"])
+def test_a_worker_that_dies_is_a_reset(net: Lab, kind: str) -> None:
+    """In the midst of a download: its WebSockets end without a CLOSE."""
+    host = net.add_host()
+    with contextlib.ExitStack() as stack:
+        if kind == "original":
+            worker, url = stack.enter_context(original(net))
+        else:
+            url = f"ws://{WORKER4}:{next(_ports)}"
+            worker = stack.enter_context(net.worker(listen=url[5:]))
+        stack.enter_context(net.connect(host, *V1, url=url))
+        with host.entered(), client.connect(lab.FAR4, servers.SOURCE) as sock:
+            sock.sendall(struct.pack("!Q", 1 << 40))
+            assert servers.receive_exactly(sock, 100_000)
+            worker.signal(signal.SIGKILL)
+            with pytest.raises(ConnectionResetError):
+                servers.digest_of(sock)
+
+
 @pytest.mark.parametrize(
     ("host", "port", "original", "ours"),
     [

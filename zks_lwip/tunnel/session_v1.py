@@ -6,8 +6,9 @@ They are used as ``Session`` is, with three differences that come from v1 itself
 - Some events come with time, not with a message: call ``take_events`` before each
   ``next_message``, and at ``deadline``; sleep only while ``has_output`` is false. The first event
   is a Hello, which says what v1 can.
-- CLOSE is the only end of a stream. At the client it comes as Eof, behind all DATA. At a worker
-  Close means: the client has sent all it had; deliver that, then close, without a reset.
+- CLOSE is the end of a stream in both directions. At the client it comes as Eof, behind all DATA,
+  unless it is known that the stream was cut: then as Close. At a worker Close means: the client has
+  sent all it had; deliver that, then close, without a reset.
 """
 
 from __future__ import annotations
@@ -140,9 +141,21 @@ class ClientV1(BaseV1):
             self._forget(stream)
             events.append(frame)
             return
+        if stream.told:
+            # Perhaps an echo: our CLOSE has cut what the far end still had to say
+            self._forget(stream)
+            events.append(frame)
+            return
         stream.far_ended = True
+        known = len(self._events)
+        if stream.id in self._line:
+            self._pull(stream)  # with bytes of the application under way it is a reset
+        if cut := self._events[known:]:
+            del self._events[known:]
+            events += cut
+            return
         events.append(Eof(stream.id))
-        if stream.ended:
+        if stream.ended and not stream.gone:
             self._end_stream(stream)
 
     def _source_ended(self, stream: StreamV1) -> None:
@@ -291,16 +304,17 @@ class WorkerV1(BaseV1):
         self._ask(entry)
 
     def error(self, stream: int, code: int, message: str = "") -> None:
-        """End a stream with a code. After CONNECTED v1 knows CLOSE only."""
+        """End a stream with a code. Once it is connected, CLOSE follows for a client that waits for
+        that; ERROR tells it from the far end's EOF.
+        """
         entry = self._streams.get(stream)
         if entry is None:
-            return
-        if entry.connected:
-            self._end_stream(entry)
             return
         self._forget(entry)
         text = message.encode(errors="replace")[:_MOST_TEXT].decode(errors="ignore")
         self._send(Error(stream, code, text))
+        if entry.connected:
+            self._tell(entry)
 
     def _on_close(self, frame: Close, events: list[Frame]) -> None:
         stream = self._streams.get(frame.stream)
