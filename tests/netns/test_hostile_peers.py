@@ -6,6 +6,7 @@ More workers that misbehave are in test_faults.py, and clients in unit/test_host
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import time
@@ -137,6 +138,16 @@ def test_what_is_logged(net: Lab, level: str, protocol: str) -> None:
             assert not shown, f"{child.name} names {shown}"
         elif child is connect:
             assert shown, "the control: with -vv they would be seen"
+            for line in (
+                rf"tcp \S+ -> {lab.FAR4}:{servers.RESET}: asked for",
+                rf"tcp \S+ -> {lab.FAR4}:{servers.RESET}: reset by the far end",
+                rf"tcp \S+ -> {lab.FAR4}:{servers.CLOSED}: refused by the far end \(111",
+                rf"tcp \S+ -> {lab.PRIVATE4}:{servers.CLOSED}: refused by the far end \(403",
+                rf"tcp \S+ -> \[{lab.FAR6}\]:{servers.CLOSED}: refused",
+                rf"tcp \S+:{servers.HTTP}: closed, after",
+                rf"udp \S+ -> {lab.FAR4}:{servers.CLOSED}: association opened",
+            ):
+                assert re.search(line, said), line
 
 
 def _memory(child: Child) -> int:

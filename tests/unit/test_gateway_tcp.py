@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tracemalloc
 
 import pytest
@@ -336,3 +337,40 @@ def test_bytes_that_wait_are_kept_together() -> None:
             more = b""
     expected = bytes(i % 251 for i in range(200_000)) + bytes(100_000) + b"end"
     assert got == expected and len(backlog) == 0
+
+
+def test_each_connection_has_a_line_for_its_beginning_and_one_for_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def lines(level: int = logging.DEBUG) -> list[str]:
+        caplog.clear()
+        caplog.set_level(level, "zks_lwip")
+        bench = Bench()
+        ended = [bench.connected() for _ in range(3)]
+        bench.now += 2.5
+        ended[0][1].peer.on_end(104, "reset")
+        ended[1][0].handler.on_reset()
+        ended[2][0].fin = True
+        assert pull(ended[2][1]) is None
+        ended[2][1].peer.on_eof()
+        ended[2][0].handler.on_closed()
+        bench.open()[1].peer.on_end(111, "refused")
+        bench.open()[0].handler.on_reset()
+        bench.open()
+        bench.now += HELD_SECONDS
+        bench.table.expire(bench.now)
+        assert len(bench.table) == 0
+        return [record.message for record in caplog.records if "192.0.2.1:80" in record.message]
+
+    told = lines()
+    assert len(told) == 12 and sum("asked for" in line for line in told) == 6
+    ends = [line.partition("192.0.2.1:80: ")[2] for line in told if "asked for" not in line]
+    assert ends == [
+        "reset by the far end (104 reset), after 2.5 s",
+        "reset by the application, after 2.5 s",
+        "closed, after 2.5 s",
+        "refused by the far end (111 refused), after 0.0 s",
+        "given up by the application, after 0.0 s",
+        f"without an answer for too long, or too many wait, after {HELD_SECONDS} s",
+    ]
+    assert lines(logging.INFO) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import IPv4Address
 
 import pytest
@@ -166,3 +167,34 @@ def test_an_error_of_the_other_family_is_not_told() -> None:
     bench.send(5000)
     bench.tunnel.associations[0].peer.on_udp_error(111, "2001:db8::1", 7)
     assert bench.stack.refused == []
+
+
+def test_each_association_has_a_line_for_its_beginning_and_one_for_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "zks_lwip")
+    bench = Bench(limit=3)
+    for port in (5000, 5001, 5002, 5003):
+        bench.send(port)
+        bench.send(port)  # no line of its own
+    bench.tunnel.associations[1].peer.on_udp_close()
+    bench.send(5004, "2001:db8::1")
+    bench.now = 100.0
+    bench.send(5003)
+    bench.all.expire(bench.now, 60.0)
+    bench.all.close()
+    told = [record.message for record in caplog.records]
+    assert [line for line in told if "opened" in line] == [
+        *(
+            f"udp 198.18.0.1:{port} -> 192.0.2.1:7: association opened"
+            for port in range(5000, 5004)
+        ),
+        "udp [fd00::1]:5004 -> [2001:db8::1]:7: association opened",
+    ]
+    assert [line for line in told if "opened" not in line] == [
+        "udp 198.18.0.1:5000: gave way to a newer one",
+        "udp 198.18.0.1:5001: dropped by the worker",
+        "udp 198.18.0.1:5002: idle for 60 s",
+        "udp [fd00::1]:5004: idle for 60 s",
+        "udp 198.18.0.1:5003: the tunnel ends",
+    ]

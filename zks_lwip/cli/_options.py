@@ -220,7 +220,8 @@ _OPTIONS = (
         "-v",
         "--verbose",
         count=True,
-        help="Say what happens, on stderr; -vv adds the addresses of every connection.",
+        help="Say what happens, on stderr; -vv adds a line for the beginning and one for the end "
+        "of every connection, with its addresses and why.",
     ),
 )
 

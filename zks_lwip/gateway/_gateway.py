@@ -14,6 +14,7 @@ from ..stats import GatewayCounters
 from .dns import DnsFront, DnsService
 from .icmp import Echoes, EchoStack, EchoTunnel
 from .policy import Policy, Service
+from .talk import tell, told
 from .tcp import FlowTable, StreamOpener, TcpBridge
 from .udp import DEFAULT_IDLE, MAX_ASSOCIATIONS, AssociationOpener, Associations, UdpStack
 from .waiting import Waiting
@@ -128,16 +129,25 @@ class Gateway:
         service = self.policy.decide(flow.destination)
         if self._is_loop(flow.source, flow.destination):
             self.counters.loops += 1
-            flow.reject(Reject.HOST_UNREACHABLE)
+            self._reject(flow, Reject.HOST_UNREACHABLE, "it is one of the worker's, come back")
         elif isinstance(service, Reject):
-            flow.reject(service)
+            self._reject(flow, service, "no traffic to there")
         elif not self._table.make_room():
-            flow.reject(Reject.SILENT)  # as a kernel without room for one more
+            # Silence, as of a kernel without room for one more.
+            why = f"{self._config.max_flows} connections are open"
+            self._reject(flow, Reject.SILENT, why)
         elif service is Service.DNS:
+            if told():
+                tell("tcp", flow.source, flow.destination, "DNS, answered here")
             self._dns.open_flow(flow, self._table)
         else:
             bridge = TcpBridge(flow, self._table, self.counters, self._clock)
             bridge.start(self._tunnel, self.policy, fast_connect=self._config.fast_connect)
+
+    def _reject(self, flow: Flow, how: Reject, why: str) -> None:
+        if told():
+            tell("tcp", flow.source, flow.destination, f"refused here: {why}")
+        flow.reject(how)
 
     async def _release(self) -> None:
         """Give out the datagrams that wait for the tunnel, when it is up or will not be soon."""

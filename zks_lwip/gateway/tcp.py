@@ -23,6 +23,7 @@ from ..stack import Flow, Reject
 from ..stats import GatewayCounters
 from .backlog import Backlog
 from .policy import Policy, refusal_for
+from .talk import tell, told
 
 __all__ = ["HELD_SECONDS", "FlowTable", "StreamHandle", "StreamOpener", "TcpBridge"]
 
@@ -168,6 +169,7 @@ class TcpBridge:
         self._closed = False  # the stack is done with it: nothing more goes to the application
         self._done = False  # nothing may happen any more
         self._clock = clock
+        self._clock = clock
         self.since = clock()
 
     def start(self, tunnel: StreamOpener, policy: Policy, *, fast_connect: bool) -> None:
@@ -175,6 +177,8 @@ class TcpBridge:
         self._flow.handler = self
         self._tunnel = tunnel
         host, port = self._flow.destination
+        if told():
+            tell("tcp", self._flow.source, self._flow.destination, "asked for")
         if not fast_connect:
             self._table.hold(self)
         elif not self._accept():
@@ -234,23 +238,18 @@ class TcpBridge:
         """The stream has gone: a held flow is refused as ``code`` says, an accepted one reset."""
         if self._done or (self._pulled_eof and self._remote_eof):
             return  # after EOF both ways there is nothing left to end; the stack drains the rest
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "tcp %s -> %s: ended by the worker with %d %s",
-                self._flow.source,
-                self._flow.destination,
-                code,
-                message,
-            )
+        why = f" ({code} {message})" if code else ""
         if self._accepted:
+            self._tell_end(f"reset by the far end{why}")
             self._counters.flows_reset += 1
             self._forget()
             self._flow.abort()
         else:
+            self._tell_end(f"refused by the far end{why}")
             self._stream = None
             self._counters.refused[code] += 1
             hopeless = self._tunnel is not None and self._tunnel.hopeless
-            self.refuse(refusal_for(code, hopeless=hopeless))
+            self._refuse(refusal_for(code, hopeless=hopeless))
 
     # from the stack
 
@@ -288,6 +287,9 @@ class TcpBridge:
         if self._done:
             return
         stream = self._stream
+        self._tell_end(
+            "reset by the application" if self._accepted else "given up by the application"
+        )
         self._counters.flows_reset += 1
         self._forget()
         if stream is not None:
@@ -323,8 +325,11 @@ class TcpBridge:
 
     def refuse(self, how: Reject) -> None:
         """End a held flow towards both sides."""
-        if self._done:
-            return
+        if not self._done:
+            self._tell_end("without an answer for too long, or too many wait")
+            self._refuse(how)
+
+    def _refuse(self, how: Reject) -> None:
         stream = self._stream
         self._forget()
         self._flow.reject(how)
@@ -352,11 +357,17 @@ class TcpBridge:
 
     def _finish(self) -> None:
         """Both directions are over and delivered."""
+        self._tell_end("closed")
         stream = self._stream
         self._forget()
         self._flow.close()
         if stream is not None and not self._remote_eof:
             stream.close()
+
+    def _tell_end(self, how: str) -> None:
+        if told():
+            how = f"{how}, after {self._clock() - self.since:.1f} s"
+            tell("tcp", self._flow.source, self._flow.destination, how)
 
     def _forget(self) -> None:
         self._done = True

@@ -16,6 +16,7 @@ from typing import Protocol
 from ..stack import Datagram, Reject
 from ..stats import GatewayCounters
 from .policy import Policy, refusal_for
+from .talk import tell, told
 
 __all__ = ["DEFAULT_IDLE", "MAX_ASSOCIATIONS", "AssociationHandle", "Associations", "UdpStack"]
 
@@ -70,8 +71,10 @@ class _Association:
     def send(self, host: str, port: int, payload: bytes | memoryview) -> bool:
         return self._handle is not None and self._handle.send(host, port, payload)
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         if self._handle is not None:
+            if told():
+                tell("udp", self._local, None, why)
             self._handle.close()
             self._handle = None
 
@@ -91,7 +94,7 @@ class _Association:
         The tunnel's end, which would stay for more datagrams, is given back.
         """
         self._owner.forget(self._local, self)
-        self.close()
+        self.close("dropped by the worker")
 
 
 class Associations:
@@ -141,6 +144,8 @@ class Associations:
         association = self._open.get(local)
         if association is None:
             association = self._add(local)
+            if told():
+                tell("udp", local, datagram.destination, "association opened")
         else:
             if association.answered and not association.lasting:
                 association.lasting = True
@@ -166,13 +171,13 @@ class Associations:
                 if now - association.used < idle:
                     break
                 self._remove(local, association)
-                association.close()
+                association.close(f"idle for {idle:g} s")
 
     def close(self) -> None:
         """Drop all."""
         for local, association in tuple(self._open.items()):
             self._remove(local, association)
-            association.close()
+            association.close("the tunnel ends")
 
     # called by the associations
 
@@ -230,7 +235,7 @@ class Associations:
         local, association = next(iter((single or self._single).items()))
         self._counters.associations_evicted += 1
         self._remove(local, association)
-        association.close()
+        association.close("gave way to a newer one")
 
     def _add(self, local: _Address) -> _Association:
         while len(self._open) >= self._limit:

@@ -15,7 +15,7 @@ from zks_lwip.device._netns import namespace_cookie, namespace_id, run_in_netns
 from zks_lwip.errors import HostError, PrivilegeError, ZksError
 from zks_lwip.host._apply import Applier
 from zks_lwip.host._observe import look, read_sysctl
-from zks_lwip.host.config import STATE_DIR
+from zks_lwip.host.config import STATE_DIR, TABLE
 from zks_lwip.host.journal import Journal, Record, boot_id, journal_path, parse, running
 from zks_lwip.host.linux import undo_all
 from zks_lwip.host.steps import TABLE_NAME, Nftables, Resolvconf, Route, Rule, Step, Sysctl
@@ -72,13 +72,9 @@ def _is_closed(netns: str | None, record: Record) -> bool:
     known = record.may_know_table and record.is_of(namespace_cookie())
     with IPRoute() as ip:
         state = look(ip, netns, namespace_id(None), None, table_known=known)
-    rules = [step for step in state.ours if isinstance(step, Rule)]
-    unreachable = any(isinstance(step, Route) and step.device is None for step in state.ours)
-    return (
-        state.nft_table
-        or any(rule.table is None for rule in rules)
-        or (bool(rules) and unreachable)
-    )
+    captures = any(isinstance(step, Rule) and step.table == TABLE for step in state.ours)
+    refuses = any(isinstance(step, Route) and step.device is None for step in state.ours)
+    return state.nft_table or (captures and refuses)
 
 
 def recover(directory: Path = STATE_DIR) -> Recovery:
