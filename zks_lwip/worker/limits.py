@@ -149,7 +149,7 @@ class Account:
         self.echoes: OrderedDict[int, Any] = OrderedDict()
         self.held = 0
         #: bounds how far the windows of this token's streams grow
-        self.budget = Budget(limits.held // 4)
+        self.budget = Budget(limits.held // 2)
         self._allowance = limits.connects * self._BURST
         self._refilled = time.monotonic()
 
