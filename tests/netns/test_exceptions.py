@@ -14,6 +14,7 @@ import trustme
 
 from tests.netns import client, lab, machine
 from tests.netns.child import Child
+from tests.netns.containers import container
 from tests.netns.host import probe
 from tests.netns.host.conftest import nothing
 from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
@@ -35,29 +36,10 @@ def detector(host: Namespace) -> Iterator[Detector]:
 
 
 @pytest.fixture
-def container(net: Lab, host: Namespace) -> Iterator[Namespace]:
-    """A namespace behind a bridge of ``host``, as of a container engine, with NAT."""
-    with contextlib.closing(net.namespace("inner" + host.name.rsplit("host", 1)[1])) as inner:
-        host.ip(
-            "link add br0 type bridge",
-            f"link add in0 type veth peer name in1 netns {inner.name}",
-            "link set in0 master br0",
-            "link set in0 up",
-            "addr add 172.30.0.1/24 dev br0",
-            "link set br0 up",
-        )
-        inner.ip(
-            "addr add 172.30.0.2/24 dev in1", "link set in1 up", "route add default via 172.30.0.1"
-        )
-        host.sysctl("net.ipv4.ip_forward=1")
-        nat = (
-            "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
-            "add rule ip nat post ip saddr 172.30.0.0/24 oifname != br0 masquerade"
-        )
-        Child("nft", host.command(["nft", nat])).succeed()
-        for interface in ("in0", "br0"):
-            host.settle(interface)
-        yield inner
+def inner(host: Namespace) -> Iterator[Namespace]:
+    """A container of ``host``, with NAT."""
+    with container(host, nat=True) as made:
+        yield made
 
 
 @pytest.mark.parametrize("forward", [False, True])
@@ -65,14 +47,14 @@ def test_what_the_host_forwards(
     net: Lab,
     worker: Child,
     host: Namespace,
-    container: Namespace,
+    inner: Namespace,
     detector: Detector,
     forward: bool,
 ) -> None:
     """Through the tunnel, or refused at once; never beside it."""
 
     def seen_from() -> str:
-        with container.entered():
+        with inner.entered():
             return client.who(lab.FAR4)
 
     index = host.name.rsplit("host", 1)[1]
@@ -94,7 +76,7 @@ def test_what_the_host_forwards(
                     seen_from()
                 least = min(least, time.monotonic() - began)
             assert least < 0.9, "not its first SYN was answered"
-        with container.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with inner.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             with contextlib.suppress(OSError):
                 for _ in range(5):
                     sock.sendto(b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\4leak\4test\0\0\1\0\1",

@@ -7,15 +7,15 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.netns.child import Child, until
+from tests.netns.containers import INTERFACE, address4, container
 from tests.netns.host import leak
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.leak import Detector, Prober, Space
+from tests.netns.host.leak import Detector, Prober, Probers, Space
 from tests.netns.host.talk import (
     ALL,
     BRIEF,
@@ -42,35 +42,10 @@ def test_the_lan(holder: Holder, space: Space, lan: bool) -> None:
         holder.end()
 
 
-@contextlib.contextmanager
-def container(space: Space) -> Iterator[Namespace]:
-    """A namespace behind a bridge of ``client``, as of a container engine."""
-    with contextlib.closing(Namespace("inner")) as inner:
-        space.client.ip(
-            "link add br0 type bridge",
-            f"link add in0 type veth peer name in1 netns {inner.name}",
-            "link set in0 master br0",
-            "link set in0 up",
-            "addr add 172.30.0.1/24 dev br0",
-            "link set br0 up",
-        )
-        inner.ip(
-            "addr add 172.30.0.2/24 dev in1",
-            "link set in1 up",
-            "route add default via 172.30.0.1",
-        )
-        space.client.sysctl("net.ipv4.ip_forward=1")
-        try:
-            yield inner
-        finally:
-            space.client.ip("link del in0", "link del br0")
-            space.client.sysctl("net.ipv4.ip_forward=0")
-
-
 @pytest.mark.parametrize("forward", [False, True])
 def test_forwarded_traffic(holder: Holder, space: Space, detector: Detector, forward: bool) -> None:
-    with container(space) as inner:
-        with Prober(inner, "udp4", "tcp4", "dns4", interface="in1") as prober:
+    with container(space.client) as inner:
+        with Prober(inner, "udp4", "tcp4", "dns4", interface=INTERFACE) as prober:
             with detector.watching():
                 until(lambda: bool(detector.seen()), message=lambda: "it is not forwarded")
             holder.order("^closed", {"forward": forward, "lan": False})
@@ -85,9 +60,9 @@ def test_forwarded_traffic(holder: Holder, space: Space, detector: Detector, for
                 assert bool(tunnelled) == forward
                 prober.rounds()
             nothing(found)
-        with echo(inner, "172.30.0.2", 80):
+        with echo(inner, address4(0), 80):
             holder.apply(forward=forward, lan=False)
-            assert reaches(space.client, "172.30.0.2", 80) == ALL, "its own containers are no LAN"
+            assert reaches(space.client, address4(0), 80) == ALL, "its own containers are no LAN"
             holder.end()
 
 
@@ -122,7 +97,7 @@ def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> N
         execute(space, RP_FILTER.format(0))
 
 
-def leaving(detector: Detector, prober: Prober) -> set[tuple[str, int]]:
+def leaving(detector: Detector, prober: Prober | Probers) -> set[tuple[str, int]]:
     with detector.watching() as found:
         prober.rounds(2)
     return {(packet.destination, packet.port) for packet in found}
@@ -145,14 +120,14 @@ def test_bypass_and_only(holder: Holder, space: Space, detector: Detector) -> No
         holder.end()
 
 
-def test_pause_and_resume(holder: Holder, detector: Detector, fast: Prober) -> None:
+def test_pause_and_resume(holder: Holder, detector: Detector, fast_probers: Probers) -> None:
     holder.apply()
     before = holder.picture()
     holder.update("pause")
-    assert (leak.FAR4, 80) in leaving(detector, fast)
+    assert (leak.FAR4, 80) in leaving(detector, fast_probers)
     holder.update("resume")
     with detector.watching() as found:
-        fast.rounds(2)
+        fast_probers.rounds(2)
     nothing(found)
     same(before, holder.picture())
     holder.update("pause")
