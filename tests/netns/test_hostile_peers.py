@@ -144,7 +144,7 @@ def test_what_is_logged(net: Lab, level: str, protocol: str) -> None:
                 rf"tcp \S+ -> {lab.FAR4}:{servers.CLOSED}: refused by the far end \(111",
                 rf"tcp \S+ -> {lab.PRIVATE4}:{servers.CLOSED}: refused by the far end \(403",
                 rf"tcp \S+ -> \[{lab.FAR6}\]:{servers.CLOSED}: refused",
-                rf"tcp \S+:{servers.HTTP}: closed, after",
+                rf"tcp \S+ -> \S+:{servers.HTTP}: closed, after",
                 rf"udp \S+ -> {lab.FAR4}:{servers.CLOSED}: association opened",
             ):
                 assert re.search(line, said), line
