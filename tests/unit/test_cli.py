@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import socket
@@ -217,3 +218,12 @@ def test_a_service_manager_that_is_away_is_only_logged(
     monkeypatch.delenv("NOTIFY_SOCKET")
     notify("READY=1")
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "fs.file-max")]
+)
+def test_a_want_of_descriptors_is_no_bug_of_ours(number: int, hint: str) -> None:
+    code, said = failing(OSError(number, "Too many open files", "/a/file"))
+    assert code == str(errors.HostError.exit_code)
+    assert hint in said and "internal error" not in said
