@@ -6,6 +6,7 @@
 # Changes nothing but this folder and, where something is missing, the installed packages. Needs no
 # root once those are there. PYTHON=... chooses another Python (3.11 or later).
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "$0")/.."
 . examples/prepare.sh
 

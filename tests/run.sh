@@ -7,6 +7,8 @@
 # are neither started nor enabled). Without root, tests whose programs are missing are skipped and
 # named at the end. With CI=true and as root, a skipped end-to-end test is a failure.
 set -euo pipefail
+unset CDPATH
+umask 022 # other users run what is built here, too
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 . examples/prepare.sh

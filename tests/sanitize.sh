@@ -9,6 +9,8 @@
 # Works on a copy of the project in build/sanitize. Needs .venv as tests/run.sh makes it, gcc with
 # its libasan, for --short and --canary also clang with its runtime libraries.
 set -euo pipefail
+unset CDPATH
+umask 022 # other users run what is built here, too
 cd "$(dirname "$0")/.."
 . examples/prepare.sh
 root=$PWD

@@ -36,8 +36,8 @@ def run(
     CMD runs in a user, a mount and a network namespace of its own, with your uid, environment,
     directory and terminal. It sees a TUN device and nothing else, so nothing of it can leave
     beside the tunnel; nothing of the machine is changed. Names are resolved through the tunnel,
-    whatever /etc/resolv.conf says. Signals go to CMD, its exit code becomes ours (127: no such
-    command, 126: it cannot be run), and the tunnel ends when it does.
+    whatever name servers /etc/resolv.conf has. Signals go to CMD, its exit code becomes ours (127:
+    no such command, 126: it cannot be run), and the tunnel ends when it does.
 
     \b
     A first look, with a worker that is started here:
