@@ -204,6 +204,16 @@ def test_addresses_move_if_taken(taken: tuple[str, ...], ipv4: str, ipv6: str) -
     assert plan.peer4 == plan.ipv4.ip + 1
 
 
+@pytest.mark.parametrize(
+    ("mtu", "packets"), [(1280, 8192), (1500, 8192), (9000, 7456), (65535, 1024)]
+)
+def test_the_queue_holds_bursts_and_64_mib_at_most(mtu: int, packets: int) -> None:
+    steps = make_plan(replace(WORKER, mtu=mtu), LAPTOP).steps
+    assert [step.queue_length for step in steps if isinstance(step, Tun)] == [packets]
+    steps = make_plan(replace(WORKER, mtu=mtu, queue_length=100), LAPTOP).steps
+    assert [step.queue_length for step in steps if isinstance(step, Tun)] == [100]
+
+
 def test_no_address_is_left() -> None:
     with pytest.raises(HostError, match="every address"):
         make_plan(WORKER, replace(LAPTOP, routes=networks("198.18.0.0/15")))
