@@ -250,7 +250,7 @@ def test_the_buffer_is_used_again_when_nobody_holds_it(
         buffer = server._buffer
         assert list(server.events()) == []
         del room
-        assert server.get_buffer().obj is buffer  # type: ignore[union-attr]
+        assert server.get_buffer().obj is buffer
 
 
 def test_frames_that_come_with_the_handshake_are_not_lost(client: FramedConnection) -> None:
@@ -282,6 +282,26 @@ def test_an_oversized_message_is_never_assembled(client: FramedConnection) -> No
     server.receive_data(b"\x82\xff" + struct.pack("!Q", 2**62) + b"keyy" + b"x" * 10)
     list(server.events())
     assert len(server._buffer) <= 64 * 1024
+
+
+def test_a_header_that_promises_much_costs_little(client: FramedConnection) -> None:
+    """What is held for a frame in progress is twice what has come of it, or little."""
+    server = FramedConnection(ConnectionType.SERVER, max_message=1 << 20)
+    opened(client, server)
+    server.on_message = lambda message: None
+    server.receive_data(b"\x82\xff" + struct.pack("!Q", 1 << 20) + b"keyy")
+    came = 14
+    while came < (1 << 20) + 14:
+        assert list(server.events()) == []
+        room = server.get_buffer()
+        assert len(server._buffer) <= max(64 << 10, 2 * came + 4096)
+        taken = min(len(room), 10_000, (1 << 20) + 14 - came)
+        server.receive_data(room[:taken])
+        del room
+        came += taken
+    messages: list[int] = []
+    server.on_message = lambda message: messages.append(len(message))
+    assert list(server.events()) == [] and messages == [1 << 20]
 
 
 @pytest.mark.parametrize(

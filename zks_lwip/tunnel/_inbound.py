@@ -87,7 +87,6 @@ class Inbound:
         self._queries = QueriesInFlight(settings.requests)  # at the worker
         self._outbox = Outbox(self.stats)
         self._queue = FairQueue(self._on_eof_sent)
-        self._scratch = bytearray()
         self._sent = 0  # counted frames, both ways
         self._taken = 0
         self._acknowledged = 0
@@ -118,7 +117,6 @@ class Inbound:
         self._associations.clear()
         self._queries.clear()
         self._outbox = Outbox(self.stats)
-        self._scratch = bytearray()
 
     def receive(self, message: Buffer) -> list[Frame]:
         """Take one WebSocket message; returns, in order, the frames that concern the owner.

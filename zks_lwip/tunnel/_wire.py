@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # What one receive asks for where it does not go straight into the protocol's buffer.
 _RECEIVE_BYTES = 256 * 1024
+_RECORD = 16 * 1024  # the most that one record of TLS holds
 
 
 class Wire(trio.abc.Stream):
@@ -60,11 +62,13 @@ class Wire(trio.abc.Stream):
         if self._bounded.unfinished:
             await trio.lowlevel.checkpoint()
             return CONTINUE
-        buffer = None if self._protocol is None else self._protocol.get_buffer()
-        if buffer is not None and self._socket is not None:
-            data: Any = buffer[: await self._receive_into(buffer)]
-        elif buffer is not None and self._tls is not None:
-            data = buffer[: await self._decrypt_into(buffer)]
+        framed = self._protocol
+        if framed is None or framed.connection is None:
+            data: Any = await self.stream.receive_some(_RECEIVE_BYTES)
+        elif self._socket is not None:
+            data = await self._receive(framed, self._socket)
+        elif self._tls is not None:
+            data = await self._decrypt(framed, self._tls)
         else:
             data = await self.stream.receive_some(_RECEIVE_BYTES)
         if data:
@@ -72,32 +76,48 @@ class Wire(trio.abc.Stream):
             self.bytes_received += len(data)
         return data
 
-    async def _receive_into(self, buffer: memoryview) -> int:
-        assert self._socket is not None
+    async def _receive(self, framed: FramedConnection, sock: trio.socket.SocketType) -> Any:
+        """What the kernel has, in the protocol's buffer, which is held only while there is any."""
+        if not hasattr(os, "readv"):  # Windows
+            return await self.stream.receive_some(_RECEIVE_BYTES)
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            return await self._socket.recv_into(buffer)
+            while True:
+                buffer = framed.get_buffer()
+                try:
+                    size = os.readv(sock.fileno(), [buffer])
+                except BlockingIOError:
+                    buffer.release()
+                else:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return buffer[:size]
+                framed.rest()
+                await trio.lowlevel.wait_readable(sock)
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise trio.ClosedResourceError("this socket was already closed") from None
             raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
-    async def _decrypt_into(self, buffer: memoryview) -> int:
-        assert self._tls is not None
-        first = await self.stream.receive_some(len(buffer))
+    async def _decrypt(self, framed: FramedConnection, tls: ssl.SSLObject) -> Any:
+        framed.rest()
+        first = await self.stream.receive_some(_RECORD)
         size = len(first)
+        if not size:
+            return first
+        buffer = framed.get_buffer(size)
         buffer[:size] = first
-        read: Any = self._tls.read  # with a buffer it returns a count, whatever typeshed says
+        read: Any = tls.read  # with a buffer it returns a count, whatever typeshed says
         try:
-            while first and size < len(buffer):
+            while size < len(buffer):
                 more = read(len(buffer) - size, buffer[size:])
                 if not more:
                     break
                 size += more
         except ssl.SSLWantReadError:
-            return size
+            pass
         except ssl.SSLError as error:  # the stream says so too, when it is asked next
             log.debug("TLS: %s", error)
-        return size
+        return buffer[:size]
 
     async def aclose(self) -> None:
         await self.stream.aclose()

@@ -17,6 +17,7 @@ from typing import Any, Final
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
 from wsproto.events import (
+    AcceptConnection,
     BytesMessage,
     CloseConnection,
     Event,
@@ -44,6 +45,16 @@ sender streams; more than that say nothing and cost as much as full ones."""
 _HEAD_END = re.compile(rb"\n\r?\n")
 _MAX_HEAD = 64 * 1024
 _KEY = re.compile(rb"(?i)^sec-websocket-key:[ \t]*(\S+)", re.MULTILINE)
+
+
+class _Over:
+    """What stands for the opening handshake of wsproto once it is over."""
+
+    def events(self) -> Iterable[Event]:
+        return ()
+
+
+_OVER: Final[Any] = _Over()
 
 
 class _Continue:
@@ -74,6 +85,9 @@ class BoundedConnection(WSConnection):
         self.on_message: Callable[[memoryview], None] | None = None
         #: While set, called with the payload of every ping instead of that being an event.
         self.on_ping: Callable[[bytes], None] | None = None
+        #: A message's event loses its data when the next is asked for. (trio-websocket's reader
+        #: keeps the last event while it waits, for an hour perhaps.)
+        self.transient = False
         #: The slice was over before all that had come was parsed.
         self.unfinished = False
         #: The answer that was no upgrade, once it has come (client).
@@ -108,7 +122,13 @@ class BoundedConnection(WSConnection):
             self._offered = tuple(event.subprotocols)
             found = _KEY.search(data)
             self._key = found[1] if found is not None else b""
+        elif isinstance(event, AcceptConnection):
+            self._forget_handshake()
         return data
+
+    def _forget_handshake(self) -> None:
+        """It is over: keep none of its parsers and headers, which take kilobytes."""
+        self.handshake = _OVER
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes :data:`CONTINUE` too."""
@@ -154,6 +174,8 @@ class BoundedConnection(WSConnection):
                 yield RejectConnection(event.status_code, event.headers, has_body=False)
             elif not isinstance(event, RejectData):
                 yield event
+        if self.connection is not None and self.handshake is not _OVER:
+            self._forget_handshake()
         if self.connection is not None and not self._dead:
             yield from self._frames(time.perf_counter() + self.slice)
 
@@ -210,6 +232,12 @@ class BoundedConnection(WSConnection):
         if isinstance(event, TextMessage):
             yield TextMessage(data=whole.decode(errors="replace"))
         elif too_big or self.on_message is None:
-            yield BytesMessage(data=bytes(whole))
+            yield from self._whole(bytes(whole))
         else:
             self.on_message(memoryview(whole))
+
+    def _whole(self, message: bytes) -> Generator[Event, None, None]:
+        event = BytesMessage(data=message)
+        yield event
+        if self.transient:
+            object.__setattr__(event, "data", b"")

@@ -183,5 +183,8 @@ class LinkV1:
                     self._finish(LinkEnd(1000, "", ours=True))
                 elif not session.has_output:
                     until = session.deadline
-                    with trio.CancelScope(deadline=math.inf if until is None else until):
+                    if until is None:
                         await self._output.wait()
+                    else:
+                        with trio.CancelScope(deadline=until):
+                            await self._output.wait()

@@ -87,6 +87,41 @@ def _in_use(buffer: bytearray) -> bool:
     return False
 
 
+class _Spares:
+    """A few buffers that all connections of this process use in turn.
+
+    Most connections are idle, and one that is needs no buffer. Those that are busy one after the
+    other find one that is in the processor's cache.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._buffers: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of at least ``size`` bytes, with whatever it held before."""
+        buffers = self._buffers
+        if buffers and len(buffers[-1]) >= size and not _in_use(buffers[-1]):
+            return buffers.pop()  # the one that was used last, as it mostly is
+        for buffer in sorted(buffers, key=len):
+            if len(buffer) >= size and not _in_use(buffer):
+                self._buffers = [each for each in buffers if each is not buffer]
+                return buffer
+        return bytearray(max(size, _FIRST_BUFFER))
+
+    def give(self, buffer: bytearray) -> None:
+        """Keep a buffer for others. Who still views it may: it is not used until they are done."""
+        if len(buffer) <= _BULK_BUFFER:
+            self._buffers.append(buffer)
+        if len(self._buffers) > self._most:
+            del self._buffers[0]
+
+
+_send_buffers = _Spares(4)
+_receive_buffers = _Spares(4)
+_NO_BUFFER = bytearray()
+
+
 class FramedConnection(BoundedConnection):
     """A ``BoundedConnection`` whose whole binary messages take the short way.
 
@@ -98,8 +133,8 @@ class FramedConnection(BoundedConnection):
 
     def __init__(self, connection_type: ConnectionType, max_message: int = 1 << 20) -> None:
         super().__init__(connection_type, max_message)
-        self._send_buffer = bytearray(_FIRST_BUFFER)
-        self._buffer = bytearray(_FIRST_BUFFER)
+        self._buffer = _NO_BUFFER  # where it receives; none while it rests
+        self._room = _FIRST_BUFFER  # bytes that it shall have, which grows with what comes
         self._start = 0  # of what has not been parsed
         self._end = 0  # of what has been received
         self._needed = 0  # bytes from _start that the frame in progress has in all, if known
@@ -121,24 +156,28 @@ class FramedConnection(BoundedConnection):
         return super().send(event)
 
     def _frame(self, payload: Buffer) -> memoryview:
-        needed = memoryview(payload).nbytes + _MAX_HEADER
-        if needed > len(self._send_buffer) or _in_use(self._send_buffer):
-            self._send_buffer = bytearray(max(needed, _FIRST_BUFFER))
+        buffer = _send_buffers.take(memoryview(payload).nbytes + _MAX_HEADER)
         key = os.urandom(4) if self.client else None
-        length = frame(payload, key, self._send_buffer)
-        return memoryview(self._send_buffer)[:length]
+        length = frame(payload, key, buffer)
+        _send_buffers.give(buffer)
+        return memoryview(buffer)[:length]
 
     # receiving
 
-    def get_buffer(self) -> memoryview | None:
-        """Room to receive into; give what was filled to :meth:`receive_data`, as a part of it.
+    def get_buffer(self, size: int = _MIN_ROOM) -> memoryview:
+        """Room of ``size`` bytes or more to receive into, once the opening handshake is over.
 
-        None during the opening handshake: then give ``receive_data`` bytes, as one always may.
+        Give what was filled to :meth:`receive_data`, as a part of it. (That takes bytes, too.)
         """
-        if self.connection is None:
-            return None
-        self._make_room(_MIN_ROOM)
+        self._make_room(max(size, _MIN_ROOM))
         return memoryview(self._buffer)[self._end :]
+
+    def rest(self) -> None:
+        """Nothing is there to be received: hold no buffer, unless it holds a part of a frame."""
+        if self._start == self._end and self._buffer is not _NO_BUFFER:
+            _receive_buffers.give(self._buffer)
+            self._buffer = _NO_BUFFER
+            self._start = self._end = 0
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes any bytes-like object, and releases its own."""
@@ -163,18 +202,23 @@ class FramedConnection(BoundedConnection):
         self._filled = False
 
     def _make_room(self, size: int) -> None:
-        """Have ``size`` bytes free after ``_end``, and the whole frame in progress fit."""
+        """Have ``size`` bytes free after ``_end``, and the frame in progress fit.
+
+        Of a large frame, twice what has come of it: a header alone could promise anything.
+        """
         held = self._end - self._start
-        wanted = max(held + size, self._needed)
-        capacity = len(self._buffer)
-        if self._filled and capacity < _BULK_BUFFER:
-            wanted = max(wanted, min(2 * capacity, _BULK_BUFFER))
-            self._filled = False
-        if held and self._start + wanted <= capacity:
+        if self._filled and self._room < _BULK_BUFFER:
+            self._room = min(2 * len(self._buffer), _BULK_BUFFER)
+        self._filled = False
+        needed = max(held + size, min(self._needed, max(self._room, 2 * held)))
+        if held and self._start + needed <= len(self._buffer):
             return
-        if wanted > capacity or _in_use(self._buffer):
-            fresh = bytearray(max(wanted, capacity))
+        wanted = max(needed, self._room)
+        if wanted > len(self._buffer) or _in_use(self._buffer):
+            fresh = _receive_buffers.take(wanted)
             fresh[:held] = memoryview(self._buffer)[self._start : self._end]
+            if self._buffer is not _NO_BUFFER:
+                _receive_buffers.give(self._buffer)
             self._buffer = fresh
         elif held:
             with memoryview(self._buffer) as view:
@@ -234,7 +278,7 @@ class FramedConnection(BoundedConnection):
             if own_mask:
                 unmask(message, bytes(buffer[start + header - 4 : start + header]))
             if self.on_message is None:
-                yield BytesMessage(data=bytes(message))
+                yield from self._whole(bytes(message))
             else:
                 self.on_message(message)
             del message

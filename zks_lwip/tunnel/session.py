@@ -42,6 +42,9 @@ _LEAST_LIMIT = 4096
 _LEAST_ROOM = 64
 _SMALL = 32 << 10  # a message up to this is copied out of the buffer that it was written in
 
+#: Where messages are written, of all sessions of this process: none of them is written over a wait.
+_scratches: list[bytearray] = []
+
 
 class Session(Inbound):
     """The sans-IO state machine of one session.
@@ -135,9 +138,9 @@ class Session(Inbound):
         # While control frames wait, a stream's CONNECT or CONNECTED may be among them
         if not queue or outbox.control or limit - size < _LEAST_ROOM:
             return bytearray().join(parts)
-        scratch = self._scratch
+        scratch = _scratches.pop() if _scratches else bytearray()
         if len(scratch) < limit:
-            scratch = self._scratch = bytearray(limit)
+            scratch = bytearray(limit)
         frames, payload = queue.frames, queue.payload
         assert self.peer is not None
         with memoryview(scratch) as whole, whole[:limit] as view:
@@ -147,8 +150,8 @@ class Session(Inbound):
         self._sent += queue.frames - frames
         self.stats.data_out += queue.payload - payload
         if end <= _SMALL:
+            _scratches.append(scratch)
             return scratch[:end]
-        self._scratch = bytearray()
         del scratch[end:]
         return scratch
 

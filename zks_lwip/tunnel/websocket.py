@@ -105,6 +105,7 @@ class WsConnection:
         self.request: HttpRequest | None = None
         self._protocol = protocol
         protocol.on_ping = self._on_ping
+        protocol.transient = True
         self._nursery = nursery
         self._wire = Wire(stream, protocol)
         self._ws = WebSocketConnection(
@@ -280,6 +281,8 @@ class WsConnection:
         if on_sent is not None:
             on_sent()
         await answered.wait()
+        if self._ws._pings.pop(payload, None) is not None:  # the reader has ended, no pong came
+            raise self._closed_error()
 
     async def keep_alive(
         self,
@@ -297,23 +300,21 @@ class WsConnection:
         :param others: returns what other connections to the peer know.
         """
         liveness = Liveness(quiet, patience, longest)
-        async with trio.open_nursery() as nursery:
-            while True:
-                now = progress(self.carrier, self._wire.bytes_sent)
-                verdict = liveness.step(
-                    trio.current_time(),
-                    self.last_heard,
-                    None if now is None else now.acknowledged,
-                    others() if others is not None and liveness.waiting else ALONE,
-                )
-                if verdict is Verdict.DEAD:
-                    nursery.cancel_scope.cancel()
-                    return
-                if verdict is Verdict.PING and not self._pinging:
-                    self._pinging = True
-                    liveness.pinged(None)  # until the kernel has it
-                    nursery.start_soon(self._ping_once, liveness)
-                await trio.sleep_until(liveness.due)
+        while True:
+            now = progress(self.carrier, self._wire.bytes_sent)
+            verdict = liveness.step(
+                trio.current_time(),
+                self.last_heard,
+                None if now is None else now.acknowledged,
+                others() if others is not None and liveness.waiting else ALONE,
+            )
+            if verdict is Verdict.DEAD:
+                return
+            if verdict is Verdict.PING and not self._pinging:
+                self._pinging = True
+                liveness.pinged(None)  # until the kernel has it
+                self._nursery.start_soon(self._ping_once, liveness)
+            await trio.sleep_until(liveness.due)
 
     async def _ping_once(self, liveness: Liveness) -> None:
         sent = self.message_bytes_sent
@@ -390,6 +391,8 @@ class WsConnection:
             log.debug("the reader of a WebSocket failed", exc_info=True)
         finally:
             self._ended.set()
+            for answered in self._ws._pings.values():
+                answered.set()
             # Nothing will be read any more: aclose() need not wait for the peer's Close.
             self._ws._close_handshake.set()
 

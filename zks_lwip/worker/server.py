@@ -446,6 +446,7 @@ class Worker:
         session: Session | WorkerV1
         run: Callable[[Callable[[Frame], None]], Awaitable[LinkEnd]]
         address = connection.request.peer if connection.request is not None else None
+        connection.request = None  # its headers are not needed any more
         peer = address[0] if address else "?"
         if connection.subprotocol is None:
             link = LinkV1(connection)
