@@ -287,7 +287,7 @@ class Wire(RuleBasedStateMachine):
                 assert pipes[stream].came == pipes[stream].put
                 assert pipes[stream].eof_came == pipes[stream].ended
         assert self.answered == len(self.asked)
-        assert not self.ends[1]._requests
+        assert len(self.ends[1]._queries) == 0
         for end in self.ends:
             end.end()
             assert end._outbox.control_size == 0
