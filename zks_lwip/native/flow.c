@@ -8,6 +8,7 @@
 #define HELD_MOST_MS 150000u /* longer than any connect: the other side has forgotten */
 #define RETRANSMIT_MS 1000u  /* until the first retransmission of a SYN (RFC 6298 §2.1) */
 #define SILENT_MOST_MS 300000u
+#define TRIED_LEAST 6u /* times that bytes, or a probe of the window, have been sent in vain: over a minute of them */
 
 /* ---- the held SYN ---- */
 void flow_inject(zks_core *core, const uint8_t *bytes, uint32_t length)
@@ -198,7 +199,7 @@ void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
                    packet->sequence == flow->pcb->rcv_nxt;
         if (ajar)
             flow->pcb->rcv_wnd = 1;
-        if (flow->state == FLOW_LINGER)
+        if (flow->state == FLOW_LINGER || (flow->list == LIST_BUSY && !(packet->flags & ZKS_TCP_RST)))
             flow->since_ms = core->now_ms;
         if (flow->pcb->state != SYN_SENT) {
             hide_options(p, packet);
@@ -273,11 +274,16 @@ static void sweep(zks_core *core, uint8_t which, const struct tcp_pcb *pcbs)
     }
 }
 
-/* Nobody holds it, and its peer has been silent for so long that it must have vanished without a RST: lwIP would
- * repeat the last bytes for 40 minutes and more. A peer that is there answers at least every probe of its window. */
-static int is_orphan(const zks_core *core, const struct flow *flow)
+/* Its peer has been silent for so long that it must have vanished without a RST: lwIP would repeat the last bytes for
+ * 40 minutes and more. A peer that is there answers at least every probe of its window. Where somebody holds the flow,
+ * the peer must have had several chances to answer, too: we may have been stopped ourselves all the while. */
+static int has_vanished(const zks_core *core, const struct flow *flow)
 {
-    return flow->state == FLOW_LINGER && core->now_ms - flow->since_ms > SILENT_MOST_MS;
+    const struct tcp_pcb *pcb = flow->pcb;
+    if (core->now_ms - flow->since_ms <= SILENT_MOST_MS)
+        return 0;
+    return flow->state == FLOW_LINGER ||
+           (core->config.keepalive_ms && (pcb->nrtx >= TRIED_LEAST || pcb->persist_probe >= TRIED_LEAST));
 }
 
 void flow_tick(zks_core *core)
@@ -293,7 +299,7 @@ void flow_tick(zks_core *core)
         /* After two TCP_MSL of silence lwIP would forget it, with bytes that the peer has not read yet. */
         if (flow->pcb->state == LAST_ACK)
             flow->pcb->tmr = tcp_ticks;
-        if (is_orphan(core, flow)) {
+        if (has_vanished(core, flow)) {
             flow_isolate(core, flow);
             tcp_abandon(flow->pcb, 1);
             flow_settle(core, flow);

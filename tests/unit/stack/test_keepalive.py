@@ -126,6 +126,24 @@ async def test_silence_is_asked_again_and_again_before_it_is_the_end(autojump_cl
         assert (p.counter("flows"), p.counter("keepalive_ended")) == (0, 1)
 
 
+@pytest.mark.parametrize("window", [65535, 0])
+async def test_who_does_not_even_acknowledge_is_gone_as_soon(window: int, autojump_clock) -> None:
+    async with probe() as p:
+        c = await connect(p)
+        await p.send(c.segment(window=window))
+        assert c.flow.push(b"anybody there?") == 14
+        await trio.sleep(285)
+        assert c.handler.log == []
+        # Its kernel says that it is there, but takes nothing: that is no end.
+        await p.send(c.segment(window=window))
+        await trio.sleep(285)
+        assert c.handler.log == []
+        with trio.fail_after(120):
+            while c.handler.log != ["reset"]:
+                await trio.sleep(1)
+        assert p.counter("flows") == 0
+
+
 async def test_one_answer_in_twenty_is_enough(autojump_clock) -> None:
     async with probe() as p:
         c = await connect(p)
