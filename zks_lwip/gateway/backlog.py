@@ -11,7 +11,10 @@ from collections import deque
 __all__ = ["Backlog"]
 
 _PIECE = 64 << 10
-"""Bytes that are put together: what is copied twice at most, and freed at a time."""
+"""Bytes that are put together, and freed at a time."""
+_SMALL = 4 << 10
+"""Bytes from which on a piece stays by itself: what it costs besides is little, copying it is not.
+"""
 
 
 class Backlog:
@@ -31,9 +34,10 @@ class Backlog:
 
     def add(self, payload: memoryview) -> None:
         """Copy ``payload`` to the end."""
-        if self._pieces and len(self._pieces[-1]) + len(payload) <= _PIECE:
+        size = len(payload)
+        if size < _SMALL and self._pieces and len(self._pieces[-1]) + size <= _PIECE:
             self._pieces[-1] += payload
-        elif payload:
+        elif size:
             self._pieces.append(bytearray(payload))
 
     def first(self) -> memoryview:

@@ -8,7 +8,7 @@
 
 #define LEAST_WINDOW 16384u /* what a peer may always send: some segments of an MTU of 1500 */
 #define LEAST_SEND 16384u   /* what lwIP always takes for a peer */
-#define QUICK_MS 25u        /* what a busy reader may need to come round again */
+#define QUICK_MS 50u        /* what a busy reader may need to come round again */
 #define QUEUED_COST 256u    /* bytes of a pbuf, a tcp_seg and their headers, for each piece that is written */
 
 static uint64_t left(const zks_core *core)

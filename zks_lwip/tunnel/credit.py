@@ -19,7 +19,7 @@ FAST = 1.25e9
 """Bytes a second (10 Gbit/s) that a window may grow to carry on a long path, to ``LONG_MOST``."""
 LONG_MOST = 64 << 20
 
-_LEAST_TRIP = 0.005  # seconds: what two busy processes may need on the shortest path
+_LEAST_TRIP = 0.02  # seconds: what two busy processes may need on the shortest path
 _QUICK, _SLOW = 2.0, 16.0  # round trips in which a window drains when it is too small, too large
 
 
