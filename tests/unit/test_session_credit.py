@@ -248,9 +248,9 @@ def test_a_stream_starts_with_more_where_much_is_left() -> None:
     assert [type(frame) for frame in sent] == [Connect, Window, Connect, Window]
     assert session._sent == 4
     first = sent[1]
-    assert isinstance(first, Window) and first.credit == (256 << 10) - (16 << 10)
+    assert isinstance(first, Window) and first.credit == (512 << 10) - (16 << 10)
     feed(session, Connected(1))
-    feed(session, Data(1, bytes(256 << 10)))
+    feed(session, Data(1, bytes(256 << 10)), Data(1, bytes(256 << 10)))
     broken(session, "its credit is 0", Data(1, b"x"))
     assert budget.used == 0
     session = Session(Role.CLIENT, settings, budget=budget)

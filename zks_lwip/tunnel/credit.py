@@ -35,7 +35,7 @@ class Budget:
 
     __slots__ = ("opening", "size", "used")
 
-    _CAUTION = 512  # of what is left, a new stream gets that part: most need little, and keep it
+    _CAUTION = 256  # of what is left, a new stream gets that part: most need little, and keep it
 
     def __init__(self, size: int = 64 << 20, *, opening: int = 0) -> None:
         self.size = size
