@@ -104,6 +104,25 @@ def test_callers_from_outside(net: Lab, worker: Child, host: Namespace) -> None:
     assert machine.difference(before, machine.picture(host.path)) == ""
 
 
+def test_dns_over_tls_to_the_lan(net: Lab, worker: Child, host: Namespace) -> None:
+    """``--dot block``: refused at once, as to anybody, over TCP and UDP."""
+    index = host.name.rsplit("host", 1)[1]
+    host.ip(f"addr add {probe.CLIENT4}/24 dev up0")
+    net.mid.ip(f"addr add {probe.NEIGHBOUR4}/24 dev h{index}")
+    try:
+        with echo(net.mid, probe.NEIGHBOUR4, 853), echo(net.mid, probe.NEIGHBOUR4, 8443):
+            with net.connect(host):
+                assert reaches(host, probe.NEIGHBOUR4, 853) == ALL, "the control"
+            with net.connect(host, "--dot", "block"):
+                assert reaches(host, probe.NEIGHBOUR4, 853, timeout=PATIENT) == NONE
+                assert reaches(host, probe.NEIGHBOUR4, 8443) == ALL
+                with host.entered():
+                    assert client.connect_error(probe.NEIGHBOUR4, 853) == "ECONNREFUSED"
+                    assert client.connect_error(lab.FAR4, 853) == "ECONNREFUSED"
+    finally:
+        net.mid.ip(f"addr del {probe.NEIGHBOUR4}/24 dev h{index}")
+
+
 TRAPS = {"foreign": lab.FAR4, "LAN": probe.NEIGHBOUR4, "name server": lab.NAMES4}
 
 

@@ -86,6 +86,7 @@ def test_a_tun_that_cannot_be_made(
     same(before, holder.picture())
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(
     space: Space, holder: Holder, detector: Detector, fast_probers: Probers, tmp_path: Path
 ) -> None:
