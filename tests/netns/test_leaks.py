@@ -181,6 +181,10 @@ def test_a_full_disk_opens_nothing(
             with net.connect(host, "--always-on", ready=False) as child:
                 assert child.wait() == 4 and why in child.stderr[-1], child.output
             assert any("stays closed" in line for line in child.stderr)
+            for command, code in (("status", 1), ("disconnect", 4)):
+                with Child(command, host.command([*ZKS, command])) as child:
+                    assert child.wait() == code
+                assert "the machine is closed" in child.output
             with detector.watching() as found:
                 probers.rounds()
             nothing(found)

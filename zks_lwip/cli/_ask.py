@@ -15,21 +15,24 @@ def ask_running(netns: str | None, command: str, **values: Any) -> Any:
     """
     from ..control import NotRunning, ask, control_path
     from ..host.config import STATE_DIR
-    from ..host.recover import is_closed, leftover
+    from ..host.recover import remains
 
     try:
         return ask(control_path(STATE_DIR, netns), command, **values)
     except NotRunning as error:
-        left = leftover(netns)
+        left = remains(netns)
         if left is None:
             raise
-        if is_closed(netns, left):
+        if not left.closed:
             raise NotRunning(
-                f"the machine is closed: process {left.pid}, which captured it, has died. Start "
-                "`connect` again, or open it with `zks-lwip recover`."
+                f"the machine is OPEN: process {left.pid}, which captured it, has died in a pause, "
+                "or without a kill switch. Start `connect` again to close it, or take away the "
+                "rest of what it had set up with `zks-lwip recover`."
             ) from error
+        who = f"process {left.pid}, which captured it, has died"
+        if left.pid is None:
+            who = "an instance that could not write its journal has closed it, and ended"
         raise NotRunning(
-            f"the machine is OPEN: process {left.pid}, which captured it, has died in a pause, or "
-            "without a kill switch. Start `connect` again to close it, or take away the rest of "
-            "what it had set up with `zks-lwip recover`."
+            f"the machine is closed: {who}. Start `connect` again, or open it with "
+            "`zks-lwip recover`."
         ) from error

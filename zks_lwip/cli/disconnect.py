@@ -25,18 +25,18 @@ def disconnect(*, netns: str | None) -> None:
     from ..control import NotRunning, ask, control_path
     from ..errors import HostError
     from ..host.config import STATE_DIR
-    from ..host.recover import is_closed, leftover
+    from ..host.recover import remains
 
     try:
         ask(control_path(STATE_DIR, netns), "disconnect", wait=True)
     except NotRunning as error:
         click.echo(f"zks-lwip: {error}", err=True)
-    left = leftover(netns)
+    left = remains(netns)
     if left is None:
         return
-    if is_closed(netns, left):
+    if left.closed:
         raise HostError(
-            "the machine is closed by an instance that died; open it with `zks-lwip recover`"
+            "the machine is closed by an instance that has ended; open it with `zks-lwip recover`"
         )
     raise HostError(
         "the machine is open, but not as it was: an instance died in a pause, or without a kill "

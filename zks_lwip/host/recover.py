@@ -20,10 +20,11 @@ from zks_lwip.host.journal import Journal, Record, boot_id, journal_path, parse,
 from zks_lwip.host.linux import undo_all
 from zks_lwip.host.steps import TABLE_NAME, Nftables, Resolvconf, Route, Rule, Step, Sysctl
 
-__all__ = ["Recovery", "is_closed", "leftover", "recover"]
+__all__ = ["Recovery", "Remains", "recover", "remains"]
 
 _NAME = re.compile(r"net-(\d+)\.journal")
 _NAMED = Path("/run/netns")
+_NO_RECORD = Record(0, "", None, 0, "")
 
 
 @dataclass(slots=True)
@@ -40,32 +41,40 @@ class Recovery:
     """Journals of instances that run; they were not touched."""
 
 
-def leftover(netns: str | None, directory: Path = STATE_DIR) -> Record | None:
-    """The journal of an instance that died with a namespace captured; None: there is none.
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What an instance that does not run any more has left."""
+
+    pid: int | None
+    """Of its process; None: it could not write its journal (``--always-on`` closes without)."""
+    closed: bool
+    """It refuses what does not go through the tunnel. What is there counts, not what was planned:
+    it may have died in a pause, or have had no kill switch."""
+
+
+def remains(netns: str | None, directory: Path = STATE_DIR) -> Remains | None:
+    """What an instance that died, or could not write its journal, has left; None: nothing, or it
+    runs.
 
     :raises PrivilegeError: this is not root.
     """
     inode, cookie = run_in_netns(netns, lambda: (namespace_id(None), namespace_cookie()))
     path = journal_path(directory, inode)
+    record: Record | None = None
     try:
         if running(path):
             return None
         record = parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
-        return None
+        pass
     except PermissionError as error:
         raise PrivilegeError(f"cannot read {path}: {error.strerror}; run it as root") from None
-    there = record.boot == boot_id() and record.is_of(cookie) and record.steps
-    return record if there else None
-
-
-def is_closed(netns: str | None, record: Record) -> bool:
-    """Whether what an instance that died has left, its ``record``, refuses anything: it may have
-    died in a pause, or have had no kill switch. What is there counts, not what was planned.
-
-    :raises PrivilegeError: this is not root.
-    """
-    return run_in_netns(netns, _is_closed, netns, record)
+    if record and not (record.boot == boot_id() and record.is_of(cookie) and record.steps):
+        record = None
+    closed = run_in_netns(netns, _is_closed, netns, record or _NO_RECORD)
+    if record is None and not closed:
+        return None
+    return Remains(None if record is None else record.pid, closed)
 
 
 def _is_closed(netns: str | None, record: Record) -> bool:
@@ -98,7 +107,7 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
             seen.add(int(match[1]))
             _recover(directory, int(match[1]), own, recovery)
     if own not in seen:
-        _take_down(None, Record(0, "", None, 0, ""), own, recovery)
+        _take_down(None, _NO_RECORD, own, recovery)
     return recovery
 
 
@@ -114,7 +123,7 @@ def _recover(directory: Path, inode: int, own: int, recovery: Recovery) -> None:
         recovery.left.append(str(error))
         return
     try:
-        record = journal.record or Record(0, "", None, 0, "")
+        record = journal.record or _NO_RECORD
         where = None if inode == own else _find(inode, record)
         if inode == own or where is not None:
             known = len(recovery.left)
