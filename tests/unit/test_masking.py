@@ -23,6 +23,7 @@ from wsproto.events import (
 from zks_lwip.tunnel import masking
 from zks_lwip.tunnel.framing import BoundedConnection
 from zks_lwip.tunnel.masking import FramedConnection, frame, make_protocol, unmask
+from zks_lwip.tunnel.pacing import MAX_LIMIT
 
 SIZES = (0, 1, 2, 3, 4, 7, 8, 63, 64, 65, 125, 126, 127, 1000, 65535, 65536, 65537, 300_001)
 
@@ -39,6 +40,13 @@ def opened(client: WSConnection, server: WSConnection) -> None:
     for each in (client, server):
         if isinstance(each, BoundedConnection):
             each.slice = math.inf  # all at once, however busy the machine is
+
+
+@pytest.fixture(autouse=True)
+def no_spares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No buffer of another test is used."""
+    monkeypatch.setattr(masking, "_send_buffers", masking._Spares(4))
+    monkeypatch.setattr(masking, "_receive_buffers", masking._Spares(4))
 
 
 @pytest.fixture
@@ -251,6 +259,26 @@ def test_the_buffer_is_used_again_when_nobody_holds_it(
         assert list(server.events()) == []
         del room
         assert server.get_buffer().obj is buffer
+
+
+def test_large_messages_are_hardly_ever_moved_in_the_buffer(
+    client: FramedConnection, server: FramedConnection
+) -> None:
+    """What is left of a batch goes to the buffer's front: that must be little of what comes."""
+    server.on_message = lambda message: None
+    wire = bytes(client.send(BytesMessage(data=bytes(MAX_LIMIT)))) * 32
+    at = moved = 0
+    while at < len(wire):
+        left, begin = server._end - server._start, server._start
+        room = server.get_buffer()
+        moved += left if server._start != begin else 0
+        taken = min(len(room), len(wire) - at)
+        room[:taken] = wire[at : at + taken]
+        server.receive_data(room[:taken])
+        del room
+        assert list(server.events()) == []
+        at += taken
+    assert moved < at / 16
 
 
 def test_frames_that_come_with_the_handshake_are_not_lost(client: FramedConnection) -> None:

@@ -29,6 +29,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
 from .framing import BoundedConnection
+from .pacing import MAX_LIMIT
 
 try:
     from zks_lwip._lwip import ffi, lib
@@ -51,8 +52,10 @@ _LENGTH = 0x7F
 _MAX_HEADER = 14
 
 _FIRST_BUFFER = 16 * 1024
-_BULK_BUFFER = 512 * 1024
 _MIN_ROOM = 4 * 1024
+# Two frames of the largest message that a session makes, and room behind them: with a bit less,
+# almost all of the second one would have to be moved to the front each time.
+_BULK_BUFFER = 2 * (MAX_LIMIT + _MAX_HEADER) + _MIN_ROOM
 
 
 def frame(payload: Buffer, key: bytes | None, out: bytearray, *, opcode: int = _BINARY) -> int:
