@@ -6,6 +6,7 @@ import math
 import os
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -259,6 +260,16 @@ def test_the_buffer_is_used_again_when_nobody_holds_it(
         assert list(server.events()) == []
         del room
         assert server.get_buffer().obj is buffer
+
+
+def test_a_buffer_that_was_given_back_goes_to_no_other_thread() -> None:
+    """Who gives one back may use it on, until another task of the same thread has its turn."""
+    spares = masking._Spares(4)
+    buffer = spares.take(1000)
+    spares.give(buffer)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(spares.take, 1000).result() is not buffer
+    assert spares.take(1000) is buffer
 
 
 def test_large_messages_are_hardly_ever_moved_in_the_buffer(

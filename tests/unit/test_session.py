@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -489,3 +490,21 @@ def test_each_message_is_a_buffer_of_its_own(size: int) -> None:
     session.mark_ready(2)
     drain(session)
     assert first == as_sent
+
+
+def test_sessions_of_two_threads_write_their_messages_to_different_places() -> None:
+    class Source(Bytes):
+        def pull_into(self, view: memoryview) -> int | None:
+            self.written_to = view.obj
+            return super().pull_into(view)
+
+    def send() -> object:
+        source = Source(b"hello")
+        session = connected_client(source)
+        session.mark_ready(1)
+        assert drain(session) == [Data(1, b"hello")]
+        return source.written_to
+
+    with ThreadPoolExecutor(1) as thread:
+        assert send() is send()
+        assert thread.submit(send).result() is not send()

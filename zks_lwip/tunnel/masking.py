@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
 import time
 from collections.abc import Generator
 from typing import Any, TypeAlias
@@ -90,11 +91,12 @@ def _in_use(buffer: bytearray) -> bool:
     return False
 
 
-class _Spares:
-    """A few buffers that all connections of this process use in turn.
+class _Spares(threading.local):
+    """A few buffers that all connections of a thread use in turn.
 
     Most connections are idle, and one that is needs no buffer. Those that are busy one after the
-    other find one that is in the processor's cache.
+    other find one that is in the processor's cache. Two threads, each with its trio, share none:
+    one of them could take a buffer that the other has given back, but not yet let go of.
     """
 
     def __init__(self, most: int) -> None:

@@ -10,6 +10,8 @@ those of a message are one run of bytes at its end.
 
 from __future__ import annotations
 
+import threading
+
 from ._fair import Source
 from ._frames import (
     DATA_HEADER,
@@ -42,8 +44,15 @@ _LEAST_LIMIT = 4096
 _LEAST_ROOM = 64
 _SMALL = 32 << 10  # a message up to this is copied out of the buffer that it was written in
 
-#: Where messages are written, of all sessions of this process: none of them is written over a wait.
-_scratches: list[bytearray] = []
+
+class _Scratch(threading.local):
+    """Where messages are written, by all sessions of a thread: none is written over a wait."""
+
+    def __init__(self) -> None:
+        self.free: list[bytearray] = []
+
+
+_scratch = _Scratch()
 
 
 class Session(Inbound):
@@ -138,7 +147,8 @@ class Session(Inbound):
         # While control frames wait, a stream's CONNECT or CONNECTED may be among them
         if not queue or outbox.control or limit - size < _LEAST_ROOM:
             return bytearray().join(parts)
-        scratch = _scratches.pop() if _scratches else bytearray()
+        free = _scratch.free
+        scratch = free.pop() if free else bytearray()
         if len(scratch) < limit:
             scratch = bytearray(limit)
         frames, payload = queue.frames, queue.payload
@@ -150,7 +160,7 @@ class Session(Inbound):
         self._sent += queue.frames - frames
         self.stats.data_out += queue.payload - payload
         if end <= _SMALL:
-            _scratches.append(scratch)
+            free.append(scratch)
             return scratch[:end]
         del scratch[end:]
         return scratch
