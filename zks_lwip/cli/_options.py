@@ -150,10 +150,11 @@ _OPTIONS = (
     ),
     click.option(
         "--dns-forward",
-        metavar="DOMAIN=ADDRESS",
+        metavar="DOMAIN=ADDRESS|worker",
         multiple=True,
         help="Ask the server at ADDRESS[:PORT] for names in this domain, by plain DNS and "
-        "outside the tunnel: for the names of a LAN. Repeatable.",
+        "outside the tunnel: for the names of a LAN. `worker` has the worker ask its own name "
+        "servers, through the tunnel: for names that its network alone knows. Repeatable.",
     ),
     click.option(
         "--dot",

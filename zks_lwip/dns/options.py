@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zks_lwip.dns.local import LocalNames
-from zks_lwip.dns.servers import DEFAULT_SERVERS, Server, parse_forward, parse_server
+from zks_lwip.dns.servers import DEFAULT_SERVERS, WORKER, Server, parse_forward, parse_server
 from zks_lwip.dns.service import DnsService
-from zks_lwip.dns.upstreams import DnsTunnelAccess, Via, choose_via, make_upstreams
+from zks_lwip.dns.upstreams import (
+    DnsTunnelAccess,
+    Via,
+    choose_via,
+    make_upstreams,
+    read_forwards,
+)
 from zks_lwip.errors import ConfigError
 
 __all__ = ["DnsOptions", "Dot", "make_service"]
@@ -40,7 +46,7 @@ class DnsOptions:
     via: Via = Via.AUTO
     block: tuple[Path, ...] = ()
     forward: tuple[str, ...] = ()
-    """Texts DOMAIN=ADDRESS."""
+    """Texts DOMAIN=ADDRESS or DOMAIN=worker."""
     dot: Dot = Dot.ALLOW
 
     def __post_init__(self) -> None:
@@ -76,9 +82,11 @@ class DnsOptions:
     def outside(self, *, embedded: bool, v1: bool = False) -> tuple[Network, ...]:
         """Return the addresses that will be asked from this machine, outside the tunnel.
 
-        Raises :class:`~zks_lwip.errors.ConfigError` if `via` does not go with the worker.
+        Raises :class:`~zks_lwip.errors.ConfigError` if `via` or `forward` does not go with the
+        worker.
         """
-        addresses = [parse_forward(text)[1] for text in self.forward]
+        forwards = read_forwards(self.forward, embedded=embedded)
+        addresses = [address for _, address, _ in forwards if address != WORKER]
         chosen = choose_via(self.via, embedded=embedded, v1=v1)
         if chosen is Via.WORKER and self.servers:
             raise ConfigError(

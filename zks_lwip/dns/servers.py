@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 
 from zks_lwip.errors import ConfigError
 
-__all__ = ["DEFAULT_SERVERS", "Server", "parse_address_port", "parse_forward", "parse_server"]
+__all__ = [
+    "DEFAULT_SERVERS",
+    "WORKER",
+    "Server",
+    "parse_address_port",
+    "parse_forward",
+    "parse_server",
+]
+
+WORKER = "worker"
+"""What stands for an address in ``--dns-forward``: the worker asks its own name servers."""
 
 _WELL_KNOWN = {
     "cloudflare-dns.com": ("1.1.1.1", "1.0.0.1", "2606:4700:4700::1111", "2606:4700:4700::1001"),
@@ -147,16 +157,19 @@ def parse_address_port(text: str, default: int = 53) -> tuple[str, int]:
 def parse_forward(text: str) -> tuple[str, str, int]:
     """Read ``DOMAIN=ADDRESS[:PORT]`` (``--dns-forward``): domain, address, port.
 
-    Raises :class:`~zks_lwip.errors.ConfigError`.
+    Of ``DOMAIN=worker`` the address is :data:`WORKER`, and the port 0. Raises
+    :class:`~zks_lwip.errors.ConfigError`.
     """
     domain, equals, target = text.partition("=")
     domain = domain.strip().strip(".").lower()
     try:
         if not equals or not _HOST.match(domain):
             raise ValueError("that names no domain and server")
+        if target.strip().lower() == WORKER:
+            return domain, WORKER, 0
         return domain, *parse_address_port(target.strip())
     except ValueError as error:
         raise ConfigError(
             f"--dns-forward {text}: {error}; write it as DOMAIN=ADDRESS[:PORT], as in "
-            "corp.example=192.168.1.1"
+            "corp.example=192.168.1.1, or as DOMAIN=worker"
         ) from error

@@ -22,10 +22,10 @@ from zks_lwip.dns.dot import DotResolver
 from zks_lwip.dns.link import LinkedResolver
 from zks_lwip.dns.plain import PlainResolver
 from zks_lwip.dns.resolver import Gate, NotApplicable, Resolver, WorkerResolver
-from zks_lwip.dns.servers import DEFAULT_SERVERS, Server, parse_forward
+from zks_lwip.dns.servers import DEFAULT_SERVERS, WORKER, Server, parse_forward
 from zks_lwip.errors import ConfigError
 
-__all__ = ["DnsTunnelAccess", "Upstreams", "Via", "choose_via", "make_upstreams"]
+__all__ = ["DnsTunnelAccess", "Upstreams", "Via", "choose_via", "make_upstreams", "read_forwards"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,22 @@ def choose_via(asked: Via, *, embedded: bool, v1: bool = False) -> Via:
     return Via.WORKER if v1 else Via.AUTO
 
 
+def read_forwards(texts: Sequence[str], *, embedded: bool) -> list[tuple[str, str, int]]:
+    """Read all of ``--dns-forward`` by :func:`~zks_lwip.dns.servers.parse_forward`.
+
+    `embedded`: the worker is our own child. Raises :class:`~zks_lwip.errors.ConfigError` where what
+    was asked for would leak.
+    """
+    forwards = [parse_forward(text) for text in texts]
+    for domain, address, _ in forwards:
+        if embedded and address == WORKER:
+            raise ConfigError(
+                f"--dns-forward {domain}=worker: without --worker the worker is this machine "
+                "itself. Give the address of a name server, or name a worker with --worker URL."
+            )
+    return forwards
+
+
 def make_upstreams(
     servers: Sequence[Server] = (),
     *,
@@ -117,15 +133,19 @@ def make_upstreams(
     """Build the resolvers; `servers` empty means :data:`~zks_lwip.dns.servers.DEFAULT_SERVERS`.
 
     `mark` is the firewall mark of sockets that stay outside the TUN, `ca_file` holds roots besides
-    the system's, `forward` are texts DOMAIN=ADDRESS. Raises :class:`~zks_lwip.errors.ConfigError`.
+    the system's, `forward` are texts DOMAIN=ADDRESS or DOMAIN=worker. Raises
+    :class:`~zks_lwip.errors.ConfigError`.
     """
     chosen = choose_via(via, embedded=embedded, v1=v1)
     outside = direct(mark)
-    forwards = []
+    forwards: list[tuple[str, Resolver]] = []
     plain: dict[tuple[str, int], PlainResolver] = {}  # several domains may go to one server
+    by_worker = WorkerResolver(tunnel, tunnel)
     exempt: list[tuple[str, int, str]] = []
-    for text in forward:
-        domain, address, port = parse_forward(text)
+    for domain, address, port in read_forwards(forward, embedded=embedded):
+        if address == WORKER:
+            forwards.append((domain, by_worker))
+            continue
         if (address, port) not in plain:
             plain[address, port] = PlainResolver(address, port, outside, mark=mark)
         forwards.append((domain, plain[address, port]))

@@ -44,6 +44,10 @@ def test_what_is_asked_from_this_machine() -> None:
     with pytest.raises(ConfigError, match="--protocol v1"):
         options.outside(embedded=False, v1=True)
     assert DnsOptions().outside(embedded=False, v1=True) == ()
+    by_worker = DnsOptions.parse(forward=["cluster.local=worker", "lan=192.168.1.1"])
+    assert by_worker.outside(embedded=False) == (lan,)
+    with pytest.raises(ConfigError, match="the worker is this machine"):
+        by_worker.outside(embedded=True)
 
 
 def test_dns_over_tls_of_the_applications() -> None:

@@ -71,6 +71,7 @@ def test_forward() -> None:
     assert parse_forward("lan=[fe80::1]:5353") == ("lan", "fe80::1", 5353)
     assert parse_forward("lan=fd00::1") == ("lan", "fd00::1", 53)
     assert parse_forward("lan=192.168.1.1:5300") == ("lan", "192.168.1.1", 5300)
+    assert parse_forward("Cluster.Local=worker") == ("cluster.local", "worker", 0)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,23 @@ def test_what_is_contacted_outside_the_tunnel() -> None:
     assert [resolver.name for resolver in only.resolvers] == ["worker"]
 
 
+async def test_the_worker_is_asked_for_a_forwarded_domain() -> None:
+    """Also for names of special use, which are asked nowhere else; and for no other."""
+    tunnel, forward = Tunnel(), ["cluster.local=worker", "10.in-addr.arpa=worker"]
+    made = make_upstreams(tunnel=tunnel, embedded=False, forward=forward)
+    assert made.direct == ()
+    async with running(DnsService([], forward=made.forward, hosts=None)) as service:
+        assert (await ask(service, "ok.default.svc.cluster.local")).answer
+        assert len(tunnel.asked) == 1
+        assert (await ask(service, "ok.2.0.10.in-addr.arpa")).rcode() == dns.rcode.NOERROR
+        assert len(tunnel.asked) == 2
+        assert (await ask(service, "printer.local")).rcode() == dns.rcode.NXDOMAIN
+        assert (await ask(service, "ok.example")).rcode() == dns.rcode.SERVFAIL
+        assert len(tunnel.asked) == 2
+    with pytest.raises(ConfigError, match="the worker is this machine"):
+        make_upstreams(tunnel=tunnel, embedded=True, forward=forward)
+
+
 def test_contradictions_are_refused(tmp_path: Path) -> None:
     server = Server(port=443).at()
     with pytest.raises(ConfigError, match="--dns-via worker"):
