@@ -16,7 +16,7 @@ import trio
 from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
 from zks_lwip.dns.dial import Connect
 from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.resolver import Gate, ResolverError
+from zks_lwip.dns.resolver import Gate, ResolverError, unauthenticated
 from zks_lwip.dns.wire import TC, Ede, name_end
 
 __all__ = ["MAX_SOCKETS", "MAX_STREAMS", "MAX_WAITING", "PlainResolver"]
@@ -89,7 +89,7 @@ class PlainResolver:
         if answer[2] << 8 & TC:
             async with self._streams:
                 answer = await self._over_tcp(query)
-        return b"\0\0" + answer[2:]
+        return unauthenticated(answer)
 
     async def _over_udp(self, query: bytes) -> bytes:
         family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET

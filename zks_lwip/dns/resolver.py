@@ -15,6 +15,7 @@ __all__ = [
     "Resolver",
     "ResolverError",
     "WorkerResolver",
+    "unauthenticated",
 ]
 
 CAPACITY = 256
@@ -94,6 +95,15 @@ class DnsTunnel(Protocol):
         ...
 
 
+def unauthenticated(answer: bytes) -> bytes:
+    """Give an answer, of 12 bytes at least, the id 0, and clear AD: whoever asks by plain DNS does
+    not know who has answered (RFC 6840 §5.8), and programs may trust AD (resolv.conf(5),
+    ``trust-ad``).
+    """
+    flags = int.from_bytes(answer[2:4], "big") & ~AD
+    return b"\0\0" + flags.to_bytes(2, "big") + answer[4:]
+
+
 class WorkerResolver:
     """The worker's own name servers, asked by DNS_QUERY frames."""
 
@@ -111,11 +121,7 @@ class WorkerResolver:
 
     async def resolve(self, query: bytes) -> bytes:
         """Ask the worker. The frame's request id has matched the answer, so the message's own id
-        is made 0. AD is cleared: nothing authenticates the servers that the worker asks (RFC 6840
-        §5.8).
+        is made 0.
         """
         answer = await self._tunnel.dns_query(query)
-        if len(answer) < HEADER.size:
-            return answer
-        flags = int.from_bytes(answer[2:4], "big") & ~AD
-        return b"\0\0" + flags.to_bytes(2, "big") + answer[4:]
+        return answer if len(answer) < HEADER.size else unauthenticated(answer)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 __all__ = ["ResolvConf", "parse_resolv_conf", "read_resolv_conf"]
 
-# trust-ad: the AD bit comes from a resolver that is asked over TLS; that of the worker's plain
-# name servers is cleared (dns/resolver.py).
+# trust-ad: the AD bit comes from a resolver that is asked over TLS; that of plain name servers, the
+# worker's and those of --dns-forward, is cleared (dns/resolver.py).
 _KEPT = ("edns0", "inet6", "no-aaaa", "no-tld-query", "trust-ad")
 # glibc takes 15 at most (RES_MAXNDOTS).
 _NDOTS = re.compile(r"ndots:\d{1,2}")

@@ -259,6 +259,26 @@ async def test_plain_dns_for_a_forwarded_domain() -> None:
             assert (await ask(service, "ok.example")).rcode() == dns.rcode.SERVFAIL
 
 
+async def test_plain_dns_authenticates_nothing() -> None:
+    """With ``trust-ad`` in resolv.conf(5), a forged AD would be believed (RFC 6840 §5.8)."""
+    query = dns.message.make_query("authenticated.lan", "A").to_wire()
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            asked, source = server.recvfrom(512)
+            answer = dns.message.from_wire(answer_to(asked))
+            answer.flags |= dns.flags.AD
+            server.sendto(answer.to_wire(), source)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, serve)
+            port = server.getsockname()[1]
+            answer = await PlainResolver("127.0.0.1", port, direct()).resolve(query)
+    assert dns.message.from_wire(answer).answer
+    assert not dns.message.from_wire(answer).flags & dns.flags.AD
+
+
 async def test_plain_dns_asks_again_when_a_datagram_is_lost() -> None:
     async with plain_server(lose=1) as (port, seen):
         start = time.monotonic()
