@@ -97,7 +97,7 @@ async def applied(
     keep = hold and plan.config.kill_switch is not KillSwitch.OFF
     try:
         await host.start()
-    except ZksError as error:
+    except Exception as error:  # one of the kernel's or of ours, too: closed is closed
         problems = await host.close_only(error) if keep else []
         try:
             await host.stop(keep=keep or plan.state.leftover is not None)
@@ -158,7 +158,7 @@ class Host:
         for step in self.plan.stale:
             await self._thread.run(self._undo, step)
 
-    async def close_only(self, error: ZksError) -> list[str]:
+    async def close_only(self, error: Exception) -> list[str]:
         """After a failed start: do what closes and is found again without a journal; what failed.
 
         The TUN, sysctls and the resolver stay as they are, and everything does where another

@@ -10,6 +10,7 @@ process, "kill" SIGKILL, "freeze" SIGSTOP, "update JSON" another configuration.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -61,6 +62,8 @@ async def hold(order: dict[str, Any], updates: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         if number == order.get("fail"):
             raise HostError(f"as ordered, in step {number}")
+        if number == order.get("starve"):
+            raise OSError(errno.ENFILE, f"as ordered, in step {number}")
 
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:

@@ -86,6 +86,23 @@ def test_a_tun_that_cannot_be_made(
     same(before, holder.picture())
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_an_error_of_the_system_at_the_start(
+    holder: Holder, detector: Detector, fast_probers: Probers, hold: bool
+) -> None:
+    """Also one that nobody has put into words: with ``--always-on`` it stays closed."""
+    before = holder.picture()
+    holder.order("^OSError: .*as ordered, in step 3", hold=hold, starve=3, wait=1)
+    with detector.watching() as found:
+        fast_probers.rounds()
+    if hold:
+        nothing(found)
+        assert holder.recover()["left"] == []
+    else:
+        assert found
+    same(before, holder.picture())
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up(
     space: Space, holder: Holder, detector: Detector, fast_probers: Probers, tmp_path: Path
