@@ -12,7 +12,13 @@ import os
 import time
 from collections.abc import Callable
 
-__all__ = ["ScarcityLog", "is_scarcity", "raise_descriptor_limit", "warn_of_scarcity"]
+__all__ = [
+    "ScarcityLog",
+    "is_scarcity",
+    "raise_descriptor_limit",
+    "scarcity_in",
+    "warn_of_scarcity",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +67,14 @@ def is_scarcity(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def scarcity_in(text: str) -> OSError | None:
+    """The same in what another program has said, in the C locale; None: it was something else."""
+    for number in _SCARCE:
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number))
+    return None
 
 
 class ScarcityLog:

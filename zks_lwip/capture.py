@@ -152,15 +152,15 @@ class Capture:
         ):
             # What an instance that died has left closed is not opened by our failure, either.
             self.host.hold = always_on or self.plan.state.leftover is not None
-            if self._asks:
-                self._names = Bootstrap(
-                    self.config.dns or DnsOptions(),
-                    mark=self.mark,
-                    ca_file=self.config.ca_file,
-                    static=[str(item) for item in self.config.dns_static],
-                )
-                await nursery.start(self._names.run)
             try:
+                if self._asks:
+                    self._names = Bootstrap(
+                        self.config.dns or DnsOptions(),
+                        mark=self.mark,
+                        ca_file=self.config.ca_file,
+                        static=[str(item) for item in self.config.dns_static],
+                    )
+                    await nursery.start(self._names.run)
                 yield
             except BaseException as error:
                 if all(isinstance(leaf, _ASKED) for leaf in leaves(error)):

@@ -16,6 +16,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from zks_lwip._descriptors import is_scarcity
 from zks_lwip.device import TunDevice, open_tun
 from zks_lwip.errors import HostError, PrivilegeError
 from zks_lwip.host._observe import list_table, nft_path, read_sysctl, sysctl_path
@@ -97,8 +98,8 @@ class Applier:
             _nft(["-f", "-"], step.ruleset)
             now = _listed()
             anew = mend and now != self.loaded
-        except HostError:
-            if self.loaded is None:
+        except HostError as error:
+            if self.loaded is None or is_scarcity(error):
                 raise
             anew = True  # something of it has become of another kind
         if anew:
@@ -226,7 +227,7 @@ def _nft(arguments: Sequence[str], text: str = "") -> str:
 def _listed() -> str | None:
     """How our table looks; None if that cannot be told: then it is taken to be as it was."""
     try:
-        return list_table(nft_path() or "nft")
+        return list_table(nft_path() or "nft") or None  # it is there: nft had no room for it
     except HostError:
         return None
 

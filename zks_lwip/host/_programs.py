@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from zks_lwip._descriptors import scarcity_in
 from zks_lwip.errors import HostError, PrivilegeError
 
 __all__ = ["read_program", "run_program", "search_path"]
@@ -27,7 +28,8 @@ def search_path() -> str:
 def run_program(argv: Sequence[str], text: str = "") -> str:
     """Run it with this on its standard input; what it printed. Blocks.
 
-    :raises HostError: it is not installed, or failed; with what it said.
+    :raises HostError: it is not installed, or failed; with what it said. Where that is a want of
+        descriptors or memory, such an OSError is its cause.
     :raises PrivilegeError: it was not permitted to.
     """
     environment = {**os.environ, "LC_ALL": "C", "PATH": search_path()}
@@ -43,7 +45,8 @@ def run_program(argv: Sequence[str], text: str = "") -> str:
         reason = done.stderr.decode(errors="replace").strip()
         if "Operation not permitted" in reason:
             raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
-        raise HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
+        failed = HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
+        raise failed from scarcity_in(reason)
     return done.stdout.decode(errors="replace")
 
 

@@ -260,22 +260,23 @@ class Host:
             raise
 
     def _do(self, number: int, step: Step) -> None:
-        self._write_down(step)
+        known = not self._write_down(step)
         for command in step.commands():
             _log.info("[#] %s", command)
         self._on_step(number, step)
         try:
             self._working.do(step)
         except ZksError:
-            if isinstance(step, Nftables):
+            if isinstance(step, Nftables) and not known:
                 self._done.remove(Nftables(""))  # all or nothing: there is nothing to undo
             raise
 
-    def _write_down(self, step: Step) -> None:
+    def _write_down(self, step: Step) -> bool:
+        """Have the step undone at the end; whether it was not to be already."""
         if isinstance(step, Nftables):
             step = Nftables("")  # its name is enough to undo it
         if step in self._done:
-            return
+            return False
         try:
             if self._journal is not None:  # without one, only what closes is done
                 self._journal.append(step)
@@ -287,6 +288,7 @@ class Host:
                 self._unwritten = True
                 _log.error("%s; `recover` will look for what is not in it", error)
         self._done.append(step)
+        return True
 
     def _undo(self, step: Step, stays: bool = False) -> None:
         if stays or not step.vanishes:

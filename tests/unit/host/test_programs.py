@@ -12,8 +12,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("these programs are Linux's", allow_module_level=True)
 
+from zks_lwip._descriptors import is_scarcity
 from zks_lwip.errors import HostError
-from zks_lwip.host._programs import read_program
+from zks_lwip.host._programs import read_program, run_program
 
 
 def test_what_it_says() -> None:
@@ -38,6 +39,22 @@ def test_it_is_bounded(script: str, why: str, tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "scarce"),
+    [
+        ("Unable to initialize Netlink socket: Too many open files in system", True),
+        ("Could not process rule: Cannot allocate memory", True),
+        ("Could not process rule: No such file or directory", False),
+        ("", False),
+    ],
+)
+def test_what_it_lacks_is_told_apart(said: str, scarce: bool) -> None:
+    """Whoever can wait for descriptors and memory does, also where nft has none."""
+    with pytest.raises(HostError) as caught:
+        run_program(["sh", "-c", 'echo "$0" >&2; exit 1', said])
+    assert is_scarcity(caught.value) == scarce
 
 
 def test_it_is_not_there() -> None:

@@ -1,0 +1,103 @@
+"""What a host remembers to take back, and to mend, where nft(8) and others fail as ordered."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("hosts are set up on Linux", allow_module_level=True)
+
+from tests.unit.host.test_plan import LAPTOP
+from zks_lwip.errors import HostError
+from zks_lwip.host import _apply
+from zks_lwip.host.config import HostConfig
+from zks_lwip.host.linux import Host, make_plan
+from zks_lwip.host.steps import Nftables, Step
+
+
+class Applier:
+    """Stands for the one that changes the host."""
+
+    device = hand = None
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.undone: list[Step] = []
+
+    def do(self, step: Step) -> None:
+        if self.fails:
+            raise HostError("as ordered")
+
+    def undo(self, step: Step, *, stays: bool = False) -> None:
+        self.undone.append(step)
+
+
+class Journal:
+    record = None
+
+    def append(self, step: Step) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_a_firewall_that_cannot_be_replaced_is_still_taken_back(loaded: bool) -> None:
+    host: Any = Host(make_plan(HostConfig(mtu=1500), LAPTOP))
+    host._applier, host._journal = applier, _ = Applier(), Journal()
+    if loaded:
+        host._do(0, Nftables("before"))
+    applier.fails = True
+    with pytest.raises(HostError, match="as ordered"):
+        host._do(0, Nftables("after"))
+    await host.stop()
+    assert applier.undone == ([Nftables("")] if loaded else [])
+
+
+class Nft:
+    """Stands for nft(8) and its table."""
+
+    def __init__(self) -> None:
+        self.error: int | None = None
+        self.listing = "table"
+        self.loaded: list[str] = []
+
+    def load(self, arguments: list[str], text: str) -> str:
+        error, self.error = self.error, None
+        if error is not None:
+            raise HostError("nft failed") from OSError(error, "as ordered")
+        self.loaded.append(text)
+        return ""
+
+
+@pytest.fixture
+def nft(monkeypatch: pytest.MonkeyPatch) -> Nft:
+    nft = Nft()
+    monkeypatch.setattr(_apply, "_nft", nft.load)
+    monkeypatch.setattr(_apply, "list_table", lambda path: nft.listing)
+    return nft
+
+
+def test_a_table_is_not_deleted_where_nft_has_no_descriptor(nft: Nft) -> None:
+    """Packets may pass while one is deleted and made anew: only where nothing else helps."""
+    applier = _apply.Applier(Any)  # type: ignore[arg-type]
+    applier.do(Nftables("rules"))
+    nft.error = errno.ENFILE
+    with pytest.raises(HostError):
+        applier.do(Nftables("rules"))
+    nft.listing = "table with a chain of somebody's"
+    applier.do(Nftables("rules"))
+    assert [text.count("delete table") for text in nft.loaded] == [0, 0, 1]
+
+
+def test_a_table_that_could_not_be_listed_is_not_remembered_as_none(nft: Nft) -> None:
+    """Or it would not be missed when it has gone."""
+    nft.listing = ""
+    applier = _apply.Applier(Any)  # type: ignore[arg-type]
+    applier.do(Nftables("rules"))
+    assert applier.loaded is None
