@@ -264,6 +264,26 @@ def test_a_stream_starts_with_more_where_much_is_left() -> None:
     assert [type(frame) for frame in drain(session)] == [Connect]
 
 
+def test_a_window_that_starts_small_grows_at_once_where_it_is_too_small() -> None:
+    """Quiet streams hold what they started with, and leave little for the start of others."""
+    budget = Budget(128 << 20, opening=1 << 20)
+    budget.take(124 << 20)
+    window = ReceiveWindow(16 << 10, budget)
+    assert window.open_up() == 0
+    _drain(window, 1.0)
+    window.since = 1.0
+    _drain(window, 1.01)
+    assert window.size == 1 << 20
+    other = ReceiveWindow(16 << 10, budget)
+    for now in (1.0, 11.0, 21.0):  # a slow consumer
+        _drain(other, now)
+    assert other.size == 16 << 10
+    budget.take(budget.left - (100 << 10))
+    other.since = 30.0
+    _drain(other, 30.01)
+    assert other.size == (16 << 10) + (50 << 10)  # half of what is left
+
+
 def _drain(window: ReceiveWindow, now: float) -> None:
     """All that was granted comes, and is consumed within two round trips."""
     size = window.available

@@ -1,10 +1,10 @@
 """Flow control of streams: what a receiver grants, and how much (PROTOCOL.md §4).
 
-A window starts at what HELLO said, and a bit above where the budget is generous. It doubles
-whenever the consumer takes a whole window within two round trips, because then the window, not the
-consumer, is what limits the stream; and it gives the surplus back when the consumer has become
-slow, or others need it. One ``Budget`` bounds the surplus of all streams that share it, so memory
-stays bounded however many streams there are.
+A window starts at what HELLO said, and a bit above where the budget is generous. Whenever the
+consumer takes a whole window within two round trips the window, not the consumer, is what limits
+the stream: it doubles, or becomes what a stream starts with at best if that is more. It gives the
+surplus back when the consumer has become slow, or others need it. One ``Budget`` bounds the surplus
+of all streams that share it, so memory stays bounded however many streams there are.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ class ReceiveWindow:
             trip = max(round_trip, _LEAST_TRIP)
             if drain < _QUICK * trip:
                 most = min(MAX_WINDOW, max(MOST, min(LONG_MOST, int(FAST * round_trip))))
-                change = max(0, min(self.size, most - self.size, room))
+                more = max(self.size, self.budget.opening - self.size)
+                change = max(0, min(more, most - self.size, room))
             elif drain > _SLOW * trip:
                 change = -min(credit // 2, surplus)
         self.budget.take(change)
