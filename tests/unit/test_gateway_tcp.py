@@ -360,10 +360,19 @@ def test_each_connection_has_a_line_for_its_beginning_and_one_for_its_end(
         bench.now += HELD_SECONDS
         bench.table.expire(bench.now)
         assert len(bench.table) == 0
+        left, stream = bench.connected()
+        left.incoming += b"left"
+        left.fin = True
+        bench.now += 2.5
+        left.handler.on_closed()
+        bench.now += 2.5
+        assert pull(stream) == b"left" and pull(stream) is None
+        bench.table.expire(bench.now)
+        assert len(bench.table) == 0
         return [record.message for record in caplog.records if "192.0.2.1:80" in record.message]
 
     told = lines()
-    assert len(told) == 12 and sum("asked for" in line for line in told) == 6
+    assert len(told) == 14 and sum("asked for" in line for line in told) == 7
     ends = [line.partition("192.0.2.1:80: ")[2] for line in told if "asked for" not in line]
     assert ends == [
         "reset by the far end (104 reset), after 2.5 s",
@@ -372,5 +381,6 @@ def test_each_connection_has_a_line_for_its_beginning_and_one_for_its_end(
         "refused by the far end (111 refused), after 0.0 s",
         "given up by the application, after 0.0 s",
         f"without an answer for too long, or too many wait, after {HELD_SECONDS} s",
+        "closed, after 5.0 s",
     ]
     assert lines(logging.INFO) == []

@@ -141,6 +141,7 @@ class TcpBridge:
         "_counters",
         "_done",
         "_flow",
+        "_moved",
         "_pending",
         "_pulled_eof",
         "_remote_eof",
@@ -169,7 +170,7 @@ class TcpBridge:
         self._closed = False  # the stack is done with it: nothing more goes to the application
         self._done = False  # nothing may happen any more
         self._clock = clock
-        self._clock = clock
+        self._moved = 0.0  # when the worker last took bytes of an application that is gone
         self.since = clock()
 
     def start(self, tunnel: StreamOpener, policy: Policy, *, fast_connect: bool) -> None:
@@ -205,7 +206,7 @@ class TcpBridge:
         elif count:
             self._counters.bytes_up += count
             if self._closed:
-                self.since = self._clock()
+                self._moved = self._clock()
         return count
 
     def on_connected(self) -> None:
@@ -305,7 +306,7 @@ class TcpBridge:
         if self._pulled_eof and self._remote_eof:
             self._finish()
             return
-        self.since = self._clock()
+        self._moved = self._clock()
         self._table.left(self)
         if not self._pulled_eof and self._stream is not None:
             self._stream.mark_ready()
@@ -319,7 +320,7 @@ class TcpBridge:
         """
         if self._pulled_eof:
             self._finish()
-        elif now - self.since >= LEFT_SECONDS:
+        elif now - self._moved >= LEFT_SECONDS:
             self.on_reset()
             self._flow.abort()
 
