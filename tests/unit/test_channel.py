@@ -370,6 +370,25 @@ async def test_a_peer_that_answers_pings_is_alive() -> None:
         assert worker.served[0].connection.last_heard > trio.current_time() - 0.6
 
 
+async def test_a_ping_does_not_wait_where_nobody_reads_any_more() -> None:
+    """The reader, which would have heard the pong, has failed over what the peer sent."""
+    refused = trio.Event()
+
+    def fail() -> Any:
+        raise RuntimeError("a bug")
+
+    async def serve(connection: WsConnection) -> None:
+        connection._protocol.events = fail  # type: ignore[method-assign]
+        await connection._ended.wait()
+        with trio.fail_after(5), pytest.raises(WebSocketClosed):
+            await connection.ping()
+        refused.set()
+
+    async with against(serve, quiet=0.2):
+        with trio.fail_after(30):
+            await refused.wait()
+
+
 async def test_what_the_peer_has_not_taken_is_not_delivered() -> None:
     """More than both kernels hold is sent to a worker that does not read for a while."""
     settings = Settings(udp=True, icmp=True, dns=True, window=1 << 30)

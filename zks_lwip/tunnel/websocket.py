@@ -269,6 +269,8 @@ class WsConnection:
 
         :param on_sent: called when the kernel has the ping.
         """
+        if self._ended.is_set():
+            raise self._closed_error()
         answered = trio.Event()
         payload = os.urandom(8)
         try:
