@@ -84,8 +84,10 @@ if [ $# = 0 ]; then
     trap 'kill -- -$sanitizing' EXIT
 fi
 say "Tests"
+# Two at a time, each a file of tests: what goes end to end waits for most of its time.
+if [ $# = 0 ]; then set -- -n 2 --dist loadfile; fi
 .venv/bin/python -m pytest --durations=40 "$@" || failed=1
-if [ $# = 0 ]; then
+if [ -n "${sanitizing:-}" ]; then
     trap - EXIT
     wait $sanitizing || failed=1
     cat build/sanitize.log
