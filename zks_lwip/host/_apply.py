@@ -99,11 +99,11 @@ class Applier:
             now = _listed()
             anew = mend and now != self.loaded
         except HostError as error:
-            if self.loaded is None or is_scarcity(error):
+            if is_scarcity(error):
                 raise
             anew = True  # something of it has become of another kind
         if anew:
-            # A chain of somebody else's in it, say, or a flag, which loading leaves as it is.
+            # A chain of somebody else's in it, say, which loading leaves as it is.
             delete = f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
             _nft(["-f", "-"], delete + step.ruleset)
             now = _listed()

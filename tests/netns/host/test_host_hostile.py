@@ -206,6 +206,26 @@ def test_whatever_is_done_to_our_table_is_mended(
     assert holder.child.stdout[-1] == "ended 0"
 
 
+@pytest.mark.parametrize("what", ["asleep", "a chain without its hook"])
+def test_what_is_done_to_a_table_without_an_instance_is_mended_by_the_next(
+    holder: Holder, space: Space, detector: Detector, what: str
+) -> None:
+    holder.apply()
+    before = holder.picture()
+    holder.end("kill")
+    execute(space, TAMPERING[what])
+    holder.apply()
+    assert set(holder.picture().split("\n")) == set(before.split("\n"))
+    with (
+        Prober(space.client, "udp4-bound", "tcp6-bound", "dns4-bound", rate=300) as prober,
+        detector.watching() as found,
+    ):
+        prober.rounds(2)
+    nothing(found)
+    holder.end()
+    assert holder.child.stdout[-1] == "ended 0"
+
+
 def test_a_table_that_is_as_it_was_is_left_alone(holder: Holder, space: Space) -> None:
     """Others' tables change often; and listing ours gives the same each time."""
     holder.apply(
