@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -40,6 +41,7 @@ from zks_lwip.tunnel.frames import (
 from zks_lwip.worker import Limits
 from zks_lwip.worker.limits import QueryBudget
 from zks_lwip.worker.readiness import Readiness, TaskReadiness, make_readiness
+from zks_lwip.worker.sockets import close_in_order
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
 Make = Callable[[], Readiness]
@@ -613,3 +615,16 @@ async def test_idle_streams_have_no_task() -> None:
             await trio.testing.wait_all_tasks_blocked(0.02)
             # each has one task here, at the far end; the worker adds none
             assert trio.lowlevel.current_statistics().tasks_living - before <= 50
+
+
+class ResetSocket(socket.socket):
+    """As macOS has them: one that the far end has reset takes no options any more."""
+
+    def setsockopt(self, *arguments: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_a_socket_that_was_reset_is_closed_in_order() -> None:
+    sock = ResetSocket()
+    close_in_order(sock)
+    assert sock.fileno() == -1

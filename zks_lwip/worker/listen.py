@@ -29,7 +29,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-# descriptors for who has not shown a token yet (half), DNS questions and the interpreter itself
+# descriptors for who has not shown a token yet (half), the second attempts of connecting to a name
+# (RFC 8305) and the interpreter itself
 _RESERVE, _LEAST_RESERVE = 1024, 256
 _TLS_REASONS = {
     "PEM": "a certificate, or its private key, is not in there",
