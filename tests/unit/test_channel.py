@@ -33,7 +33,8 @@ from zks_lwip.tunnel.pacing import MAX_LIMIT, MIN_LIMIT, Pacer
 from zks_lwip.tunnel.session import Role, Session, Settings
 from zks_lwip.tunnel.streams import TunnelStream
 from zks_lwip.tunnel.tcpstream import TcpStream
-from zks_lwip.tunnel.websocket import WebSocketClosed, upgrade_websocket
+from zks_lwip.tunnel.upgrade import upgrade_websocket
+from zks_lwip.tunnel.websocket import WebSocketClosed
 
 from .tunnel_kit import V2, Served, eventually, listening, quick, raw_server, working
 

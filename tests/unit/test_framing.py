@@ -22,7 +22,8 @@ import trio.testing
 
 from zks_lwip.tunnel import masking
 from zks_lwip.tunnel.channel import Accept, WsConnection, accept_websocket
-from zks_lwip.tunnel.websocket import WebSocketClosed, upgrade_websocket
+from zks_lwip.tunnel.upgrade import upgrade_websocket
+from zks_lwip.tunnel.websocket import WebSocketClosed
 
 MAX_MESSAGE = 1 << 17
 #: Seconds of the processor between two turns of another task; a slice is 0.003.

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 import trio
 
+from ._http import Headers, HttpRequest, HttpResponse
 from ._text import one_line
 from .credit import Budget
 from .dial import SUBPROTOCOL, connect_worker
@@ -53,16 +54,8 @@ from .options import TunnelConfig
 from .session import Role, Session, Settings
 from .session_v1 import MOST_MESSAGE, ClientV1
 from .streams import TunnelStream
-from .websocket import (
-    Accept,
-    Authorize,
-    Headers,
-    HttpRequest,
-    HttpResponse,
-    WebSocketClosed,
-    WsConnection,
-    accept_websocket,
-)
+from .upgrade import Accept, Authorize, accept_websocket
+from .websocket import WebSocketClosed, WsConnection
 
 __all__ = [
     "Accept",

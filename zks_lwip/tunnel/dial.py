@@ -33,7 +33,8 @@ from ..errors import (
 from .options import TunnelConfig
 from .proxy import ask_proxy
 from .tcp_info import round_trip, stretched
-from .websocket import UpgradeRefused, WebSocketClosed, WsConnection, upgrade_websocket
+from .upgrade import upgrade_websocket
+from .websocket import UpgradeRefused, WebSocketClosed, WsConnection
 
 __all__ = ["SUBPROTOCOL", "connect_worker", "open_tcp", "tls_context"]
 

@@ -11,41 +11,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
-import h11
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
-from wsproto import ConnectionType
 from wsproto.events import BytesMessage, Ping
 from wsproto.utilities import LocalProtocolError
 
 from ..errors import ProtocolError, TunnelError
-from ._http import Headers, HttpRequest, HttpResponse, read_request, respond
+from ._http import Headers, HttpRequest
 from ._text import one_line
 from ._wire import Wire
 from .framing import BoundedConnection
-from .handshake import refuse_upgrade
 from .liveness import ALONE, LONGEST, Liveness, Others, Verdict
-from .masking import Buffer, make_protocol
-from .tcp_info import carrier_of, progress, round_trip, stretched
+from .masking import Buffer
+from .tcp_info import carrier_of, progress
 
-__all__ = [
-    "Accept",
-    "Authorize",
-    "Headers",
-    "HttpRequest",
-    "HttpResponse",
-    "UpgradeRefused",
-    "WebSocketClosed",
-    "WsConnection",
-    "accept_websocket",
-    "upgrade_websocket",
-]
+__all__ = ["ABNORMAL", "CLOSE_TIMEOUT", "UpgradeRefused", "WebSocketClosed", "WsConnection"]
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 1 << 20
 CLOSE_TIMEOUT = 2.0
 """Seconds that :meth:`WsConnection.aclose` takes against a peer that does nothing."""
 _RECEIVE_BYTES = 256 * 1024
@@ -70,22 +54,11 @@ class UpgradeRefused(TunnelError):
         self.headers = headers
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """Upgrade, with this subprotocol (one of those that the request names) or none."""
-
-    subprotocol: str | None = None
-    headers: Headers = ()
-
-
-Authorize = Callable[[HttpRequest], Accept | HttpResponse]
-
-
 class WsConnection:
-    """An open WebSocket that carries binary messages, of a client or of a server.
+    """A WebSocket that carries binary messages, of a client or of a server.
 
-    Made by :func:`accept_websocket` and :func:`upgrade_websocket`; its reader runs in the nursery
-    given there. Close it with :meth:`aclose`, whatever happened.
+    Made by :func:`~.upgrade.accept_websocket` and :func:`~.upgrade.upgrade_websocket`; its reader
+    runs in ``nursery``. Close it with :meth:`aclose`, whatever happened.
     """
 
     def __init__(
@@ -193,6 +166,36 @@ class WsConnection:
             return False
         now = progress(self.carrier, self._wire.bytes_sent)
         return now is None or now.acknowledged >= now.written
+
+    async def upgrade(self) -> None:
+        """Client: ask for the WebSocket. Raises UpgradeRefused, or WebSocketClosed if the server
+        went away.
+        """
+        self._nursery.start_soon(self._read)
+        await _first_of(self._ws._open_handshake.wait, self._ended.wait)
+        if self._ws._open_handshake.is_set():
+            return
+        rejection = self._rejection
+        if rejection is not None:
+            raise UpgradeRefused(rejection.status_code, rejection.headers, "no upgrade")
+        error = self._protocol.handshake_error or self._failure
+        if error:
+            raise UpgradeRefused(None, (), error)
+        raise self._closed_error()
+
+    async def accept(self, subprotocol: str | None, headers: Headers) -> bool:
+        """Server: answer the request that the protocol has been given; False: the peer is gone."""
+        self._nursery.start_soon(self._read)
+
+        async def answer() -> None:
+            proposal = await self._ws._get_request()
+            try:
+                await proposal.accept(subprotocol=subprotocol, extra_headers=list(headers))
+            except (ConnectionClosed, LocalProtocolError) as error:
+                log.debug("an upgrade failed: %s", error)
+
+        await _first_of(answer, self._ended.wait)
+        return self._ws._open_handshake.is_set()
 
     def _closed_error(self) -> WebSocketClosed:
         return WebSocketClosed(self.closed_status or ABNORMAL, self.closed_reason)
@@ -409,132 +412,3 @@ async def _first_of(*waits: Callable[[], object]) -> None:
     async with trio.open_nursery() as nursery:
         for wait in waits:
             nursery.start_soon(run, wait)
-
-
-async def upgrade_websocket(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    *,
-    host: str,
-    path: str,
-    subprotocols: Sequence[str] = (),
-    headers: Headers = (),
-    max_message: int = MAX_MESSAGE,
-    queue: int = 16,
-) -> WsConnection:
-    """Ask for a WebSocket on ``stream`` (client). ``host`` is the Host header, with the port.
-
-    Never offers an extension, never follows a redirect. Raises UpgradeRefused, or WebSocketClosed
-    if the server went away; the stream is then closed. Has no time-out of its own.
-    """
-    connection = WsConnection(
-        stream,
-        make_protocol(ConnectionType.CLIENT, max_message),
-        nursery,
-        max_message=max_message,
-        queue=queue,
-        host=host,
-        path=path,
-        subprotocols=subprotocols,
-        headers=headers,
-    )
-    opened = connection._ws._open_handshake
-    try:
-        nursery.start_soon(connection._read)
-        await _first_of(opened.wait, connection._ended.wait)
-        if opened.is_set():
-            return connection
-        protocol = connection._protocol
-        rejection = connection._rejection
-        if rejection is not None:
-            raise UpgradeRefused(rejection.status_code, rejection.headers, "no upgrade")
-        error = protocol.handshake_error or connection._failure
-        if error:
-            raise UpgradeRefused(None, (), error)
-        raise connection._closed_error()
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-
-
-async def accept_websocket(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    *,
-    authorize: Authorize,
-    max_message: int = MAX_MESSAGE,
-    queue: int = 16,
-    timeout: float = 10.0,
-) -> WsConnection | None:
-    """Read one HTTP request from ``stream`` (server) and do what ``authorize`` says about it.
-
-    ``authorize`` sees every request that is HTTP, upgrade or not. :class:`Accept` makes it a
-    WebSocket, whose reader runs in ``nursery`` and which the caller must ``aclose()``.
-    :class:`HttpResponse` is sent as it is. Then, and when the peer goes away, sends no HTTP, breaks
-    the rules of an upgrade or needs more than ``timeout`` seconds, the stream is closed and None
-    returned. ``queue`` is how many messages :meth:`WsConnection.receive_message` lags behind before
-    the peer is held up.
-    """
-    connection = None
-    try:
-        # TCP was opened over the same queues that the request, and TLS before it, have to pass.
-        limit = stretched(timeout, 3, round_trip(carrier_of(stream)))
-        with trio.move_on_after(limit):
-            connection = await _accept(nursery, stream, authorize, max_message, queue)
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        log.debug("a client went away during its request: %s", error)
-    finally:
-        if connection is None:
-            await trio.aclose_forcefully(stream)
-    return connection
-
-
-async def _accept(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    authorize: Authorize,
-    max_message: int,
-    queue: int,
-) -> WsConnection | None:
-    try:
-        request = await read_request(stream)
-    except h11.RemoteProtocolError as error:
-        log.debug("not an HTTP request: %s", error)
-        await respond(stream, HttpResponse(400, b"this is no HTTP request\n"))
-        return None
-    if request is None:
-        return None
-    answer = authorize(request)
-    if isinstance(answer, Accept):
-        answer = refuse_upgrade(request) or answer
-    if isinstance(answer, HttpResponse):
-        await respond(stream, answer, with_body=request.method != "HEAD")
-        return None
-    protocol = make_protocol(ConnectionType.SERVER, max_message)
-    # What has been checked, and nothing else, is given on: others read headers in other ways.
-    protocol.initiate_upgrade_connection(
-        [
-            (b"Host", b"worker"),
-            (b"Upgrade", b"websocket"),
-            (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Version", b"13"),
-            (b"Sec-WebSocket-Key", request.all(b"sec-websocket-key")[0]),
-            *((b"Sec-WebSocket-Protocol", name.encode("latin-1")) for name in request.subprotocols),
-        ],
-        request.path,
-    )
-    connection = WsConnection(stream, protocol, nursery, max_message=max_message, queue=queue)
-    connection.request = request
-    nursery.start_soon(connection._read)
-
-    async def upgrade() -> None:
-        proposal = await connection._ws._get_request()
-        try:
-            await proposal.accept(
-                subprotocol=answer.subprotocol, extra_headers=list(answer.headers)
-            )
-        except (ConnectionClosed, LocalProtocolError) as error:
-            log.debug("an upgrade failed: %s", error)
-
-    await _first_of(upgrade, connection._ended.wait)
-    return connection if connection._ws._open_handshake.is_set() else None
