@@ -12,6 +12,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from zks_lwip._descriptors import is_scarcity
 from zks_lwip.device._netns import namespace_cookie, namespace_id
 from zks_lwip.errors import HostError
 from zks_lwip.host._programs import read_program, search_path
@@ -54,6 +55,8 @@ def look(
     With ``table_known`` an nftables table of our name is ours, whatever it looks like: a journal
     says that we have made it. With ``loaded``, what :func:`list_table` gave when we had loaded it,
     it counts only if it is still so. Marks of others are looked for in rules of routing only.
+
+    :raises HostError: with ``loaded``, for want of descriptors or memory: to be tried again.
     """
     inode = namespace_id(None)
     ipv6 = Path("/proc/net/if_inet6").exists()
@@ -227,7 +230,9 @@ def _table(nft: str | None, known: bool | None, loaded: str | None) -> tuple[boo
         # As text, which every nft prints, and without what is in the sets.
         argv = [nft, "-t", "list", "table", "inet", TABLE_NAME]
         code, listing = read_program(argv, patience=10)
-    except HostError:
+    except HostError as error:
+        if loaded is not None and is_scarcity(error):
+            raise  # or what has been done to it would be seen with the next change only
         # Whoever has to change it will hear why; what was known before is not forgotten for that.
         return known is not False, False
     ours = bool(known) or is_ours(listing)

@@ -13,7 +13,7 @@ if sys.platform != "linux":
 
 from tests.unit.host.test_plan import LAPTOP
 from zks_lwip.errors import HostError
-from zks_lwip.host import _apply
+from zks_lwip.host import _apply, _observe
 from zks_lwip.host.config import HostConfig
 from zks_lwip.host.linux import Host, make_plan
 from zks_lwip.host.steps import Nftables, Step
@@ -101,3 +101,21 @@ def test_a_table_that_could_not_be_listed_is_not_remembered_as_none(nft: Nft) ->
     applier = _apply.Applier(Any)  # type: ignore[arg-type]
     applier.do(Nftables("rules"))
     assert applier.loaded is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, None])
+def test_a_table_that_cannot_be_looked_at_now_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """What was done to it meanwhile would be seen with the next change only."""
+
+    def read_program(argv: list[str], *, patience: float) -> tuple[int, str]:
+        cause = None if number is None else OSError(number, "as ordered")
+        raise HostError("it cannot be run") from cause
+
+    monkeypatch.setattr(_observe, "read_program", read_program)
+    if number is None:
+        assert _observe._table("nft", None, "table") == (True, False)
+    else:
+        with pytest.raises(HostError):
+            _observe._table("nft", None, "table")
