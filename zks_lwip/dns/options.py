@@ -97,7 +97,9 @@ class DnsOptions:
         if chosen is Via.DIRECT:
             for server in self.servers or DEFAULT_SERVERS:
                 addresses += server.addresses
-        return tuple(ipaddress.ip_network(address) for address in dict.fromkeys(addresses))
+        # A link-local address has a zone, which the firewall does not know.
+        plain = dict.fromkeys(address.partition("%")[0] for address in addresses)
+        return tuple(map(ipaddress.ip_network, plain))
 
     def refuses(self, port: int) -> bool:
         """Whether a flow of an application to `port`, TCP or UDP, is refused as DNS of its own."""

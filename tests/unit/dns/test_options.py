@@ -50,6 +50,11 @@ def test_what_is_asked_from_this_machine() -> None:
         by_worker.outside(embedded=True)
 
 
+def test_a_link_local_server_is_let_out_without_its_zone() -> None:
+    options = DnsOptions.parse(forward=["lan=fe80::1%eth0"])
+    assert list(map(str, options.outside(embedded=False))) == ["fe80::1/128"]
+
+
 def test_dns_over_tls_of_the_applications() -> None:
     assert DnsOptions(dot=Dot.BLOCK).refuses(853)
     assert not DnsOptions(dot=Dot.BLOCK).refuses(443)
