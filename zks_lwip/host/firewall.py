@@ -166,8 +166,9 @@ def _restore(config: HostConfig, firewall: Firewall) -> list[str]:
         new = f"{outside} ct state new {here} meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
         rules.append(f"{new} ct mark set {mark}")
         rules.append(f"ct mark {mark} {here} meta mark set {mark}")
-        # Those of the container behind a published port.
-        rules.append(f"ct direction reply ct mark {mark} meta mark set {mark}")
+        # Those of the container behind a published port, by its own address: ours would be forged.
+        answer = f"ct direction reply ct mark {mark} fib saddr type != local"
+        rules.append(f"{answer} meta mark set {mark}")
     return rules
 
 

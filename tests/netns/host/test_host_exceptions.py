@@ -358,6 +358,41 @@ def test_a_container_with_an_address_of_the_hosts(
         holder.end()
 
 
+def test_a_container_does_not_answer_in_the_hosts_name(
+    holder: Holder, space: Space, detector: Detector
+) -> None:
+    """Who has called a port that is let in from outside hears the host, not what is forged."""
+    port, caller = 8022, 9999
+    with contextlib.ExitStack() as stack:
+        inner = stack.enter_context(container(space.client, 3))
+        one = stack.enter_context(forged(inner))
+        ends = []
+        for net, *bound in (space.client, leak.CLIENT6, port), (space.gateway, leak.FAR6, caller):
+            with net.entered():
+                ends.append(stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)))
+            ends[-1].settimeout(PATIENT)
+            ends[-1].bind(tuple(bound))
+        server, calls = ends
+        forgery = datagram6(leak.CLIENT6, leak.FAR6, port, caller)
+
+        def forge() -> bool:
+            with detector.watching() as found:
+                for _ in range(MANY):
+                    one.sendto(forgery, (leak.FAR6, 0))
+            return any(packet.port == caller for packet in found)
+
+        assert forge(), "the control"
+        holder.apply(inbound=[port])
+        assert not forge()
+        send(calls, leak.CLIENT6, port)
+        assert server.recv(100) == b"ping"
+        assert not forge()
+        with detector.watching() as found:
+            send(server, leak.FAR6, caller)
+        assert any(packet.port == caller for packet in found)
+        holder.end()
+
+
 @contextlib.contextmanager
 def forged(net: Namespace) -> Iterator[socket.socket]:
     with net.entered():
