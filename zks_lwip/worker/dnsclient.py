@@ -201,7 +201,9 @@ class DnsClient:
                 answer = await self._attempt(one, query, question, budget)
             except OSError as error:
                 log.debug("name server %s: %s", one.server, error)
-                problems.append(error)
+                # Without its traceback, whose frames hold the query, and this list: all of it would
+                # stay until the garbage collector comes by.
+                problems.append(error.with_traceback(None))
             one.running = False
             send.send_nowait((one, answer))
 
