@@ -23,7 +23,7 @@ HOARDERS = 400
 BOUND = (BUDGET << 20) + HOARDERS * (48 + 16) * 1024 + 24 * MIB
 PORT = 9700
 
-SANITIZED = bool(os.environ.get("LD_PRELOAD"))  # shadow memory and quarantine are not bounded
+SANITIZED = "ZKS_LWIP_SANITIZE" in os.environ  # shadow memory and quarantine are not bounded
 
 
 def _memory(child: Child) -> int:
