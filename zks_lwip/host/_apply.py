@@ -50,6 +50,14 @@ _GONE = {
 _NODAD = 0x02
 
 
+_DELETE = f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
+"""Before a ruleset, in one transaction: nothing of the table that is there stays. Packets may pass
+meanwhile, see :func:`~zks_lwip.host.firewall.ruleset`: only where nothing else helps.
+"""
+_LOADS = 5
+"""How often a new ruleset is loaded again at most, until it looks as it did; once nearly always."""
+
+
 class Applier:
     """Does steps in the network namespace of the thread that calls it, and made ``ip``."""
 
@@ -93,21 +101,27 @@ class Applier:
 
     def _load(self, step: Nftables) -> None:
         """Load the table, and remember how it looks: whoever changes it, what is seen is that."""
-        mend = self.loaded is not None and step.ruleset == self._ruleset
+        load, delete = step.ruleset, ""
         try:
-            _nft(["-f", "-"], step.ruleset)
-            now = _listed()
-            anew = mend and now != self.loaded
+            _nft(["-f", "-"], load)
+            if self.loaded is not None and load == self._ruleset:
+                if _listed() in (self.loaded, None):
+                    return
+                delete = _DELETE  # a chain of somebody else's in it, say, which loading leaves
         except HostError as error:
             if is_scarcity(error):
                 raise
-            anew = True  # something of it has become of another kind
-        if anew:
-            # A chain of somebody else's in it, say, which loading leaves as it is.
-            delete = f"add table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n"
-            _nft(["-f", "-"], delete + step.ruleset)
-            now = _listed()
-        self._ruleset, self.loaded = step.ruleset, now
+            delete = _DELETE  # something of it has become of another kind
+        if delete:
+            _nft(["-f", "-"], delete + load)
+        looks = _listed()
+        for _ in range(_LOADS):
+            # It may have been changed between the two: what two loads give alike is ours.
+            _nft(["-f", "-"], load)
+            before, looks = looks, _listed()
+            if looks == before:
+                break
+        self._ruleset, self.loaded = load, looks
 
     def _tell(self, step: Step, *, undo: bool) -> None:
         if self.hand is not None and step in self.hand:
