@@ -311,6 +311,39 @@ async def test_close_after_eof_takes_nothing_back() -> None:
         await until(lambda: far_sockets(worker) == 0)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_far_end_may_take_its_time_as_long_as_it_takes_something(reads: bool) -> None:
+    size = 4_000_000
+    read = trio.Event()
+    result: list[int | None] = []
+
+    async def far(stream: trio.SocketStream) -> None:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        await read.wait()
+        total = 0
+        try:
+            while piece := await stream.receive_some(1 << 15):
+                total += len(piece)
+                await trio.sleep(0.05)
+            result.append(total)
+        except trio.BrokenResourceError:
+            result.append(None)
+
+    async with running_worker(window=16 << 20) as (worker, address), tcp_server(far) as port:
+        worker.linger_seconds = 2.0  # of some six
+        async with raw_client(address) as client:
+            await client.open(1, "127.0.0.1", port)
+            for _ in range(0, size, 250_000):
+                await client.send(Data(1, bytes(250_000)))
+            await client.send(Eof(1), Close(1))
+            await client.open(2, "127.0.0.1", port)  # the others have been taken, too
+            if not reads:
+                await until(lambda: not any(account.held for account in worker.accounts.values()))
+            read.set()
+            await until(lambda: result)
+        assert result[0] == (size if reads else None)
+
+
 async def test_a_slow_far_end_holds_up_its_own_stream_only() -> None:
     stop = trio.Event()
 

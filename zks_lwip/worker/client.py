@@ -48,7 +48,9 @@ class Shared(Protocol):
     mark: int | None
 
     def linger(self, stream: TcpStream) -> None:
-        """Its session is done with the stream, but the far end has not taken everything yet."""
+        """Its session is done with the stream, but the far end has not taken everything yet. Called
+        again when it has taken some.
+        """
 
     def lingered(self, stream: TcpStream) -> None:
         """A stream has closed; one that lingered does no longer."""
@@ -148,6 +150,10 @@ class Client:
         del self._streams[stream.id]
         if lingers:
             self._shared.linger(stream)
+
+    def stream_lingers(self, stream: TcpStream) -> None:
+        """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""
+        self._shared.linger(stream)
 
     def stream_closed(self, stream: TcpStream) -> None:
         """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""

@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL = "zks-tunnel.v2"
 
 _MOST_HANDSHAKES = 512  # over it the oldest gives way
-_LINGER = 60.0  # seconds for a far end to take what its client had sent before it left
+# Seconds in which a far end has to take some of what its client had sent before it left: about as
+# long as a kernel tries to deliver what a closed socket has left.
+_LINGER = 300.0
 _SWEEP = 1.0
 _GOING_AWAY = 1001
 _POLICY_VIOLATION = 1008
@@ -173,6 +175,8 @@ class Worker:
         #: Opened by :meth:`run`.
         self.pinger: Pinger
         self._lingering: dict[TcpStream, float] = {}
+        #: See `_LINGER`.
+        self.linger_seconds = _LINGER
         #: Connections that have not shown a token yet, the oldest first.
         self._handshakes: dict[trio.CancelScope, None] = {}
         self._listening = trio.CancelScope()
@@ -291,7 +295,7 @@ class Worker:
 
     def linger(self, stream: TcpStream) -> None:
         """See :class:`~zks_lwip.worker.client.Shared`."""
-        self._lingering[stream] = trio.current_time() + _LINGER
+        self._lingering[stream] = trio.current_time() + self.linger_seconds
 
     def lingered(self, stream: TcpStream) -> None:
         """See :class:`~zks_lwip.worker.client.Shared`."""

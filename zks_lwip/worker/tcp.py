@@ -38,6 +38,9 @@ class StreamOwner(Protocol):
     def stream_ended(self, stream: TcpStream, *, lingers: bool) -> None:
         """It is gone for the session; ``lingers``: it still has bytes for the far end."""
 
+    def stream_lingers(self, stream: TcpStream) -> None:
+        """The far end has taken some of what a lingering stream has for it."""
+
     def stream_closed(self, stream: TcpStream) -> None:
         """A lingering stream has delivered everything, or has failed."""
 
@@ -200,7 +203,9 @@ class TcpStream:
             self._write_failed(error)
             return
         owner.account.held -= sent
-        if not self._gone:
+        if self._gone:
+            owner.stream_lingers(self)
+        else:
             owner.session.consumed(self.id, sent)
         if sent < len(pending):
             del pending[:sent]
