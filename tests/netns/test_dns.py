@@ -287,11 +287,29 @@ def test_in_run_they_are_not_asked_of_the_workers_name_server(net: Lab, worker: 
         f"dig +tries=1 +time=30 {' '.join(arguments)}"
         for arguments in ([*PRIVATE_NAMES, ["run-control.zks.test"]])
     )
+    seen = len(net.names.stdout)
     child = net.run(place, "sh", "-c", script, options=["--dns-via", "worker"], user=1000)
     child.succeed(120)
     net.names.wait_for(r"^asked run-control\.zks\.test")
-    asked = re.findall(r"asked (\S+)", net.names.output)
+    asked = re.findall(r"asked (\S+)", "\n".join(net.names.stdout[seen:]))
     assert not [name for name in asked if not name.endswith("zks.test.")]
+
+
+def test_the_workers_name_server_is_asked_for_what_is_forwarded_to_it(
+    net: Lab, worker: Child, resolvers: Daemons
+) -> None:
+    """A private name of its network; others are answered here, or by the resolver."""
+    place = net.add_host()
+    forward = ["--dns-forward", "cluster.local=worker"]
+    seen = len(net.names.stdout)
+    with net.connect(place, *options(resolvers), *forward) as connect:
+        assert "status: " in dig(net, place, "a.svc.cluster.local")
+        net.names.wait_for(r"^asked a\.svc\.cluster\.local")
+        assert "EDE: 29" in dig(net, place, "printer.local")
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
+    connect.no_traceback()
+    asked = re.findall(r"asked (\S+)", "\n".join(net.names.stdout[seen:]))
+    assert {name for name in asked if not name.endswith("zks.test.")} == {"a.svc.cluster.local."}
 
 
 def test_the_worker_goes_away_and_comes_back(net: Lab, resolvers: Daemons) -> None:
