@@ -247,7 +247,8 @@ async def _worker(
         return
     networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
     arguments = [argument for network in networks for argument in ("--allow", network)]
-    # It acts for programs of this machine, which reach its addresses without it as well.
+    # It acts for programs of this machine, which reach its addresses without it as well (or, from
+    # another namespace, its loopback by `host_loopback`).
     arguments.append("--allow-own")
     if config.user is not None:
         arguments += ["--user", config.user]
