@@ -219,8 +219,9 @@ def _leaving(config: HostConfig, firewall: Firewall) -> list[str]:
             rules += [f"{mark} ip daddr @lan4 accept", f"{mark} ip6 daddr @lan6 accept"]
     rules += [*_housekeeping(), f"{_dns_ports(config)} counter name refused drop"]
     # A container's, too, which bears its own address here: whatever it asked went into the TUN.
+    # (ICMP and ICMPv6 by number: nft has their names from /etc/protocols, which may be missing.)
     rules.append(
-        "meta l4proto { icmp, ipv6-icmp } ct state related ct direction original "
+        "meta l4proto { 1, 58 } ct state related ct direction original "
         f"ct original proto-dst {_DNS_PORT} counter name refused drop"
     )
     if config.bypass:
