@@ -70,10 +70,10 @@ async def test_a_reader_that_waits_holds_up_the_sender(pump: str) -> None:
         client, server = await w.connect(TcpListener(w.b))
         sent = 0
         while True:
-            with trio.move_on_after(0.5) as scope:
+            with trio.move_on_after(2) as scope:  # of one piece, also on a busy machine
                 await client.send_all(bytes(65536))
                 sent += 65536
-            if scope.cancelled_caught and sent >= BUFFER:
+            if scope.cancelled_caught:
                 break
         # What one send buffer and one receive window hold, and no more.
         assert BUFFER <= sent <= BUFFER + WINDOW + 65536
