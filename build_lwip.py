@@ -59,10 +59,10 @@ def bring_lwip() -> None:
 
 
 def headers() -> list[str]:
-    """Our headers' names, zks_base.h and zks_core.h first: the others may build on them."""
-    names = [path.name for path in (ROOT / NATIVE).glob("zks_*.h")]
-    first = {"zks_base.h": 0, "zks_core.h": 1}
-    return sorted(names, key=lambda name: (first.get(name, 2), name))
+    """Our public headers, relative to NATIVE; core/zks_core.h, whose types others use, first."""
+    folder = ROOT / NATIVE
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("zks_*.h")]
+    return sorted(names, key=lambda name: (name != "core/zks_core.h", name))
 
 
 def declarations() -> str:
@@ -78,7 +78,7 @@ def sources() -> list[str]:
     ours = sorted(
         path.relative_to(ROOT).as_posix()
         for folder in (NATIVE, PORT)
-        for path in (ROOT / folder).glob("*.c")
+        for path in (ROOT / folder).rglob("*.c")
     )
     return ours + [f"vendor/lwip/src/{name}" for name in lwip_source.pin()["compile"]]
 
@@ -86,6 +86,15 @@ def sources() -> list[str]:
 def include_dirs() -> list[str]:
     """The folders of the headers, relative to the project's root."""
     return [NATIVE, PORT, "vendor/lwip/src/include"]
+
+
+def dependencies() -> list[str]:
+    """Our headers: when one is newer than the module, setuptools builds all of it again."""
+    return sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in (NATIVE, PORT)
+        for path in (ROOT / folder).rglob("*.h")
+    )
 
 
 def flags() -> tuple[list[str], list[str]]:
@@ -156,7 +165,7 @@ def ffibuilder() -> cffi.FFI:
         MODULE,
         "".join(f'#include "{name}"\n' for name in headers()),
         sources=sources(),
-        depends=[f"{NATIVE}/{name}" for name in headers()] + [f"{PORT}/lwipopts.h"],
+        depends=dependencies(),
         include_dirs=include_dirs(),
         libraries=["ws2_32"] if WINDOWS else [],
         extra_compile_args=compile_args,

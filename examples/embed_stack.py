@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import trio
 
+from zks_lwip import open_stack
 from zks_lwip.device import memory_device_pair
-from zks_lwip.stack import TcpListener, TcpStream, connect_tcp, open_stack
+from zks_lwip.stack import TcpListener, TcpStream, open_tcp_stream
 
 
 async def shout(stream: TcpStream) -> None:
@@ -28,12 +29,8 @@ async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, shout, [TcpListener(server)])
             # Any address and any port: nobody has configured these.
-            for source, destination in [
-                (("10.0.0.1", 40000), ("192.0.2.1", 80)),
-                (("fd00::1", 40000), ("2001:db8::7", 65000)),
-            ]:
-                stream = await connect_tcp(client, source, destination)
-                async with stream:
+            for address, port in [("192.0.2.1", 80), ("2001:db8::7", 65000)]:
+                async with await open_tcp_stream(client, address, port) as stream:
                     await stream.send_all(b"hello")
                     await stream.send_eof()
                     async for data in stream:

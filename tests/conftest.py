@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.surroundings import make_ordinary
+from tests.kits.surroundings import make_ordinary
 
 # A busy machine is no defect; what hangs is ended by the time limit of the test.
 settings.register_profile("zks", deadline=None)
@@ -15,7 +15,7 @@ settings.load_profile("zks")
 
 make_ordinary()
 
-END_TO_END = "tests/netns/"
+END_TO_END = ("tests/netns/", "tests/workerd/")
 
 
 def _skipped_end_to_end(config: pytest.Config) -> list[str]:

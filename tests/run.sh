@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Sets up and runs every test, as root or without: tests/run.sh [PYTEST ARGUMENTS...]
+# Runs the tests, as root or without:
 #
-# Without arguments also those that tests/sanitize.sh --short runs.
+#   tests/run.sh [PYTEST ARGUMENTS...]   sets up and runs them; without arguments all, and what
+#                                        tests/sanitize.sh --short runs
+#   tests/run.sh --quick [PART]...       style, types and unit tests, while you work
+#
+# --quick installs and downloads nothing and leaves slow tests out. PART is a package or module of
+# zks_lwip (dns, config) or a path, which may be end to end; a part takes seconds more than style and types.
 #
 # As root on Debian and Ubuntu the packages that the tests need are installed (services among them
 # are neither started nor enabled). Without root, tests whose programs are missing are skipped and
@@ -12,6 +17,55 @@ umask 022 # other users run what is built here, too
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 . examples/prepare.sh
+
+# Sets failed where a check of the source finds something.
+check_style_and_types() {
+    say "Style and types"
+    .venv/bin/python -m ruff check . || failed=1
+    .venv/bin/python -m ruff format --check . || failed=1
+    find zks_lwip/native vendor/lwip/port tests -name '*.[ch]' -exec \
+        .venv/bin/clang-format --style=file:zks_lwip/native/.clang-format --dry-run -Werror {} + || failed=1
+    .venv/bin/python -m mypy || failed=1
+}
+
+# quick [PART]...: style, types and the unit tests of the parts.
+quick() {
+    local part parts=() workers=()
+    if ! .venv/bin/python -c 'import clang_format, mypy, pytest, ruff, xdist, zks_lwip._lwip' 2>/dev/null; then
+        echo 'tests/run.sh: this tree is not prepared. Run tests/run.sh tests/unit/test_config.py once: it makes' \
+            '.venv and compiles the C.' >&2
+        exit 2
+    fi
+    for part in "$@"; do
+        if [ -d "tests/unit/$part" ]; then
+            parts+=("tests/unit/$part")
+        elif [ -e "tests/unit/test_$part.py" ]; then
+            parts+=("tests/unit/test_$part.py")
+        elif [ "$part" = device ]; then
+            parts+=(tests/unit/stack) # with a kernel: tests/netns/test_device_linux.py
+        elif [ -e "${part%%::*}" ]; then
+            parts+=("$part")
+        else
+            echo "tests/run.sh: $part is no path and none of these parts:" "$(cd tests/unit && echo */)" >&2
+            exit 2
+        fi
+    done
+    check_style_and_types
+    build
+    say "Tests"
+    if [ $# = 0 ]; then
+        parts=(tests/unit)
+        workers=(-n 2)
+    fi
+    .venv/bin/python -m pytest -q -m 'not slow' "${workers[@]}" "${parts[@]}" || failed=1
+    exit $failed
+}
+
+failed=0
+if [ "${1:-}" = --quick ]; then
+    shift
+    quick "$@"
+fi
 
 # Keeps apt from starting the services that it installs, as policy-rc.d is meant for.
 without_services() {
@@ -40,8 +94,8 @@ packages=()
 need_for_build
 build_packages=${#packages[@]}
 for pair in clang:clang curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 \
-    iptables-nft:iptables kdig:knot-dnsutils nft:nftables ping:iputils-ping setpriv:util-linux socat:socat \
-    ssh:openssh-client sshd:openssh-server sysctl:procps tcpdump:tcpdump; do
+    iptables-nft:iptables kdig:knot-dnsutils nft:nftables node:nodejs npm:npm ping:iputils-ping setpriv:util-linux \
+    socat:socat ssh:openssh-client sshd:openssh-server sysctl:procps tcpdump:tcpdump; do
     need_command "${pair%%:*}" "${pair##*:}"
 done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -66,15 +120,14 @@ fi
 make_venv test cross
 build
 
-# unbound, dnsdist and dnsperf, unpacked only: installed, they would listen on port 53.
-.venv/bin/python -m tests.dns_programs
+# unbound, dnsdist, dnsperf and nginx, unpacked only: installed, they would listen on ports 53 and 80.
+.venv/bin/python -m tests.kits.programs
 # systemd-resolved, resolvconf and openresolv likewise: they would take over /etc/resolv.conf.
-.venv/bin/python -m tests.resolver_programs
+.venv/bin/python -m tests.kits.resolver_programs
+# workerd, with what checks the example that runs on it.
+.venv/bin/python -m tests.kits.workerd
 
-failed=0
-say "Style and types"
-.venv/bin/python -m ruff check . || failed=1
-.venv/bin/python -m mypy || failed=1
+check_style_and_types
 if [ $# = 0 ]; then
     # Beside the others, which wait for most of the time.
     set -m # in a process group of its own, so that all of it can be ended

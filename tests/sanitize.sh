@@ -29,11 +29,10 @@ esac
 if [ "$mode" = canary ]; then tree=$root/build/sanitize/canary; fi
 sanitized=$tree/build/python
 
-# Nothing of our C runs in these: they build, pack and compile. (And the shell that starts this
-# Python takes away what test_surroundings.py wants to see taken away.)
-apart=(tests/unit/test_build_lwip.py tests/unit/test_cross_compile.py tests/unit/test_lwip_apt.py
-    tests/unit/test_lwip_source.py tests/unit/test_native_sources.py tests/unit/test_packages.py tests/unit/test_surroundings.py
-    tests/netns/test_quickstart.py)
+# Nothing of our C runs in these: they read source, build, pack and compile. (And the shell that
+# starts this Python takes away what test_surroundings.py wants to see taken away.)
+apart=(tests/unit/test_{architecture,build_lwip,cross_compile,lwip_apt,lwip_source,native_sources,packages}.py
+    tests/unit/test_{quick,reach_ins,surroundings}.py tests/netns/test_quickstart.py)
 
 copy_tree() {
     local name
@@ -127,7 +126,7 @@ if [ "$mode" = valgrind ]; then
     # Fifty times slower, some waits are too short: what memory they use, other tests use, too.
     too_slow='bounded_in_bytes or single_bytes_cost or cancelled_receive_and_send'
     PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 valgrind_run "$python" -m pytest -p no:cacheprovider \
-        -p no:faulthandler -q --timeout 250 -k "not ($too_slow)" tests/unit/stack tests/unit/test_masking.py \
+        -p no:faulthandler -q --timeout 250 -k "not ($too_slow)" tests/unit/stack tests/unit/carrier/test_masking.py \
         "$@" || failed=1
     exit $failed
 fi
@@ -146,10 +145,10 @@ case $mode in
 short)
     run_pytest -q -m 'not slow' "${apart[@]/#/--ignore=}" tests/unit tests/property "$@"
     say "A short fuzz"
-    targets=('packets --seconds 30 --executions 5000' 'mask --seconds 3' 'frames --seconds 10 --executions 3000')
+    targets=('packets --seconds 30 --executions 5000' 'mask --seconds 3' 'mux --seconds 10 --executions 20000' 'frames --seconds 10 --executions 3000')
     if ! command -v clang >/dev/null; then
         echo 'clang is not here: only the frames are fuzzed.'
-        targets=("${targets[2]}")
+        targets=("${targets[3]}")
     fi
     # The same inputs each time, nearly: new ones are looked for by hand, lest a change be blamed for others.
     for target in "${targets[@]}"; do

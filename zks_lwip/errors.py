@@ -17,7 +17,6 @@ __all__ = [
     "HostError",
     "PrivilegeError",
     "ProtocolError",
-    "SessionLost",
     "StackError",
     "TunnelError",
     "WorkerNotFound",
@@ -33,9 +32,21 @@ class ZksError(Exception):
 
 
 class ConfigError(ZksError):
-    """An option, a file or a URL that cannot be used as given."""
+    """An option, a file or a URL that cannot be used as given.
+
+    The message names options as :class:`~zks_lwip.config.VpnConfig` (or the worker's
+    :class:`~zks_lwip.worker.WorkerConfig`) has them, between backticks: ```mtu```, ```dns.via```.
+    The command line shows its flags in their place.
+
+    :param message: what is wrong and what to write instead; where ``option`` is given, without it.
+    :param option: the option that is wrong; the message then begins with it.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message if option is None else f"`{option}` {message}")
+        self.option = option
 
 
 class PrivilegeError(ZksError):
@@ -61,15 +72,34 @@ class StackError(ZksError):
 
 
 class TunnelError(ZksError):
-    """Something between us and the worker."""
+    """The tunnel to the worker failed."""
 
     exit_code = 10
 
 
 class WorkerUnreachable(TunnelError):
-    """No connection to the worker: refused, timed out, no route, or its name does not resolve."""
+    """No connection to the worker: refused, timed out, no route, or its name does not resolve.
+
+    :param answered: somebody has answered, and refused: an attempt made at once would be, too.
+        False: there was silence, or no route.
+    :param nobody_listens: the worker's machine has refused the connection: there is no process.
+    :param status: of HTTP, by which the worker, or a front end, has refused the upgrade.
+    """
 
     exit_code = 11
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        answered: bool = True,
+        nobody_listens: bool = False,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.nobody_listens = nobody_listens
+        self.status = status
 
 
 class CertificateError(TunnelError):
@@ -91,19 +121,14 @@ class WorkerNotFound(TunnelError):
 
 
 class ProtocolError(TunnelError):
-    """The peer broke the protocol (PROTOCOL.md); ``status`` is the WebSocket close status."""
+    """The peer broke the protocol (PROTOCOL.md); ``status`` is the WebSocket close status.
 
-    exit_code = 15
+    It ends a session, but never a command: the tunnel is connected again, the worker goes on.
+    """
 
     def __init__(self, message: str, status: int = 1002) -> None:
         super().__init__(message)
         self.status = status
-
-
-class SessionLost(TunnelError):
-    """The session ended under its streams and cannot be resumed."""
-
-    exit_code = 16
 
 
 class DnsError(ZksError):

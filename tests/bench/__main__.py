@@ -1,4 +1,7 @@
-"""``python -m tests.bench NAME ARGS...`` runs ``tests/bench/NAME.py``; no name: lists them."""
+"""``python -m tests.bench NAME ARGS...`` runs ``tests/bench/NAME``; no name: lists them.
+
+``compare`` is the one that README's table is from: everything, beside other tunnels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from pathlib import Path
 def names() -> list[str]:
     """The benchmarks there are."""
     folder = Path(__file__).parent
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    packages = [path.parent.name for path in folder.glob("*/__init__.py")]
+    return sorted([*packages, *(p.stem for p in folder.glob("*.py") if p.stem[0] != "_")])
 
 
 def main(argv: list[str]) -> int:
@@ -20,7 +24,10 @@ def main(argv: list[str]) -> int:
         return 0 if argv in (["--help"], ["-h"]) else 2
     # Ended from outside (`timeout`), it still ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    result = importlib.import_module(f"tests.bench.{argv[0]}").main(argv[1:])
+    try:
+        result = importlib.import_module(f"tests.bench.{argv[0]}").main(argv[1:])
+    except KeyboardInterrupt:
+        return 130
     return int(result or 0)
 
 

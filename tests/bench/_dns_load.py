@@ -15,7 +15,7 @@ import h2.connection
 import h2.events
 import trio
 
-from tests.dns_daemons import NAME, PATH, Daemons
+from tests.kits.dns_daemons import NAME, PATH, Daemons
 
 _serial = itertools.count()
 

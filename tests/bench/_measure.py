@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tests.netns import lab
-from tests.netns.child import Child, cpu_seconds, descendants
-from tests.netns.lab import Lab, Namespace
+from tests.kits.netns import lab
+from tests.kits.netns.child import Child, cpu_seconds, descendants
+from tests.kits.netns.lab import Lab, Namespace
 
 
 def need_root() -> None:
@@ -20,19 +21,42 @@ def need_root() -> None:
         raise SystemExit("this benchmark makes network namespaces: run it as root")
 
 
+def add_link_arguments(parser: argparse.ArgumentParser) -> None:
+    """Have a benchmark emulate the link between the hosts and the worker, see :func:`link_of`."""
+    group = parser.add_argument_group(
+        "the link", "of the hosts to the worker; without any of these it is one of the kernel's"
+    )
+    group.add_argument("--delay", type=float, metavar="MS", help="one way")
+    group.add_argument("--jitter", type=float, metavar="MS", help="more or less than the delay")
+    group.add_argument("--loss", type=float, metavar="PERCENT", help="of packets, each way")
+    group.add_argument("--rate", type=float, metavar="MBIT/S", help="each way")
+    group.add_argument("--queue", type=int, metavar="KB", help="where there is a rate (1 MiB)")
+
+
+def link_of(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the settings of a link that :func:`add_link_arguments` was given."""
+    scales = {"delay": 1e-3, "jitter": 1e-3, "loss": 1e-2, "rate": 1e6, "queue": 1000}
+    given = {name: getattr(arguments, name) for name in scales}
+    return {name: value * scales[name] for name, value in given.items() if value is not None}
+
+
 @contextlib.contextmanager
 def tunnel(
-    options: Sequence[str] = (),
+    options: Sequence[str] = (), link: Mapping[str, float] | None = None
 ) -> Iterator[tuple[Lab, Namespace, Namespace, dict[str, int]]]:
     """A lab, a host with a tunnel, one without, and the process ids by role.
 
-    The direct host has the same two hops to the far end as the worker's traffic has.
+    The direct host has the same two hops to the far end as the worker's traffic has. With ``link``,
+    each of the two has such a link to the worker, of its own.
     """
     need_root()
     with contextlib.closing(Lab()) as net:
-        direct = net.add_host()
-        with net.worker() as worker, net.connect(net.host, *options) as connect:
-            yield net, net.host, direct, {"connect": connect.pid, "worker": worker.pid}
+        if not link:
+            host, direct = net.host, net.add_host()
+        else:
+            (host, _), (direct, _) = (net.add_linked_host(**link) for _ in range(2))
+        with net.worker() as worker, net.connect(host, *options) as connect:
+            yield net, host, direct, {"connect": connect.pid, "worker": worker.pid}
 
 
 def cpu(pids: dict[str, int]) -> dict[str, float]:

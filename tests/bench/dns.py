@@ -19,13 +19,13 @@ from pathlib import Path
 
 import trio
 
-from tests import dns_daemons
 from tests.bench import _measure as measure
 from tests.bench._dns_load import PlainH2, closed_loop, names, over_udp, query
-from tests.dns_daemons import Daemons
-from tests.dns_programs import find
-from tests.netns import lab
-from tests.netns.lab import Lab, Namespace
+from tests.kits import dns_daemons
+from tests.kits.dns_daemons import Daemons
+from tests.kits.netns import lab
+from tests.kits.netns.lab import Lab, Namespace
+from tests.kits.programs import find
 from zks_lwip.dns import Cache, DnsService, make_upstreams, parse_server
 
 IN_FLIGHT = 64

@@ -13,9 +13,9 @@ import socket
 import time
 
 from tests.bench import _measure as measure
-from tests.netns import client, lab, servers
-from tests.netns.child import Child
-from tests.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
 
 
 def echo_times(host: Namespace, target: str, count: int, nodelay: bool) -> list[float]:
@@ -54,10 +54,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-load", action="store_true", help="leave the loaded part away")
     parser.add_argument("--no-ping", action="store_true", help="leave the blocked part away")
     parser.add_argument("connect_options", nargs="*", help="after --: options for connect")
+    measure.add_link_arguments(parser)
     arguments = parser.parse_args(argv)
+    link = measure.link_of(arguments)
     print(measure.machine())
     rows = []
-    with measure.tunnel(arguments.connect_options) as (net, tunnelled, direct, _):
+    with measure.tunnel(arguments.connect_options, link) as (net, tunnelled, direct, _):
         for name, host in (("direct", direct), ("tunnel", tunnelled)):
             for nodelay in (True, False):
                 kind = "TCP_NODELAY" if nodelay else "Nagle"

@@ -11,11 +11,20 @@ import sys
 import time
 from collections.abc import Callable
 
-from zks_lwip.tunnel.frames import Connect, Data, Udp, encode_udp, parse
-from zks_lwip.tunnel.session import Role, Session, Settings
+from zks_lwip.protocol import (
+    DatagramReceived,
+    DataReceived,
+    Role,
+    Session,
+    Settings,
+    StreamOpened,
+    encode_udp,
+    parse,
+)
 
 PIECE = memoryview(bytes(1 << 18))
 SECONDS = 0.5  # of each measurement
+RESUME = 60
 
 
 class Endless:
@@ -40,8 +49,11 @@ class Once(Endless):
 
 
 def pair(window: int = 1 << 20) -> tuple[Session, Session]:
-    worker = Settings(udp=True, dns=True, streams=100_000, window=window)
-    ends = Session(Role.CLIENT, Settings(window=window)), Session(Role.WORKER, worker)
+    worker = Settings(udp=True, dns=True, streams=100_000, window=window, resume=RESUME)
+    client = Settings(window=window, resume=RESUME)
+    ends = Session(Role.CLIENT, client), Session(Role.WORKER, worker)
+    for end in ends:
+        end.attach()
     exchange(*ends)
     return ends
 
@@ -53,14 +65,14 @@ def exchange(client: Session, worker: Session, limit: int = 262144) -> int:
         message = sender.next_message(limit)
         if message is None:
             continue
-        for frame in taker.receive(message):
-            if isinstance(frame, Data):
-                size = len(frame.payload)
-                taker.consumed(frame.stream, size)
+        for event in taker.receive(message):
+            if isinstance(event, DataReceived):
+                size = len(event.payload)
+                taker.consumed(event.stream, size)
                 came += size
-            elif isinstance(frame, Connect):
-                taker.accept(frame.stream, Endless(1))
-                taker.connected(frame.stream)
+            elif isinstance(event, StreamOpened):
+                taker.accept(event.stream, Endless(1))
+                taker.connected(event.stream)
     return came
 
 
@@ -127,7 +139,7 @@ def datagrams() -> str:
             client.send_udp(7, "192.0.2.1", 443, payload)
         message = client.next_message()
         assert message is not None
-        assert sum(type(frame) is Udp for frame in worker.receive(message)) == batch
+        assert sum(type(event) is DatagramReceived for event in worker.receive(message)) == batch
         return batch
 
     each, _ = timed(work)
@@ -161,10 +173,12 @@ def codec() -> str:
 
 
 def main(argv: list[str]) -> int:
-    global SECONDS
+    global SECONDS, RESUME
     parser = argparse.ArgumentParser("python -m tests.bench session", description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement (0.5)")
-    SECONDS = parser.parse_args(argv).seconds
+    parser.add_argument("--resume", type=int, default=RESUME, help="seconds; 0: never (60)")
+    arguments = parser.parse_args(argv)
+    SECONDS, RESUME = arguments.seconds, arguments.resume
     print(f"{'one copy into a fresh buffer, 256 KiB':44}{copying()}")
     for streams, piece, limit in ((1, 262144, 262144), (1, 65536, 65536), (50, 65536, 262144)):
         name = f"bulk, {streams} streams, pieces of {piece >> 10} KiB"

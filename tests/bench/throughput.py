@@ -20,10 +20,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", choices=["up", "down"], help="one direction")
     parser.add_argument("connect_options", nargs="*", help="after --: options for connect")
     parser.add_argument("--run", action="store_true", help="through `run`, too")
+    measure.add_link_arguments(parser)
     arguments = parser.parse_args(argv)
+    link = measure.link_of(arguments)
     directions = [arguments.only] if arguments.only else ["up", "down"]
     print(measure.machine())
-    with measure.tunnel(arguments.connect_options) as (net, tunnelled, direct, pids):
+    with measure.tunnel(arguments.connect_options, link) as (net, tunnelled, direct, pids):
         rows = []
         straight = partial(net.application, direct)
         through = partial(net.application, tunnelled)

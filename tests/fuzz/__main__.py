@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing: ``python -m tests.fuzz packets|mask|frames [--seconds N]``.
+"""Coverage-guided fuzzing: ``python -m tests.fuzz packets|datagrams|mask|mux|frames``.
 
 Runs the committed corpus of the target, then new inputs for N seconds, and prints how many ran and
 how much of the code they reached. Ends with 1 and what broke if something did.
@@ -140,7 +140,7 @@ def _python(arguments: argparse.Namespace, bug: Bug | None) -> int:
 def main() -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=["packets", "mask", "frames"])
+    parser.add_argument("target", choices=["packets", "datagrams", "mask", "mux", "frames"])
     parser.add_argument("--seconds", type=int, default=60, help="how long; 0: the corpus only")
     parser.add_argument(
         "--executions", type=int, help="end after so many, with those of the corpus, if before"

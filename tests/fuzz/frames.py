@@ -6,30 +6,41 @@ and its bytes), or something that the session's owner does.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from zks_lwip import tunnel
+from tests.kits.session import play_v1
+from zks_lwip import protocol
 from zks_lwip.errors import ProtocolError
-from zks_lwip.tunnel.frames import (
+from zks_lwip.protocol import (
     Ack,
     Close,
     Connect,
     Connected,
     Data,
+    DataReceived,
     DnsQuery,
     DnsResponse,
     Echo,
     EchoReply,
     Eof,
+    EofReceived,
     Error,
+    Event,
     Frame,
     GoAway,
     Hello,
     Ping,
     Pong,
+    Role,
+    Session,
+    SessionReady,
+    SessionResumed,
+    Settings,
+    StreamOpened,
     Udp,
     UdpClose,
     UdpError,
@@ -38,16 +49,12 @@ from zks_lwip.tunnel.frames import (
     parse,
     parse_v1,
 )
-from zks_lwip.tunnel.session import Role, Session, Settings
-from zks_lwip.tunnel.session_v1 import ClientV1, WorkerV1
 
 __all__ = ["FramesTarget"]
 
 STREAMS, WINDOW = 3, 3000
 WORKER, GREETED, V1 = 1, 2, 4
 OWNER = 0x80  # a step's first byte: something that the owner does; else a message
-_SHARED = ("_frames", "_hello", "_parse", "_inbound", "_outbox", "_fair", "_settings", "_refusal")
-_TRACED = (*_SHARED, "_requests", "_session_v1", "session", "session_v1", "credit")
 _INTERESTING = [0, 1, 2, 127, 128, 255, 256, 1500, 3000, 65535, 65536, 2**31, 2**32 - 1]
 
 
@@ -79,8 +86,14 @@ class Owner:
             udp=True,
             dns=True,
             icmp=True,
+            session="s",
+            resume=60,
+            max_kept=262144,
         )
+        self.number = 0  # of the last counted frame that was sent
+        self.seen = 0  # the highest that it has been
         self.session = Session(role, self.settings, clock=lambda: self.now)
+        self.session.attach()
         self.pipes: dict[int, Pipe] = {}
         self.granted: dict[int, int] = {}
         self.held: dict[int, int] = {}
@@ -95,26 +108,47 @@ class Owner:
 
     def receive(self, message: bytes) -> None:
         session = self.session
-        for frame in session.receive(message):
-            assert not isinstance(frame, Ping | Pong | Window | Ack | Unknown)
-            if isinstance(frame, Connect):
-                session.accept(frame.stream, self.open(frame.stream))
-            elif isinstance(frame, Data):
-                size = len(frame.payload)
-                self.granted[frame.stream] -= size
-                self.held[frame.stream] += size
-                assert self.granted[frame.stream] >= 0, "more than was granted"
-                assert frame.stream not in self.ended, "after the end"
-            elif isinstance(frame, Eof):
-                self.ended.add(frame.stream)
+        for event in session.receive(message):
+            assert isinstance(event, Event)
+            if isinstance(event, SessionResumed):
+                (hello,) = (each for each in parse(message) if isinstance(each, Hello))
+                self.number = hello.received
+                assert self.number <= self.seen, "more than was sent"
+            elif isinstance(event, SessionReady):
+                self.number = self.seen = 0
+            elif isinstance(event, StreamOpened):
+                session.accept(event.stream, self.open(event.stream))
+            elif isinstance(event, DataReceived):
+                size = len(event.payload)
+                self.granted[event.stream] -= size
+                self.held[event.stream] += size
+                assert self.granted[event.stream] >= 0, "more than was granted"
+                assert event.stream not in self.ended, "after the end"
+            elif isinstance(event, EofReceived):
+                self.ended.add(event.stream)
         self.check()
 
     def send(self) -> None:
         while (message := self.session.next_message(4096)) is not None:
             assert len(message) <= 70_000
             for frame in parse(message):
+                if frame.counted:
+                    self.number += 1
+                    if self.number <= self.seen:
+                        continue  # it is sent again
+                    self.seen = self.number
                 if isinstance(frame, Window):
                     self.granted[frame.stream] += frame.credit
+
+    def reattach(self) -> None:
+        """Lose the WebSocket, and have another: the session goes on, or it is over."""
+        session = self.session
+        if not session.detach():
+            return
+        assert not session.has_output and session.next_message() is None
+        assert session.receive(Ping().encode()) == []
+        session.attach()
+        self.send()
 
     def act(self, what: int, argument: int) -> None:
         session, stream = self.session, argument % 8
@@ -128,7 +162,7 @@ class Owner:
                     self.granted[identifier], self.held[identifier] = WINDOW, 0
             case 1:
                 if known and session.is_open(stream) and session.role is Role.WORKER:
-                    if not session._streams[stream].connected:
+                    if not session.streams.open[stream].connected:
                         session.connected(stream)
             case 2:
                 if known:
@@ -159,6 +193,8 @@ class Owner:
                 self.now += argument / 16
                 session.ping() if argument % 2 else session.goaway(503)
             case _:
+                if argument % 4 == 3:
+                    self.reattach()
                 self.send()
         self.check()
 
@@ -166,8 +202,11 @@ class Owner:
         session = self.session
         most = STREAMS if session.role is Role.WORKER or not session.peer else session.peer.streams
         assert session.open_streams <= most, "more streams than were allowed"
-        assert len(session._associations) <= self.settings.associations
-        assert session._outbox.control_size <= (1 << 20)
+        assert len(session.receiver.associations) <= self.settings.associations
+        assert session.outbox.control_size <= (1 << 20)
+        assert session.unacknowledged <= session.kept_limit + (1 << 20) + 131072
+        if session.ready:
+            assert session.counted_sent == self.seen, "frames are counted as they are sent"
 
 
 def _steps(data: bytes) -> list[bytes]:
@@ -192,40 +231,10 @@ def _codec(message: bytes) -> None:
     assert parse(b"".join(frame.encode() for frame in frames)) == frames
 
 
-def _run_v1(worker: bool, messages: list[bytes]) -> None:
-    end: ClientV1 | WorkerV1
-    if worker:
-        end = WorkerV1(Settings(streams=2, requests=2, dns=True))
-    else:
-        end = ClientV1(rate=1e12)
-        end.connect("h", 1, Pipe())
-        end.dns_query(1, b"\0\1" + bytes(20))
-    for message in messages:
-        try:
-            frame = parse_v1(message)
-            assert frame.encode() == message
-        except ProtocolError:
-            pass
-        try:
-            for event in end.receive(message):
-                if isinstance(event, Connect) and isinstance(end, WorkerV1):
-                    pipe = Pipe()
-                    pipe.ended = event.port % 2 == 0
-                    end.accept(event.stream, pipe)
-                    end.connected(event.stream)
-                    end.mark_ready(event.stream)
-                if isinstance(event, DnsQuery) and isinstance(end, WorkerV1):
-                    end.dns_response(event.request, b"")
-                if isinstance(event, Data) and event.stream % 2:
-                    end.consumed(event.stream, len(event.payload))
-        except ProtocolError as error:
-            assert error.status in (1002, 1009) and str(error)
-            assert not end.open_streams and end.next_message() is None
-            return
-        end.take_events()
-        while (answer := end.next_message()) is not None:
-            parse_v1(answer)
-        assert end.open_streams <= 2
+def _codec_v1(message: bytes) -> None:
+    """What can be read says the same when it is written."""
+    with contextlib.suppress(ProtocolError):
+        assert parse_v1(message).encode() == message
 
 
 class FramesTarget:
@@ -234,20 +243,23 @@ class FramesTarget:
     name = "frames"
 
     def traced(self) -> Iterable[Path]:
-        folder = Path(tunnel.__file__).parent
-        return [path for name in _TRACED if (path := folder / f"{name}.py").is_file()]
+        return sorted(Path(protocol.__file__).parent.rglob("*.py"))
 
     def run(self, data: bytes) -> None:
         first = data[0] if data else 0
         steps = [(raw[0], raw[1:]) if raw[0] & OWNER else (0, raw[2:]) for raw in _steps(data)]
         if first & V1:
-            return _run_v1(bool(first & WORKER), [part for kind, part in steps if not kind])
+            messages = [part for kind, part in steps if not kind]
+            for message in messages:
+                _codec_v1(message)
+            return play_v1(bool(first & WORKER), messages)
         role = Role.WORKER if first & WORKER else Role.CLIENT
         owner = Owner(role)
         try:
             if first & GREETED:
                 name = None if role is Role.WORKER else "s"
-                owner.receive(Hello(udp=True, dns=True, icmp=True, session=name).encode())
+                hello = Hello(udp=True, dns=True, icmp=True, session=name, resume=60)
+                owner.receive(hello.encode())
                 owner.send()
             for kind, part in steps:
                 if kind:
@@ -314,7 +326,14 @@ def _frame(source: random.Random) -> Frame:
         lambda: Ack(source.randrange(8)),
         lambda: Ping(),
         lambda: Pong(),
-        lambda: Hello(udp=True, dns=True, session=source.choice([None, "s"])),
+        lambda: Hello(
+            udp=True,
+            dns=True,
+            session=source.choice([None, "s"]),
+            resume=source.choice([None, 0, 60]),
+            received=source.randrange(8),
+            keepalive=source.randrange(2),
+        ),
         lambda: Udp(stream, host, 53, payload),
         lambda: UdpClose(stream),
         lambda: UdpError(stream, 111, host, 53),

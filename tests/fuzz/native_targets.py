@@ -25,11 +25,11 @@ __all__ = ["NATIVE", "Outcome", "build", "merge", "run"]
 
 BUILT = ROOT / "build" / "fuzz"
 OWN = ROOT / "tests" / "fuzz" / "native"
-CORE = ROOT / "zks_lwip" / "native"
+SOURCES = ROOT / "zks_lwip" / "native"
 LWIP = ROOT / "vendor" / "lwip"
 
-# What env.c replaces, and what is no part of the core.
-_LEFT_OUT = {"mem.c", "platform.c", "zks_mask.c", "zks_nsrun.c", "nsrun_mount.c", "nsrun_net.c"}
+# What env.c replaces.
+_LEFT_OUT = {"mem.c", "platform.c"}
 _COMMON = ["-std=c11", "-D_DEFAULT_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer"]
 _SANITIZERS = "address,undefined"
 _LONGEST = 700  # bytes of an input
@@ -38,7 +38,7 @@ _ONE_INPUT = 25  # seconds: what takes longer hangs
 
 @dataclass(frozen=True)
 class Target:
-    """The C files of a fuzz target: its own, and the project's."""
+    """The C files of a fuzz target: its own, and the project's (``core``: all of that room)."""
 
     own: Sequence[str]
     core: bool = False
@@ -47,9 +47,16 @@ class Target:
 
 NATIVE = {
     "packets": Target(
-        ("packets.c", "peers.c", "holder.c", "output.c", "model.c", "wire.c", "env.c"), core=True
+        ("packets.c", "peers.c", "owner.c", "output.c", "model.c", "wire.c", "env.c"),
+        core=True,
+        others=("udp/frames.c",),
     ),
-    "mask": Target(("mask.c", "env.c"), others=("zks_mask.c",)),
+    "datagrams": Target(
+        ("datagrams.c", "env.c"),
+        others=("udp/frames.c", "udp/hosts.c", "udp/send.c", "udp/receive.c"),
+    ),
+    "mask": Target(("mask.c", "env.c"), others=("websocket/mask.c",)),
+    "mux": Target(("mux.c", "env.c"), others=("mux/mux.c", "mux/mux_in.c", "mux/mux_out.c")),
 }
 
 
@@ -70,10 +77,11 @@ class Outcome:
 def _sources(target: Target, bug: Bug | None) -> list[tuple[Path, bytes, list[str]]]:
     """Every file with its text and flags of its own."""
     flags = ["-include", str(OWN / "prelude.h"), "-fno-strict-aliasing", "-w"]
-    project = [CORE / name for name in target.others]
+    project = [SOURCES / name for name in target.others]
     files = []
     if target.core:
-        project += [path for path in sorted(CORE.glob("*.c")) if path.name not in _LEFT_OUT]
+        core = sorted((SOURCES / "core").glob("*.c"))
+        project += [path for path in core if path.name not in _LEFT_OUT]
         pinned = tomllib.loads((LWIP / "lwip.toml").read_text())["compile"]
         files += [(LWIP / "src" / name, flags) for name in pinned]
     files += [(path, flags) for path in project]
@@ -88,7 +96,7 @@ def _sources(target: Target, bug: Bug | None) -> list[tuple[Path, bytes, list[st
 
 
 def _headers() -> bytes:
-    folders = (OWN, CORE, LWIP / "port", LWIP / "src" / "include")
+    folders = (OWN, SOURCES, LWIP / "port", LWIP / "src" / "include")
     paths = sorted(path for folder in folders for path in folder.rglob("*.h"))
     return b"".join(path.read_bytes() for path in paths)
 
@@ -112,7 +120,7 @@ def build(name: str, bug: Bug | None = None, *, fuzzer: bool = True) -> Path:
         linking = [f"-fsanitize=fuzzer,{_SANITIZERS}"]
     else:
         own.append("standalone.c")
-    flags += [f"-I{CORE}", f"-I{LWIP / 'port'}", "-isystem", str(LWIP / "src" / "include")]
+    flags += [f"-I{SOURCES}", f"-I{LWIP / 'port'}", "-isystem", str(LWIP / "src" / "include")]
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     common = version + _headers() + "\0".join(flags).encode()
     objects = BUILT / "objects"

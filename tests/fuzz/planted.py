@@ -38,38 +38,63 @@ PLANTED = {
     # A segment whose header is longer than itself is read past its end.
     "tcp-header": Bug(
         "packets",
-        "zks_lwip/native/packet.c",
+        "zks_lwip/native/core/packet.c",
         "if (header < 20 || header > length)\n        return ZKS_DROP_TCP_HEADER;",
         "",
     ),
     # lwIP's own: a segment that is cut leaves FIN on its first part, too.
     "early-fin": Bug(
         "packets",
-        "zks_lwip/native/flow_lwip.c",
+        "zks_lwip/native/core/flow_lwip.c",
         "TCPH_UNSET_FLAG(pcb->unsent->tcphdr, TCP_FIN | TCP_PSH);",
         "",
     ),
     # The window does not open again by what was taken.
     "window": Bug(
         "packets",
-        "zks_lwip/native/budget.c",
+        "zks_lwip/native/core/flow_budget.c",
         "open = taken;",
         "open = taken > 1000 ? taken - 2 : taken;",
     ),
+    # A datagram joins smaller ones: the system would cut it into pieces of their size.
+    "segments": Bug(
+        "datagrams",
+        "zks_lwip/native/udp/send.c",
+        "b->length && b->length <= a->length",
+        "b->length",
+    ),
     # The length of a frame takes two bytes up to 65535.
-    "frame-length": Bug("mask", "zks_lwip/native/zks_mask.c", "len <= 0xFFFF", "len <= 0x1FFFF"),
+    "frame-length": Bug(
+        "mask", "zks_lwip/native/websocket/mask.c", "len <= 0xFFFF", "len <= 0x1FFFF"
+    ),
+    # A length that runs past the end of the message is believed.
+    "data-length": Bug(
+        "mux",
+        "zks_lwip/native/mux/mux_in.c",
+        "length > size - position - MUX_HEADER || ",
+        "",
+    ),
+    # A peer may send more than it was granted, where C takes it.
+    "mux-credit": Bug("mux", "zks_lwip/native/mux/mux_in.c", " || length > stream->available", ""),
+    # A stream that is closed while it is asked is written for all the same.
+    "mux-closed": Bug(
+        "mux",
+        "zks_lwip/native/mux/mux.c",
+        "    if (mux->current == stream)\n        mux->current = NULL;\n",
+        "",
+    ),
     # A peer may send more than it was granted.
     "credit": Bug(
         "frames",
-        "zks_lwip/tunnel/credit.py",
+        "zks_lwip/protocol/receive_window.py",
         "if size > self.available:\n            return False",
         "",
     ),
     # Streams are opened beyond the limit.
     "streams": Bug(
         "frames",
-        "zks_lwip/tunnel/_inbound.py",
-        "elif len(self._streams) >= self.settings.streams:",
-        "elif len(self._streams) > self.settings.streams:",
+        "zks_lwip/protocol/receiver.py",
+        "elif len(streams.open) >= self._settings.streams:",
+        "elif len(streams.open) > self._settings.streams:",
     ),
 }

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fuzz.planted import PLANTED, ROOT
 
-NATIVE = {"packets", "mask"}
+NATIVE = {"packets", "datagrams", "mask", "mux"}
 TARGETS = [*sorted(NATIVE), "frames"]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import child, lab, machine, servers
-from tests.netns.child import Child
-from tests.netns.lab import PYTHON, USER, Lab, Namespace, our_namespaces
+from tests.kits.netns import child, lab, machine, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import PYTHON, USER, Lab, Namespace, our_namespaces
 
 ROOT_ONLY = "needs root: makes network namespaces"
 
@@ -88,8 +88,8 @@ class Way:
         self.start = start
 
     def client(self, *arguments: object, timeout: float = 200) -> str:
-        """Run ``tests.netns.client`` there to a good end; what it printed."""
-        argv = [*PYTHON, "-m", "tests.netns.client", *map(str, arguments)]
+        """Run ``tests.kits.netns.client`` there to a good end; what it printed."""
+        argv = [*PYTHON, "-m", "tests.kits.netns.client", *map(str, arguments)]
         return self.start(*argv).succeed(timeout)
 
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.netns import client, lab, machine, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import WORKER4, Lab, Namespace
-from tests.netns.test_host_commands import current_state as state
+from tests.kits.netns import client, lab, machine, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import current_state as state
+from tests.kits.netns.lab import WORKER4, Lab, Namespace
 
 GRACE = 6.0
 """Seconds: so many that half of them are plenty for what is to happen at once."""

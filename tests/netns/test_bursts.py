@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, Lab, Namespace
-from tests.netns.test_floods import counters, flows
+from tests.kits.netns import lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import counters, flows
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
 
 SO_RCVBUFFORCE = 33
 ROOM = 16 << 20  # bytes: what comes is for the socket to keep until we have sent all
@@ -79,6 +79,42 @@ def test_500_datagrams_at_once(net: Lab, tunnel: Child, roomy_echo: None, size: 
         got = {sock.recv(2000) for _ in range(500)}
     assert {int.from_bytes(data[:4], "big") for data in got} == set(range(500))
     assert dropped_by_the_device(net.host) == before
+
+
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+
+
+@pytest.mark.parametrize("gathers", [False, True], ids=["one by one", "gathered"])
+def test_datagrams_that_programs_send_several_at_once(
+    net: Lab, tunnel: Child, roomy_echo: None, gathers: bool
+) -> None:
+    """As QUIC does: the kernel cuts what a program sends (UDP_SEGMENT), or leaves that to the
+    device; and what comes back at once a program may have in one piece (UDP_GRO)."""
+    rounds, each = 8, 1200
+    with roomy_socket(net.host, (lab.FAR4, ECHO_PORT)) as sock:
+        sock.send(b"the association is open")
+        sock.recv(100)
+        sock.setsockopt(SOL_UDP, UDP_SEGMENT, each)
+        if gathers:
+            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        sent = []
+        for first in range(0, rounds * 41, 41):
+            pieces = [(first + n).to_bytes(4, "big") * (each // 4) for n in range(40)]
+            pieces.append((first + 40).to_bytes(4, "big"))  # the last may be shorter
+            sock.send(b"".join(pieces))
+            sent += pieces
+        got: list[bytes] = []
+        while len(got) < len(sent):
+            data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(4))
+            size = len(data)
+            for level, kind, value in ancillary:
+                if (level, kind) == (SOL_UDP, UDP_GRO):
+                    size = int.from_bytes(value, "little")
+            got += [data[at : at + size] for at in range(0, len(data), size)]
+            assert gathers or len(data) == size
+    assert got == sent
+    stats = counters(tunnel)["stack"]
+    assert stats["drop_udp_header"] == 0 and stats["drop_checksum"] == 0
 
 
 def test_3000_dns_queries_at_once(net: Lab, worker: Child) -> None:

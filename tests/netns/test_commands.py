@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.netns import client, lab, machine, servers
-from tests.netns.child import Child, descendants, until
-from tests.netns.lab import NOBODY, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
+from tests.kits.netns import client, lab, machine, servers
+from tests.kits.netns.child import Child, descendants, until
+from tests.kits.netns.lab import USER, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
 
 DIG = ["dig", "+tries=1", "+time=30"]
 MALFORMED = [
@@ -76,7 +76,7 @@ def test_version_names_lwip_too(quiet: Namespace) -> None:
 
 
 def test_connect_without_privilege(net: Lab, quiet: Namespace) -> None:
-    child = net.connect(quiet, ready=False, user=NOBODY)
+    child = net.connect(quiet, ready=False, user=USER)
     assert child.wait() == 3, child.output
     child.no_traceback()
     assert "CAP_NET_ADMIN" in "\n".join(child.stderr)
@@ -216,7 +216,7 @@ def test_max_flows_refuses_what_is_over(net: Lab, worker: Child) -> None:
         results, held = [], []
         for _ in range(12):
             try:
-                held.append(client.connect(lab.FAR4, servers.HANG))
+                held.append(client.connect(lab.FAR4, servers.HANG, timeout=4))
                 results.append("connected")
             except OSError as error:
                 results.append(type(error).__name__)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import dns_daemons
-from tests.dns_daemons import Daemons
-from tests.dns_programs import find
-from tests.netns import lab
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, Lab, Namespace
-from tests.netns.watch import Watch
+from tests.kits import dns_daemons
+from tests.kits.dns_daemons import Daemons
+from tests.kits.netns import lab
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns.watch import Watch
+from tests.kits.programs import find
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
 
@@ -359,7 +359,7 @@ def test_block_static_forward_and_dns_over_tls(net: Lab, worker: Child, resolver
             with pytest.raises(ConnectionRefusedError):
                 refused.recv(10)
         block.write_text("www.zks.test\n")
-        connect.process.send_signal(signal.SIGHUP)
+        assert Child("reload", place.command([*lab.ZKS, "reload"])).wait() == 0
         until(lambda: "NXDOMAIN" in dig(net, place, "www.zks.test"))
         assert not watch.seen
     connect.no_traceback()

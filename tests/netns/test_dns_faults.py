@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -23,12 +22,12 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests import dns_daemons
-from tests.dns_daemons import Daemons
-from tests.netns import lab
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, Lab, Namespace
-from tests.netns.watch import Watch
+from tests.kits import dns_daemons
+from tests.kits.dns_daemons import Daemons
+from tests.kits.netns import lab
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns.watch import Watch
 
 VIAS = ["tunnel", "direct"]
 ANYBODY = "25.77.7.7"  # a name server that does not exist
@@ -53,7 +52,7 @@ class BadResolver:
 
 @contextlib.contextmanager
 def bad_resolver(net: Lab, folder: Path, port: int = 0) -> Iterator[BadResolver]:
-    argv = [*PYTHON, "-m", "tests.unit.dns.servers", lab.FAR4, str(folder), str(port)]
+    argv = [*PYTHON, "-m", "tests.kits.dns_servers", lab.FAR4, str(folder), str(port)]
     with Child("bad resolver", net.far.command(argv)) as child:
         child.wait_for(r"^ready")
         pairs = (line.split() for line in child.stdout if " " in line)
@@ -299,7 +298,7 @@ def test_what_the_applications_ask_of_port_853_passes(
 
 
 def test_the_cache_is_flushed_and_grace_runs_out(net: Lab, resolvers: Daemons) -> None:
-    """The worker has gone: what is in the cache is answered, until SIGHUP; the rest never."""
+    """The worker has gone: what is in the cache is answered, until `reload`; the rest never."""
     place = net.add_host()
     listen = f"{lab.WORKER4}:8797"
     options = ["-v", "--grace", "2", *trusted(resolvers, resolvers.url(resolvers.unbound_doh))]
@@ -317,7 +316,6 @@ def test_the_cache_is_flushed_and_grace_runs_out(net: Lab, resolvers: Daemons) -
         assert 2 <= time.monotonic() - began < 10, "the grace, not what it is by default"
         for option in ("+nocookie", "+cookie"):
             assert "192.0.2.1" in dig(net, place, option, "www.zks.test", "+short")
-        connect.process.send_signal(signal.SIGHUP)
-        until(lambda: any("answers forgotten" in line for line in connect.stderr))
+        assert Child("reload", place.command([*lab.ZKS, "reload"])).wait() == 0
         for option in ("+nocookie", "+cookie"):
             assert "SERVFAIL" in dig(net, place, option, "www.zks.test")

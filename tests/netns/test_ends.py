@@ -6,11 +6,11 @@ import contextlib
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, Lab
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import PYTHON, Lab
 
-DUPLEX = [*PYTHON, "-m", "tests.netns.client", "duplex", lab.FAR4, "1", "3000000"]
+DUPLEX = [*PYTHON, "-m", "tests.kits.netns.client", "duplex", lab.FAR4, "1", "3000000"]
 
 
 # (64,000 bytes is what one segment to the device holds; the MSS is 40 or 60 less than the MTU.)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import Lab
 from tests.netns.conftest import Way
-from tests.netns.lab import Lab
 
 ERRORS = [
     (lab.FAR4, servers.CLOSED, "ECONNREFUSED"),

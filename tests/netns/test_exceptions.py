@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
-import trustme
 
-from tests.netns import client, lab, machine
-from tests.netns.child import Child
-from tests.netns.containers import container
-from tests.netns.host import probe
+from tests.kits.netns import client, lab, machine, probe
+from tests.kits.netns.child import Child
+from tests.kits.netns.containers import container
+from tests.kits.netns.lab import WORKER4, WORKER_PORT, ZKS, Lab, Namespace
+from tests.kits.netns.leak import Detector, Packet, Prober, housekeeping
+from tests.kits.netns.names_tls import names_over_tls
+from tests.kits.netns.talk import ALL, BRIEF, NONE, PATIENT, echo, reaches
 from tests.netns.host.conftest import nothing
-from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
-from tests.netns.host.talk import ALL, BRIEF, NONE, PATIENT, echo, reaches
-from tests.netns.lab import PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
 
 PORT = 8022
 
@@ -133,11 +131,6 @@ def test_a_workers_name_that_leads_elsewhere(
     """TunnelCrack: only our own sockets go to the address that the name is said to have."""
     trap, port = TRAPS[where], 8854
     host.ip(f"addr add {probe.CLIENT4}/24 dev up0")
-    authority = trustme.CA()
-    ca, chain = net.directory / "trap-ca.pem", net.directory / "trap.pem"
-    authority.cert_pem.write_to_path(ca)
-    authority.issue_cert("dns.zks.test").private_key_and_cert_chain_pem.write_to_path(chain)
-    answers = net.file("trap.json", json.dumps({"worker.zks.test": [trap]}))
 
     def expected(packet: Packet) -> bool:
         ours = ((trap, 8788), (lab.FAR4, port))
@@ -145,12 +138,9 @@ def test_a_workers_name_that_leads_elsewhere(
         return housekeeping(packet) or (tcp and (packet.destination, packet.port) in ours)
 
     detector.allowed = expected
-    argv = [*PYTHON, "-m", "tests.netns.names_tls", lab.FAR4, str(port), str(chain), str(answers)]
-    options = ["--dns", f"tls://dns.zks.test:{port}@{lab.FAR4}", "--ca-file", str(ca), "-v"]
-    with Child("names over TLS", net.far.command(argv)) as names:
-        names.wait_for("names over TLS are ready")
+    with names_over_tls(net, port, trap) as (_, options):
         url = "ws://worker.zks.test:8788"
-        with net.connect(host, *options, url=url, ready=False) as child:
+        with net.connect(host, *options, "-v", url=url, ready=False) as child:
             child.wait_for("Trying again")
             told = Child("status", host.command([*ZKS, "status"]))
             told.wait()

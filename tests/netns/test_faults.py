@@ -18,10 +18,10 @@ import pytest
 import trio
 from trio_websocket import open_websocket_url
 
-from tests.netns import client, lab, machine, servers
-from tests.netns import hostile as frames
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
+from tests.kits import hostile_worker as frames
+from tests.kits.netns import client, lab, machine, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import WORKER4, Lab, Namespace
 
 _ports = itertools.count(9000)
 
@@ -31,25 +31,23 @@ def host(net: Lab) -> Namespace:
     return net.add_host()
 
 
-@contextlib.contextmanager
-def hostile(net: Lab, mode: str) -> Iterator[tuple[Child, str]]:
-    """A misbehaving worker, and the URL that it is at."""
-    port = next(_ports)
-    argv = [*PYTHON, "-m", "tests.netns.hostile", mode, WORKER4, str(port)]
-    with Child(f"hostile {mode}", net.mid.command(argv)) as child:
-        child.wait_for("hostile worker listens")
-        yield child, f"ws://{WORKER4}:{port}"
-
-
 @pytest.mark.parametrize(
     ("mode", "code"),
-    [("401", 13), ("403", 13), ("404", 14), ("html", 14), ("redirect", 14), ("no-subprotocol", 14)],
+    [
+        ("401", 13),
+        ("403", 13),
+        ("404", 14),
+        ("html", 14),
+        ("redirect", 14),
+        ("no-subprotocol", 14),
+        ("garbage-http", 14),
+    ],
 )
 def test_at_the_start_a_wrong_answer_ends_it(
     net: Lab, host: Namespace, mode: str, code: int
 ) -> None:
     before = machine.picture(host.path)
-    with hostile(net, mode) as (_, url):
+    with net.hostile_worker(mode, next(_ports)) as (_, url):
         child = net.connect(host, url=url, ready=False)
         assert child.wait() == code, child.output
     child.no_traceback()
@@ -59,7 +57,7 @@ def test_at_the_start_a_wrong_answer_ends_it(
 
 
 def test_a_wrong_token_ends_it(net: Lab, worker: Child, host: Namespace) -> None:
-    wrong = net.file("wrong-token", "not-the-token\n")
+    wrong = net.secret("wrong-token", "not-the-token\n")
     child = net.connect(host, "--token-file", str(wrong), ready=False)
     assert child.wait() == 13, child.output
     child.no_traceback()
@@ -79,13 +77,13 @@ def test_an_absent_worker_is_retried_until_it_is_there(net: Lab, host: Namespace
     child.no_traceback()
 
 
-@pytest.mark.parametrize("mode", ["absent", "mute", "hang-up", "garbage-http", "500"])
+@pytest.mark.parametrize("mode", ["absent", "mute", "hang-up", "500"])
 def test_a_worker_that_does_not_answer_is_retried(net: Lab, host: Namespace, mode: str) -> None:
     before = machine.picture(host.path)
     with contextlib.ExitStack() as stack:
         other, url = None, f"ws://{WORKER4}:{next(_ports)}"
         if mode != "absent":
-            other, url = stack.enter_context(hostile(net, mode))
+            other, url = stack.enter_context(net.hostile_worker(mode, next(_ports)))
         child = stack.enter_context(net.connect(host, url=url, ready=False))
         if other is not None:
             other.wait_for("^connection from")
@@ -109,7 +107,7 @@ def retrying(child: Child) -> bool:
 def test_garbage_in_place_of_hello(net: Lab, host: Namespace, mode: str) -> None:
     """A clear line; then either retried, or ended as a protocol error. Never a crash."""
     before = machine.picture(host.path)
-    with hostile(net, mode) as (other, url):
+    with net.hostile_worker(mode, next(_ports)) as (other, url):
         child = net.connect(host, url=url, ready=False)
         with child:
             other.wait_for("upgrade asked for")
@@ -133,7 +131,7 @@ def test_a_protocol_error_costs_the_websocket_only(net: Lab, host: Namespace, mo
     """
     held = mode in ("long-length", "idle-stream", "unknown-command", "text", "close-1002")
     host.sysctl("net.ipv4.tcp_syn_retries=1")
-    with hostile(net, mode) as (other, url):
+    with net.hostile_worker(mode, next(_ports)) as (other, url):
         child = net.connect(host, url=url)
         with child, host.entered():
             said = len(child.stderr)
@@ -156,7 +154,7 @@ def test_a_protocol_error_costs_the_websocket_only(net: Lab, host: Namespace, mo
 
 def test_a_worker_that_stalls_in_a_frame(net: Lab, host: Namespace) -> None:
     """Nothing more comes; SIGTERM still ends it."""
-    with hostile(net, "stall") as (other, url):
+    with net.hostile_worker("stall", next(_ports)) as (other, url):
         child = net.connect(host, url=url)
         with child, host.entered(), client.connect(lab.FAR4, 80) as sock:
             sock.settimeout(1)
@@ -196,7 +194,7 @@ def test_a_401_later_keeps_it_closed_and_retrying(net: Lab, host: Namespace) -> 
     child = net.connect(host, url=f"ws://{WORKER4}:{port}")
     with child, host.entered():
         first.stop()
-        other = net.file("other-token", "another\n")
+        other = net.secret("other-token", "another\n")
         with net.worker("--token-file", str(other), listen=f"{WORKER4}:{port}", token=False):
             child.wait_for("401")
             assert client.connect_error(lab.FAR4, servers.ECHO, syn_retries=1) != "connected"
@@ -246,7 +244,9 @@ def test_a_name_of_a_private_address_is_refused_by_the_worker(
             async with open_websocket_url(
                 url, subprotocols=["zks-tunnel.v2"], extra_headers=token
             ) as ws:
-                await ws.send_message(frames.head40(frames.HELLO, 0, b'{"version": 2}'))
+                await ws.send_message(
+                    frames.head40(frames.HELLO, 0, b'{"version": 2, "resume": 0}')
+                )
                 assert (await ws.get_message())[0] == frames.HELLO
                 target = struct.pack("!BIHH", frames.CONNECT, 1, servers.HTTP, len(host))
                 await ws.send_message(target + host.encode())

@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-from tests.netns.child import until
-from tests.netns.containers import container
-from tests.netns.lab import FAR4, Lab, Namespace
+from tests.kits.netns.child import until
+from tests.kits.netns.containers import container
+from tests.kits.netns.lab import FAR4, Lab, Namespace
 from tests.unit.host.test_plan import CASES, RECORDED
-from zks_lwip.host.plan import make_plan
-from zks_lwip.host.steps import Nftables
+from zks_lwip.host.plan.make import make_plan
+from zks_lwip.host.plan.steps import Nftables
 
 INTO_THE_TUNNEL = {"default": "198.51.100.7", "only": "198.51.100.7", "gateway": "198.51.100.7"}
 # Of an earlier version, for the same wishes as "gateway".

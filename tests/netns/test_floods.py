@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.netns import client, floods, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.floods import Flows, resident
-from tests.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns import client, floods, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import counters, flows
+from tests.kits.netns.floods import Flows, resident
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
 
 MB = 1 << 20
 pytestmark = pytest.mark.timeout(900)  # in all; what is waited for has limits of its own
 DRAINED = 150  # seconds: last segments that were lost are sent again, each time later
 
-
-def counters(connect: Child) -> dict[str, Any]:
-    """What SIGUSR1 makes it tell."""
-    seen = len(connect.stderr)
-    connect.signal(signal.SIGUSR1)
-    until(lambda: any(line.startswith("{") for line in connect.stderr[seen:]))
-    line = next(line for line in connect.stderr[seen:] if line.startswith("{"))
-    found: dict[str, Any] = json.loads(line)
-    return found
-
-
-def flows(connect: Child) -> int:
-    """How many TCP connections it holds, those that end among them."""
-    told = counters(connect)
-    return max(told["gateway"]["flows"], told["stack"]["flows"])
+NO_RESUME = ("--resume", "0")
+"""However a connect ends, far ends are not held for it: the next test needs their descriptors."""
 
 
 @pytest.fixture
@@ -64,7 +49,7 @@ def test_an_idle_flow_costs_little(
     net: Lab, worker: Child, roomy: Namespace, many_descriptors: None
 ) -> None:
     """Memory at the start, and of each of 2,000 and 5,000 flows; those are alive all the while."""
-    with net.connect(roomy) as connect, roomy.entered():
+    with net.connect(roomy, *NO_RESUME) as connect, roomy.entered():
         client.duplex(lab.FAR4, servers.DUPLEX, 1000, 1000)
         start = resident(connect.pid)
         with Flows(lab.FAR4, servers.IDLE, 2000) as some:
@@ -94,7 +79,7 @@ def test_an_idle_flow_costs_little(
 def test_20000_flows_meet_the_limit(
     net: Lab, worker: Child, roomy: Namespace, many_descriptors: None
 ) -> None:
-    with net.connect(roomy, "--max-flows", "8192") as connect, roomy.entered():
+    with net.connect(roomy, "--max-flows", "8192", *NO_RESUME) as connect, roomy.entered():
         start = resident(connect.pid)
         with client.connect(lab.FAR4, servers.ECHO) as old:
             with Flows(lab.FAR4, servers.IDLE, 8191) as flood:
@@ -146,7 +131,7 @@ def test_100000_syns_a_second(net: Lab, worker: Child, roomy: Namespace) -> None
     """
     with net.connect(roomy) as connect, roomy.entered():
         start = resident(connect.pid)
-        argv = [*PYTHON, "-m", "tests.netns.floods", "100000", "10", address_of(roomy)]
+        argv = [*PYTHON, "-m", "tests.kits.netns.floods", "100000", "10", address_of(roomy)]
         with client.connect(lab.FAR4, servers.ECHO) as old:
             with Child("flood", roomy.command([*argv, lab.FAR4, lab.SILENT4])) as flood:
                 refused, late, peak, trips, opened = 0, 0, start, [], []

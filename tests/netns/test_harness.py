@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns import client, lab, machine, servers
-from tests.netns.lab import Lab, Namespace
+from tests.kits.netns import client, lab, machine, servers
+from tests.kits.netns.lab import Lab, Namespace
 
 
 @pytest.fixture(scope="module")

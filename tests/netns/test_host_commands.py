@@ -5,73 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns import client, lab, machine
-from tests.netns.child import Child, descendants
-from tests.netns.lab import NOBODY, PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
+from tests.kits.netns import client, lab, machine
+from tests.kits.netns.child import Child
+from tests.kits.netns.commands import (
+    current_state,
+    direct,
+    host,
+    run,
+    status,
+    unchanged,
+    wait_for_no_tun,
+    workers_of,
+)
+from tests.kits.netns.lab import NOBODY, PYTHON, WORKER4, WORKER_PORT, ZKS, Lab, Namespace
+
+__all__ = ["host", "unchanged"]  # the fixtures
 
 DIRECT4 = "25.1.{}.2"  # a host's own address, as the far end sees it without a tunnel
 
 
-@pytest.fixture(scope="module")
-def host(net: Lab) -> Namespace:
-    """The host that the tests of this file set up and take down, one after the other.
-
-    With a /run/zks_lwip of its own: `recover` looks at every journal that is there.
-    """
-    host = net.add_host()
-    host.state = net.directory / f"state-of-{host.name}"
-    host.state.mkdir(mode=0o700)
-    return host
-
-
-@pytest.fixture
-def unchanged(host: Namespace) -> Iterator[None]:
-    before = machine.picture(host.path)
-    yield
-    assert machine.difference(before, machine.picture(host.path)) == ""
-    inode = os.stat(host.path).st_ino
-    assert host.state is not None
-    left = [path for path in host.state.glob(f"net-{inode}.*") if path.stat().st_size]
-    assert not left
-
-
-def run(host: Namespace, *argv: str, code: int = 0, user: int | None = None) -> Child:
-    child = Child(argv[0], host.command([*ZKS, *argv], user=user))
-    assert child.wait() == code, child.output
-    child.no_traceback()
-    return child
-
-
-def status(host: Namespace, code: int = 0) -> dict[str, object]:
-    return dict(json.loads(run(host, "status", "--json", code=code).stdout[0]))
-
-
-def current_state(host: Namespace) -> str:
-    child = Child("status", host.command([*ZKS, "status", "--json"]))
-    child.wait()
-    return str(json.loads(child.stdout[0])["state"])
-
-
-def direct(host: Namespace) -> str:
-    """The address that the host has at its uplink."""
-    return (
-        Child("ip", host.command(["ip", "-4", "-br", "addr", "show", "dev", "up0"]))
-        .succeed()
-        .split()[2]
-        .split("/")[0]
-    )
-
-
 def test_where_nothing_runs(host: Namespace, unchanged: None) -> None:
-    assert "nothing runs here" in run(host, "status", code=1).stderr[0]
+    assert "nothing runs here" in run(host, "status", code=30).stdout[0]
     assert "nothing runs here" in run(host, "pause", code=1).stderr[0]
     assert "nothing runs here" in run(host, "disconnect").stderr[0]
     assert run(host, "recover").stdout == ["nothing was left"]
@@ -115,7 +78,7 @@ def test_while_it_connects(net: Lab, host: Namespace, unchanged: None) -> None:
     """Closed, asked about, and ended, without ever having been connected."""
     with net.connect(host, "--grace", "1", url=f"ws://{WORKER4}:9", ready=False) as child:
         child.wait_for("Trying again")
-        told = status(host, code=1)
+        told = status(host, code=31)
         assert told["state"] == "connecting" and "refused" in str(told["problem"])
         with host.entered():
             began = time.monotonic()
@@ -134,7 +97,7 @@ def test_a_pause(net: Lab, worker: Child, host: Namespace, unchanged: None) -> N
         assert client.who(lab.FAR4) == lab.MID4
         run(host, "pause", "--for", "1h")
         assert client.who(lab.FAR4) == own
-        lines = run(host, "status").stdout
+        lines = run(host, "status", code=33).stdout
         assert any(line.startswith("PAUSED since") for line in lines)
         run(host, "pause", "--end")
         assert client.who(lab.FAR4) == lab.MID4
@@ -152,7 +115,7 @@ def test_killed_and_recovered(net: Lab, worker: Child, host: Namespace, unchange
         child.wait()
     with host.entered():
         assert client.connect_error(lab.FAR4, 80, syn_retries=1) in ("EHOSTUNREACH", "ENETUNREACH")
-    assert "the machine is closed" in run(host, "status", code=1).stderr[0]
+    assert "the machine is closed" in run(host, "status", code=35).stdout[0]
     assert "the machine is closed" in run(host, "pause", code=1).stderr[0]
     assert "closed" in run(host, "disconnect", code=4).stderr[-1]
     lines = run(host, "recover", "-v").stdout
@@ -172,18 +135,50 @@ def test_killed_and_open(
             run(host, "pause", "--for", "1h")
         child.signal(signal.SIGKILL)
         child.wait()
+    wait_for_no_tun(host)
     with host.entered():
         assert client.who(lab.FAR4) == direct(host)
-    for command in ("status", "pause"):
-        assert "the machine is OPEN" in run(host, command, code=1).stderr[0]
+    assert "the machine is OPEN" in run(host, "status", code=36).stdout[0]
+    assert "the machine is OPEN" in run(host, "pause", code=1).stderr[0]
     assert "the machine is open" in run(host, "disconnect", code=4).stderr[-1]
     if switch == "route":
         with net.connect(host, "--kill-switch", switch) as child:  # the control
             child.signal(signal.SIGKILL)
             child.wait()
-        assert "the machine is closed" in run(host, "status", code=1).stderr[0]
+        assert "the machine is closed" in run(host, "status", code=35).stdout[0]
     run(host, "recover")
-    assert "nothing runs here" in run(host, "status", code=1).stderr[0]
+    assert "nothing runs here" in run(host, "status", code=30).stdout[0]
+
+
+def test_status_where_the_firewall_cannot_be_read(
+    net: Lab, worker: Child, host: Namespace, unchanged: None
+) -> None:
+    """The state, and why, as long as another program has deleted the table, say."""
+    nft = shutil.which("nft", path=f"{os.defpath}:/usr/sbin:/sbin")
+    assert nft is not None
+    real, broken = net.directory / "nft", net.directory / "nft-is-broken"
+    shutil.copy(nft, real)
+    script = net.file(
+        "nft.sh",
+        f"""#!/bin/sh
+if [ -e {broken} ] && [ "$1 $2 $3" = "-j list counter" ]; then echo no such table >&2; exit 1; fi
+exec {real} "$@"
+""",
+        0o755,
+    )
+    argv = [*ZKS, "connect", *net.tunnel_options()]
+    command = host.command(argv, resolv=net.resolv, binds={nft: script})
+    with Child("connect", command) as child:
+        child.wait_for("^ready: ")
+        assert status(host)["firewall_problem"] == ""
+        broken.touch()
+        told = status(host)
+        assert told["state"] == "connected" and told["refused"] is None
+        assert "no such table" in str(told["firewall_problem"])
+        lines = run(host, "status").stdout
+        assert any(re.match("firewall: cannot be read: .*no such table", line) for line in lines)
+        broken.unlink()
+    child.no_traceback()
 
 
 def test_an_error_keeps_the_host_closed_and_a_restart_takes_over(
@@ -194,7 +189,7 @@ def test_an_error_keeps_the_host_closed_and_a_restart_takes_over(
         host.ip("link del zks0")
         assert child.wait() == 4, child.output
     assert "stays closed" in child.output
-    wrong = net.file("wrong", "not-the-token\n")
+    wrong = net.secret("wrong", "not-the-token\n")
     refused = net.connect(host, "--token-file", str(wrong), ready=False)
     assert refused.wait() == 13, refused.output
     with host.entered():
@@ -205,7 +200,7 @@ def test_an_error_keeps_the_host_closed_and_a_restart_takes_over(
 
 def test_always_on(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:
     """It is ready when the host is closed, and an error of the start does not open it."""
-    wrong = net.file("wrong", "not-the-token\n")
+    wrong = net.secret("wrong", "not-the-token\n")
     with net.connect(host, "--always-on", "--token-file", str(wrong), ready=False) as child:
         assert child.wait() == 13, child.output
     with host.entered():
@@ -262,7 +257,7 @@ def test_only_what_is_needed_is_kept(
             with host.entered():
                 assert client.who(lab.FAR4) == (direct(host) if embedded else lab.MID4)
             host.ip("rule del priority 130")
-            child.wait_for("somebody has undone")
+            child.wait_for("another program has undone")
             run(host, "pause", "--for", "1h")
             run(host, "pause", "--end")
             run(host, "disconnect")
@@ -283,17 +278,6 @@ def _tasks_of(pid: int) -> list[dict[str, str]]:
     return found
 
 
-def workers_of(pid: int) -> list[int]:
-    """The embedded worker of ``connect``, if it has one."""
-    found = []
-    for one in descendants(pid)[1:]:
-        with contextlib.suppress(*_ENDED):
-            # (Not "--worker": of `connect`, and for a moment of what it is about to start.)
-            if b"worker" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0"):
-                found.append(one)
-    return found
-
-
 def test_the_worker_through_a_proxy(net: Lab, host: Namespace, unchanged: None) -> None:
     """Its name is known to the proxy only; nothing but the proxy is contacted."""
     import trustme
@@ -304,7 +288,7 @@ def test_the_worker_through_a_proxy(net: Lab, host: Namespace, unchanged: None) 
     chain = net.directory / "proxy-worker.pem"
     authority.issue_cert("localhost", WORKER4).private_key_and_cert_chain_pem.write_to_path(chain)
     listen = f"{WORKER4}:8443"
-    proxy = net.mid.command([*PYTHON, "-m", "tests.unit.connect_proxy", WORKER4, "3128"])
+    proxy = net.mid.command([*PYTHON, "-m", "tests.kits.connect_proxy", WORKER4, "3128"])
     with (
         net.worker("--tls-cert", str(chain), listen=listen),
         Child("proxy", proxy) as proxying,
@@ -347,7 +331,7 @@ def test_split_tunnels(net: Lab, worker: Child, host: Namespace, unchanged: None
         assert client.who(lab.FAR6) != lab.MID6
     assert not any("undone" in line for line in child.stderr), "a rule for everything has no `to`"
     with net.connect(host, "--bypass", "user:nobody"):
-        argv = [*PYTHON, "-m", "tests.netns.client", "who", lab.FAR4]
+        argv = [*PYTHON, "-m", "tests.kits.netns.client", "who", lab.FAR4]
         for user, seen in ((NOBODY, own), (None, lab.MID4)):
             child = Child("who", host.command(argv, user=user))
             assert child.succeed().strip() == seen
@@ -374,5 +358,5 @@ def test_in_a_namespace(net: Lab, worker: Child, host: Namespace, unchanged: Non
     with net.connect(host, "--netns", inside.name):
         told = dict(json.loads(run(host, "status", "--netns", inside.name, "--json").stdout[0]))
         assert told["netns"] == inside.name and told["peers"] is None
-        assert "nothing runs here" in run(host, "status", code=1).stderr[0]
+        assert "nothing runs here" in run(host, "status", code=30).stdout[0]
         run(host, "disconnect", "--netns", inside.name)

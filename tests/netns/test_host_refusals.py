@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import client, lab, machine
-from tests.netns.child import Child, until
-from tests.netns.lab import ZKS, Lab, Namespace
-from tests.netns.test_host_commands import direct, host, run, unchanged
+from tests.kits.netns import client, lab, machine
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import direct, host, run, unchanged, wait_for_no_tun
+from tests.kits.netns.lab import ZKS, Lab, Namespace
 
 __all__ = ["host", "unchanged"]  # the fixtures
 
@@ -147,7 +147,7 @@ def test_a_table_of_ours_that_somebody_has_changed(
     exchange = "delete table inet zks_lwip; table inet zks_lwip { chain x { }; }"
     with net.connect(host) as child, host.entered():
         sh(host, f"nft '{exchange}'")
-        child.wait_for("somebody has undone `nft -f")
+        child.wait_for("another program has undone `nft -f")
         until(lambda: "chain leaving" in sh(host, "nft list table inet zks_lwip"))
         assert client.who(lab.FAR4) == lab.MID4
         child.signal(signal.SIGKILL)
@@ -318,6 +318,7 @@ def test_a_weaker_kill_switch_says_so(
         child.signal(signal.SIGKILL)
         child.wait()
         if mode == "off":
+            wait_for_no_tun(host)
             assert client.who(lab.FAR4) == direct(host)
         else:
             assert client.connect_error(lab.FAR4, 80, syn_retries=1) in (

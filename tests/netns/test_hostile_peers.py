@@ -10,31 +10,22 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, WORKER4, Lab
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import WORKER4, Lab
 
 PORT = 9500
-
-
-@contextlib.contextmanager
-def hostile(net: Lab, mode: str, port: int) -> Iterator[tuple[Child, str]]:
-    argv = [*PYTHON, "-m", "tests.netns.hostile", mode, WORKER4, str(port)]
-    with Child(f"hostile {mode}", net.mid.command(argv)) as child:
-        child.wait_for("hostile worker listens")
-        yield child, f"ws://{WORKER4}:{port}"
 
 
 def test_lies_about_names_datagrams_and_pings(net: Lab) -> None:
     """A name is answered truly or SERVFAIL; lies from nowhere go nowhere; nobody is stirred."""
     host = net.add_host()
     with (
-        hostile(net, "lies", PORT) as (worker, url),
+        net.hostile_worker("lies", PORT) as (worker, url),
         net.connect(host, "--dns-via", "worker", url=url) as connect,
     ):
         names = [f"{letter}.zks.test" for letter in "abcdefgi"]
@@ -54,7 +45,10 @@ def test_lies_about_names_datagrams_and_pings(net: Lab) -> None:
 def test_endless_tiny_frames(net: Lab) -> None:
     """The flood takes time, but no memory; it does not keep the client from ending."""
     host = net.add_host()
-    with hostile(net, "flood", PORT + 1) as (worker, url), net.connect(host, url=url) as connect:
+    with (
+        net.hostile_worker("flood", PORT + 1) as (worker, url),
+        net.connect(host, url=url) as connect,
+    ):
         before = _memory(connect)
         time.sleep(1.5)
         assert _memory(connect) - before < 32 << 20
@@ -68,9 +62,9 @@ def test_a_token_that_is_removed(net: Lab) -> None:
     """SIGHUP ends the sessions of that token only, and it may come back."""
     mine, theirs = net.add_host(), net.add_host()
     port, url = PORT + 2, f"ws://{WORKER4}:{PORT + 2}"
-    other = net.file("their-token", "their-token-" + "t" * 20 + "\n")
+    other = net.secret("their-token", "their-token-" + "t" * 20 + "\n")
     both = net.token_file.read_text() + other.read_text()
-    tokens = net.file("tokens", both, 0o600)
+    tokens = net.secret("tokens", both)
     options = ["-v", "--token-file", str(tokens)]
     with (
         net.worker(*options, listen=f"{WORKER4}:{port}", token=False) as worker,

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import lab, servers
-from tests.netns.child import Child
-from tests.netns.lab import WORKER4, Lab, Namespace
-from tests.netns.mirror import Mirror
+from tests.kits.netns import lab, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import WORKER4, Lab, Namespace
+from tests.kits.netns.mirror import Mirror
 
 DEEP4, DEEP6 = "25.66.5.1", "2a0e:66:5::1"  # behind far, over a link of MTU 1280
 OTHER4, OTHER6 = lab.NAMES4, "2a0e:2:2::53"  # far, too

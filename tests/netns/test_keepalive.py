@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, Lab, Namespace
-from tests.netns.test_floods import counters
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import counters
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
 
 WAIT = 60  # seconds for what takes a few
 #: Holds a connection until it is told to use it.

@@ -9,9 +9,9 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import Lab, Namespace
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import Lab, Namespace
 
 
 def refused(connect: Child) -> dict[str, int]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import WORKER4, Lab
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import WORKER4, Lab
 
 MIB = 1 << 20
 BUDGET = 48  # MiB, of --max-memory

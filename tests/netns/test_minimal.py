@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.netns.child import Child
-from tests.netns.lab import ZKS, Lab
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import ZKS, Lab
 
 # The tables of netbase are not there, in a mount namespace of the command's own.
 BARE = """

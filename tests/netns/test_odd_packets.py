@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from tests.netns import lab, servers
-from tests.netns.child import Child
-from tests.netns.lab import Lab
-from tests.netns.test_floods import counters
+from tests.kits.netns import lab, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.commands import counters
+from tests.kits.netns.lab import Lab
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 GRE, SCTP = 47, 132

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import lab, servers
-from tests.netns.child import Child
+from tests.kits.netns import lab, servers
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import Lab
 from tests.netns.conftest import Way
-from tests.netns.lab import Lab
 
 
 def test_curl_by_name(way: Way) -> None:

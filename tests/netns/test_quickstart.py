@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.child import ROOT, Child
-from tests.netns.lab import NOBODY, Lab, Namespace
+from tests.kits.netns.child import ROOT, Child
+from tests.kits.netns.lab import NOBODY, Lab, Namespace
 
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
 

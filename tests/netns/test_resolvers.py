@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import resolver_programs
-from tests.netns import lab
-from tests.netns.child import Child, until
+from tests.kits import resolver_programs
+from tests.kits.netns import lab
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import WORKER4, WORKER_PORT, Lab, Namespace
+from tests.kits.netns.leak import Detector, Packet, housekeeping
+from tests.kits.netns.resolvers import ResolverHost, missing
 from tests.netns.host.conftest import nothing
-from tests.netns.host.leak import Detector, Packet, housekeeping
-from tests.netns.lab import WORKER4, WORKER_PORT, Lab, Namespace
-from tests.netns.resolvers import ResolverHost, missing
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 

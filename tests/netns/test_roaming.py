@@ -16,14 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import client, lab, machine, servers
-from tests.netns.child import Child, until
-from tests.netns.host import probe
+from tests.kits.netns import client, lab, machine, probe, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import workers_of
+from tests.kits.netns.lab import WORKER4, WORKER6, WORKER_PORT, ZKS, Lab, Namespace
+from tests.kits.netns.leak import Detector, Packet, Prober, housekeeping
+from tests.kits.netns.router import advertise
 from tests.netns.host.conftest import nothing
-from tests.netns.host.leak import Detector, Packet, Prober, housekeeping
-from tests.netns.lab import WORKER4, WORKER6, WORKER_PORT, ZKS, Lab, Namespace
-from tests.netns.router import advertise
-from tests.netns.test_host_commands import workers_of
 
 PORT6 = 8796
 
@@ -90,6 +89,8 @@ def test_the_link_goes_and_a_router_brings_it_back(
         net.connect(host, "-v", "--grace", "1", url=f"ws://[{WORKER6}]:{PORT6}") as child,
         Prober(host) as prober,
         detector.watching() as found,
+        host.entered(),
+        client.connect(lab.FAR6, servers.ECHO) as sock,
     ):
         assert works(host)
         host.ip("link set up0 down")  # which takes its addresses and routes along
@@ -103,6 +104,8 @@ def test_the_link_goes_and_a_router_brings_it_back(
         child.wait_for("is up again", after=seen)
         assert time.monotonic() - began < 10, "silence of the worker takes 25 s to be noticed"
         assert works(host)
+        sock.sendall(b"goes on")
+        assert servers.receive_exactly(sock, 7) == b"goes on", "from the other address"
     nothing(found)
     child.no_traceback()
     after = machine.picture(host.path)
@@ -177,7 +180,7 @@ def test_what_others_undo_is_done_again(
         whole = machine.picture(host.path)
         with Prober(host, *kinds, rate=300), detector.watching() as found:
             execute(host, UNDONE[name])
-            child.wait_for("somebody has undone")
+            child.wait_for("another program has undone")
             until(lambda: works(host))
         nothing(found)
         until(
@@ -228,7 +231,7 @@ def clock_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler is installed")
     library = tmp_path_factory.mktemp("shim") / "clock.so"
-    source = Path(__file__).with_name("clock_shim.c")
+    source = Path(__file__).parents[1] / "kits" / "netns" / "clock_shim.c"
     command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True, timeout=200)
     return library
@@ -253,7 +256,7 @@ def test_the_machine_has_slept(net: Lab, worker: Child, host: Namespace, clock_s
             child.wait_for("the machine has slept: connecting")
             child.wait_for("is up again")
             assert time.monotonic() - began < 10, "silence of the worker takes 25 s to be noticed"
-            with pytest.raises(ConnectionResetError):
-                sock.recv(100)
+            sock.sendall(b"goes on")
+            assert servers.receive_exactly(sock, 7) == b"goes on", "over the other WebSocket"
         assert works(host)
     child.no_traceback()

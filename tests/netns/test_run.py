@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from tests.netns import lab, machine, servers
-from tests.netns.child import ROOT, Child, until
-from tests.netns.lab import PYTHON, USER, ZKS, Lab, Namespace
+from tests.kits.netns import lab, machine, servers
+from tests.kits.netns.child import ROOT, Child, until
+from tests.kits.netns.lab import PYTHON, USER, ZKS, Lab, Namespace
 
 USERS = pytest.mark.parametrize("user", [None, USER], ids=["root", "user"])
 
@@ -152,7 +152,9 @@ def test_embedded_worker_and_the_hosts_loopback(net: Lab, user: int | None) -> N
     """What the quickstart does: a page on the host's loopback, by a static name."""
     host = net.add_host()
     with host.entered():
-        page = Child("page", host.command([*PYTHON, "-m", "tests.netns.servers", str(net.pages)]))
+        page = Child(
+            "page", host.command([*PYTHON, "-m", "tests.kits.netns.servers", str(net.pages)])
+        )
     with page:
         page.wait_for("servers are ready")
         url = f"http://hello.zks.test:{servers.HTTP}/hello"

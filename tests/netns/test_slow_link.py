@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.child import Child
-from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import PYTHON, WORKER4, Lab, Namespace
 
 QUIET, PATIENCE = 1.0, 0.7
 BYTES = 1_200_000  # of all streams
@@ -34,7 +34,7 @@ def host(net: Lab) -> Namespace:
 def impatient_worker(net: Lab) -> Iterator[tuple[Child, list[str]]]:
     """A worker, and the arguments for its clients."""
     times = [WORKER4, str(next(_ports)), str(QUIET), str(PATIENCE)]
-    argv = [*PYTHON, "-m", "tests.netns.impatient", "worker", *times, str(net.token_file)]
+    argv = [*PYTHON, "-m", "tests.kits.netns.impatient", "worker", *times, str(net.token_file)]
     with Child("worker", net.mid.command(argv)) as worker:
         worker.wait_for("worker is ready")
         yield worker, times
@@ -43,7 +43,7 @@ def impatient_worker(net: Lab) -> Iterator[tuple[Child, list[str]]]:
 
 
 def client(host: Namespace, what: str, times: list[str], *more: object) -> Child:
-    argv = [*PYTHON, "-m", "tests.netns.impatient", what, *times, *map(str, more)]
+    argv = [*PYTHON, "-m", "tests.kits.netns.impatient", what, *times, *map(str, more)]
     return Child(what, host.command(argv))
 
 
@@ -78,9 +78,10 @@ def test_a_full_queue_is_not_death(
     """In v1 every stream has a WebSocket, and one more is idle beside them in the same queue."""
     where = (host, "up0") if direction == "up" else (net.mid, link_of(host))
     with impatient_worker(net) as (worker, times), slow(*where):
-        child = client(host, direction, times, streams, BYTES // streams, protocol)
+        child = client(host, direction, times, streams, BYTES // streams, protocol, 60)
         done = json.loads(child.succeed(120).splitlines()[-1])
     assert done["good"] == streams and done["lost"] == 0, (done, worker.output)
+    assert done["resumed"] == 0, "it was suspected"
     least = BYTES * 8 / RATE
     assert done["seconds"] > 0.8 * least > 2 * (QUIET + PATIENCE), "the control: it was not slow"
     assert "nothing was heard" not in worker.output
@@ -91,7 +92,7 @@ def test_death_is_found_as_soon_as_ever(net: Lab, host: Namespace, how: str) -> 
     """A kernel acknowledges for its stopped process, too, until its buffers are full."""
     uploads = how.endswith("upload")
     with impatient_worker(net) as (worker, times), contextlib.ExitStack() as stack:
-        what = ("up", 1, 10**9) if uploads else ("hold",)
+        what = ("up", 1, 10**12) if uploads else ("hold",)
         child = stack.enter_context(client(host, what[0], times, *what[1:]))
         child.wait_for("^connected")
         time.sleep(2 * (QUIET + PATIENCE))

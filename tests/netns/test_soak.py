@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns.child import Child
-from tests.netns.lab import PYTHON, Lab
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import PYTHON, Lab
 
 
 @pytest.mark.slow
 def test_a_few_seconds_of_soak(net: Lab) -> None:
-    options = ["--minutes", "0.1", "--killed", "100", "--tolerance", "100"]
+    options = ["--minutes", "0.1", "--killed", "100", "--flows", "200", "--tolerance", "100"]
     without = ["--without", "never", "--without", "udp"]  # these need minutes to return
     with Child("soak", [*PYTHON, "-m", "tests.soak", *options, *without]) as child:
         told = child.succeed(300)

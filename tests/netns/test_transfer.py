@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import Lab
 from tests.netns.conftest import Way
-from tests.netns.lab import Lab
 
 HUNDRED_MB = 100_000_000
 

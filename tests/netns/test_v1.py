@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.netns import client, lab, servers
-from tests.netns.child import Child, until
-from tests.netns.lab import PYTHON, WORKER4, Lab, Namespace
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.lab import PYTHON, WORKER4, Lab, Namespace
 
 HUNDRED_MB = 100_000_000
 V1 = ["--protocol", "v1", "--ipv6", "tunnel"]  # auto would refuse it: v1 cannot say it is there
@@ -31,7 +31,7 @@ _ports = itertools.count(9400)
 def original(net: Lab, *options: str) -> Iterator[tuple[Child, str]]:
     """The original Worker's double, and the URL that it is at."""
     port = next(_ports)
-    argv = [*PYTHON, "-m", "tests.netns.original", WORKER4, str(port), lab.NAMES4, *options]
+    argv = [*PYTHON, "-m", "tests.kits.netns.original", WORKER4, str(port), lab.NAMES4, *options]
     with Child("original worker", net.mid.command(argv)) as running:
         running.wait_for("original worker listens")
         yield running, f"ws://{WORKER4}:{port}"
@@ -68,7 +68,7 @@ def v1(request: pytest.FixtureRequest, net: Lab) -> Iterator[Tunnel]:
 def test_it_is_never_spoken_unasked(net: Lab) -> None:
     with original(net) as (worker, url), net.connect(net.add_host(), url=url, ready=False) as child:
         assert child.wait() == 14, child.output
-        assert "--protocol v1" in child.output
+        assert "set --protocol to v1" in child.output
         worker.wait_for("offered a subprotocol")
 
 

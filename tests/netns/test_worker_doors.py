@@ -10,9 +10,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.netns import client, lab
-from tests.netns.child import Child
-from tests.netns.lab import Lab
+from tests.kits.netns import client, lab
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import Lab
 from zks_lwip.worker.own_addresses import OwnAddresses
 
 ADDED4, ADDED6 = "25.2.2.77", "2a0e:2:2::77"

@@ -62,7 +62,7 @@ def test_what_goes_in_comes_out_or_is_lost(
             assert set(taken) <= {*sent, last}
             if rates == (0, 0, 0, 0):
                 assert taken == [*sent, last]
-            elif not rates[0] and not wire._late:
+            elif not rates[0] and not wire.late:
                 assert set(taken) == {*sent, last}
             assert right.stats()["drop_checksum"] == 0
             await trio.sleep(16)  # then nothing waits any more

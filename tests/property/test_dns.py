@@ -16,19 +16,16 @@ import dns.rrset
 import h2.config
 import h2.connection
 import h2.settings
-import hpack
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zks_lwip.dns._hpack import SteadyDecoder, SteadyEncoder
-from zks_lwip.dns.answer import Answer, answer_from_upstream
 from zks_lwip.dns.cache import Cache
-from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.h2session import Answered, DohSession, Failed
-from zks_lwip.dns.intercept import Query, Rejected, examine
-from zks_lwip.dns.servers import parse_forward, parse_server
-from zks_lwip.dns.wire import WireError, walk
+from zks_lwip.dns.message.answer import Answer, answer_from_upstream
+from zks_lwip.dns.message.framing import Deframer, frame
+from zks_lwip.dns.message.query import Query, Rejected, examine
+from zks_lwip.dns.message.wire import WireError, walk
+from zks_lwip.dns.upstream.doh_session import AnswerReceived, DohSession, QueryFailed
+from zks_lwip.dns.upstream.parse import parse_forward, parse_server
 from zks_lwip.errors import ConfigError
 
 labels = st.binary(min_size=1, max_size=12)
@@ -249,7 +246,7 @@ def test_a_hostile_http2_server_ends_each_query_once(data: st.DataObject) -> Non
     wire = bytearray(server.data_to_send())
     for _ in range(data.draw(st.integers(0, 3))):
         wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
-    events: list[Answered | Failed] = []
+    events: list[AnswerReceived | QueryFailed] = []
     step = data.draw(st.integers(1, 60))
     for start in range(0, len(wire), step):
         events += session.receive(bytes(wire[start : start + step]))
@@ -274,65 +271,10 @@ def test_arguments_are_read_or_refused_with_a_reason(text: str, prefix: str) -> 
             parse(prefix + text)
 
 
-@settings(max_examples=100)
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(
-                st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"1", b"2", b"x" * 40])
-            ),
-            st.integers(0, 200),
-        ),
-        max_size=40,
-    )
-)
-@example([(b"a", b"1"), (b"a", b"1"), 0, 0, (b"a", b"1")])
-@example([(b"a", b"1"), (b"a", b"1"), 0, 4096, 4096, (b"a", b"1")])
-def test_the_remembering_encoder_gives_the_same_bytes(
-    steps: list[tuple[bytes, bytes] | int],
-) -> None:
-    ours, theirs = SteadyEncoder(), hpack.Encoder()
-    for step in steps:
-        if isinstance(step, int):
-            ours.header_table_size = theirs.header_table_size = step
-        else:
-            headers = [(b":method", b"POST"), step, (b"z", step[1])]
-            assert ours.encode(headers) == theirs.encode(headers)
-
-
-_FIELDS = st.lists(
-    st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.sampled_from([b"1", b"2", b"x" * 40])),
-    min_size=1,
-    max_size=3,
-)
-
-
-@settings(max_examples=100)
-@given(st.lists(st.one_of(_FIELDS, st.integers(0, 200), st.binary(max_size=6)), max_size=40))
-@example([[(b"a", b"1")], [(b"a", b"1")], [(b"b", b"1")], [(b"b", b"1")]])
-def test_the_remembering_decoder_gives_the_same_headers(
-    steps: list[list[tuple[bytes, bytes]] | int | bytes],
-) -> None:
-    encoder, ours, theirs = hpack.Encoder(), SteadyDecoder(), hpack.Decoder()
-    for step in steps:
-        if isinstance(step, int):
-            encoder.header_table_size = step
-            continue
-        block = step if isinstance(step, bytes) else encoder.encode(step)
-        try:
-            expected = theirs.decode(block, raw=True)
-        except hpack.HPACKError as error:
-            with pytest.raises(type(error)):
-                ours.decode(block, raw=True)
-            return  # as a connection would be
-        assert list(ours.decode(block, raw=True)) == list(expected)
-        assert ours.header_table.dynamic_entries == theirs.header_table.dynamic_entries
-
-
 @settings(max_examples=150)
 @given(st.data())
 def test_it_does_not_matter_how_an_answer_is_cut(data: st.DataObject) -> None:
-    """What has come in one piece is read by us, what has not by h2: with the same result."""
+    """In one piece, or in pieces of any size: with the same result."""
     server = served(6)[1]
     later: list[Callable[[], None]] = []
     for number in data.draw(st.permutations(range(1, 12, 2))):

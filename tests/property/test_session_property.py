@@ -9,26 +9,37 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.kits.session import play_v1
 from zks_lwip.errors import ProtocolError
-from zks_lwip.tunnel._outbox import MOST_DATAGRAMS, MOST_QUERIES
-from zks_lwip.tunnel.credit import Budget
-from zks_lwip.tunnel.frames import (
+from zks_lwip.protocol import (
     Ack,
+    Budget,
     Close,
     Connect,
     Connected,
     Data,
+    DataReceived,
+    DnsAnswerReceived,
     DnsQuery,
+    DnsQueryReceived,
     DnsResponse,
     Echo,
     EchoReply,
     Eof,
+    EofReceived,
     Error,
+    Event,
     Frame,
     GoAway,
     Hello,
     Ping,
     Pong,
+    Role,
+    Session,
+    Settings,
+    StreamClosed,
+    StreamOpened,
+    StreamReset,
     Udp,
     UdpClose,
     UdpError,
@@ -37,8 +48,7 @@ from zks_lwip.tunnel.frames import (
     parse,
     parse_v1,
 )
-from zks_lwip.tunnel.session import Role, Session, Settings
-from zks_lwip.tunnel.session_v1 import ClientV1, WorkerV1
+from zks_lwip.protocol.outbox import MAX_DATAGRAM_BYTES, MAX_DNS_BYTES
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)  # the machine may be busy
 NOISE = random.Random(7).randbytes(1 << 20)
@@ -91,10 +101,11 @@ class Wire(RuleBasedStateMachine):
                 ),
                 clock=lambda: self.now,
                 budget=self.budget,
-                wake=lambda n=n: self.wake(n),  # type: ignore[misc]
             )
-            for n, (role, window) in enumerate(zip(Role, windows, strict=True))
+            for role, window in zip(Role, windows, strict=True)
         ]
+        for n, end in enumerate(self.ends):
+            end.attach(lambda n=n: self.wake(n))  # type: ignore[misc]
         self.awake = [True, False]
         self.wires: list[deque[bytes]] = [deque(), deque()]
         self.pipes: list[dict[int, Pipe]] = [{}, {}]
@@ -131,26 +142,26 @@ class Wire(RuleBasedStateMachine):
         for event in end.receive(self.wires[n].popleft()):
             self.happen(n, event)
 
-    def happen(self, n: int, event: Frame) -> None:
+    def happen(self, n: int, event: Event) -> None:
         end = self.ends[n]
-        if isinstance(event, Connect):
+        if isinstance(event, StreamOpened):
             self.pipes[1][event.stream] = pipe = Pipe()
             end.accept(event.stream, pipe)
-        elif isinstance(event, Data):
+        elif isinstance(event, DataReceived):
             pipe = self.pipes[1 - n][event.stream]
             assert not pipe.eof_came
             pipe.came += event.payload
             pipe.unconsumed += len(event.payload)
             assert pipe.came == pipe.put[: len(pipe.came)]
-        elif isinstance(event, Eof):
+        elif isinstance(event, EofReceived):
             pipe = self.pipes[1 - n][event.stream]
             assert pipe.ended and pipe.came == pipe.put
             pipe.eof_came = True
-        elif isinstance(event, Close | Error):
+        elif isinstance(event, StreamClosed | StreamReset):
             assert not end.is_open(event.stream)
-        elif isinstance(event, DnsQuery):
+        elif isinstance(event, DnsQueryReceived):
             end.dns_response(event.request, b"answer")
-        elif isinstance(event, DnsResponse):
+        elif isinstance(event, DnsAnswerReceived):
             self.answered += 1
 
     def pick(self, n: int, index: int) -> int | None:
@@ -171,7 +182,7 @@ class Wire(RuleBasedStateMachine):
             self.connect_far_end(stream)
 
     def connect_far_end(self, stream: int) -> None:
-        entry = self.ends[1]._streams.get(stream)
+        entry = self.ends[1].streams.open.get(stream)
         if entry is not None and not entry.connected:
             self.ends[1].connected(stream)
 
@@ -250,13 +261,13 @@ class Wire(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         for end in getattr(self, "ends", ()):
-            assert end._outbox._datagram_size <= MOST_DATAGRAMS
-            assert end._outbox._loose <= MOST_QUERIES
-            assert len(end._associations) <= 2
-            assert len(end._streams) <= end.settings.streams
-            for identifier in (*end._queue._fresh, *end._queue._bulk, *end._outbox.windows):
-                assert identifier in end._streams
-            for stream in end._streams.values():
+            assert end.outbox.datagram_size <= MAX_DATAGRAM_BYTES
+            assert end.outbox.dns_size <= MAX_DNS_BYTES
+            assert len(end.receiver.associations) <= 2
+            assert end.open_streams <= end.settings.streams
+            for identifier in (*end.streams.mux, *end.outbox.windows):
+                assert end.is_open(identifier)
+            for stream in end.streams.open.values():
                 window = stream.window
                 places = window.available + window.held + window.consumed + window.due
                 assert places == window.size
@@ -275,22 +286,22 @@ class Wire(RuleBasedStateMachine):
                     self.transmit(n, 262144)
                 while self.wires[1 - n]:
                     self.deliver(1 - n)
-                for stream in list(self.ends[n]._streams):
+                for stream in list(self.ends[n].streams.open):
                     self.connect_far_end(stream)
                     if stream in self.pipes[1 - n]:
                         self.take(n, stream, 1.0)
             after = sum(len(pipe.came) for pipes in self.pipes for pipe in pipes.values())
             idle = idle + 1 if after == before else 0
-        assert set(self.ends[0]._streams) == set(self.ends[1]._streams)
-        for stream in self.ends[0]._streams:
+        assert set(self.ends[0].streams.open) == set(self.ends[1].streams.open)
+        for stream in self.ends[0].streams.open:
             for pipes in self.pipes:
                 assert pipes[stream].came == pipes[stream].put
                 assert pipes[stream].eof_came == pipes[stream].ended
         assert self.answered == len(self.asked)
-        assert len(self.ends[1]._queries) == 0
+        assert len(self.ends[1].receiver.queries) == 0
         for end in self.ends:
             end.end()
-            assert end._outbox.control_size == 0
+            assert end.outbox.control_size == 0
         assert self.budget.used == 0
 
 
@@ -351,6 +362,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 def test_hostile_messages(role: Role, greeted: bool, messages: list[bytes]) -> None:
     ours = Settings(window=3000, max_data=1500, streams=2, associations=2, requests=2, udp=True)
     end = Session(role, ours)
+    end.attach()
     end.next_message()
     if greeted:
         end.receive(Hello(udp=True, dns=True).encode())
@@ -362,14 +374,14 @@ def test_hostile_messages(role: Role, greeted: bool, messages: list[bytes]) -> N
     for message in messages:
         try:
             for event in end.receive(message):
-                assert not isinstance(event, Ping | Pong | Window | Ack | Unknown)
-                if isinstance(event, Connect):
+                assert isinstance(event, Event)
+                if isinstance(event, StreamOpened):
                     end.accept(event.stream, Pipe())
                     end.connected(event.stream)
                     end.mark_ready(event.stream)
-                if isinstance(event, DnsQuery):
+                if isinstance(event, DnsQueryReceived):
                     end.dns_response(event.request, b"")
-                if isinstance(event, Data):
+                if isinstance(event, DataReceived):
                     end.consumed(event.stream, len(event.payload))
         except ProtocolError as error:
             assert error.status in (1002, 1009) and str(error)
@@ -393,31 +405,4 @@ def test_hostile_v1_messages(message: bytes) -> None:
 @given(st.booleans(), st.lists(mutated() | FRAMES.map(lambda f: f.encode()), max_size=8))
 @settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 def test_hostile_v1_peers(client: bool, messages: list[bytes]) -> None:
-    end: ClientV1 | WorkerV1
-    if client:
-        end = ClientV1(rate=1e12)
-        end.connect("h", 1, Pipe())
-        end.dns_query(1, NOISE[:40])
-    else:
-        end = WorkerV1(Settings(streams=2, requests=2, dns=True))
-    for message in messages:
-        try:
-            for event in end.receive(message):
-                if isinstance(event, Connect) and isinstance(end, WorkerV1):
-                    pipe = Pipe()
-                    pipe.ended = event.port % 2 == 0
-                    end.accept(event.stream, pipe)
-                    end.connected(event.stream)
-                    end.mark_ready(event.stream)
-                if isinstance(event, DnsQuery) and isinstance(end, WorkerV1):
-                    end.dns_response(event.request, b"")
-                if isinstance(event, Data) and event.stream % 2:
-                    end.consumed(event.stream, len(event.payload))
-        except ProtocolError as error:
-            assert error.status in (1002, 1009) and str(error)
-            assert not end.open_streams and end.next_message() is None
-            break
-        end.take_events()
-        while (answer := end.next_message()) is not None:
-            parse_v1(answer)
-        assert end.open_streams <= 2
+    play_v1(not client, messages, NOISE[:40])

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zks_lwip.device import memory_device_pair
-from zks_lwip.stack import Flow, Stack, TcpListener, TcpStream, connect_tcp, open_stack
+from zks_lwip.stack import Stack, TcpListener, TcpStream, connect_tcp, open_stack
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)  # the machine may be busy
 NOISE = random.Random(3).randbytes(1 << 16)
@@ -31,29 +31,13 @@ def pattern(salt: int, start: int, size: int) -> bytes:
     return whole[:size]
 
 
-class Counted:
-    """A flow that counts what it has taken: a cancelled send does not say."""
-
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
-        self.pushed = 0
-
-    def push(self, data: bytes | bytearray | memoryview) -> int:
-        count = self._flow.push(data)
-        self.pushed += count
-        return count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._flow, name)
-
-
 class Wire:
     """One direction: loses, repeats, delays and damages packets."""
 
     def __init__(self, seed: int, loss: float, repeat: float, delay: float, damage: float) -> None:
         self._random = random.Random(seed)
         self.rates = (loss, repeat, delay, damage)
-        self._late: deque[bytes] = deque()
+        self.late: deque[bytes] = deque()
 
     def __call__(self, packets: list[bytes]) -> list[bytes]:
         loss, repeat, delay, damage = self.rates
@@ -67,13 +51,13 @@ class Wire:
                 raw[self._random.randrange(len(raw))] ^= 1 << self._random.randrange(8)
                 packet = bytes(raw)
             if chance() < delay:
-                self._late.append(packet)
+                self.late.append(packet)
                 continue
             result.append(packet)
             if chance() < repeat:
                 result.append(packet)
-            if self._late and chance() < 0.5:
-                result.append(self._late.popleft())
+            if self.late and chance() < 0.5:
+                result.append(self.late.popleft())
         return result
 
 
@@ -91,10 +75,6 @@ class End:
     orders: dict[str, Any] = field(default_factory=dict)
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.flow: Any = Counted(self.stream._flow)
-        self.stream._flow = self.flow
-
     def order(self, kind: str, size: int) -> None:
         self.orders["receive" if kind in ("receive", "drain") else "send"].send_nowait((kind, size))
 
@@ -110,7 +90,7 @@ class End:
 
     async def _send(self, size: int) -> None:
         if not self.ended:
-            await self.stream.send_all(pattern(self.salt, self.flow.pushed, size))
+            await self.stream.send_all(pattern(self.salt, self.stream.bytes_sent, size))
 
     async def _finish(self, size: int) -> None:
         if not self.ended:
@@ -122,10 +102,10 @@ class End:
         data = await self.stream.receive_some(size)
         assert data == pattern(self.peer.salt, self.received, len(data))
         self.received += len(data)
-        assert self.received <= self.peer.flow.pushed
+        assert self.received <= self.peer.stream.bytes_sent
         if not data:
             assert self.peer.ended or self.peer.broken
-            assert self.received == self.peer.flow.pushed
+            assert self.received == self.peer.stream.bytes_sent
             self.came_to_end = True
 
     async def _drain(self, size: int) -> None:
@@ -207,7 +187,7 @@ class World:
                 await until(lambda pair=pair: all(end.came_to_end for end in pair))  # type: ignore[misc]
                 for end in pair:
                     assert not end.broken
-                    assert end.peer is not None and end.received == end.peer.flow.pushed
+                    assert end.peer is not None and end.received == end.peer.stream.bytes_sent
             else:
                 await trio.sleep(5)
             for end in pair:
@@ -217,7 +197,7 @@ class World:
                     end.stream.abort()
         for stack in self.stacks:
             await until(lambda stack=stack: stack.stats()["flows"] == 0)  # type: ignore[misc]
-            assert not stack._flows
+            assert stack.open_flows == 0
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,11 +1,13 @@
 """``python -m tests.soak --minutes 20``: as root, in network namespaces that it makes and removes.
 
-Load of every kind of :mod:`tests.soak.load` passes through a ``connect`` and a worker; programs
-with many connections are killed, and other clients of the worker come, work, and go or are killed.
-Flows, descriptors and memory of both are sampled. When the load has ended, all three have to be
-where they began within two minutes: flows and descriptors as before the first load, memory as after
-a first round of it. (UDP mappings have their own, longer time.) Ends with 1, and says what did not
-return, if not; likewise when a byte was lost or wrong on the way.
+Load of every kind of :mod:`tests.soak.load` passes through a ``connect`` and a worker, over a link
+that is cut now and then for less time than a session waits; programs with many connections are
+killed, and other clients of the worker come, work, and go or are killed. At the end very many
+connections are opened at once, half of them reset and the others closed. Flows, descriptors, tasks,
+memory and the C heap of both are sampled. When the load has ended, all have to be where they began
+within two minutes: flows, tasks and descriptors as before the first load, memory as after a first
+round of it. (UDP mappings have their own, longer time.) Ends with 1, and says what did not return,
+if not; likewise when a byte was lost or wrong on the way.
 """
 
 from __future__ import annotations
@@ -21,30 +23,43 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from tests.netns import lab
-from tests.netns.child import Child, ChildError
-from tests.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns import lab
+from tests.kits.netns.child import Child, ChildError
+from tests.kits.netns.floods import raise_descriptors
+from tests.kits.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns.link import Link
 from tests.soak.load import KINDS
 from tests.soak.samples import Sample, Sampler, not_returned
 
 RETURN = 120.0
 """Seconds after the load within which all has to be where it began."""
+WATCHED = (*PYTHON, "-m", "tests.soak.watched")
+"""Our command line, see there."""
+SPARE_DESCRIPTORS = 4096
+"""That worker and far end may have besides those of the flows that are open at once."""
 UDP_RETURN = 330.0
 """Seconds for UDP mappings: they may live for 300 s (RFC 4787 REQ-5)."""
 EVERY = 5.0
 """Seconds between two samples."""
+CUT_EVERY, CUT = 15.0, 1.5
+"""Seconds between two cuts of the link, and for which it is cut."""
+LINK = {"rate": 1e9, "delay": 0.001}
+"""Of the host to the worker."""
 
 
 class Soak:
     """The load, by a ``connect`` in ``host`` and by passing clients in ``other``."""
 
-    def __init__(self, net: Lab, host: Namespace, options: argparse.Namespace) -> None:
+    def __init__(self, net: Lab, host: Namespace, link: Link, options: argparse.Namespace) -> None:
         self.net = net
         self.host = host
+        self.link = link
         self.other = net.add_host()
         self.kinds = [kind for kind in KINDS if kind not in options.without]
         self.killed = 0 if "killed" in options.without else options.killed
         self.passing = "passing" not in options.without
+        self.cuts = "cuts" not in options.without
+        self.many = options.flows
         self.done: dict[str, int] = {}
         self.wrong: dict[str, int] = {}
         self._counting = threading.Lock()
@@ -53,6 +68,7 @@ class Soak:
     def idle(self) -> list[str]:
         """Kinds of which nothing was done: they show nothing."""
         wanted = [*self.kinds, *["killed"] * bool(self.killed), *["passing"] * self.passing]
+        wanted += [*["cuts"] * self.cuts, *["many"] * bool(self.many)]
         return [kind for kind in wanted if not self.done.get(kind)]
 
     def count(self, kind: str, done: int = 1, wrong: str = "", times: int = 1) -> None:
@@ -74,6 +90,8 @@ class Soak:
             jobs.append(lambda: self._kill(end))
         if self.passing:
             jobs.append(lambda: self._pass_by(end))
+        if self.cuts:
+            jobs.append(lambda: self._cut(end, min(CUT_EVERY, seconds / 2)))
         with ThreadPoolExecutor(len(jobs)) as threads:
             futures: list[Future[None]] = [threads.submit(job) for job in jobs]
             while not all(future.done() for future in futures):
@@ -81,6 +99,10 @@ class Soak:
                 time.sleep(min(EVERY, max(0.2, end - time.monotonic())))
             for future in futures:
                 future.result()
+        if self.many:
+            meanwhile()
+            self._application("many", self.many).succeed(600)
+            self.count("many", self.many)
 
     def _application(self, *arguments: object) -> Child:
         argv = [*PYTHON, "-m", "tests.soak.load", *map(str, arguments)]
@@ -104,13 +126,22 @@ class Soak:
             self.count("killed", int(held[1]))
             time.sleep(5)
 
+    def _cut(self, end: float, every: float) -> None:
+        """The link is dead for a moment, again and again; sessions are resumed."""
+        while time.monotonic() + every < end:
+            time.sleep(every)
+            self.link.blackhole()
+            time.sleep(CUT)
+            self.link.restore()
+            self.count("cuts")
+
     def _pass_by(self, end: float) -> None:
         """Clients of the worker's with sessions of their own; every other one is killed."""
         number = 0
         while time.monotonic() < end:
             number += 1
             if number % 2:
-                argv = [*PYTHON, "-m", "tests.netns.client", "duplex", lab.FAR4, "4", "500000"]
+                argv = [*PYTHON, "-m", "tests.kits.netns.client", "duplex", lab.FAR4, "4", "500000"]
                 with self.net.run(self.other, *argv) as child:
                     try:
                         child.succeed(120)
@@ -155,11 +186,15 @@ def soak(options: argparse.Namespace) -> int:
 
 
 def _soak(net: Lab, options: argparse.Namespace) -> int:
-    host = net.add_host()
-    load = Soak(net, host, options)
+    host, link = net.add_linked_host(**LINK)
+    load = Soak(net, host, link, options)
     seconds = options.minutes * 60
     first = min(120.0, seconds / 3)
-    with net.worker() as worker, net.connect(host, "--dns-via", "worker") as client:
+    room = str(options.flows + 12288)
+    with (
+        net.worker("--max-streams", room, zks=WATCHED) as worker,
+        net.connect(host, "--dns-via", "worker", "--max-flows", room, zks=WATCHED) as client,
+    ):
         sampler = Sampler(client, worker)
         time.sleep(2)
         began = sampler.take("began")
@@ -170,7 +205,7 @@ def _soak(net: Lab, options: argparse.Namespace) -> int:
         load.round(seconds - first, lambda: sampler.take("load"))
         expected = began.with_memory_of(warm)
         missing = wait_for_return(sampler, expected, options.tolerance)
-        net.application(host, *PYTHON, "-m", "tests.netns.client", "who", lab.FAR4).succeed(60)
+        net.application(host, *PYTHON, "-m", "tests.kits.netns.client", "who", lab.FAR4).succeed(60)
         stopped = [child.stop() for child in (client, worker)]
     for kind, count in sorted(load.done.items()):
         print(f"{kind:12} {count:>9,} done")
@@ -190,21 +225,28 @@ def _soak(net: Lab, options: argparse.Namespace) -> int:
     for line in missing:
         print(f"NOT AS IT BEGAN: {line}")
     if not missing:
-        print(f"flows, descriptors and memory are where they began (± {options.tolerance:g} %)")
+        within = f"± {options.tolerance:g} %"
+        print(f"flows, descriptors, tasks and memory are where they began ({within})")
     return 1 if missing else 0
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+def main(argv: list[str], prog: str = "python -m tests.soak") -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="of load (20)")
     parser.add_argument(
         "--killed", type=int, default=1500, help="connections of each program killed (1500)"
     )
     parser.add_argument(
+        "--flows",
+        type=int,
+        default=20_000,
+        help="connections that are open at once after the load (20000; 0: leave that out)",
+    )
+    parser.add_argument(
         "--without",
         action="append",
         default=[],
-        choices=[*KINDS, "killed", "passing"],
+        choices=[*KINDS, "killed", "passing", "cuts"],
         help="leave a kind of load out",
     )
     parser.add_argument(
@@ -216,6 +258,10 @@ def main(argv: list[str]) -> int:
     # Ended from outside (`timeout`), it still ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Path("/run/netns").mkdir(parents=True, exist_ok=True)
+    most = raise_descriptors(options.flows + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS
+    if options.flows > most:
+        print(f"{most:,} connections are opened at once: the limit of descriptors allows no more")
+        options.flows = most
     return soak(options)
 
 

@@ -2,6 +2,7 @@
 
 python -m tests.soak.load KIND SECONDS THREADS    repeats it; prints a line of JSON at the end
 python -m tests.soak.load hold COUNT              opens connections, prints ``holding``, and sleeps
+python -m tests.soak.load many COUNT              opens them, resets half, closes the others
 
 and, as the far end: python -m tests.soak.load far
 """
@@ -20,8 +21,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.netns import client, lab, servers
-from tests.netns.floods import Flows
+from tests.kits.netns import client, lab, servers
+from tests.kits.netns.floods import Flows
 
 NEVER = 7050  # TCP: reads to EOF and beyond, and never closes
 DRIP = 7051  # TCP: after EOF, 20 pieces of 1,000 bytes within two seconds, then EOF
@@ -170,8 +171,22 @@ def hold(count: int) -> None:
     threading.Event().wait()
 
 
+def many(count: int) -> None:
+    """Open connections, reset every other one of them, and close the rest."""
+    _raise_limit()
+    flows = Flows(lab.FAR4, servers.IDLE, count)
+    if len(flows.open) != count:
+        raise SystemExit(f"{len(flows.open)} of {count} are open, {dict(flows.failed)}")
+    answered = flows.echo()
+    if answered != count:
+        raise SystemExit(f"{answered} of {count} answer")
+    for sock in flows.open[::2]:
+        client.reset(sock)
+    flows.close()
+
+
 def serve_far() -> None:
-    """The far ends that :mod:`tests.netns.servers` does not have, in one thread."""
+    """The far ends that :mod:`tests.kits.netns.servers` does not have, in one thread."""
     _raise_limit()
     with selectors.DefaultSelector() as selector:
         dripping: dict[socket.socket, int] = {}
@@ -236,6 +251,8 @@ def main(what: str, *arguments: str) -> None:
         serve_far()
     elif what == "hold":
         hold(int(arguments[0]))
+    elif what == "many":
+        many(int(arguments[0]))
     else:
         work, _ = KINDS[what]
         print(json.dumps(repeat(work, float(arguments[0]), int(arguments[1]))), flush=True)

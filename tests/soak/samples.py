@@ -1,4 +1,4 @@
-"""Flows, descriptors and memory of a ``connect`` and its worker, and whether they came back."""
+"""Flows, tasks, descriptors and memory of a ``connect`` and its worker: whether they came back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from tests.netns.child import Child, until
+from tests.kits.netns.child import Child, until
+from tests.soak.watched import PREFIX
 
 _SHARE = 0.05  # by which flows and descriptors may differ, one at least
 _TIME_WAIT, _LISTEN = "06", "0A"
-_WIDTH = 14
+_WIDTH = 13
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look; memory in KiB. UDP sockets are not among the worker's descriptors."""
+    """One look; memory and heap in KiB. UDP sockets are not among the worker's descriptors."""
 
     when: str
     seconds: float
@@ -26,14 +27,19 @@ class Sample:
     client_udp: int
     client_fds: int
     client_memory: int
+    client_heap: int
+    client_tasks: int
     worker_tcp: int
     worker_udp: int
     worker_fds: int
     worker_memory: int
+    worker_heap: int
+    worker_tasks: int
 
     def with_memory_of(self, other: Sample) -> Sample:
         """The same with another's memory."""
-        return replace(self, client_memory=other.client_memory, worker_memory=other.worker_memory)
+        names = ("client_memory", "client_heap", "worker_memory", "worker_heap")
+        return replace(self, **{name: getattr(other, name) for name in names})
 
 
 class Sampler:
@@ -50,6 +56,7 @@ class Sampler:
     def take(self, when: str) -> Sample:
         """Look now; ``when`` is what the table calls it."""
         stats = self._stats()
+        client, worker = self._watched(self._client), self._watched(self._worker)
         udp = sockets(self._worker.pid, "udp")
         sample = Sample(
             when=when,
@@ -59,10 +66,14 @@ class Sampler:
             client_udp=stats["tunnel"]["associations"],
             client_fds=self._client.descriptors(),
             client_memory=memory(self._client.pid),
+            client_heap=client["heap"] >> 10,
+            client_tasks=client["tasks"],
             worker_tcp=sockets(self._worker.pid, "tcp"),
             worker_udp=udp,
             worker_fds=self._worker.descriptors() - udp,
             worker_memory=memory(self._worker.pid),
+            worker_heap=worker["heap"] >> 10,
+            worker_tasks=worker["tasks"],
         )
         self.samples.append(sample)
         self._print(sample)
@@ -87,6 +98,15 @@ class Sampler:
         self._client.signal(signal.SIGUSR1)
         until(lambda: len(told()) > before, 60)
         return dict(json.loads(told()[-1]))
+
+    def _watched(self, child: Child) -> dict[str, int]:
+        def told() -> list[str]:
+            return [line for line in list(child.stderr) if line.startswith(PREFIX)]
+
+        before = len(told())
+        child.signal(signal.SIGUSR2)
+        until(lambda: len(told()) > before, 60)
+        return dict(json.loads(told()[-1].removeprefix(PREFIX)))
 
 
 def memory(pid: int) -> int:
@@ -113,10 +133,11 @@ def not_returned(before: Sample, now: Sample, tolerance: float, *, udp: bool = T
         if field.name in ("when", "seconds") or (field.name.endswith("udp") and not udp):
             continue
         was, value = getattr(before, field.name), getattr(now, field.name)
-        if field.name.endswith("memory"):
+        if field.name.endswith(("memory", "heap")):
             most = was * (1 + tolerance / 100)
         else:
-            most = max(was + 1 if field.name.endswith("fds") else was, was * (1 + _SHARE))
+            one = field.name.endswith(("fds", "tasks"))
+            most = max(was + one, was * (1 + _SHARE))
         if value > most:
             missing.append(f"{field.name.replace('_', ' ')}: {was:,} at the beginning, {value:,}")
     return missing

@@ -29,6 +29,8 @@ int zks_shifted(int by);
 #endif
 """
 
+CODE_PATH = Path("zks_lwip", "native", "core", "core.c")
+
 CODE = """\
 #include "zks_core.h"
 #include "lwip/def.h"
@@ -40,10 +42,10 @@ int zks_shifted(int by) { return 1 << by; }
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The build of this checkout, with one function of C and one file of lwIP's."""
-    (tmp_path / "zks_lwip" / "native").mkdir(parents=True)
+    (tmp_path / CODE_PATH).parent.mkdir(parents=True)
     (tmp_path / "zks_lwip" / "__init__.py").touch()
-    (tmp_path / "zks_lwip" / "native" / "zks_core.h").write_text(HEADER)
-    (tmp_path / "zks_lwip" / "native" / "zks_core.c").write_text(CODE)
+    (tmp_path / CODE_PATH).with_name("zks_core.h").write_text(HEADER)
+    (tmp_path / CODE_PATH).write_text(CODE)
     for name in ("build_lwip.py", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
     vendor = tmp_path / "vendor" / "lwip"
@@ -109,27 +111,27 @@ def test_shows_nothing_but_its_entry(project: Path) -> None:
 def test_compiles_only_what_has_changed(project: Path) -> None:
     build(project)
     before = object_times(project)
-    assert set(before) == {"zks_core.o", "def.o", "zks_lwip._lwip.o"}
+    assert set(before) == {"core.o", "def.o", "zks_lwip._lwip.o"}
     build(project)
     assert object_times(project) == before
-    code = project / "zks_lwip" / "native" / "zks_core.c"
+    code = project / CODE_PATH
     code.write_text(CODE.replace("+ add", "- add"))
     build(project)
     after = object_times(project)
-    assert {x for x in after if after[x] != before[x]} == {"zks_core.o"}
+    assert {x for x in after if after[x] != before[x]} == {"core.o"}
     assert answer(project, 2).stdout == "40\n"
     (project / "vendor" / "lwip" / "port" / "lwipopts.h").touch()
     build(project)
     last = object_times(project)
-    assert {x for x in last if last[x] != after[x]} == {"zks_core.o", "def.o"}
+    assert {x for x in last if last[x] != after[x]} == {"core.o", "def.o"}
 
 
 def test_an_error_in_the_code_keeps_the_old_module(project: Path) -> None:
     build(project)
-    (project / "zks_lwip" / "native" / "zks_core.c").write_text("not C\n")
+    (project / CODE_PATH).write_text("not C\n")
     done = python(project, "build_lwip.py", "build")
     assert done.returncode == 1
-    assert "zks_core.c:1" in done.stderr and "what the compiler said" in done.stderr
+    assert "core.c:1" in done.stderr and "what the compiler said" in done.stderr
     assert "Traceback" not in done.stderr
     assert answer(project).stdout == "42\n"
 

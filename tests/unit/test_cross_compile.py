@@ -35,7 +35,7 @@ def compile_all(target: str, folder: Path) -> dict[str, str]:
     """Compile every file for ``target``; what the compiler said of those that failed."""
     with open(LWIP / "lwip.toml", "rb") as file:
         theirs = [LWIP / "src" / name for name in tomllib.load(file)["compile"]]
-    ours = [*NATIVE.glob("*.c"), *(LWIP / "port").glob("*.c")]
+    ours = [*NATIVE.rglob("*.c"), *(LWIP / "port").rglob("*.c")]
     assert ours and theirs
     includes = [f"-I{NATIVE}", f"-I{LWIP / 'port'}", "-isystem", str(LWIP / "src" / "include")]
     cache = str(folder / "cache")

@@ -17,9 +17,41 @@ from zks_lwip.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_embed_stack_fits_one_screen_and_runs() -> None:
-    script = ROOT / "examples" / "embed_stack.py"
-    assert len(script.read_text().splitlines()) <= 50
+SAID = {
+    "decide": [
+        "tunnel this machine: hello",
+        "stream this program: hello",
+        "direct this machine: hello",
+        r"192\.0\.2\.1:25: Permission denied",
+    ],
+    "embed_stack": [
+        r"192\.0\.2\.1 port 80 says HELLO",
+        "2001:db8::7 port 65000 says HELLO",
+        r"packets through lwIP: [1-9]\d*",
+    ],
+    "embed_vpn": [
+        r"through 127\.0\.0\.1 which is connected",
+        r"HTTP/1\.1 200 OK",
+        r"[1-9]\d* bytes up, [1-9]\d* bytes down",
+    ],
+    "in_memory_network": ["100000 bytes arrived", "with the cable out: all attempts .*"],
+    "own_worker": [
+        "hello from the far end",
+        r"anyone at 127\.0\.0\.1: 1 stream",
+        "1 stream, 23 bytes to the client",
+    ],
+}
+"""What each example of the library prints, line by line."""
+
+
+def test_every_example_of_the_library_is_run() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(SAID)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_an_example_fits_one_screen_and_runs(name: str) -> None:
+    script = ROOT / "examples" / f"{name}.py"
+    assert len(script.read_text().splitlines()) <= 70
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -30,8 +62,9 @@ def test_embed_stack_fits_one_screen_and_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["192.0.2.1 port 80 says HELLO", "2001:db8::7 port 65000 says HELLO"]
-    assert re.fullmatch(r"packets through lwIP: [1-9]\d*", lines[2])
+    assert len(lines) == len(SAID[name]), lines
+    for line, expected in zip(lines, SAID[name], strict=True):
+        assert re.fullmatch(expected, line)
 
 
 UNITS = sorted((ROOT / "examples" / "systemd").glob("*.service"))

@@ -13,14 +13,17 @@ _ROOT = Path(__file__).parents[2]
 _STARTS = {
     "embedded worker": (
         "import trio\n"
-        "from zks_lwip.embedded import open_embedded_worker\n"
+        "from zks_lwip.vpn.embedded_worker import open_embedded_worker\n"
         "async def main():\n"
         "    async with open_embedded_worker() as worker:\n"
         "        print('up', worker.url)\n"
         "trio.run(main)\n"
     ),
     "resolver's helper": (
-        "from zks_lwip.host._resolver import Hand\nhand = Hand([])\nprint('up')\nhand.close()\n"
+        "from zks_lwip.host.linux.resolver_helper import ResolverHelper\n"
+        "helper = ResolverHelper([])\n"
+        "print('up')\n"
+        "helper.close()\n"
     ),
 }
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from zks_lwip.memory import give_back
+from zks_lwip._memory import give_back
 
 MIB = 1 << 20
 
@@ -50,26 +51,47 @@ async def test_what_lies_before_a_block_in_use_is_given_back(nursery: trio.Nurse
     assert last
 
 
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """One that lets a thread's work end before it jumps."""
+    return trio.testing.MockClock(autojump_threshold=0.02)
+
+
+class Held:
+    """What is held, and what it was when memory was given back."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+        self.trims: list[int] = []
+
+    def __call__(self) -> int:
+        return self.value
+
+    def trim(self) -> None:
+        self.trims.append(self.value)
+
+
 async def test_only_where_it_is_worth_it(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    patient_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    trims = []
-    value = asked = 0
-
-    class Lib:
-        @staticmethod
-        def zks_memory_trim() -> None:
-            trims.append(value)
-
-    def held() -> int:
-        nonlocal asked
-        asked += 1
-        return value
-
-    monkeypatch.setattr("zks_lwip.memory.lib", Lib)
-    nursery.start_soon(lambda: give_back(held, worth=100, interval=0.005))
+    held = Held()
+    nursery.start_soon(lambda: give_back(held, worth=100, settled=1000, trim=held.trim))
     for now in (1000, 5000, 4950, 5000, 4901, 3000, 2950, 2901, 0):
-        value, seen = now, asked
-        while asked < seen + 3:
-            await trio.sleep(0.005)
-    assert trims == [3000, 0]
+        held.value = now
+        await trio.sleep(3)
+    assert held.trims == [3000, 0]
+
+
+async def test_many_small_falls_are_worth_it_after_a_while(
+    patient_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Once in ``settled`` seconds, and not again while nothing has fallen."""
+    held = Held()
+    nursery.start_soon(lambda: give_back(held, worth=1000, interval=10, settled=30, trim=held.trim))
+    await trio.sleep(5)  # what is held changes halfway between two looks
+    for turn in range(12):
+        held.value = turn % 2
+        await trio.sleep(10)
+    assert len(held.trims) == 3
+    await trio.sleep(200)
+    assert len(held.trims) == 3

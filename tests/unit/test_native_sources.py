@@ -1,9 +1,11 @@
-"""Our C is free of warnings, whichever compiler reads it."""
+"""Our C is free of warnings, whichever compiler reads it, and its files form no circle."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import graphlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "zks_lwip" / "native"
 LWIP = ROOT / "vendor" / "lwip"
-FILES = sorted(NATIVE.glob("*.c")) + sorted((LWIP / "port").glob("*.c"))
+FILES = sorted(NATIVE.rglob("*.c")) + sorted((LWIP / "port").rglob("*.c"))
 STRICT = ["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-fsyntax-only"]
 
 
@@ -81,3 +83,54 @@ def test_what_is_wrong_in_lwip_is_never_called(tmp_path: Path) -> None:
 
 def test_there_is_something_to_compile() -> None:
     assert len(FILES) > 0
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r'/\*.*?\*/|"(?:[^"\\\n]|\\.)*"', " ", text, flags=re.S)
+
+
+def module(path: Path) -> str:
+    """``core/flow_table`` for both ``flow_table.c`` and ``flow_table.h``."""
+    return path.relative_to(NATIVE).with_suffix("").as_posix()
+
+
+def check_no_circle(uses: dict[str, set[str]]) -> None:
+    """Fail if following ``uses`` leads back to where it began."""
+    graph = {name: others - {name} for name, others in uses.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("a circle: " + " -> ".join(reversed(error.args[1])))
+
+
+def test_includes_form_no_circle() -> None:
+    """A header and its source are one module; another folder's header is named with its folder."""
+    uses: dict[str, set[str]] = {}
+    for path in NATIVE.rglob("*.[ch]"):
+        own = uses.setdefault(module(path), set())
+        for name in re.findall(r'^\s*#\s*include\s*"(.*)"', path.read_text(), re.M):
+            if (path.parent / name).is_file():
+                own.add(module(path.parent / name))
+            elif (NATIVE / name).is_file():
+                own.add(module(NATIVE / name))
+            else:  # lwIP's, or what our port gives it
+                assert name.startswith("lwip/") or (LWIP / "port" / name).is_file(), (path, name)
+    assert "core/context" in uses["core/pump"] | uses["core/core"], "the control"
+    check_no_circle(uses)
+
+
+#: A definition begins at the first column; its body is on the same line or begins on the next.
+DEFINITION = re.compile(r"^(?!static)(?:\w[\w *]*?[ *])(\w+)\([^;{}]*\)\s*\{", re.M)
+
+
+def test_calls_form_no_circle() -> None:
+    """Which module uses which by the functions that it names, called or not."""
+    texts = {module(path): without_comments(path.read_text()) for path in NATIVE.rglob("*.c")}
+    defined = {name: own for own, text in texts.items() for name in DEFINITION.findall(text)}
+    assert {"zks_pump_run", "flow_settle", "zks_ws_mask", "zks_nsrun_spawn"} <= defined.keys()
+    uses = {
+        own: {defined[word] for word in set(re.findall(r"\w+", text)) if word in defined}
+        for own, text in texts.items()
+    }
+    assert "core/flow_table" in uses["core/flow_lwip"], "the control"
+    check_no_circle(uses)

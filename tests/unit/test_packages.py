@@ -114,7 +114,7 @@ def test_wheel_holds_both_notices_and_the_command(wheel: Path) -> None:
     assert b"Swedish Institute of Computer Science" in notice
     assert "zks_lwip authors" in ours
     assert metadata["License-Expression"] == "BSD-3-Clause"
-    assert "zks-lwip = zks_lwip.cli:main" in commands
+    assert "zks-lwip = zks_lwip.__main__:main" in commands
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

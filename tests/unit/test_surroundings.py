@@ -27,7 +27,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 SHOW = """
 import json, os, signal, subprocess, sys
 if sys.argv[1] == "ordinary":
-    from tests.surroundings import make_ordinary
+    from tests.kits.surroundings import make_ordinary
     make_ordinary()
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 closed = [fd for fd in range(3) if not os.path.exists(f"/proc/self/fd/{fd}")]

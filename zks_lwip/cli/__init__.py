@@ -1,6 +1,8 @@
 """The command line: ``python -m zks_lwip`` and ``zks-lwip``.
 
-Sub-commands are imported when they are named, so that none waits for another's dependencies.
+Sub-commands are imported when they are named, and all of them for the overview. So that ``--help``
+is there at once, a command's module imports at its top what its options and its help need, and in
+its functions what it takes to do it (trio, :mod:`zks_lwip.config`, all that has sockets).
 Whatever goes wrong ends in one sentence on stderr and an exit code, never in a traceback:
 :class:`~zks_lwip.errors.ZksError` carries both.
 """
@@ -14,8 +16,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
-from .._groups import leaves
+from .._util import leaves
+from .._version import __version__
 from ..errors import HostError, StackError, ZksError
 from ._environment import (
     check_descriptor_limit,
@@ -23,18 +25,41 @@ from ._environment import (
     keep_exit_codes,
     open_standard_streams,
 )
+from ._environment_variables import name_variables
+from ._logging import tell_error
+from .flags import describe
 
 __all__ = ["EXIT_INTERNAL", "main"]
 
 _log = logging.getLogger(__name__)
 
-#: An error that is none of errors.py: a bug of ours (EX_SOFTWARE of sysexits.h).
 EXIT_INTERNAL = 70
+"""An error that is none of errors.py: a bug of ours (EX_SOFTWARE of sysexits.h)."""
 
-#: Each is the function of that name in the module of that name.
-_COMMANDS = ("connect", "disconnect", "pause", "recover", "run", "status", "worker")
+_COMMANDS = (
+    "config",
+    "connect",
+    "disconnect",
+    "doctor",
+    "exclude",
+    "man",
+    "pause",
+    "proxy",
+    "reconnect",
+    "recover",
+    "reload",
+    "run",
+    "status",
+    "top",
+    "worker",
+)
+"""Each is the function of that name in the module of that name."""
+_written: dict[str, str] = {}
+"""The help of each command as it stands in its module."""
+_IN_EXAMPLES, _CALLED = "python -m zks_lwip", ("zks-lwip",)
 _COMPILED = ("zks_lwip._lwip", "_lwip")
-_LINUX = tuple(name for name in _COMMANDS if name != "worker")
+_ANYWHERE = ("config", "doctor", "man", "proxy", "worker")
+_LINUX = tuple(name for name in _COMMANDS if name not in _ANYWHERE)
 
 
 class _Failure(click.ClickException):
@@ -45,11 +70,21 @@ class _Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click sets it so itself
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"zks-lwip: {self.format_message()}", file=file, err=file is None)
+        if file is not None or not tell_error(self.format_message()):
+            click.echo(f"zks-lwip: {self.format_message()}", file=file, err=file is None)
+
+
+def _as_called(ctx: click.Context, text: str) -> str:
+    """Return a help text whose examples have the name that we were called by."""
+    called = ctx.find_root().info_name
+    return text.replace(_IN_EXAMPLES, called) if called in _CALLED else text
 
 
 class _Commands(click.Group):
     """Sub-commands by name; their errors become sentences."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        return _as_called(ctx, super().get_help(ctx))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -57,20 +92,29 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __name__)
-        command = getattr(module, cmd_name)
+        command = getattr(importlib.import_module(f".{cmd_name}", __name__), cmd_name)
         assert isinstance(command, click.Command)
+        command.help = _as_called(ctx, _written.setdefault(cmd_name, command.help or ""))
+        if not isinstance(command, click.Group):
+            name_variables(command, cmd_name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = args[0].startswith("-") or self.get_command(ctx, args[0]) is not None
+        if not known and not ctx.resilient_parsing:
+            from ..settings.judge import nearest
+
+            near = nearest(args[0], _COMMANDS)
+            hint = f"Did you mean `{near}`?" if near else "`--help` shows those that there are."
+            ctx.fail(f"There is no command {args[0]!r}. {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         asks = not {"-h", "--help"}.isdisjoint(rest)
         if sys.platform != "linux" and name in _LINUX and not asks:
             raise _Failure(
                 f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is the "
-                "worker, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
+                "worker, the proxy, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
                 HostError.exit_code,
             )
         return name, command, rest
@@ -81,16 +125,19 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BaseException as error:
-            raise _explained(error) from error
+            explained = _explained(error)
+            if explained is error:
+                raise
+            raise explained from error
 
 
 def _explained(error: BaseException) -> BaseException:
-    """What to end with: a sentence for what we know, and for a bug where to look."""
+    """Return what to end with: a sentence for what we know, and for a bug where to look."""
     errors = list(leaves(error))
     _log.debug("ended by an error", exc_info=error)
     for known in errors:
         if isinstance(known, ZksError):
-            return _Failure(str(known), known.exit_code)
+            return _Failure(describe(known), known.exit_code)
     for other in errors:
         if isinstance(other, KeyboardInterrupt):
             return click.exceptions.Exit(130)
@@ -98,6 +145,8 @@ def _explained(error: BaseException) -> BaseException:
             return other
         if isinstance(other, ImportError) and other.name in _COMPILED:
             return _not_built(other)
+        if isinstance(other, BrokenPipeError):  # of sockets, trio has errors of its own
+            return other  # click ends with 1, and says nothing: what reads has seen enough
         if (host_error := explain_os_error(other)) is not None:
             return _Failure(str(host_error), host_error.exit_code)
     first = errors[0]
@@ -153,6 +202,8 @@ def main() -> None:
     \b
     A first look, without root and without a worker of one's own:
       python -m zks_lwip run -- curl http://example.com/
+    Programs that know what a proxy is, on every system (SOCKS5 and HTTP, port 1080):
+      python -m zks_lwip proxy --worker wss://worker.example --token-file token.txt
     A whole machine, as root, through a worker elsewhere:
       python -m zks_lwip connect --worker wss://worker.example --token-file token.txt
     The worker, on the machine whose network is to be used (`worker --help` has more):
@@ -161,18 +212,25 @@ def main() -> None:
     \b
     What it does, and how to end it, also after it was killed:
       python -m zks_lwip status
+      python -m zks_lwip reload
       python -m zks_lwip disconnect
       python -m zks_lwip recover
 
     \b
-    Exit codes, for scripts (`run` passes on the code of its command):
+    Words completed by the shell: a line for .bashrc, for .zshrc, for config.fish
+      eval "$(_ZKS_LWIP_COMPLETE=bash_source zks-lwip)"
+      eval "$(_ZKS_LWIP_COMPLETE=zsh_source zks-lwip)"
+      _ZKS_LWIP_COMPLETE=fish_source zks-lwip | source
+
+    \b
+    Exit codes, for scripts (`run` passes on the code of its command; `status` has one for
+    each state, 30 to 37, see its help):
       0   stopped as asked             10  the embedded worker ended
       1   another error                11  the worker cannot be reached
       2   an option is wrong           12  its certificate does not verify
       3   a privilege is missing       13  it refuses the token (401, 403)
       4   the host could not be set up 14  what answers is no worker (404, a page)
-      5   the stack failed             15  it breaks the tunnel protocol
-      20  a DNS failure                16  the session was lost
+      5   the stack failed             20  a DNS failure
       70  a bug of ours
     """
     open_standard_streams()

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
+
+import click
 
 from ..errors import HostError
 
 __all__ = [
     "caller_environment",
     "check_descriptor_limit",
+    "echo_or_go_on",
     "explain_os_error",
     "keep_exit_codes",
     "open_standard_streams",
 ]
 
-#: Descriptors that a command needs to work at all, with one connection to the worker and a few
-#: files: 24 have been seen to be enough. A flow needs none in the client.
+_log = logging.getLogger(__name__)
+
 MIN_DESCRIPTORS = 64
+"""Descriptors that a command needs to work at all, with one connection to the worker and a few
+files: 24 have been seen to be enough. A flow needs none in the client."""
 
 _ENVIRON = Path("/proc/self/environ")
 
@@ -58,14 +64,35 @@ def keep_exit_codes() -> None:
 
 
 def check_descriptor_limit() -> None:
-    """:raises HostError: so few descriptors may be had that nothing would work."""
+    """Check that there may be enough descriptors.
+
+    :raises HostError: there may be so few that nothing would work.
+    """
     limit = _descriptor_limit()
     if limit is not None and limit < MIN_DESCRIPTORS:
         raise HostError(_few())
 
 
+def echo_or_go_on(text: str, *, err: bool = False) -> None:
+    """Print a line of something that works on when nobody reads it (`connect | head -1`).
+
+    What cannot be written is lost, and so is all that follows.
+    """
+    try:
+        click.echo(text, err=err)
+    except OSError as error:
+        _log.info("standard %s cannot be written: %s", "error" if err else "output", error.strerror)
+        stream = sys.stderr if err else sys.stdout
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # else what is still buffered fails at the end, too
+            os.close(nowhere)
+        except OSError as other:
+            _log.info("it cannot be led to %s, either: %s", os.devnull, other.strerror)
+
+
 def explain_os_error(error: BaseException) -> HostError | None:
-    """The sentence for an error that says that the machine, not we, ran out of something."""
+    """Return what to say of an error if it tells that the machine ran out of something."""
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.EMFILE:
@@ -79,7 +106,7 @@ def explain_os_error(error: BaseException) -> HostError | None:
 
 
 def caller_environment() -> dict[str, str]:
-    """The environment that the caller gave us: in the C locale Python sets LC_CTYPE (PEP 538)."""
+    """Return the caller's environment: in the C locale Python sets LC_CTYPE (PEP 538)."""
     environment = dict(os.environ)
     if sys.platform == "linux" and not sys.flags.ignore_environment:
         try:
@@ -92,7 +119,7 @@ def caller_environment() -> dict[str, str]:
 
 
 def _descriptor_limit() -> int | None:
-    """The hard limit, to which the soft one is raised; None: there is none."""
+    """Return the hard limit, to which the soft one is raised; None: there is none."""
     try:
         import resource
     except ImportError:  # Windows

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import HostOptions, KillSwitch
+from ..host.plan.config import KillSwitch
+from ._help import option_group
+
+if TYPE_CHECKING:
+    from ..config import HostOptions
 
 __all__ = ["host_options", "make_host_options"]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
@@ -30,8 +31,7 @@ _OPTIONS = (
         "own network when we stop or die.",
     ),
     click.option(
-        "--always-on",
-        is_flag=True,
+        "--always-on/--no-always-on",
         help="Ready as soon as nothing can leave any more, connected or not; and only SIGTERM, "
         "`disconnect` or `recover` open the machine again, no error does.",
     ),
@@ -57,8 +57,7 @@ _OPTIONS = (
         help="Only this network (and all DNS) goes through the tunnel. Repeatable.",
     ),
     click.option(
-        "--forward",
-        is_flag=True,
+        "--forward/--no-forward",
         help="What this machine forwards (of containers, of virtual machines) goes through the "
         "tunnel, too; otherwise it is refused.",
     ),
@@ -75,8 +74,8 @@ _OPTIONS = (
         "--mark",
         metavar="NUMBER",
         default="",
-        help="The firewall mark of our own packets (and the next number, with --allow-inbound), if "
-        "something else on this machine uses 0x7a6b.",
+        help="The firewall mark of our own packets (and the next two, with --allow-inbound and "
+        "--allow-exclude), if something else on this machine uses 0x7a6b.",
     ),
     click.option(
         "--user",
@@ -84,26 +83,38 @@ _OPTIONS = (
         help="Become this user once the machine is set up. In any case only CAP_NET_ADMIN is kept.",
     ),
     click.option(
-        "--yes",
-        is_flag=True,
+        "--control-group",
+        metavar="GROUP",
+        help="Members of this group may ask for `status` without root; to read only.",
+    ),
+    click.option(
+        "--allow-exclude",
+        metavar="USER|@GROUP",
+        multiple=True,
+        help="This user, or the members of this group, and root, may have programs of theirs send "
+        "beside the tunnel: `exclude -- CMD`. Repeatable. Needs cgroup v2.",
+    ),
+    click.option(
+        "--yes/--no-yes",
         help="Set up even if that cuts the SSH connection which this command came over.",
     ),
     click.option(
-        "--dry-run",
-        is_flag=True,
+        "--dry-run/--no-dry-run",
         help="Print what would be changed, as commands that one could type, and change nothing.",
     ),
 )
 
 
-def host_options(function: _Function) -> _Function:
-    """Add these options to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+host_options = option_group("The host", *_OPTIONS)
+"""Adds these options to a command."""
 
 
 def make_host_options(options: dict[str, Any]) -> HostOptions:
-    """Take what is about the host out of a command's options. Raises :class:`ConfigError`."""
+    """Take what is about the host out of a command's options.
+
+    :raises ConfigError: one of them cannot be used.
+    """
+    from ..config import HostOptions
+
     names = ("lan", "bypass", "only", "forward", "inbound", "always_on", "mark")
     return HostOptions.parse(**{name: options.pop(name) for name in names})

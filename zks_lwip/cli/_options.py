@@ -1,50 +1,41 @@
-"""The tunnel options that ``connect`` and ``run`` share, and the configuration made from them."""
+"""The options that ``connect``, ``run`` and ``proxy`` share.
+
+They come in groups: ``proxy`` has no TUN, and answers no DNS.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..config import (
-    DEFAULT_HOST_LOOPBACK,
-    DEFAULT_KEEPALIVE,
-    DEFAULT_MTU,
-    HostOptions,
-    Icmp,
-    Ipv6,
-    KillSwitch,
-    Protocol,
-    VpnConfig,
-    parse_host_loopback,
-    parse_static_name,
-    parse_worker_address,
-    parse_worker_url,
-    read_token_file,
-)
-from ..errors import ConfigError
-from ..stats import format_summary
+from ..device.options import DEFAULT_MTU
+from ..gateway.options import DEFAULT_HOST_LOOPBACK, Icmp, Ipv6
+from ..stack.options import DEFAULT_KEEPALIVE
+from ..tunnel.endpoint import Protocol
+from ._configured import settings_options
+from ._environment import echo_or_go_on
+from ._help import option_group
+from ._logging import log_format_option
+from ._metrics import metrics_option
+from ._summary import format_summary
+from .show import NO_UDP
+
+if TYPE_CHECKING:
+    from ..vpn import RunningProxy, Vpn
 
 __all__ = [
     "EMBEDDED_NOTE",
-    "flush_dns",
-    "make_config",
     "print_stats",
     "print_stats_json",
-    "set_up_logging",
+    "proxy_options",
+    "show_worker",
     "tunnel_options",
+    "worker_options",
 ]
-
-if TYPE_CHECKING:
-    from ..vpn import Vpn
-
-_log = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -53,23 +44,30 @@ EMBEDDED_NOTE = (
     "tunnel, but still leaves from this machine and its address."
 )
 
-_OPTIONS = (
+_WORKER = (
     click.option(
         "--worker",
         metavar="URL",
-        help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Left out: a worker "
-        "is started here, as a child process.",
+        multiple=True,
+        help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Repeatable: the "
+        "nearest that is well carries new connections, and another when it fails. Left out: a "
+        "worker is started here, as a child process.",
     ),
     click.option(
         "--worker-address",
         metavar="IP",
-        help="Where the worker is; the name in --worker is then for TLS only, and not looked up.",
+        multiple=True,
+        help="Where the worker is; the name in --worker is then for TLS only, and not looked up. "
+        "With several workers: one for each, in their order; `-` for one that is looked up.",
     ),
     click.option(
         "--token-file",
         metavar="FILE",
         type=click.Path(readable=False, path_type=Path),
-        help="A file whose first line is the worker's token, bare or as `NAME TOKEN`.",
+        multiple=True,
+        help="A file whose first line is the worker's token, bare or as `NAME TOKEN`. Others must "
+        "not be able to read it. With several workers: one file for all of them, or one for each, "
+        "in their order.",
     ),
     click.option(
         "--ca-file",
@@ -78,8 +76,7 @@ _OPTIONS = (
         help="PEM certificates to trust for worker and resolvers, besides the system's.",
     ),
     click.option(
-        "--plaintext",
-        is_flag=True,
+        "--plaintext/--no-plaintext",
         help="Allow ws:// to a worker that is not on loopback: token and traffic can then be "
         "read on the way.",
     ),
@@ -91,6 +88,10 @@ _OPTIONS = (
         help="v1 is for an original ZKS-Tunnel Worker: TCP and DNS only, UDP is refused at once. "
         "v1 is never chosen by itself.",
     ),
+)
+"""Which worker, and how it is reached."""
+
+_CAPTURE = (
     click.option(
         "--tun",
         metavar="NAME",
@@ -146,7 +147,7 @@ _OPTIONS = (
         type=click.Path(readable=False, path_type=Path),
         multiple=True,
         help="Names that do not exist, one a line (with all below), or lines of a hosts file: "
-        "`0.0.0.0 NAME`. Repeatable; `connect` reads it again on SIGHUP.",
+        "`0.0.0.0 NAME`. Repeatable; `reload` has `connect` read it again.",
     ),
     click.option(
         "--dns-forward",
@@ -171,11 +172,28 @@ _OPTIONS = (
         help="Answer this name here. Repeatable; the same name again adds an address.",
     ),
     click.option(
-        "--fast-connect",
-        is_flag=True,
+        "--fast-connect/--no-fast-connect",
         help="Accept TCP connections before the worker has connected: one round trip less, but "
         "every port seems open.",
     ),
+    click.option(
+        "--keepalive",
+        metavar="SECONDS",
+        type=float,
+        default=DEFAULT_KEEPALIVE,
+        hidden=True,  # the tests cannot wait; no other user needs another value
+    ),
+    click.option(
+        "--host-loopback",
+        metavar="ADDRESS|none",
+        default=None,
+        help="Only without --worker: this address in the tunnel is the host's own 127.0.0.1.  "
+        f"[default: {DEFAULT_HOST_LOOPBACK}]",
+    ),
+)
+"""What is captured, and how its packets and its DNS are treated."""
+
+_LIMITS = (
     click.option(
         "--max-flows",
         metavar="N",
@@ -194,6 +212,16 @@ _OPTIONS = (
         "have not taken yet, 16 to 65536; each keeps 48 KiB on top. As it fills, windows shrink.",
     ),
     click.option(
+        "--channels",
+        metavar="N",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Spread connections over so many WebSockets, 1 to 16: over a path that is long and "
+        "loses packets several carry more than one. More are opened by themselves where the worker "
+        "takes few connections on each.",
+    ),
+    click.option(
         "--grace",
         metavar="SECONDS",
         type=float,
@@ -203,20 +231,21 @@ _OPTIONS = (
         "queries are refused at once.",
     ),
     click.option(
-        "--keepalive",
+        "--resume",
         metavar="SECONDS",
-        type=float,
-        default=DEFAULT_KEEPALIVE,
-        hidden=True,  # the tests cannot wait; no other user needs another value
+        type=int,
+        default=60,
+        show_default=True,
+        help="For how long open connections outlive a lost tunnel: they stall, and go on when "
+        "there is a network again, or another one. Then they are reset. 0: they are reset at once. "
+        "The worker may say less.",
     ),
-    click.option(
-        "--host-loopback",
-        metavar="ADDRESS|none",
-        default=None,
-        help="Only without --worker: this address in the tunnel is the host's own 127.0.0.1.  "
-        f"[default: {DEFAULT_HOST_LOOPBACK}]",
-    ),
-    click.option("--stats", is_flag=True, help="Print counters at the end, on stderr."),
+)
+"""How much there may be of what, and for how long it waits."""
+
+_OUTPUT = (
+    metrics_option,
+    click.option("--stats/--no-stats", help="Print counters at the end, on stderr."),
     click.option(
         "-v",
         "--verbose",
@@ -224,119 +253,44 @@ _OPTIONS = (
         help="Say what happens, on stderr; -vv adds a line for the beginning and one for the end "
         "of every connection, with its addresses and why.",
     ),
+    log_format_option,
 )
 
 
+worker_options = option_group("The worker", *_WORKER)
+"""Adds the options that name workers."""
+_CAPTURE_GROUP = option_group("What is captured, and its DNS", *_CAPTURE)
+_LIMITS_GROUP = option_group("Limits", *_LIMITS)
+_OUTPUT_GROUP = option_group("Output", *_OUTPUT)
+
+
 def tunnel_options(function: _Function) -> _Function:
-    """Add the shared options to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
+    """Add the shared options to a command that has a TUN."""
+    for add in (_OUTPUT_GROUP, settings_options, _LIMITS_GROUP, _CAPTURE_GROUP, worker_options):
+        function = add(function)
     return function
 
 
-def make_config(
-    *,
-    worker: str | None,
-    worker_address: str | None,
-    token_file: Path | None,
-    ca_file: Path | None,
-    plaintext: bool,
-    protocol: str,
-    tun: str,
-    mtu: int,
-    ipv6: str,
-    icmp: str,
-    dns_servers: tuple[str, ...],
-    dns_via: str,
-    dns_block: tuple[Path, ...],
-    dns_forward: tuple[str, ...],
-    dot: str,
-    dns_static: tuple[str, ...],
-    fast_connect: bool,
-    max_flows: int,
-    max_memory: int,
-    grace: float,
-    keepalive: float,
-    host_loopback: str | None,
-    host: HostOptions | None = None,
-    user: str | None = None,
-    netns: str | None = None,
-    kill_switch: str = KillSwitch.STRICT.value,
-) -> VpnConfig:
-    """The configuration that the options, and ``HTTPS_PROXY``, describe.
-
-    Raises :class:`ConfigError`.
-    """
-    from ..dns.options import DnsOptions
-    from ..tunnel.proxy import proxy_for
-
-    dns = DnsOptions.parse(
-        servers=dns_servers, via=dns_via, block=dns_block, forward=dns_forward, dot=dot
-    )
-    v1 = protocol == Protocol.V1.value
-    dns.outside(embedded=worker is None, v1=v1)  # refuses what would leak
-    if host_loopback is not None and worker is not None:
-        raise ConfigError(
-            "--host-loopback works only without --worker: a worker elsewhere cannot reach this "
-            "host's loopback. Leave one of them out."
-        )
-    url = None if worker is None else parse_worker_url(worker)
-    return VpnConfig(
-        worker=url,
-        worker_address=None if worker_address is None else parse_worker_address(worker_address),
-        proxy=None if url is None else proxy_for(url, os.environ),
-        token=None if token_file is None else read_token_file(token_file),
-        ca_file=ca_file,
-        plaintext=plaintext,
-        protocol=Protocol(protocol),
-        tun=tun,
-        mtu=mtu,
-        netns=netns,
-        kill_switch=KillSwitch(kill_switch),
-        host=HostOptions() if host is None else host,
-        user=user,
-        ipv6=Ipv6(ipv6),
-        icmp=Icmp(icmp),
-        dns=dns,
-        dns_static=tuple(parse_static_name(text) for text in dns_static),
-        fast_connect=fast_connect,
-        max_flows=max_flows,
-        max_memory=max_memory,
-        grace=grace,
-        keepalive=keepalive,
-        host_loopback=(
-            DEFAULT_HOST_LOOPBACK if host_loopback is None else parse_host_loopback(host_loopback)
-        ),
-    )
+def proxy_options(function: _Function) -> _Function:
+    """Add those of the shared options that need no TUN."""
+    for add in (_OUTPUT_GROUP, settings_options, _LIMITS_GROUP, worker_options):
+        function = add(function)
+    return function
 
 
-def set_up_logging(verbose: int) -> None:
-    """Log to stderr: warnings, with ``-v`` what happens, with ``-vv`` all of it."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.WARNING,  # of the libraries: their debug lines name hosts and headers
-        format="zks-lwip: %(message)s" if verbose < 2 else "%(asctime)s %(name)s: %(message)s",
-    )
-    logging.getLogger("zks_lwip").setLevel(level)
-
-
-def flush_dns(vpn: Vpn) -> None:
-    """What SIGHUP asks for. A block list that cannot be read leaves the old one in force."""
-    try:
-        count = vpn.flush_dns()
-    except ConfigError as error:
-        _log.warning("%s", error)
-    else:
-        _log.info("DNS: %d answers forgotten, hosts file and block lists read again", count)
+def show_worker(running: Vpn | RunningProxy) -> str:
+    """Return the worker that is in use, and whether it lacks UDP, as the line "ready" has it."""
+    several = len(running.workers())
+    worker = str(running.worker) if several == 1 else f"{running.worker} (of {several} workers)"
+    return worker if running.abilities().get("udp", True) else f"{worker}, which carries {NO_UDP}"
 
 
 def print_stats(stats: dict[str, Any]) -> None:
-    """The counters in a few lines, on stderr."""
+    """Print the counters in a few lines, on stderr."""
     for line in format_summary(stats):
-        click.echo(f"zks-lwip: {line}", err=True)
+        echo_or_go_on(f"zks-lwip: {line}", err=True)
 
 
 def print_stats_json(stats: dict[str, Any]) -> None:
-    """The counters as one line of JSON, on stderr."""
-    click.echo(json.dumps(stats, default=str, sort_keys=True), err=True)
+    """Print the counters as one line of JSON, on stderr."""
+    echo_or_go_on(json.dumps(stats, default=str, sort_keys=True), err=True)

@@ -12,9 +12,9 @@ __all__ = ["disconnect"]
 def disconnect(*, netns: str | None) -> None:
     """Stop a running `connect`, and wait until the machine is as it was before.
 
-    Needs root. It asks over the control socket in /run/zks_lwip, as SIGTERM would. Where nothing
-    runs, this does nothing, and exits with 0: twice is harmless. What an instance that was killed
-    has left is a matter for `recover`.
+    Needs root, and says what it has stopped. It asks over the control socket in /run/zks_lwip, as
+    SIGTERM would. Where nothing runs, this does nothing, and exits with 0: twice is harmless. What
+    an instance that was killed has left is a matter for `recover`.
 
     \b
     The machine:
@@ -22,23 +22,17 @@ def disconnect(*, netns: str | None) -> None:
     A namespace that `connect --netns blue` has captured:
       python -m zks_lwip disconnect --netns blue
     """
-    from ..control import NotRunning, ask, control_path
-    from ..errors import HostError
-    from ..host.config import STATE_DIR
-    from ..host.recover import remains
+    from ..daemon import NotRunning, check_nothing_left, stop_running
 
+    told = None
     try:
-        ask(control_path(STATE_DIR, netns), "disconnect", wait=True)
+        told = stop_running(netns)
     except NotRunning as error:
         click.echo(f"zks-lwip: {error}", err=True)
-    left = remains(netns)
-    if left is None:
-        return
-    if left.closed:
-        raise HostError(
-            "the machine is closed by an instance that has ended; open it with `zks-lwip recover`"
+    check_nothing_left(netns)
+    if told is not None:
+        what = "the machine" if netns is None else f"the namespace {netns}"
+        click.echo(
+            f"disconnected: process {told.get('pid')} has ended, {told.get('interface')} is gone, "
+            f"and {what} is as it was before"
         )
-    raise HostError(
-        "the machine is open, but not as it was: an instance died in a pause, or without a kill "
-        "switch; take away what it has left with `zks-lwip recover`"
-    )

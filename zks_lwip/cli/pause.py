@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ._ask import ask_running
-from ._show import duration
+from .show import duration
 
 __all__ = ["pause"]
 
@@ -37,13 +36,13 @@ def pause(*, seconds: str, end: bool, netns: str | None) -> None:
     That was enough:
       python -m zks_lwip pause --end
     """
+    from ..daemon import MAX_SECONDS, ask_running
     from ..host.options import parse_duration
-    from ..pausing import MOST_SECONDS
 
     if end:
         ask_running(netns, "pause", seconds=None)
         click.echo("the pause has ended: traffic goes through the tunnel")
         return
-    length = parse_duration(seconds, "--for", most=MOST_SECONDS)
+    length = parse_duration(seconds, "--for", most=MAX_SECONDS)
     ask_running(netns, "pause", seconds=length)
     click.echo(f"PAUSED for {duration(length)}: traffic goes out beside the tunnel")

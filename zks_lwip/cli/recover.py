@@ -15,8 +15,8 @@ def recover(*, verbose: bool) -> None:
     Needs root. After SIGKILL, a crash or an error the machine stays closed on purpose. This reads
     the journals in /run/zks_lwip and undoes what they say, in every network namespace that still
     exists, and removes what is ours without being in a journal. An instance that runs is not
-    touched, nor is an nftables table of our name that somebody else has made. Where nothing is
-    left, this does nothing: twice is harmless.
+    touched, nor is an nftables table of our name that another program has made. Where nothing
+    is left, this does nothing: twice is harmless.
 
     Not needed before another `connect`, which takes over without opening the machine.
 
@@ -28,8 +28,8 @@ def recover(*, verbose: bool) -> None:
       python -m zks_lwip recover -v
     """
     from ..errors import HostError
-    from ..host.privilege import check_net_admin
-    from ..host.recover import recover as undo
+    from ..host.linux.privileges import check_net_admin
+    from ..host.linux.recover import recover as undo
 
     check_net_admin("recover")
     recovery = undo()

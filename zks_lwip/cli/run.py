@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-import socket
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
-from .._descriptors import raise_descriptor_limit
-from ..config import StaticName, VpnConfig, parse_static_name
-from ..errors import ConfigError
+from ._configured import ConfiguredCommand
 from ._environment import caller_environment
-from ._options import EMBEDDED_NOTE, make_config, print_stats, set_up_logging, tunnel_options
+from ._help import option_group
+from ._logging import set_up_logging, tell
+from ._metrics import open_metrics
+from ._options import EMBEDDED_NOTE, print_stats, show_worker, tunnel_options
 
 if TYPE_CHECKING:
-    from ..host.rootless import Rootless
+    from ..host.published.ports import PublishedPort
+    from ..vpn import Vpn
 
 __all__ = ["run"]
 
-_HOSTS = Path("/etc/hosts")
 
-
-@click.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")
+@click.command(
+    cls=ConfiguredCommand,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] --",
+)
+@option_group(
+    "Its ports",
+    click.option(
+        "-p",
+        "--publish",
+        metavar="[ADDRESS:]PORT[:PORT]",
+        multiple=True,
+        help="Let programs of this machine connect to CMD: a port of this machine, and that of CMD "
+        "where it is another one. TCP and UDP, or one of them: /tcp, /udp. PORT may be a range, "
+        "that of this machine 0 for any free one. Others can connect only where ADDRESS says so "
+        "(0.0.0.0, [::]). Repeatable.  [default ADDRESS: 127.0.0.1]",
+    ),
+)
+@option_group(
+    "Limits",
+    click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(0.1, 86400),
+        help="Give up, with exit code 11, when the worker cannot be reached for so long at the "
+        "start.  [default: wait for it]",
+    ),
+)
 @tunnel_options
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def run(
-    ctx: click.Context, /, *, cmd: tuple[str, ...], stats: bool, verbose: int, **options: Any
+    ctx: click.Context,
+    /,
+    *,
+    cmd: tuple[str, ...],
+    publish: tuple[str, ...],
+    timeout: float | None,
+    stats: bool,
+    metrics: str | None,
+    verbose: int,
+    log_format: str,
+    **options: Any,
 ) -> None:
     """Run a command whose only way to the network is the tunnel. Needs no privilege.
 
@@ -47,6 +81,14 @@ def run(
     Through a worker elsewhere:
       python -m zks_lwip run --worker wss://worker.example --token-file token.txt -- ssh host
 
+    \b
+    A server in the tunnel, for this machine at 127.0.0.1:8080:
+      python -m zks_lwip run -p 8080:80 -- CMD
+
+    A client on this machine's loopback appears to CMD at 127.0.0.1 or ::1, any other one at the
+    address of the TUN. What CMD does not accept, is reset. Published ports end with CMD, when what
+    it has sent is delivered; they are no way out for it.
+
     Needs Linux with user namespaces and a /dev/net/tun that one may open; where something is
     missing, the error names the setting. Services that CMD reaches by unix sockets (a container
     engine, a desktop's D-Bus) run outside, and what they do goes outside.
@@ -54,56 +96,36 @@ def run(
     Without --worker, a worker is started here as a child process, on loopback, with a random
     token: all traffic passes through the tunnel, but still leaves from this machine.
     """
-    set_up_logging(verbose)
+    from ..host.published.ports import parse_published
+    from ..settings.vpn import make_config
+    from ..vpn import run_command
+
+    set_up_logging(verbose, log_format)
     config = make_config(**options)
-    config = replace(config, dns_static=(*config.dns_static, *_own_names(config)))
     if config.embedded:
-        click.echo(f"zks-lwip: {EMBEDDED_NOTE}", err=True)
-    from ..host.rootless import spawn
+        tell(EMBEDDED_NOTE)
+    ports = parse_published(publish)
+    tell_ports = verbose or any(port.port == 0 for port in ports)
 
-    # Before trio and any thread: a threaded process cannot make a user namespace.
-    with spawn(name=config.tun, mtu=config.mtu, vnet_hdr=True) as child:
-        raise_descriptor_limit()  # ours: the process of the command keeps the caller's
-        code = trio.run(_run, config, child, cmd, stats, verbose)
-    ctx.exit(code)
-
-
-async def _run(
-    config: VpnConfig, child: Rootless, cmd: tuple[str, ...], stats: bool, verbose: int
-) -> int:
-    from ..vpn import open_vpn
-
-    async with open_vpn(config, device=child.device) as vpn:
+    def ready(vpn: Vpn, published: Sequence[PublishedPort]) -> None:
         if verbose:
-            click.echo(f"zks-lwip: ready: {vpn.interface} → {vpn.worker}", err=True)
-        child.start(cmd, env=caller_environment())
-        code = await child.wait()
+            tell(f"ready: {vpn.interface} → {show_worker(vpn)}")
+        for port in published if tell_ports else ():
+            tell(f"published: {port}")
+
+    def ended(counters: dict[str, Any]) -> None:
         if stats:
-            print_stats(vpn.stats())
-    return code
+            print_stats(counters)
 
-
-def _own_names(config: VpnConfig) -> list[StaticName]:
-    """This machine's name, with the TUN's addresses, lest it be asked of a resolver outside.
-
-    For systems without nss-myhostname(8), as which it answers. A name with a dot may be one of the
-    public DNS, and is left to it.
-    """
-    from ..host.addresses import TUN_IPV4, TUN_IPV6
-
-    name = socket.gethostname().lower()
-    if "." in name or name in _hosts_names() or name in {item.name for item in config.dns_static}:
-        return []
-    try:
-        return [parse_static_name(f"{name}={tun.ip}") for tun in (TUN_IPV4, TUN_IPV6)]
-    except ConfigError:
-        return []  # no name of DNS: it cannot be asked for
-
-
-def _hosts_names() -> set[str]:
-    try:
-        text = _HOSTS.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()  # what the resolver library makes of it, too
-    lines = (line.partition("#")[0].lower().split() for line in text.splitlines())
-    return {name for fields in lines for name in fields[1:]}
+    ctx.exit(
+        run_command(
+            config,
+            cmd,
+            env=caller_environment(),
+            publish=ports,
+            patience=timeout,
+            metrics=open_metrics(metrics),
+            on_ready=ready,
+            on_end=ended,
+        )
+    )

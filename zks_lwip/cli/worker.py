@@ -3,113 +3,167 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
+from .._util import program
 from ..errors import ConfigError
-from ..worker import (
-    Limits,
-    Worker,
-    WorkerConfig,
-    parse_listen,
-    parse_network,
-    parse_origin,
-    parse_resolver,
-)
-from ._options import set_up_logging
+from ._configured import ConfiguredCommand, settings_options
+from ._help import option_group
+from ._logging import log_format_option, set_up_logging
+from ._metrics import metrics_option, open_metrics, take_metrics_socket
 
-__all__ = ["worker"]
+if TYPE_CHECKING:
+    from ..worker import WorkerConfig
 
-_STOP = (signal.SIGTERM, signal.SIGINT)
-_RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+__all__ = ["make_worker_config", "worker"]
 
 
-@click.command()
-@click.option(
-    "--listen",
-    metavar="ADDRESS:PORT",
-    default="127.0.0.1:8787",
-    show_default=True,
-    help="Where to listen; port 0 takes a free one. Beyond loopback only with --token-file.",
+@click.command(cls=ConfiguredCommand)
+@option_group(
+    "Clients",
+    click.option(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        multiple=True,
+        help="Where to listen; port 0 takes a free one. Beyond loopback only with --token-file. "
+        "unix:PATH is a socket for a front end on this machine, without TLS. May be repeated. What "
+        "systemd has opened (LISTEN_FDS) comes on top.  [default: 127.0.0.1:8787, or what systemd "
+        "has opened]",
+    ),
+    click.option(
+        "--socket-mode",
+        metavar="MODE",
+        default="0660",
+        show_default=True,
+        help="Who may connect to unix:PATH, as chmod has it.",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        type=click.Path(readable=False, path_type=Path),
+        help="Who may connect: one `NAME TOKEN` or bare token a line; # begins a comment. Limits "
+        "may follow: rate=BYTES a second (as 2M), streams=N, sessions=N, expires=DATE. Others must "
+        "not be able to read it. SIGHUP reads it again and closes the sessions of tokens that are "
+        "gone.",
+    ),
+    click.option(
+        "--tls-cert",
+        metavar="FILE",
+        type=click.Path(readable=False, path_type=Path),
+        help="Speak TLS with this certificate chain (PEM). SIGHUP reads it again.",
+    ),
+    click.option(
+        "--tls-key",
+        metavar="FILE",
+        type=click.Path(readable=False, path_type=Path),
+        help="The certificate's private key, where it is not in the same file.",
+    ),
+    click.option(
+        "--allow-origin",
+        metavar="ORIGIN",
+        multiple=True,
+        help="Let web pages of this origin connect, https://example.com say. None may otherwise.",
+    ),
 )
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    type=click.Path(readable=False, path_type=Path),
-    help="Who may connect: one `NAME TOKEN` or bare token a line; # begins a comment. SIGHUP reads "
-    "it again and closes the sessions of tokens that are gone.",
+@option_group(
+    "What they reach",
+    click.option(
+        "--allow",
+        metavar="CIDR",
+        multiple=True,
+        help="Let clients reach this network although it is private, loopback, link-local, this "
+        "machine's own or otherwise special. May be repeated; 0.0.0.0/0 and ::/0 lift every "
+        "restriction, also that on cloud metadata.",
+    ),
+    click.option(
+        "--resolver",
+        metavar="ADDRESS[:PORT]",
+        multiple=True,
+        help="A name server for names and DNS queries, instead of the system's. May be repeated.",
+    ),
 )
-@click.option(
-    "--tls-cert",
-    metavar="FILE",
-    type=click.Path(readable=False, path_type=Path),
-    help="Speak TLS with this certificate chain (PEM). SIGHUP reads it again.",
+@option_group(
+    "Limits",
+    click.option(
+        "--max-streams",
+        metavar="N",
+        type=click.IntRange(1, 1 << 20),
+        default=16384,
+        show_default=True,
+        help="Most TCP streams of one token (or of all clients, without tokens).",
+    ),
+    click.option(
+        "--resume",
+        metavar="SECONDS",
+        type=click.IntRange(0, 86400),
+        default=60,
+        show_default=True,
+        help="How long a client that has lost its connection finds its streams as it left them; "
+        "0: they are reset at once.",
+    ),
+    click.option(
+        "--processes",
+        metavar="N",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        help="Serve by so many processes, one for each core say. A session stays with one. What "
+        "the token file limits holds over all of them, other limits of a token in each.",
+    ),
+    click.option(
+        "--session-prefix",
+        metavar="NAME",
+        default="",
+        help="What the ids of its sessions begin with, before a dot: letters, digits, hyphens. A "
+        "front end before several workers leads clients back to their own by it "
+        "(examples/front-end).",
+    ),
 )
-@click.option(
-    "--tls-key",
-    metavar="FILE",
-    type=click.Path(readable=False, path_type=Path),
-    help="The certificate's private key, where it is not in the same file.",
+@settings_options
+@option_group(
+    "Output",
+    click.option(
+        "--access-log",
+        metavar="FILE|-",
+        type=click.Path(readable=False, allow_dash=True, path_type=str),
+        help="Write a line for every session (token's name, client's address, begin, seconds, "
+        "bytes, reason) and every refusal; -: to standard output. SIGHUP opens it anew.",
+    ),
+    click.option(
+        "--log-targets",
+        is_flag=True,
+        help="Name in the access log what clients connect to, too.",
+    ),
+    metrics_option,
+    click.option("-v", "--verbose", count=True, help="Say what happens; -vv says all of it."),
+    log_format_option,
 )
-@click.option(
-    "--allow",
-    metavar="CIDR",
-    multiple=True,
-    help="Let clients reach this network although it is private, loopback, link-local, this "
-    "machine's own or otherwise special. May be repeated; 0.0.0.0/0 and ::/0 lift every "
-    "restriction, also that on cloud metadata.",
-)
-@click.option(
-    "--resolver",
-    metavar="ADDRESS[:PORT]",
-    multiple=True,
-    help="A name server for names and DNS queries, instead of the system's. May be repeated.",
-)
-@click.option(
-    "--max-streams",
-    metavar="N",
-    type=click.IntRange(1, 1 << 20),
-    default=16384,
-    show_default=True,
-    help="Most TCP streams of one token (or of all clients, without tokens).",
-)
-@click.option(
-    "--allow-origin",
-    metavar="ORIGIN",
-    multiple=True,
-    help="Let web pages of this origin connect, https://example.com say. None may otherwise.",
-)
-@click.option("-v", "--verbose", count=True, help="Say what happens; -vv says all of it.")
 @click.option("--allow-own", is_flag=True, hidden=True)
 @click.option("--mark", type=click.IntRange(1, 0xFFFFFFFF), hidden=True)
 @click.option("--parent-fd", type=click.IntRange(0), hidden=True)
+@click.option("--supervised", type=click.IntRange(0), hidden=True)
 @click.option("--user", hidden=True)
 def worker(
     *,
-    listen: str,
-    token_file: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    allow: tuple[str, ...],
-    resolver: tuple[str, ...],
-    max_streams: int,
-    allow_origin: tuple[str, ...],
     verbose: int,
-    allow_own: bool,
-    mark: int | None,
+    log_format: str,
+    metrics: str | None,
+    processes: int,
     parent_fd: int | None,
+    supervised: int | None,
     user: str | None,
+    **options: Any,
 ) -> None:
     """Open the real connections for clients of the tunnel.
 
     Prints one line, `listening on ADDRESS:PORT`, when it is ready, and answers GET /health.
     Needs no privilege. SIGTERM tells the clients to go elsewhere, lets open streams go on
-    for 7 s, and ends within 10; a second one ends at once.
+    for 6 s, and ends within 10; a second one ends at once.
 
     Clients reach the public internet only: connections, datagrams and pings to private, loopback,
     link-local and other special networks and to this machine's own addresses are refused, whatever
@@ -125,11 +179,69 @@ def worker(
       python -m zks_lwip worker --listen 0.0.0.0:443 --token-file tokens \\
           --tls-cert fullchain.pem --tls-key privkey.pem
     """
-    set_up_logging(verbose)
-    host, port = parse_listen(listen)
-    config = WorkerConfig(
-        host=host,
-        port=port,
+    import trio
+
+    from ..daemon.systemd import take_sockets
+    from ..worker import Worker
+    from ..worker.addresses import InheritedSocket
+    from ..worker.processes import Supervisor, open_child
+    from ._serve_worker import serve_child_worker, serve_worker, supervise
+
+    set_up_logging(verbose, log_format)
+    if supervised is not None:
+        trio.run(serve_child_worker, *open_child(supervised))
+        return
+    config = make_worker_config(**options)
+    inherited = take_sockets()
+    numbers = take_metrics_socket(inherited) or open_metrics(metrics)
+    if inherited:
+        sockets = tuple(InheritedSocket(fd, name) for fd, name in inherited)
+        config = replace(config, listen=(*config.listen, *sockets))
+    if processes > 1:
+        command = [*program("zks_lwip"), "worker", "--config", os.devnull, *["-v"] * verbose]
+        command += ["--log-format", log_format]
+        supervisor = Supervisor(config, processes, command)
+        trio.run(partial(supervise, supervisor, metrics=numbers))
+        return
+    trio.run(
+        partial(
+            serve_worker,
+            Worker(config),
+            metrics=numbers,
+            parent_fd=parent_fd,
+            user=user,
+        )
+    )
+
+
+def make_worker_config(
+    *,
+    listen: tuple[str, ...],
+    socket_mode: str,
+    token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    allow: tuple[str, ...],
+    resolver: tuple[str, ...],
+    max_streams: int,
+    resume: int,
+    session_prefix: str,
+    allow_origin: tuple[str, ...],
+    access_log: str | None,
+    log_targets: bool,
+    allow_own: bool,
+    mark: int | None,
+) -> WorkerConfig:
+    """Return the configuration that the options describe.
+
+    :raises ConfigError: one of them cannot be used.
+    """
+    from ..worker import Limits, WorkerConfig, parse_network, parse_origin, parse_resolver
+    from ..worker.addresses import parse_listen_address
+
+    mode = _parse_mode(socket_mode)
+    return WorkerConfig(
+        listen=tuple(parse_listen_address(each, mode) for each in listen),
         token_file=token_file,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -138,51 +250,15 @@ def worker(
         resolvers=tuple(map(parse_resolver, resolver)),
         origins=tuple(map(parse_origin, allow_origin)),
         mark=mark,
+        resume=resume,
+        session_prefix=session_prefix,
+        access_log=access_log,
+        log_targets=log_targets,
         limits=Limits(streams=max_streams),
     )
-    trio.run(_serve, config, parent_fd, user)
 
 
-async def _serve(config: WorkerConfig, parent_fd: int | None, user: str | None) -> None:
-    with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
-        worker = Worker(config)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, worker)
-            if parent_fd is not None:
-                nursery.start_soon(_end_with_parent, parent_fd, worker)
-            address, port = await nursery.start(worker.run)
-            if parent_fd is not None and sys.platform == "linux":
-                await _drop_privileges(config.mark, user)
-            shown = f"[{address}]" if ":" in address else address
-            click.echo(f"listening on {shown}:{port}")
-            await worker.ended.wait()
-            nursery.cancel_scope.cancel()
-
-
-async def _drop_privileges(mark: int | None, user: str | None) -> None:
-    """A worker beside a client has the client's privileges: all it may need is to mark sockets."""
-    from ..host.unprivileged import Capability, drop_privileges
-
-    await drop_privileges(None, user=user, keep=() if mark is None else (Capability.NET_ADMIN,))
-
-
-async def _obey(signals: AsyncIterator[int], worker: Worker) -> None:
-    async for number in signals:
-        if number in _RELOAD:
-            worker.reload()
-        else:
-            worker.stop()
-
-
-async def _end_with_parent(fd: int, worker: Worker) -> None:
-    """End at once when the other end of the pipe is closed: the process that started us is gone."""
-    try:
-        os.set_blocking(fd, False)
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            if not os.read(fd, 4096):
-                break
-    except OSError as error:
-        raise ConfigError(f"--parent-fd {fd}: {error.strerror}") from None
-    worker.stop()
-    worker.stop()
+def _parse_mode(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and set(text) <= set("01234567") and len(text) <= 4):
+        raise ConfigError(f"--socket-mode {text}: give octal digits, for example 0660")
+    return int(text, 8) & 0o777

@@ -1,4 +1,4 @@
-"""What a stack asks of a device."""
+"""What a stack needs of a device: one of two protocols."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FdDevice(Protocol):
 
     @property
     def fd(self) -> int:
-        """Stays open as long as the stack runs."""
+        """A descriptor, non-blocking, that stays open as long as the stack runs."""
         ...
 
     @property
@@ -24,8 +24,10 @@ class FdDevice(Protocol):
 
     @property
     def framing(self) -> Literal["raw", "vnet", "utun"]:
-        """What precedes each packet: nothing; Linux's virtio_net_hdr of 10 bytes with checksum and
-        TSO offloads; macOS's address family of 4 bytes.
+        """What precedes each packet.
+
+        ``raw``: nothing. ``vnet``: Linux's virtio_net_hdr of 10 bytes, with checksum and TSO
+        offloads. ``utun``: macOS's address family of 4 bytes.
         """
         ...
 
@@ -39,9 +41,9 @@ class PacketDevice(Protocol):
         ...
 
     def __aiter__(self) -> AsyncIterator[list[bytes]]:
-        """Batches of packets for the stack; its end means that the device has gone."""
+        """Iterate over batches of packets for the stack; the end means that the device has gone."""
         ...
 
     async def send(self, packets: list[bytes]) -> None:
-        """Take packets of the stack. Waiting here is backpressure; lost packets are sent again."""
+        """Take packets of the stack. Waiting here is backpressure; TCP sends lost packets again."""
         ...

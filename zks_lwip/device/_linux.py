@@ -16,45 +16,53 @@ import struct
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zks_lwip.device._netns import run_in_netns
-from zks_lwip.device._queue import queue_length_for
-from zks_lwip.errors import ConfigError, DeviceError, PrivilegeError
+from ..errors import DeviceError, PrivilegeError
+from ..net.netns import run_in_netns
+from ._queue import queue_length_for
+from .options import DeviceOptions
 
-__all__ = ["MTU_MAX", "MTU_MIN", "NODE", "Offload", "TunDevice", "open_tun"]
+__all__ = ["TUN_NODE", "Offload", "TunDevice", "open_tun", "set_offloads"]
 
-NODE = "/dev/net/tun"
-# IPv6 needs 1280 (RFC 8200 §5); an IPv4 packet cannot be longer than 65535.
-MTU_MIN = 1280
-MTU_MAX = 65535
-# struct virtio_net_hdr, without num_buffers.
+TUN_NODE = "/dev/net/tun"
+"""The character device that makes TUN devices."""
 VNET_HEADER_SIZE = 10
+"""Bytes of ``struct virtio_net_hdr``, without ``num_buffers``."""
 
 
 class Offload(enum.IntFlag):
-    """What the kernel may leave undone in packets that it gives us (linux/if_tun.h, ``TUN_F_``)."""
+    """What the kernel may leave undone in the packets it gives (linux/if_tun.h, ``TUN_F_``)."""
 
     NONE = 0
     CSUM = 0x01
+    """Checksums of TCP and UDP."""
     TSO4 = 0x02
+    """Segmentation of TCP over IPv4."""
     TSO6 = 0x04
+    """Segmentation of TCP over IPv6."""
     TSO_ECN = 0x08
+    """Segmentation of TCP with ECN (RFC 3168)."""
+    USO4 = 0x20
+    """Cutting of what a program sends as several UDP datagrams at once, over IPv4 (Linux 6.2)."""
+    USO6 = 0x40
+    """The same over IPv6; the kernel grants both or neither."""
 
 
-ALL_OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+TCP_OFFLOADS = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+ALL_OFFLOADS = TCP_OFFLOADS | Offload.USO4 | Offload.USO6
 
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 # Refuse a device that exists, instead of joining it.
 _IFF_TUN_EXCL = 0x8000
-_IFNAMSIZ = 16
 _SIOCSIFMTU = 0x8922
 _SIOCSIFTXQLEN = 0x8943
 
 
 def _iow(number: int, size: int) -> int:
-    """``_IOW('T', number, size)``: these architectures number the direction differently
-    (asm/ioctl.h).
+    """Return ``_IOW('T', number, size)`` (asm/ioctl.h).
+
+    Some architectures number the direction differently.
     """
     write = 4 << 29 if platform.machine().startswith(("mips", "ppc", "sparc", "alpha")) else 1 << 30
     return write | size << 16 | ord("T") << 8 | number
@@ -91,6 +99,11 @@ class TunDevice:
         """How packets lie on the descriptor (:class:`zks_lwip.device.FdDevice`)."""
         return "vnet" if self.vnet_hdr else "raw"
 
+    @property
+    def cuts_datagrams(self) -> bool:
+        """The kernel takes packets that are several UDP datagrams, and gives such ones."""
+        return Offload.USO4 in self.offloads
+
     def close(self) -> None:
         """Close the descriptor, and so remove the interface; twice is harmless."""
         fd, self.fd = self.fd, -1
@@ -104,29 +117,6 @@ class TunDevice:
         self.close()
 
 
-def check_name(name: str) -> str:
-    """An interface name that Linux takes (``dev_valid_name``), and that needs no quoting anywhere.
-
-    :raises ConfigError: empty, longer than 15 bytes, or with a character that is not a letter,
-    digit, ``.-_``.
-    """
-    good = (
-        name.isascii() and all(c.isalnum() or c in "-_." for c in name) and name not in (".", "..")
-    )
-    if not good or not 0 < len(name) < _IFNAMSIZ or name.startswith("-"):
-        raise ConfigError(
-            f"{name!r} cannot be the name of an interface: 1 to 15 letters, digits, '-', '_' or '.'"
-        )
-    return name
-
-
-def check_mtu(mtu: int) -> int:
-    """:raises ConfigError: the MTU is outside 1280 to 65535."""
-    if not MTU_MIN <= mtu <= MTU_MAX:
-        raise ConfigError(f"an MTU of {mtu} cannot be used: it must be {MTU_MIN} to {MTU_MAX}")
-    return mtu
-
-
 def open_tun(
     name: str = "zks0",
     *,
@@ -134,21 +124,22 @@ def open_tun(
     netns: str | None = None,
     vnet_hdr: bool = False,
     queue_length: int | None = None,
-    node: str = NODE,
+    node: str = TUN_NODE,
 ) -> TunDevice:
     """Make a TUN device, down and without addresses, in a network namespace.
 
-    ``netns`` is a name of ``ip netns``, a path, or None for the caller's own; ``mtu`` in bytes,
-    1280 to 65535; ``queue_length`` in packets, None: what takes a burst; ``node`` the character
-    device to open. Where the kernel does not know one of the offloads, ``vnet_hdr`` is had without
-    it (see :attr:`TunDevice.offloads`).
-
+    :param name: of the interface: 1 to 15 letters, digits, ``-``, ``_`` or ``.``.
+    :param mtu: bytes, 1280 to 65535.
+    :param netns: a name of ``ip netns``, a path, or None: the caller's own.
+    :param vnet_hdr: exchange packets with offloads. Those that the kernel does not know are left
+        out (see :attr:`TunDevice.offloads`).
+    :param queue_length: packets; None: enough for a burst.
+    :param node: the character device to open.
     :raises ConfigError: name or MTU cannot be used.
     :raises PrivilegeError: CAP_NET_ADMIN is missing, or the node may not be opened.
     :raises DeviceError: no such node, the name is taken, or the kernel refuses for another reason.
     """
-    check_name(name)
-    check_mtu(mtu)
+    DeviceOptions(tun=name, mtu=mtu)
     queue_length = queue_length_for(mtu) if queue_length is None else queue_length
     return run_in_netns(netns, _open_here, name, mtu, vnet_hdr, queue_length, node)
 
@@ -182,14 +173,15 @@ def _create(device: TunDevice, vnet_hdr: bool) -> None:
 
 
 def set_offloads(device: TunDevice) -> None:
-    """Tell the kernel which offloads we take on a device made with ``IFF_VNET_HDR``; records what
-    it granted.
+    """Ask the kernel for offloads on a device made with ``IFF_VNET_HDR``; record what it granted.
+
+    :raises DeviceError: the kernel refuses even none.
     """
     try:
         fcntl.ioctl(device.fd, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_SIZE))
         device.vnet_hdr = True
         device.vnet_header_size = VNET_HEADER_SIZE
-        for offloads in (ALL_OFFLOADS, Offload.CSUM, Offload.NONE):
+        for offloads in (ALL_OFFLOADS, TCP_OFFLOADS, Offload.CSUM, Offload.NONE):
             try:
                 fcntl.ioctl(device.fd, _TUNSETOFFLOAD, int(offloads))
             except OSError as error:

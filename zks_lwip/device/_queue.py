@@ -1,4 +1,4 @@
-"""How long the queue of a TUN device is, from the kernel to whoever reads it."""
+"""The length of a TUN device's queue, which holds packets of the kernel until they are read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ __all__ = ["queue_length_for"]
 # its connections, up to the 8,192 of `--max-flows`, and never again; applications send thousands of
 # datagrams and DNS queries in one burst, faster than the pump wakes. Bulk does not stand in it: the
 # pump empties it at memory's speed, and uploads wait in lwIP, each in its window.
-_MOST_PACKETS = 8192
+_MAX_PACKETS = 8192
 # Of packets as long as the MTU: what a flood of them may take of the kernel's memory.
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 def queue_length_for(mtu: int) -> int:
-    """Packets of ``mtu`` bytes that a device should hold until they are read: 1024 to 8192."""
-    return min(_MOST_PACKETS, _MOST_BYTES // mtu)
+    """Return how many packets a device should hold until they are read.
+
+    :param mtu: bytes, 576 to 65535.
+    :returns: 1024 to 8192.
+    """
+    return min(_MAX_PACKETS, _MAX_BYTES // mtu)

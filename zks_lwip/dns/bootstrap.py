@@ -6,7 +6,6 @@ DNS over HTTPS or TLS), but always from this machine, by marked sockets; never b
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,28 +13,26 @@ from pathlib import Path
 
 import trio
 
-from zks_lwip.dns.options import DnsOptions, Network, make_service
-from zks_lwip.dns.upstreams import Via
-from zks_lwip.dns.wire import (
-    Option,
-    Rcode,
+from ..errors import DnsError
+from .local import StaticName
+from .message.addresses import addresses_in, reason_of
+from .message.wire import (
     Type,
     WireError,
     encode_name,
     opt_record,
-    split_options,
-    walk,
 )
-from zks_lwip.errors import DnsError
+from .options import DnsOptions, Network, make_service
+from .upstream.select import Via
 
-__all__ = ["Bootstrap", "addresses_in"]
+__all__ = ["Bootstrap"]
 
 _IN = 1
 _HEADER = struct.pack("!HHHHHH", 0, 0x0100, 1, 0, 0, 1)  # RD, one question, an OPT record
 
 
 class _NoTunnel:
-    """What the resolvers that are asked from here have no use for."""
+    """The tunnel of resolvers that are asked directly: it is never used."""
 
     up = False
     hopeless = True
@@ -53,8 +50,10 @@ class _NoTunnel:
 class Bootstrap:
     """Looks names up from this machine; :meth:`run` must be running.
 
-    `mark` is the firewall mark of its sockets, `ca_file` holds certificates to trust besides the
-    system's, `static` are texts NAME=ADDRESS. Raises :class:`~zks_lwip.errors.ConfigError`.
+    :param mark: the firewall mark of its sockets.
+    :param ca_file: certificates to trust besides the system's.
+    :param static: names that are answered here.
+    :raises ConfigError: an option is no good.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Bootstrap:
         *,
         mark: int | None,
         ca_file: Path | None = None,
-        static: Sequence[str] = (),
+        static: Sequence[StaticName] = (),
         hosts: Path | str | None = "/etc/hosts",
     ) -> None:
         self._service = make_service(
@@ -79,7 +78,7 @@ class Bootstrap:
 
     @staticmethod
     def outside(options: DnsOptions) -> tuple[Network, ...]:
-        """The addresses that are asked."""
+        """Return the addresses that are asked."""
         return _direct(options).outside(embedded=False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -87,9 +86,9 @@ class Bootstrap:
         await self._service.run(task_status=task_status)
 
     async def addresses(self, name: str) -> list[str]:
-        """The addresses of a name, those of IPv6 first; at least one.
+        """Return the addresses of a name, those of IPv6 first; at least one.
 
-        Raises OSError, with a text that says why there is none.
+        :raises OSError: there is none; the text says why.
         """
         found: dict[Type, list[str] | str] = {}
 
@@ -98,7 +97,7 @@ class Bootstrap:
                 question = encode_name(name) + struct.pack("!HH", kind, _IN)
                 query = _HEADER + question + opt_record(1232)
                 answer = await self._service.resolve(query)
-                none = f"the name has no addresses{_reason(answer)}"
+                none = f"the name has no addresses{reason_of(answer)}"
                 found[kind] = addresses_in(answer, kind) or none
             except (DnsError, WireError) as error:
                 found[kind] = str(error)
@@ -116,34 +115,3 @@ class Bootstrap:
 
 def _direct(options: DnsOptions) -> DnsOptions:
     return replace(options, via=Via.DIRECT, block=())
-
-
-def addresses_in(message: bytes, kind: Type) -> list[str]:
-    """The addresses in an answer to a query for A or AAAA records.
-
-    Raises :class:`WireError` for a malformed answer, :class:`~zks_lwip.errors.DnsError` for one
-    that says that there is no such name, or that nobody knows.
-    """
-    layout = walk(message)
-    code = message[3] & 15
-    if code == Rcode.NXDOMAIN:
-        raise DnsError("there is no such name" + _reason(message))
-    if code != Rcode.NOERROR:
-        raise DnsError("no resolver could tell" + _reason(message))
-    size = 4 if kind == Type.A else 16
-    found = []
-    for offset, _, section, record in layout.ttls:
-        (length,) = struct.unpack_from("!H", message, offset + 4)
-        if section == 1 and record == kind and length == size:
-            raw = message[offset + 6 : offset + 6 + size]
-            found.append(str(ipaddress.ip_address(raw)))
-    return list(dict.fromkeys(found))
-
-
-def _reason(message: bytes) -> str:
-    """The text of an extended DNS error (RFC 8914), such as our service adds."""
-    layout = walk(message)
-    start = layout.opt + 11
-    options = split_options(message[start : layout.opt_end]) if layout.opt else []
-    texts = [value[2:].decode("utf-8", "replace") for code, value in options if code == Option.EDE]
-    return "".join(f": {text}" for text in texts if text)

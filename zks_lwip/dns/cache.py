@@ -3,7 +3,7 @@
 
 Sans-IO; the clock is given. A hit costs a dictionary look-up and the joining of a few bytes: what
 is kept already has its TTLs lowered to the current second (see
-:class:`~zks_lwip.dns.answer.Answer`).
+:class:`~zks_lwip.dns.message.answer.Answer`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from zks_lwip.dns.answer import Answer
-from zks_lwip.dns.intercept import Query
+from .message.answer import Answer
+from .message.query import Query
 
 __all__ = ["Cache"]
 
 
 class Cache:
-    """Answers by key; at most `capacity` of them and `capacity_bytes` bytes, the least recently
+    """Answers by key; at most ``capacity`` of them and ``capacity_bytes`` bytes, the least recently
     used go first.
     """
 
@@ -59,7 +59,7 @@ class Cache:
         return answer, age
 
     def put(self, query: Query, answer: Answer) -> None:
-        """Keep `answer`, if it may be kept."""
+        """Keep ``answer``, if it may be kept."""
         if not answer.lifetime or not self._capacity or not query.plain:
             return
         if query.key in self._entries:

@@ -1,5 +1,4 @@
-"""Names that are answered without asking anyone: static ones, /etc/hosts, blocked ones, and those
-of special use.
+"""Names that are answered at once: static ones, /etc/hosts, blocked ones, those of special use.
 
 Everything is looked up by the wire form of the name in lower case, so that a query costs a few
 dictionary look-ups.
@@ -13,16 +12,17 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from zks_lwip._descriptors import is_scarcity, warn_of_scarcity
-from zks_lwip.dns.answer import Answer, local_answer
-from zks_lwip.dns.intercept import Query
-from zks_lwip.dns.special import ENDINGS, ZONES, answer_single, answer_special, is_single
-from zks_lwip.dns.wire import Ede, Rcode, Type, WireError, ede_option, encode_name
-from zks_lwip.errors import ConfigError
+from ..errors import ConfigError
+from ..net.descriptors import is_scarcity, warn_of_scarcity
+from ..net.names import InvalidName, host_name
+from .message.answer import Answer, local_answer
+from .message.query import Query
+from .message.wire import Ede, Rcode, Type, WireError, ede_option, encode_name
+from .special import ENDINGS, ZONES, answer_single, answer_special, is_single
 
-__all__ = ["LocalNames", "parse_static"]
+__all__ = ["LocalNames", "StaticName", "parse_static_name"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -36,8 +36,8 @@ _ANY_CLASS = 255
 _ADDRESS_KINDS = frozenset((Type.A, Type.AAAA, Type.ANY, Type.HTTPS, Type.SVCB))
 _UNSPECIFIED = frozenset(("0.0.0.0", "::", "127.0.0.1", "::1"))
 
-# What a browser asks in order to go around us is answered "no" (Mozilla's canary). Its queries
-# would go through the tunnel, but past block lists, cache and the names that are known here alone.
+# What a browser asks in order to bypass this resolver is answered "no" (Mozilla's canary): its
+# queries would go through the tunnel, but past block lists, cache and local names.
 _CANARY = encode_name("use-application-dns.net")
 
 
@@ -63,39 +63,73 @@ class _Blocks:
     denied: set[bytes] = field(default_factory=set)
 
 
-def parse_static(text: str) -> tuple[bytes, Address]:
-    """Read ``NAME=ADDRESS``; the name comes back in wire form. Raises :class:`ConfigError`."""
+@dataclass(frozen=True, slots=True)
+class StaticName:
+    """A name that is answered here and never asked for elsewhere."""
+
+    name: str
+    """Lower case, without the final dot."""
+    address: Address
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.address}"
+
+
+def parse_static_name(text: str) -> StaticName:
+    """Read ``NAME=ADDRESS``.
+
+    :raises ConfigError: it is none.
+    """
     name, equals, address = text.partition("=")
-    if not equals or not name.strip("."):
-        raise ConfigError(f"--dns-static {text}: write it as NAME=ADDRESS, as in db.test=192.0.2.7")
+    if not equals:
+        raise ConfigError(
+            f"{text!r} is not NAME=ADDRESS, such as printer.lan=192.0.2.7.", "dns_static"
+        )
     try:
-        return encode_name(name.strip()), ipaddress.ip_address(address.strip().strip("[]"))
-    except (WireError, ValueError) as error:
-        raise ConfigError(f"--dns-static {text}: {error}") from error
+        parsed = ipaddress.ip_address(address.strip("[] "))
+    except ValueError:
+        raise ConfigError(
+            f"{text!r}: {address!r} is no IPv4 or IPv6 address. "
+            "Write NAME=ADDRESS, such as printer.lan=192.0.2.7.",
+            "dns_static",
+        ) from None
+    if getattr(parsed, "scope_id", None):
+        raise ConfigError(
+            f"{text!r}: an answer cannot carry a zone; leave out the %.", "dns_static"
+        )
+    try:
+        return StaticName(host_name(name.strip()), parsed)
+    except InvalidName:
+        raise ConfigError(
+            f"{text!r}: {name!r} is no host name; write it as printer.lan.", "dns_static"
+        ) from None
 
 
 class LocalNames:
     """The tables, and the look-up.
 
-    `static` are texts ``NAME=ADDRESS``; `hosts` is the path of a hosts file or None; `block` are
-    paths of lists, one entry a line: ``0.0.0.0 NAME...`` (hosts style: that name has the
-    unspecified address) or ``NAME`` (neither it nor anything below it exists); `forward` are
-    domains that have a server of their own, whatever special use names in them have. Raises
-    :class:`ConfigError` for a malformed static name and for a list that cannot be read; a hosts
-    file that cannot be read counts as empty.
+    :param static: names that are answered here, several times with several addresses.
+    :param hosts: a hosts file, which counts as empty when it cannot be read; None: none.
+    :param block: lists, one entry a line: ``0.0.0.0 NAME...`` (hosts style: that name has the
+        unspecified address) or ``NAME`` (neither it nor anything below it exists).
+    :param forward: domains that have a server of their own, whatever their names are used for.
+    :raises ConfigError: a static name is none of DNS, or a list cannot be read.
     """
 
     def __init__(
         self,
         *,
-        static: Iterable[str] = (),
+        static: Iterable[StaticName] = (),
         hosts: str | os.PathLike[str] | None = "/etc/hosts",
         block: Iterable[str | os.PathLike[str]] = (),
         forward: Iterable[str] = (),
     ) -> None:
         self._static = _Names()
-        for text in static:
-            self._static.add(*parse_static(text))
+        for item in static:
+            try:
+                self._static.add(encode_name(item.name), item.address)
+            except WireError as error:
+                raise ConfigError(f"{item}: {error}", "dns_static") from error
         self._hosts_path = hosts
         self._block_paths = tuple(block)
         self._forward = frozenset(encode_name(domain) for domain in forward)
@@ -105,8 +139,10 @@ class LocalNames:
         self.reload()
 
     def reload(self) -> bool:
-        """Read the block lists and the hosts file again; true. What cannot be read raises or
-        counts as empty, as above.
+        """Read the block lists and the hosts file again.
+
+        :returns: True.
+        :raises ConfigError: a list cannot be read.
         """
         blocks = _Blocks()
         for path in self._block_paths:
@@ -117,8 +153,9 @@ class LocalNames:
         return True
 
     def refresh_hosts(self) -> bool:
-        """Read the hosts file if it has changed since it was last read; whether it had. May run
-        in any thread.
+        """Read the hosts file if it has changed since it was last read; return whether it had.
+
+        May run in any thread.
         """
         stamp = _stamp(self._hosts_path)
         if stamp == self._hosts_stamp:
@@ -130,7 +167,7 @@ class LocalNames:
                 warn_of_scarcity(f"{self._hosts_path} is not read again yet", error)
                 return False
             reason = error.strerror
-            logger.warning(
+            _log.warning(
                 "%s cannot be read (%s); no name in it is answered", self._hosts_path, reason
             )
             self._hosts = _Names()
@@ -143,8 +180,9 @@ class LocalNames:
         return len(self._blocks.zeroed) + len(self._blocks.denied)
 
     def lookup(self, query: Query) -> tuple[Answer, str] | None:
-        """Return the answer and what it came from ("static", "hosts", "special", "blocked"), or
-        None: ask on.
+        """Return the answer and its origin: "static", "hosts", "special" or "blocked".
+
+        None: the query has to be asked.
         """
         name, kind = query.name, query.kind
         if query.klass != _IN and query.klass != _ANY_CLASS:
@@ -176,7 +214,7 @@ class LocalNames:
         return special, "special"
 
     def _special(self, query: Query) -> Answer | None:
-        """The answer to a query that is not to be asked outside."""
+        """Return the answer to a query that is not to be asked outside, if it is one."""
         name = query.name
         if name == _CANARY:
             return local_answer(query, rcode=Rcode.NXDOMAIN)
@@ -196,7 +234,7 @@ _ZERO: list[Address] = [ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)]
 
 
 def _in(name: bytes, domains: Collection[bytes]) -> bool:
-    """Whether a name is one of `domains`, or below one."""
+    """Return whether a name is one of ``domains``, or below one."""
     position = 0
     while name[position]:
         if name[position:] in domains:
@@ -250,7 +288,7 @@ def _read_hosts(path: str | os.PathLike[str] | None) -> _Names:
                 for name in fields[1:]:
                     names.add(encode_name(name), address)
             except (ValueError, WireError):
-                logger.debug("%s: a line that is not understood: %r", path, line)
+                _log.debug("%s: a line that is not understood: %r", path, line)
     return names
 
 
@@ -274,10 +312,10 @@ def _read_blocks(path: str | os.PathLike[str], blocks: _Blocks) -> None:
                 except WireError:
                     wrong += 1
     except OSError as error:
-        raise ConfigError(f"--dns-block {path}: it cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: it cannot be read: {error.strerror}", "dns.block") from error
     blocks.denied.discard(b"\0")
     if wrong:
-        logger.warning(
+        _log.warning(
             "%s: %d lines are neither NAME nor 0.0.0.0 NAME; they block nothing",
             os.fspath(path),
             wrong,

@@ -7,20 +7,17 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zks_lwip.dns.local import LocalNames
-from zks_lwip.dns.servers import DEFAULT_SERVERS, WORKER, Server, parse_forward, parse_server
-from zks_lwip.dns.service import DnsService
-from zks_lwip.dns.upstreams import (
-    DnsTunnelAccess,
-    Via,
-    choose_via,
-    make_upstreams,
-    read_forwards,
-)
-from zks_lwip.errors import ConfigError
+from .._util import choice
+from ..errors import ConfigError
+from .local import LocalNames, StaticName, parse_static_name
+from .service import DnsService
+from .upstream.parse import DEFAULT_SERVERS, WORKER, parse_forward, parse_server
+from .upstream.select import DnsTunnelAccess, Via, choose_via, make_upstreams, read_forwards
+from .upstream.server import Server
 
-__all__ = ["DnsOptions", "Dot", "make_service"]
+__all__ = ["DnsOptions", "Dot", "StaticName", "make_service", "parse_static_name"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -28,7 +25,7 @@ DOT_PORT = 853
 
 
 class Dot(enum.Enum):
-    """What happens to the applications' own DNS over TLS and over QUIC (``--dot``)."""
+    """What happens to the applications' own DNS over TLS and over QUIC."""
 
     ALLOW = "allow"
     BLOCK = "block"
@@ -36,28 +33,48 @@ class Dot(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsOptions:
-    """``--dns``, ``--dns-via``, ``--dns-block``, ``--dns-forward`` and ``--dot``.
+    """Who is asked, which way, and which names are not.
 
-    Raises :class:`~zks_lwip.errors.ConfigError` for a forward or a block list that is no good.
+    :raises ConfigError: a forward or a block list cannot be used, or options contradict each other.
     """
 
     servers: tuple[Server, ...] = ()
-    """Empty: Cloudflare and Quad9."""
+    """Resolvers over HTTPS or TLS, the next asked when one fails; empty: Cloudflare and Quad9."""
     via: Via = Via.AUTO
+    """Who asks: this machine, through the tunnel, or the worker its own name servers."""
     block: tuple[Path, ...] = ()
+    """Files of names that do not exist, with all below them."""
     forward: tuple[str, ...] = ()
-    """Texts DOMAIN=ADDRESS or DOMAIN=worker."""
+    """Texts DOMAIN=ADDRESS[:PORT] or DOMAIN=worker: who is asked for the names of a domain."""
     dot: Dot = Dot.ALLOW
 
+    if TYPE_CHECKING:
+        # Texts are read, as `parse` does; what the fields hold has been.
+        def __init__(
+            self,
+            *,
+            servers: Iterable[Server | str] = ...,
+            via: Via | str = ...,
+            block: Iterable[Path | str] = ...,
+            forward: tuple[str, ...] = ...,
+            dot: Dot | str = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "via", choice(Via, self.via, "dns.via"))
+        object.__setattr__(self, "dot", choice(Dot, self.dot, "dns.dot"))
+        servers = (parse_server(s) if isinstance(s, str) else s for s in self.servers)
+        object.__setattr__(self, "servers", tuple(servers))
+        object.__setattr__(self, "block", tuple(Path(path) for path in self.block))
         for text in self.forward:
             parse_forward(text)
         if self.block:
             LocalNames(hosts=None, block=self.block)
         if self.servers and self.via is Via.WORKER:
             raise ConfigError(
-                "--dns names a resolver, but with --dns-via worker the worker chooses; "
-                "use --dns-via tunnel, or leave --dns away"
+                "names a resolver, but with `dns.via` worker the worker chooses; "
+                "use `dns.via` tunnel, or leave `dns.servers` away",
+                "dns.servers",
             )
 
     @classmethod
@@ -70,7 +87,10 @@ class DnsOptions:
         forward: Iterable[str] = (),
         dot: str = "allow",
     ) -> DnsOptions:
-        """Read what was written on the command line."""
+        """Read the options as texts.
+
+        :raises ConfigError: one cannot be read.
+        """
         return cls(
             servers=tuple(parse_server(text) for text in servers),
             via=Via(via),
@@ -82,17 +102,19 @@ class DnsOptions:
     def outside(self, *, embedded: bool, v1: bool = False) -> tuple[Network, ...]:
         """Return the addresses that will be asked from this machine, outside the tunnel.
 
-        Raises :class:`~zks_lwip.errors.ConfigError` if `via` or `forward` does not go with the
-        worker.
+        :param embedded: the worker is our own child.
+        :param v1: the worker speaks the first protocol.
+        :raises ConfigError: ``via``, ``forward`` or ``servers`` does not go with the worker.
         """
         forwards = read_forwards(self.forward, embedded=embedded)
         addresses = [address for _, address, _ in forwards if address != WORKER]
         chosen = choose_via(self.via, embedded=embedded, v1=v1)
         if chosen is Via.WORKER and self.servers:
             raise ConfigError(
-                "--dns names a resolver, but with --protocol v1 the worker's own are asked: TLS on "
-                "port 443 does not get through an original Worker. Leave --dns away, or insist "
-                "with --dns-via tunnel or direct."
+                "names a resolver, but with `protocol` v1 the worker's own are asked: TLS on "
+                "port 443 does not get through an original Worker. Leave `dns.servers` away, or "
+                "insist with `dns.via` tunnel or direct.",
+                "dns.servers",
             )
         if chosen is Via.DIRECT:
             for server in self.servers or DEFAULT_SERVERS:
@@ -102,7 +124,7 @@ class DnsOptions:
         return tuple(map(ipaddress.ip_network, plain))
 
     def refuses(self, port: int) -> bool:
-        """Whether a flow of an application to `port`, TCP or UDP, is refused as DNS of its own."""
+        """Whether flows of applications to ``port``, TCP or UDP, are refused as their own DNS."""
         return port == DOT_PORT and self.dot is Dot.BLOCK
 
 
@@ -114,14 +136,19 @@ def make_service(
     v1: bool = False,
     mark: int | None = None,
     ca_file: Path | None = None,
-    static: Sequence[str] = (),
+    static: Sequence[StaticName] = (),
     hosts: Path | str | None = "/etc/hosts",
     grace: float = 10.0,
 ) -> DnsService:
-    """Build the service; `mark` is the firewall mark of sockets that stay outside the TUN, and
-    `ca_file` holds certificates to trust for resolvers, besides the system's.
+    """Build the service.
 
-    Raises :class:`~zks_lwip.errors.ConfigError`.
+    :param embedded: the worker is our own child.
+    :param v1: the worker speaks the first protocol.
+    :param mark: SO_MARK of sockets that stay outside the TUN.
+    :param ca_file: PEM file of certificates that are trusted for resolvers, besides the system's.
+    :param static: names that are answered here.
+    :param grace: seconds for which a lost tunnel is waited for.
+    :raises ConfigError: an option cannot be used, or does not go with the worker.
     """
     upstreams = make_upstreams(
         options.servers,

@@ -1,152 +1,142 @@
-"""The service that answers every query: static → blocked → cache → upstreams.
+"""The service that answers every query: local names → cache → forwarder → upstreams.
 
-Identical queries in flight are one query upstream. Nothing is ever left unanswered but what cannot
-be a query.
+Nothing is ever left unanswered but what cannot be a query.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 import trio
 
-from zks_lwip.dns.answer import Answer, servfail
-from zks_lwip.dns.asking import Asked, Asker
-from zks_lwip.dns.cache import Cache
-from zks_lwip.dns.fairness import Shares
-from zks_lwip.dns.intercept import Query, Rejected, examine
-from zks_lwip.dns.local import LocalNames
-from zks_lwip.dns.resolver import Resolver
-from zks_lwip.dns.wire import MAX_MESSAGE, Ede, Rcode
-from zks_lwip.errors import ConfigError, DnsError
+from ..errors import ConfigError, DnsError
+from ..net.histogram import Histogram
+from .cache import Cache
+from .forwarder import Forwarder, Reply
+from .local import LocalNames, StaticName
+from .message.answer import Answer
+from .message.query import Query, Rejected, examine
+from .message.wire import MAX_MESSAGE
+from .names import AddressNames
+from .upstream.resolver import Upstream
 
 __all__ = ["DnsService"]
 
-logger = logging.getLogger(__name__)
-
-Reply = Callable[[bytes], None]
+_log = logging.getLogger(__name__)
 
 MAX_DATAGRAM = 16384
 """No answer over UDP is larger, whatever the client takes: it would come in too many fragments."""
-LOCAL_REPEATED = 60.0
-"""Seconds for which a static or blocked name need not come here again; a change is told."""
-MAX_WAITING_BYTES = 16 << 20
-"""Bytes of the queries that wait: 1 KiB for each, where a plain one has less than 300."""
-HOSTS_INTERVAL = 2.0
-"""Seconds between two looks at whether /etc/hosts has changed."""
+LOCAL_SECONDS = 60.0
+"""Seconds for which the packet cache keeps a static or blocked name; a change clears it."""
 
 
-class Repeater(Protocol):
-    """What answers over UDP what has just been asked and answered, below us."""
+class PacketCacheLike(Protocol):
+    """What answers over UDP, below the service, a query that differs from an answered one only in
+    its two id bytes: :class:`zks_lwip.stack.PacketCache`.
+    """
 
     @property
     def hits(self) -> int:
-        """How often it did."""
+        """How many queries it answered."""
         ...
 
     def put(
         self, key: bytes, answer: bytes, ttls: Sequence[int], age: float, seconds: float
     ) -> None:
-        """Take a query and its answer, both without their ids.
+        """Keep an answer.
 
-        `ttls` are the offsets of the answer's TTLs, to be counted down; they were true `age`
-        seconds ago. After `seconds` it is to be forgotten.
+        :param key: the query without its id.
+        :param answer: the answer without its id.
+        :param ttls: offsets of the answer's TTLs, to be counted down.
+        :param age: seconds since the TTLs were true.
+        :param seconds: how long to keep it.
         """
         ...
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget every answer."""
         ...
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One query that is being asked, and who waits for it."""
-
-    query: Query
-    asked: Asked
-    waiting: dict[_Waiting, None] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A client's query, and how to answer it."""
-
-    query: Query
-    limit: int
-    reply: Reply
-    flight: _Flight
 
 
 class DnsService:
     """Answers DNS messages. One trio thread; :meth:`run` must be running.
 
-    `upstreams` are asked in this order. `static` are texts NAME=ADDRESS, `hosts` is a hosts file
-    (None: none), `block` are paths of block lists, `forward` are (domain, resolver) pairs:
-    queries for the domain and below go to that resolver alone. `deadline` is the time in seconds
-    that one upstream has for one query, `grace` how long a query waits for a tunnel that is down.
-    At most `max_flights` different queries are asked or queue to be, and at most `max_waiting`
-    clients' queries wait for them; beyond, queries of the source that has most are answered
-    SERVFAIL. Raises :class:`~zks_lwip.errors.ConfigError`.
+    :param upstreams: asked in this order.
+    :param static: names that are answered here.
+    :param hosts: a hosts file; None: none.
+    :param block: paths of block lists.
+    :param forward: pairs of a domain and the upstream that alone is asked for it and below.
+    :param deadline: seconds that one upstream has for one query.
+    :param grace: seconds that a query waits for a tunnel that is down.
+    :param max_in_flight: different queries that are asked or queue to be; beyond, queries of the
+        source that has most are answered SERVFAIL.
+    :param max_waiting: clients' queries that wait for them; beyond, the same.
+    :param hosts_interval: seconds between two looks at whether the hosts file has changed.
+    :raises ConfigError: a text or a list cannot be read.
     """
 
     def __init__(
         self,
-        upstreams: Sequence[Resolver],
+        upstreams: Sequence[Upstream],
         *,
-        static: Iterable[str] = (),
+        static: Iterable[StaticName] = (),
         hosts: str | os.PathLike[str] | None = "/etc/hosts",
         block: Iterable[str | os.PathLike[str]] = (),
-        forward: Iterable[tuple[str, Resolver]] = (),
+        forward: Iterable[tuple[str, Upstream]] = (),
         cache: Cache | None = None,
         deadline: float = 5.0,
         grace: float = 10.0,
-        max_flights: int = 4096,
+        max_in_flight: int = 4096,
         max_waiting: int = 16384,
+        hosts_interval: float = 2.0,
     ) -> None:
         forward = tuple(forward)
         self._local = LocalNames(
             static=static, hosts=hosts, block=block, forward=[domain for domain, _ in forward]
         )
         self._cache = Cache() if cache is None else cache
-        self._asker = Asker(upstreams, forward, deadline=deadline, grace=grace)
-        self._max_flights = max_flights
-        self._max_waiting = max_waiting
-        self._flights: dict[bytes, _Flight] = {}
-        self._flight_shares: Shares[_Flight] = Shares()
-        self._waiting: Shares[_Waiting] = Shares()
-        self._waiting_bytes = 0
-        self._given_way: deque[tuple[_Waiting, Answer]] = deque()
-        self._giving_way = False
+        self._forwarder = Forwarder(
+            upstreams,
+            forward,
+            self._answered,
+            deadline=deadline,
+            grace=grace,
+            max_in_flight=max_in_flight,
+            max_waiting=max_waiting,
+        )
         self._counters: Counter[str] = Counter()
-        self._repeater: Repeater | None = None
+        self.names = AddressNames()
+        """Which names addresses were resolved from."""
+        self._packet_cache: PacketCacheLike | None = None
+        self._hosts_interval = hosts_interval
         self._reload = trio.Event()
 
-    def repeat_by(self, repeater: Repeater) -> None:
-        """From now on have `repeater` give what we have answered from the cache or by ourselves."""
-        self._repeater = repeater
+    def _answered(self, query: Query, answer: Answer, seconds: float) -> None:
+        self._cache.put(query, answer)
+        self.names.note(query, answer, seconds)
+
+    def use_packet_cache(self, packet_cache: PacketCacheLike) -> None:
+        """From now on give ``packet_cache`` what was answered from the cache or from local names,
+        for it to answer the same again.
+        """
+        self._packet_cache = packet_cache
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled. Who still waits then is answered SERVFAIL."""
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self._asker.run)
-                nursery.start_soon(self._watch_files)
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            for flight in list(self._flights.values()):
-                query = flight.query
-                self._land(query, servfail(query, Ede.NOT_READY, "shutting down"))
+        """Run until cancelled; what still waits then is answered SERVFAIL."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._forwarder.run)
+            nursery.start_soon(self._watch_files)
+            task_status.started()
+            await trio.sleep_forever()
 
     def answer_now(self, query: bytes, *, transport: str = "udp") -> bytes | None:
-        """Answer at once what needs no upstream. None: call :meth:`submit` or :meth:`answer`,
-        which may drop it.
+        """Answer at once what needs no upstream.
+
+        :returns: None: call :meth:`submit` or :meth:`answer`, which may drop it.
         """
         found = self._now(query, transport)
         return found if isinstance(found, bytes) else None
@@ -154,20 +144,20 @@ class DnsService:
     def submit(
         self, query: bytes, reply: Reply, *, transport: str = "udp", source: Hashable = None
     ) -> None:
-        """Answer by calling ``reply(message)``, at once or later, once; not at all for what
-        cannot be a query.
+        """Answer by calling ``reply``, at once or later, once; never for what cannot be a query.
 
-        `reply` runs in the trio thread, must neither block nor raise. `source` tells clients apart
-        that are to have equal shares: an application's address and port.
+        :param reply: runs in the trio thread; must neither block nor raise.
+        :param transport: "udp" or "tcp".
+        :param source: tells clients apart that have equal shares: an application's socket.
         """
         found = self._now(query, transport)
         if isinstance(found, bytes):
             reply(found)
         elif found is not None:
-            self._join(found, _limit(found, transport), reply, source)
+            self._forwarder.join(found, _limit(found, transport), reply, source)
 
     async def answer(self, query: bytes, *, transport: str = "udp") -> bytes | None:
-        """Answer; None for what is to be dropped in silence. `transport` is "udp" or "tcp"."""
+        """Answer; None for what is to be dropped in silence. ``transport`` is "udp" or "tcp"."""
         found = self._now(query, transport)
         if not isinstance(found, Query):
             return found
@@ -178,13 +168,14 @@ class DnsService:
             answers.append(message)
             done.set()
 
-        self._join(found, _limit(found, transport), reply, None)
+        self._forwarder.join(found, _limit(found, transport), reply, None)
         await done.wait()
         return answers[0]
 
     async def resolve(self, query: bytes) -> bytes:
-        """The service as a :class:`Resolver`: answer as over TCP. Raises DnsError where a client
-        would get silence.
+        """Answer as over TCP.
+
+        :raises DnsError: a client would get silence.
         """
         answer = await self.answer(query, transport="tcp")
         if answer is None:
@@ -198,33 +189,35 @@ class DnsService:
         logged, and what was read before stays in force.
         """
         count = self._cache.flush()
-        if self._repeater is not None:
-            self._repeater.clear()
+        if self._packet_cache is not None:
+            self._packet_cache.clear()
         self._reload.set()
         return count
+
+    @property
+    def latency(self) -> Histogram:
+        """Seconds until queries that had to be asked upstream had an answer."""
+        return self._forwarder.latency
 
     def stats(self) -> dict[str, int]:
         """Counters since the start, and a few gauges (cache_entries, in_flight, waiting).
 
-        ``repeated`` are answers of the repeater; they are in no other counter.
+        ``repeated`` are answers of the packet cache; they are in no other counter.
         """
         cache = self._cache
         values = dict(self._counters)
         values |= {
-            "repeated": 0 if self._repeater is None else self._repeater.hits,
+            "repeated": 0 if self._packet_cache is None else self._packet_cache.hits,
             "cache_hits": cache.hits,
             "cache_misses": cache.misses,
             "cache_entries": len(cache),
             "cache_evicted": cache.evicted,
             "blocked_names": self._local.blocked_names,
-            "in_flight": len(self._flights),
-            "waiting": len(self._waiting),
         }
-        values |= self._asker.stats()
-        return values
+        return values | self._forwarder.stats()
 
     def _now(self, message: bytes, transport: str) -> bytes | Query | None:
-        """An answer; or the query, if it has to be asked; or None, if it is to be dropped."""
+        """Return an answer; the query, if it has to be asked; None, if it is to be dropped."""
         counters = self._counters
         counters[transport] += 1
         query = examine(message)
@@ -236,115 +229,30 @@ class DnsService:
         if local is not None:
             answer, origin = local
             counters[origin] += 1
-            if self._repeater is not None and transport == "udp":
-                self._repeat(message, query, answer, 0, LOCAL_REPEATED)
+            if self._packet_cache is not None and transport == "udp":
+                self._keep_packet(message, query, answer, 0, LOCAL_SECONDS)
             return answer.render(query, limit=limit)
         hit = self._cache.get(query)
         if hit is not None:
             answer, age = hit
-            if self._repeater is not None and transport == "udp":
-                self._repeat(message, query, answer, age, answer.lifetime - age)
+            if self._packet_cache is not None and transport == "udp":
+                self._keep_packet(message, query, answer, age, answer.lifetime - age)
             return answer.render(query, limit=limit, age=int(age))
         return query
 
-    def _repeat(
+    def _keep_packet(
         self, message: bytes, query: Query, answer: Answer, age: float, seconds: float
     ) -> None:
-        """Have an answer repeated for as long as it may be kept."""
+        """Give the packet cache an answer, for as long as it may be kept."""
         # Only where nothing differs between queries but the id: no cookies, no padding.
-        if self._repeater and len(message) == len(query.body) + (11 if query.edns else 0):
-            rest, ttls = answer.to_repeat(query, limit=_limit(query, "udp"))
-            self._repeater.put(message[2:], rest, ttls, age, seconds)
-
-    def _join(self, query: Query, limit: int, reply: Reply, source: Hashable) -> None:
-        """Wait for the flight that asks the same, or start one."""
-        if not self._make_room(source, query.key in self._flights):
-            self._counters["overload"] += 1
-            reply(_overload(query).render(query, limit=limit))
-            self._answer_given_way()
-            return
-        flight = self._flights.get(query.key)
-        if flight is not None:
-            self._counters["coalesced"] += 1
-        else:
-            flight = _Flight(query, self._asker.ask(query, self._land, source))
-            self._flights[query.key] = flight
-            self._flight_shares.add(source, flight)
-        waiting = _Waiting(query, limit, reply, flight)
-        flight.waiting[waiting] = None
-        self._waiting.add(source, waiting)
-        self._waiting_bytes += query.held
-        self._answer_given_way()
-
-    def _make_room(self, source: Hashable, known: bool) -> bool:
-        """Whether `source` may wait for one query more, a `known` one or another; answer SERVFAIL
-        to what has to give way to it.
-        """
-        while self._too_many_wait():
-            waiting = self._waiting.gives_way(source)
-            if waiting is None:
-                return False
-            self._forget(waiting)
-            del waiting.flight.waiting[waiting]
-            self._give_way(waiting)
-        if not known and len(self._flights) >= self._max_flights:
-            flight = self._flight_shares.gives_way(source)
-            if flight is None:
-                return False
-            self._asker.cancel(flight.asked)
-            self._end(flight)
-            for waiting in flight.waiting:
-                self._give_way(waiting)
-        return True
-
-    def _too_many_wait(self) -> bool:
-        return len(self._waiting) >= self._max_waiting or self._waiting_bytes >= MAX_WAITING_BYTES
-
-    def _forget(self, waiting: _Waiting) -> None:
-        self._waiting.remove(waiting)
-        self._waiting_bytes -= waiting.query.held
-
-    def _give_way(self, waiting: _Waiting) -> None:
-        self._counters["overload"] += 1
-        self._given_way.append((waiting, _overload(waiting.query)))
-
-    def _answer_given_way(self) -> None:
-        """Answer the queries that had to give way.
-
-        An answer may have a TCP connection ask its next query, for which others give way; they are
-        answered by the outer call, lest the stack grow with the number of connections.
-        """
-        if self._giving_way:
-            return
-        self._giving_way = True
-        try:
-            while self._given_way:
-                waiting, answer = self._given_way.popleft()
-                waiting.reply(answer.render(waiting.query, limit=waiting.limit))
-        finally:
-            self._giving_way = False
-
-    def _end(self, flight: _Flight) -> None:
-        """Take a flight, and all who wait for it, out of the tables."""
-        del self._flights[flight.query.key]
-        self._flight_shares.remove(flight)
-        for waiting in flight.waiting:
-            self._forget(waiting)
-
-    def _land(self, query: Query, answer: Answer) -> None:
-        """Keep the answer, and give it to everyone who waits, as it suits each."""
-        flight = self._flights[query.key]
-        self._end(flight)
-        self._cache.put(query, answer)
-        if answer.rcode == Rcode.SERVFAIL:
-            self._counters["servfail"] += 1
-        for waiting in flight.waiting:
-            waiting.reply(answer.render(waiting.query, limit=waiting.limit))
+        if self._packet_cache and len(message) == len(query.body) + (11 if query.edns else 0):
+            rest, ttls = answer.for_packet_cache(query, limit=_limit(query, "udp"))
+            self._packet_cache.put(message[2:], rest, ttls, age, seconds)
 
     async def _watch_files(self) -> None:
         """Read hosts file and block lists when told to, the hosts file also when it has changed."""
         while True:
-            with trio.move_on_after(HOSTS_INTERVAL) as waiting:
+            with trio.move_on_after(self._hosts_interval) as waiting:
                 await self._reload.wait()
             if waiting.cancelled_caught:
                 read = self._local.refresh_hosts
@@ -354,18 +262,14 @@ class DnsService:
             try:
                 changed = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
             except ConfigError as error:
-                logger.warning("%s; what was read before stays in force", error)
+                _log.warning("%s; what was read before stays in force", error)
                 continue
             if changed:
                 self._counters["reloaded"] += 1
-                if self._repeater is not None:
-                    self._repeater.clear()
-
-
-def _overload(query: Query) -> Answer:
-    return servfail(query, Ede.NOT_READY, "too many queries at once")
+                if self._packet_cache is not None:
+                    self._packet_cache.clear()
 
 
 def _limit(query: Query, transport: str) -> int:
-    """How large the answer may be, in bytes."""
+    """Return how large the answer may be, in bytes."""
     return min(query.size, MAX_DATAGRAM) if transport == "udp" else MAX_MESSAGE

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from zks_lwip.dns.answer import Answer, local_answer
-from zks_lwip.dns.intercept import Query
-from zks_lwip.dns.wire import Ede, Rcode, Type, ede_option, encode_name, soa_data
+from .message.answer import Answer, local_answer
+from .message.query import Query
+from .message.wire import Ede, Rcode, Type, ede_option, encode_name, soa_data
 
 __all__ = [
     "ENDINGS",
@@ -108,9 +108,9 @@ _SINGLE_REASON = ede_option(
 
 
 def answer_special(query: Query, zone: Zone, *, known: bool = False) -> Answer | None:
-    """Answer a query for a name in `zone`; None for what only the zone's public parent knows.
+    """Answer a query for a name in ``zone``; None for what only the zone's public parent knows.
 
-    `known`: the name has records of another type here (in the hosts file, say).
+    ``known``: the name has records of another type here (in the hosts file, say).
     """
     name, kind = query.name, query.kind
     apex = name == zone.name

@@ -13,27 +13,29 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
-from ..dns.conversation import Budget, Conversation
+from ..dns.tcp_server import AnswerBudget, Conversation
 from ..errors import StackError
 from ..stack import Datagram, Flow, Reject
-from ..stats import GatewayCounters
-from .tcp import FlowTable
+from .counters import GatewayCounters
+from .flow_table import FlowTable
+from .flows import FlowInfo
+from .policy import GIVES_WAY, NO_ROOM
 from .udp import UdpStack
 
-__all__ = ["IDLE_SECONDS", "MAX_CONNECTIONS", "DnsFlow", "DnsFront", "DnsService"]
+__all__ = ["IDLE_SECONDS", "MAX_CONNECTIONS", "DnsConnection", "DnsInterceptor", "QueryHandler"]
 
 _log = logging.getLogger(__name__)
 
-#: A TCP connection without a query in flight is closed after this time (RFC 7766 §6.2.3).
 IDLE_SECONDS = 30.0
-#: TCP connections at a time. A busy forwarder opens some tens; each may hold 1 MiB of answers.
+"""A TCP connection without a query in flight is closed after this time (RFC 7766 §6.2.3)."""
 MAX_CONNECTIONS = 512
+"""TCP connections at a time. A busy forwarder opens some tens; each may hold 1 MiB of answers."""
 
 _scratch = memoryview(bytearray(16384))
 
 
-class DnsService(Protocol):
-    """Who answers: :class:`zks_lwip.dns.DnsService`."""
+class QueryHandler(Protocol):
+    """What answers queries: :class:`zks_lwip.dns.DnsService`."""
 
     def submit(
         self,
@@ -50,13 +52,13 @@ class DnsService(Protocol):
         ...
 
 
-class DnsFront:
+class DnsInterceptor:
     """Takes queries from the stack and gives their answers back to it."""
 
     def __init__(
         self,
         stack: UdpStack,
-        service: DnsService,
+        service: QueryHandler,
         counters: GatewayCounters,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -64,9 +66,9 @@ class DnsFront:
         self.service = service
         self.counters = counters
         self.clock = clock
-        self.budget = Budget()
+        self.budget = AnswerBudget()
         self._stack = stack
-        self._flows: dict[DnsFlow, None] = {}
+        self._flows: dict[DnsConnection, None] = {}
 
     def on_datagram(self, datagram: Datagram) -> None:
         """Answer one UDP query, now or later."""
@@ -86,10 +88,10 @@ class DnsFront:
                 (one for one in self._flows if one.idle), key=lambda one: one.used, default=None
             )
             if idle is None:
-                flow.reject(Reject.SILENT)
+                flow.reject(NO_ROOM)
                 return
-            idle.refuse(Reject.RST)
-        served = DnsFlow(self, flow, table)
+            idle.refuse(GIVES_WAY)
+        served = DnsConnection(self, flow, table)
         if not served.over:
             self._flows[served] = None
 
@@ -98,8 +100,8 @@ class DnsFront:
         for flow in tuple(self._flows):
             flow.expire(now)
 
-    def forget(self, flow: DnsFlow) -> None:
-        """A connection has ended."""
+    def forget(self, flow: DnsConnection) -> None:
+        """Note that a connection has ended."""
         self._flows.pop(flow, None)
 
     def _reply(self, source: tuple[str, int], destination: tuple[str, int], answer: bytes) -> None:
@@ -107,7 +109,7 @@ class DnsFront:
             self.counters.dns_dropped += 1
 
 
-class DnsFlow:
+class DnsConnection:
     """One TCP connection to port 53; the handler of its flow.
 
     What it holds is bounded by the :class:`Conversation`: while too many queries wait, or the
@@ -120,7 +122,7 @@ class DnsFlow:
         "_eof",
         "_finished",
         "_flow",
-        "_front",
+        "_interceptor",
         "_moving",
         "_out",
         "_readable",
@@ -129,18 +131,18 @@ class DnsFlow:
         "used",
     )
 
-    def __init__(self, front: DnsFront, flow: Flow, table: FlowTable) -> None:
-        self._front = front
+    def __init__(self, interceptor: DnsInterceptor, flow: Flow, table: FlowTable) -> None:
+        self._interceptor = interceptor
         self._flow = flow
         self._table = table
-        self._conversation = Conversation(self, self._move, front.budget)
+        self._conversation = Conversation(self, self._move, interceptor.budget)
         self._out = memoryview(b"")  # taken from the conversation, not yet by the stack
         self._readable = False
         self._moving = False
         self._eof = False  # nothing more is read
-        self._finished = False  # our FIN is sent
+        self._finished = False  # FIN is sent
         self._done = False  # forgotten
-        self.since = self.used = front.clock()
+        self.since = self.used = interceptor.clock()
         flow.handler = self
         table.accept(self)
         try:
@@ -151,7 +153,7 @@ class DnsFlow:
 
     @property
     def over(self) -> bool:
-        """Whether nothing will happen any more."""
+        """Whether it has ended."""
         return self._done
 
     @property
@@ -163,9 +165,11 @@ class DnsFlow:
         self, query: bytes, reply: Callable[[bytes], None], *, transport: str = "tcp"
     ) -> None:
         """Pass a query of the conversation on."""
-        self._front.counters.dns_queries += 1
-        self.used = self._front.clock()
-        self._front.service.submit(query, reply, transport=transport, source=self._flow.source)
+        self._interceptor.counters.dns_queries += 1
+        self.used = self._interceptor.clock()
+        self._interceptor.service.submit(
+            query, reply, transport=transport, source=self._flow.source
+        )
 
     def on_established(self) -> None:
         """The handshake is done."""
@@ -188,20 +192,29 @@ class DnsFlow:
         self._forget()
         self._flow.close()
 
+    def info(self, now: float) -> FlowInfo:
+        """Return what is told of it; its bytes are not counted."""
+        source, destination = self._flow.source, self._flow.destination
+        return FlowInfo("tcp", source, destination, "dns", "open", now - self.since, 0, 0)
+
     def refuse(self, how: Reject) -> None:
-        """Abort; a connection of ours is never held."""
+        """Abort, whatever ``how`` says: a connection to port 53 is never held."""
         self._forget()
         self._flow.abort()
 
-    def leave(self, now: float) -> None:
-        """Nothing of it is left when its application is."""
+    def end(self) -> None:
+        """Abort."""
+        self.refuse(GIVES_WAY)
+
+    def expire_orphan(self, now: float) -> None:
+        """Do nothing: such a connection ends with its application."""
 
     def expire(self, now: float) -> None:
         """Close after :data:`IDLE_SECONDS` without a query; abort if that does not end it."""
         if self._conversation.in_flight or now - self.used < IDLE_SECONDS:
             return
         if self._out or self._finished:  # it does not read, or does not close its side
-            self.refuse(Reject.RST)
+            self.refuse(GIVES_WAY)
         else:
             self.used = now
             self._readable = False
@@ -226,7 +239,7 @@ class DnsFlow:
             self._flow.send_eof()
 
     def _push_answers(self) -> bool:
-        """Whether all that there is to send has been taken."""
+        """Push answers; return whether all have been taken."""
         while True:
             if not self._out:
                 self._out = memoryview(self._conversation.take())
@@ -236,10 +249,10 @@ class DnsFlow:
             self._out = self._out[taken:]
             if self._out:
                 return False
-            self.used = self._front.clock()
+            self.used = self._interceptor.clock()
 
     def _pull_queries(self) -> bool:
-        """Whether anything has come, and so might be answered already."""
+        """Read queries; return whether any bytes came, and so might be answered already."""
         if self._eof or not self._readable or self._conversation.paused:
             return False
         count = self._flow.pull_into(_scratch)
@@ -260,4 +273,4 @@ class DnsFlow:
         self._out = memoryview(b"")
         self._conversation.close()
         self._table.remove(self)
-        self._front.forget(self)
+        self._interceptor.forget(self)

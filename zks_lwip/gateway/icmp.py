@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
-from ..config import Icmp
-from ..dns.fairness import Shares
 from ..errors import TunnelError
-from ..stats import GatewayCounters
-from .policy import Policy
+from ..net.fairness import Shares
+from .counters import GatewayCounters
+from .policy import FlowPolicy, Service
 
-__all__ = ["MAX_ECHOES", "EchoStack", "EchoTunnel", "Echoes"]
+__all__ = ["MAX_ECHOES", "EchoResponder", "EchoStack", "EchoTunnel"]
 
 _log = logging.getLogger(__name__)
 
-#: Echo requests that wait for a reply, some kilobytes each. Over it the oldest to the host that has
-#: most of them is given up: that is likely to be dead, and only silence would end it.
 MAX_ECHOES = 1024
-#: No reply within this time is no reply (seconds).
+"""Echo requests that wait for a reply, some kilobytes each. Over it the oldest to the host that has
+most of them is given up: that is likely to be dead, and only silence would end it.
+"""
 ECHO_SECONDS = 10.0
+"""Seconds after which a reply is not waited for."""
 
 
 class EchoStack(Protocol):
@@ -39,27 +38,22 @@ class EchoTunnel(Protocol):
     async def echo(self, host: str, payload: bytes) -> bytes: ...
 
 
-class Echoes:
+class EchoResponder:
     """Answers the echo requests of the applications."""
 
     def __init__(
         self,
         stack: EchoStack,
         tunnel: EchoTunnel,
-        policy: Policy,
+        policy: FlowPolicy,
         counters: GatewayCounters,
         nursery: trio.Nursery,
-        *,
-        mode: Icmp,
-        worker_icmp: Callable[[], bool],
     ) -> None:
         self._stack = stack
         self._tunnel = tunnel
         self._policy = policy
         self._counters = counters
         self._nursery = nursery
-        self._mode = mode
-        self._worker_icmp = worker_icmp
         self._waiting: Shares[trio.CancelScope] = Shares()
 
     @property
@@ -68,15 +62,12 @@ class Echoes:
         return len(self._waiting)
 
     def on_echo(self, source: str, destination: str, ident: int, seq: int, payload: bytes) -> None:
-        """One echo request of an application."""
+        """Answer one echo request of an application, now or later, or drop it."""
         self._counters.echoes += 1
-        if self._mode is Icmp.REPLY:
+        service = self._policy.decide_echo(destination)
+        if service is Service.GATEWAY:
             self._stack.send_echo_reply(destination, source, ident, seq, payload)
-        elif (
-            self._mode is Icmp.OFF
-            or not self._worker_icmp()
-            or (":" in destination and self._policy.blocks_ipv6())
-        ):
+        elif service is not Service.TUNNEL:
             self._counters.echoes_dropped += 1
         else:
             if len(self._waiting) >= MAX_ECHOES:

@@ -1,7 +1,9 @@
 """TCP: one bridge per connection, between a flow of the stack and a stream of the tunnel.
 
 A bridge is driven by events from both sides and never waits: there is no task per connection, and
-bytes move in whatever pieces the two sides give. The SYN is held until the worker has connected,
+bytes move in whatever pieces the two sides give. Once they do, C moves them (:meth:`~zks_lwip.
+protocol.Session.bind`) while both sides take all that there is; a bridge is asked again for what is
+left over, and for the ends. The SYN is held until the worker has connected,
 so that the application sees what the far end did (PROTOCOL.md §4); with ``fast_connect`` it is
 accepted first.
 
@@ -15,33 +17,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ..errors import StackError
 from ..stack import Flow, Reject
-from ..stats import GatewayCounters
-from .backlog import Backlog
-from .policy import Policy, refusal_for
-from .talk import tell, told
+from .backlog import ByteBacklog
+from .counters import GatewayCounters
+from .flow_table import FlowTable
+from .flows import FlowInfo
+from .policy import FlowPolicy, refusal_for
+from .trace import log_flow, logs_flows
 
-__all__ = ["HELD_SECONDS", "FlowTable", "StreamHandle", "StreamOpener", "TcpBridge"]
+__all__ = ["ORPHAN_SECONDS", "BridgedStream", "StreamOpener", "TcpBridge"]
 
 _log = logging.getLogger(__name__)
 
-#: A held SYN is given up in silence after this time. A kernel with Linux's default of six retries
-#: gives up after 127 s without telling anybody, so nothing else would end it if the worker forgot.
-HELD_SECONDS = 130.0
-#: What an application that is gone has left is given up when the worker has taken none of it for
-#: this time: as long as a kernel tries to deliver what a closed socket has left, or more.
-LEFT_SECONDS = 300.0
+ORPHAN_SECONDS = 300.0
+"""What an application that is gone has left is given up when the worker has taken none of it for
+this time: as long as a kernel tries to deliver what a closed socket has left, or more.
+"""
 
 
-class StreamHandle(Protocol):
+class BridgedStream(Protocol):
     """What a bridge needs of a tunnel stream. All of it is harmless after the stream's end."""
 
     def mark_ready(self) -> None: ...
     def consumed(self, n: int, /) -> None: ...
+    def bind(self, target: Any, handle: int, /, *, pull: bool = ..., push: bool = ...) -> None: ...
+    def unbind(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -52,83 +56,7 @@ class StreamOpener(Protocol):
     def hopeless(self) -> bool:
         """Down, and for longer than one waits for it."""
 
-    def open_stream(self, host: str, port: int, peer: TcpBridge, /) -> StreamHandle: ...
-
-
-class Tabled(Protocol):
-    """A connection in the :class:`FlowTable`."""
-
-    since: float
-
-    def refuse(self, how: Reject) -> None: ...
-    def leave(self, now: float) -> None: ...
-
-
-class FlowTable:
-    """All connections, held and accepted, at most ``limit`` of them.
-
-    Held ones are kept in the order in which they came: when the table is full, the oldest of them
-    makes room, since it is the least likely to be still wanted. In silence: if it is, its kernel
-    sends the SYN again, and that is a new connection.
-    """
-
-    __slots__ = ("_accepted", "_counters", "_held", "_left", "limit")
-
-    def __init__(self, limit: int, counters: GatewayCounters) -> None:
-        self.limit = limit
-        self._counters = counters
-        self._held: dict[Tabled, None] = {}
-        self._accepted: set[Tabled] = set()
-        self._left: dict[Tabled, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._held) + len(self._accepted)
-
-    @property
-    def held(self) -> int:
-        """How many connections wait for their far end."""
-        return len(self._held)
-
-    def make_room(self) -> bool:
-        """Whether one more fits, if need be after giving up the oldest held one."""
-        if len(self) < self.limit:
-            return True
-        self._counters.flows_over_limit += 1
-        if not self._held:
-            return False
-        next(iter(self._held)).refuse(Reject.SILENT)
-        return True
-
-    def hold(self, member: Tabled) -> None:
-        self._held[member] = None
-
-    def accept(self, member: Tabled) -> None:
-        self._held.pop(member, None)
-        self._accepted.add(member)
-
-    def remove(self, member: Tabled) -> None:
-        """Forget a connection; harmless if it is forgotten already."""
-        self._held.pop(member, None)
-        self._accepted.discard(member)
-        self._left.pop(member, None)
-
-    def left(self, member: Tabled) -> None:
-        """The application of an accepted one is gone; ``leave`` is called until it is removed."""
-        self._left[member] = None
-
-    def expire(self, now: float) -> None:
-        """Give up the held ones that are older than :data:`HELD_SECONDS`, and let go of those
-        whose application is gone.
-        """
-        for member in tuple(self._left):
-            member.leave(now)
-        late = [member for member in self._held if now - member.since >= HELD_SECONDS]
-        for member in late:
-            member.refuse(Reject.SILENT)
-
-    def __iter__(self) -> Iterator[Tabled]:
-        yield from tuple(self._held)
-        yield from tuple(self._accepted)
+    def open_stream(self, host: str, port: int, peer: TcpBridge, /) -> BridgedStream: ...
 
 
 class TcpBridge:
@@ -141,12 +69,13 @@ class TcpBridge:
         "_counters",
         "_done",
         "_flow",
-        "_moved",
         "_pending",
         "_pulled_eof",
         "_remote_eof",
         "_stream",
         "_table",
+        "_taken",
+        "_to",
         "_tunnel",
         "since",
     )
@@ -161,30 +90,43 @@ class TcpBridge:
         self._flow = flow
         self._table = table
         self._counters = counters
-        self._stream: StreamHandle | None = None
+        self._stream: BridgedStream | None = None
         self._tunnel: StreamOpener | None = None
-        self._pending: Backlog | None = None
+        self._pending: ByteBacklog | None = None
         self._accepted = False  # the SYN went to the stack
         self._pulled_eof = False  # the application's FIN went to the tunnel
         self._remote_eof = False  # the far end's EOF has come (maybe behind pending bytes)
         self._closed = False  # the stack is done with it: nothing more goes to the application
         self._done = False  # nothing may happen any more
         self._clock = clock
-        self._moved = 0.0  # when the worker last took bytes of an application that is gone
+        self._to: tuple[str, int] | None = None  # in place of the flow's destination
+        self._taken = 0.0  # when the worker last took bytes of an application that is gone
         self.since = clock()
 
-    def start(self, tunnel: StreamOpener, policy: Policy, *, fast_connect: bool) -> None:
-        """Ask the worker to connect; the flow is held meanwhile, unless ``fast_connect``."""
+    def start(
+        self,
+        tunnel: StreamOpener,
+        policy: FlowPolicy,
+        *,
+        fast_connect: bool,
+        to: tuple[str, int] | None = None,
+    ) -> None:
+        """Ask the worker to connect; the flow is held meanwhile, unless ``fast_connect``.
+
+        :param to: where the worker connects to; None: to the flow's destination.
+        """
         self._flow.handler = self
         self._tunnel = tunnel
+        self._to = to
         host, port = self._flow.destination
-        if told():
-            tell("tcp", self._flow.source, self._flow.destination, "asked for")
+        if logs_flows():
+            log_flow("tcp", self._flow.source, self._flow.destination, "asked for")
         if not fast_connect:
             self._table.hold(self)
         elif not self._accept():
             return
-        stream = tunnel.open_stream(policy.to_worker(host), port, self)
+        host, port = (policy.to_worker(host), port) if to is None else to
+        stream = tunnel.open_stream(host, port, self)
         if self._done:  # it was refused at once
             stream.close()
         else:
@@ -193,7 +135,10 @@ class TcpBridge:
     # from the tunnel
 
     def pull_into(self, view: memoryview) -> int | None:
-        """Bytes of the application for the worker; None once its FIN has been seen."""
+        """Give the worker bytes of the application.
+
+        :returns: bytes written to ``view``; 0: none now; None: its FIN has been seen.
+        """
         if self._done or not self._accepted:
             return 0
         if self._pulled_eof:
@@ -206,7 +151,9 @@ class TcpBridge:
         elif count:
             self._counters.bytes_up += count
             if self._closed:
-                self._moved = self._clock()
+                self._taken = self._clock()
+            else:
+                self._bind(pull=True)
         return count
 
     def on_connected(self) -> None:
@@ -215,7 +162,7 @@ class TcpBridge:
             self._accept()
 
     def on_data(self, payload: memoryview) -> None:
-        """Bytes of the far end; what the stack does not take now is copied and kept."""
+        """Pass on bytes of the far end; what the stack does not take now is copied and kept."""
         if self._done:
             return
         if self._pending is not None:
@@ -223,9 +170,13 @@ class TcpBridge:
             return
         taken = self._flow.push(payload)
         self._took(taken)
-        if taken < len(payload) and not self._done:  # it ends in the push if memory runs out
-            self._pending = Backlog()
+        if self._done:  # it ends in the push if memory runs out
+            return
+        if taken < len(payload):
+            self._pending = ByteBacklog()
             self._pending.add(payload[taken:])
+        else:
+            self._bind(push=True)
 
     def on_eof(self) -> None:
         """The far end sends no more: FIN, behind what is still kept."""
@@ -306,29 +257,57 @@ class TcpBridge:
         if self._pulled_eof and self._remote_eof:
             self._finish()
             return
-        self._moved = self._clock()
-        self._table.left(self)
+        self._taken = self._clock()
+        self._table.orphan(self)
         if not self._pulled_eof and self._stream is not None:
+            self._stream.unbind()  # from here on it is told when something is taken
             self._stream.mark_ready()
 
-    # both
+    # from the table
 
-    def leave(self, now: float) -> None:
+    def info(self, now: float) -> FlowInfo:
+        """Return what is told of it."""
+        return FlowInfo(
+            "tcp",
+            self._flow.source,
+            self._to or self._flow.destination,
+            "tunnel",
+            "open" if self._accepted else "connecting",
+            now - self.since,
+            *self._flow.moved,
+        )
+
+    def expire_orphan(self, now: float) -> None:
         """End it when the worker has all that an application has left, or takes no more of it.
 
         Not in :meth:`pull_into`: its EOF has to leave before the CLOSE.
         """
         if self._pulled_eof:
             self._finish()
-        elif now - self._moved >= LEFT_SECONDS:
+        elif now - self._taken >= ORPHAN_SECONDS:
             self.on_reset()
             self._flow.abort()
 
     def refuse(self, how: Reject) -> None:
-        """End a held flow towards both sides."""
+        """End a held flow, towards the application and the worker."""
         if not self._done:
             self._tell_end("without an answer for too long, or too many wait")
             self._refuse(how)
+
+    def end(self) -> None:
+        """Reset both ends, as asked for; a SYN that is held is refused."""
+        if self._done:
+            return
+        self._tell_end("reset, as asked for")
+        if not self._accepted:
+            self._refuse(Reject.RST)
+            return
+        stream = self._stream
+        self._counters.flows_reset += 1
+        self._forget()
+        self._flow.abort()
+        if stream is not None:
+            stream.close()
 
     def _refuse(self, how: Reject) -> None:
         stream = self._stream
@@ -338,7 +317,7 @@ class TcpBridge:
             stream.close()
 
     def _accept(self) -> bool:
-        """Hand the held SYN to lwIP; whether there was memory for that."""
+        """Hand the held SYN to lwIP; return whether there was memory for that."""
         self._accepted = True
         self._table.accept(self)
         self._counters.flows_accepted += 1
@@ -349,6 +328,12 @@ class TcpBridge:
             self.on_reset()
             return False
         return True
+
+    def _bind(self, *, pull: bool = False, push: bool = False) -> None:
+        """Have C move what else comes, as long as nothing is left over."""
+        target = self._flow.target
+        if target is not None and self._stream is not None:
+            self._stream.bind(*target, pull=pull, push=push)
 
     def _took(self, count: int) -> None:
         if count:
@@ -366,9 +351,9 @@ class TcpBridge:
             stream.close()
 
     def _tell_end(self, how: str) -> None:
-        if told():
+        if logs_flows():
             how = f"{how}, after {self._clock() - self.since:.1f} s"
-            tell("tcp", self._flow.source, self._flow.destination, how)
+            log_flow("tcp", self._flow.source, self._flow.destination, how)
 
     def _forget(self) -> None:
         self._done = True

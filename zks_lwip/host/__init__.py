@@ -1,6 +1,10 @@
 """What is changed on a host so that its traffic enters the TUN, and nothing else leaves.
 
-Pure: :mod:`~zks_lwip.host.config`, :mod:`~zks_lwip.host.state`, :mod:`~zks_lwip.host.steps`,
-:mod:`~zks_lwip.host.firewall` and :mod:`~zks_lwip.host.plan`, the decisions. Linux:
-:mod:`~zks_lwip.host.linux` puts a plan into force, :mod:`~zks_lwip.host.rootless` runs one command.
+- :mod:`.plan` decides, and is pure: state in, steps out. To add a kind of step, see
+  :mod:`.plan.steps`.
+- :mod:`.linux` looks, applies, undoes and follows.
+- :mod:`.rootless` runs one command in namespaces of its own; :mod:`.published` lets programs of the
+  host connect to it.
+- :mod:`.options`: what the user can be asked about the host; :mod:`.resolv_conf`: what is kept of
+  the host's resolv.conf(5).
 """

@@ -6,23 +6,31 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import UnionType
+from typing import TYPE_CHECKING
 
-from zks_lwip.errors import ConfigError
-from zks_lwip.host.config import MARK, HostConfig, Network, parse_network, parse_user
+from ..errors import ConfigError
+from ..net.names import InvalidName, ends_in_number, explain_network, host_name
+from .plan.config import MARK, HostConfig, Network
 
-__all__ = ["HostOptions", "parse_duration", "parse_mark"]
+__all__ = ["HostOptions", "parse_duration", "parse_mark", "parse_network", "parse_user"]
 
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
-_NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z")
 _MARK = re.compile(r"(0x[0-9a-f]{1,8}|[0-9]{1,10})\Z")
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|)\Z")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_MEMBERS: tuple[tuple[str, type | UnionType, str], ...] = (
+    ("bypass", Network, "networks"),
+    ("bypass_hosts", str, "names"),
+    ("bypass_users", int, "user ids"),
+    ("only", Network, "networks"),
+    ("inbound", int, "ports"),
+)
+"""The lists, what they hold, and how errors call that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """``--lan``, ``--bypass``, ``--only``, ``--forward``, ``--allow-inbound``, ``--always-on`` and
-    ``--mark``.
+    """What leaves beside the tunnel, what comes in, and for how long the host stays closed.
 
     :raises ConfigError: they contradict each other.
     """
@@ -47,7 +55,36 @@ class HostOptions:
     mark: int = MARK
     """The mark of the tunnel's own sockets; replies to ``inbound`` have the next one."""
 
+    if TYPE_CHECKING:
+        # Texts are read; what the fields hold has been.
+        def __init__(
+            self,
+            *,
+            lan: bool = ...,
+            bypass: Iterable[Network | str] = ...,
+            bypass_hosts: Iterable[str] = ...,
+            bypass_users: Iterable[int] = ...,
+            only: Iterable[Network | str] = ...,
+            forward: bool = ...,
+            inbound: Iterable[int] = ...,
+            always_on: bool = ...,
+            mark: int = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        for name in ("lan", "forward", "always_on"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"{value!r} cannot be used: give True or False.", f"host.{name}")
+        for name in ("bypass", "bypass_hosts", "bypass_users", "only", "inbound"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"is a list: write ({value!r},).", f"host.{name}")
+            if name in ("bypass", "only"):
+                option = f"host.{name}"
+                value = (parse_network(x, option) if isinstance(x, str) else x for x in value)
+            object.__setattr__(self, name, tuple(value))
+        self._check_kinds()
         HostConfig(
             bypass=self.bypass,
             bypass_users=self.bypass_users,
@@ -56,7 +93,19 @@ class HostOptions:
             mark=self.mark,
         )
         if self.only and self.bypass_hosts:
-            raise ConfigError("--only and --bypass exclude each other: give one of them")
+            raise ConfigError("and `host.bypass` exclude each other: give one of them", "host.only")
+
+    def _check_kinds(self) -> None:
+        """Check what the lists hold, and the mark."""
+        for name, kind, needed in _MEMBERS:
+            for value in getattr(self, name):
+                fits = isinstance(value, kind) and not isinstance(value, bool)
+                if fits and name == "bypass_users":
+                    fits = 0 <= value < 2**32 - 1
+                if not fits:
+                    raise ConfigError(f"{value!r} cannot be used: give {needed}.", f"host.{name}")
+        if not isinstance(self.mark, int) or isinstance(self.mark, bool):
+            raise ConfigError(f"{self.mark!r} cannot be used: give a whole number.", "host.mark")
 
     @classmethod
     def parse(
@@ -70,7 +119,7 @@ class HostOptions:
         always_on: bool = False,
         mark: str = "",
     ) -> HostOptions:
-        """Read what was written on the command line.
+        """Read the options as texts.
 
         :raises ConfigError: something cannot be read; names the option.
         """
@@ -80,26 +129,26 @@ class HostOptions:
         for text in bypass:
             kind, colon, name = text.partition(":")
             if colon and kind == "user":
-                users.append(parse_user(name, "--bypass"))
+                users.append(parse_user(name, "host.bypass"))
             elif host := _name(text):
                 hosts.append(host)
             else:
-                networks.append(parse_network(text, "--bypass"))
+                networks.append(parse_network(text, "host.bypass"))
         return cls(
             lan=lan == "allow",
             bypass=tuple(dict.fromkeys(networks)),
             bypass_hosts=tuple(dict.fromkeys(hosts)),
             bypass_users=tuple(dict.fromkeys(users)),
-            only=tuple(dict.fromkeys(parse_network(text, "--only") for text in only)),
+            only=tuple(dict.fromkeys(parse_network(text, "host.only") for text in only)),
             forward=forward,
             inbound=tuple(dict.fromkeys(inbound)),
             always_on=always_on,
-            mark=parse_mark(mark, "--mark") if mark else MARK,
+            mark=parse_mark(mark, "host.mark") if mark else MARK,
         )
 
 
 def _name(text: str) -> str:
-    """The host name that a text is, in ASCII; empty if it is none, such as an address."""
+    """Return the host name that a text is, in ASCII; empty if it is none, such as an address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -107,29 +156,64 @@ def _name(text: str) -> str:
     else:
         return ""
     try:
-        name = text.rstrip(".").encode("idna").decode("ascii").lower()
-    except UnicodeError:
+        name = host_name(text)
+    except InvalidName:
         return ""
-    labels = name.split(".")
-    if len(name) > 253 or not all(map(_LABEL.match, labels)) or _NUMBER.match(labels[-1]):
-        return ""  # (what ends in a number is never a name)
-    return name
+    return "" if ends_in_number(name) else name
+
+
+def parse_network(text: str, option: str) -> Network:
+    """Read a network in CIDR form, or a single address.
+
+    :param option: named in the error.
+    :raises ConfigError: it is none, or has host bits set.
+    """
+    try:
+        if "%" in text:
+            raise ValueError("a zone (%) says nothing here")
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {explain_network(text, error)}", option) from None
+
+
+def parse_user(name: str, option: str) -> int:
+    """Return the user id of a user's name, or of a number.
+
+    :param option: named in the error.
+    :raises ConfigError: there is no such user.
+    """
+    import pwd  # not on Windows
+
+    if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(
+            f"user:{name}: there is no user of that name; give one that `getent passwd` shows, or "
+            "a number",
+            option,
+        ) from None
 
 
 def parse_mark(text: str, option: str) -> int:
     """Read ``0x7a6b`` or ``31339``; whether it is in range is seen by :class:`HostOptions`.
 
-    :raises ConfigError: it is no number; names the option.
+    :param option: named in the error.
+    :raises ConfigError: it is no number.
     """
     if not _MARK.match(text.lower()):
-        raise ConfigError(f"{option} {text}: give a number such as 0x7a6b or 31339")
+        raise ConfigError(f"{text}: give a number such as 0x7a6b or 31339", option)
     return int(text, 16) if text.lower().startswith("0x") else int(text)
 
 
 def parse_duration(text: str, option: str, *, most: float) -> float:
-    """Read ``90``, ``90s``, ``5m`` or ``1h``: seconds, at least one.
+    """Read ``90``, ``90s``, ``5m`` or ``1h``.
 
-    :raises ConfigError: it is none, or more than ``most`` seconds; names the option.
+    :param option: named in the error.
+    :param most: seconds.
+    :returns: seconds, at least 1.
+    :raises ConfigError: it is none, or more than ``most`` seconds.
     """
     match = _DURATION.match(text.strip().lower())
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0

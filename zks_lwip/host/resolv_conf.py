@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["ResolvConf", "parse_resolv_conf", "read_resolv_conf"]
+__all__ = ["ResolvConf", "parse_resolv_conf", "read_name_servers", "read_resolv_conf"]
 
 # trust-ad: the AD bit comes from a resolver that is asked over TLS; that of plain name servers, the
 # worker's and those of --dns-forward, is cleared (dns/resolver.py).
@@ -34,14 +34,14 @@ class ResolvConf:
     options: tuple[str, ...] = ()
 
     def text(self, nameserver: str) -> str:
-        """A resolv.conf with that name server. ``edns0`` lets answers be larger than 512 bytes."""
+        """Return a resolv.conf with that name server. ``edns0`` lets answers exceed 512 bytes."""
         options = tuple(dict.fromkeys(("edns0", *self.options)))
         return (
             "\n".join([f"nameserver {nameserver}", *replace(self, options=options).lines()]) + "\n"
         )
 
     def lines(self) -> list[str]:
-        """The same wishes as lines, without a name server; none for none."""
+        """Return the same wishes as lines, without a name server; none for none."""
         found = {"search": self.search, "options": self.options}
         return [f"{keyword} {' '.join(values)}" for keyword, values in found.items() if values]
 
@@ -63,9 +63,18 @@ def parse_resolv_conf(text: str) -> ResolvConf:
 
 def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
     """Read the host's; one that is missing, or cannot be read, wishes nothing."""
+    return parse_resolv_conf(_read(path))
+
+
+def read_name_servers(path: Path) -> list[str]:
+    """Return the name servers of a resolv.conf as they stand there, at most three as for glibc."""
+    lines = [line.split() for line in _read(path).splitlines() if not line[:1].isspace()]
+    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"][:3]
+
+
+def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_BYTES).decode("ascii", "replace")
+            return file.read(_MAX_BYTES).decode("ascii", "replace")
     except OSError:
-        return ResolvConf()
-    return parse_resolv_conf(text)
+        return ""

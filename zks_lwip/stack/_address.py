@@ -10,9 +10,11 @@ __all__ = ["pack", "unpack"]
 
 @lru_cache(maxsize=4096)
 def pack(host: str) -> tuple[int, bytes]:
-    """An IP literal as (family 4 or 6, 16 bytes: IPv4 in the first four).
+    """Pack an IP literal.
 
-    :raises ValueError: it is not a literal.
+    :param host: without brackets and zone.
+    :returns: the family, 4 or 6, and 16 bytes; IPv4 is in the first four.
+    :raises ValueError: ``host`` is not a literal.
     """
     try:
         if ":" in host:
@@ -24,7 +26,7 @@ def pack(host: str) -> tuple[int, bytes]:
 
 @lru_cache(maxsize=4096)
 def unpack(family: int, raw: bytes) -> str:
-    """The literal of what :func:`pack` made."""
+    """Return the literal that :func:`pack` made these of."""
     if family == 4:
         return socket.inet_ntop(socket.AF_INET, raw[:4])
     return socket.inet_ntop(socket.AF_INET6, raw)

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from zks_lwip._lwip import ffi, lib
-from zks_lwip.stack._address import pack
+from .._lwip import ffi, lib
+from ._address import pack
 
 __all__ = ["Batch"]
 
@@ -16,26 +16,32 @@ _META = struct.Struct("=16s16sHH4BII")
 offset and length of the payload.
 """
 _BYTES = ffi.typeof("uint8_t[]")
-_MOST = 256  # datagrams taken at a time
-_SIZE = 1 << 18  # bytes of them, at least one datagram
+_MAX_DATAGRAMS = 256  # taken at a time
+_MAX_BYTES = 1 << 18  # of payload taken at a time; at least one datagram
 
 
 class Batch:
-    """Memory that is used again for each batch: making it takes longer than filling it."""
+    """Buffers for :meth:`take` and :meth:`describe`.
+
+    They are made once: making them takes longer than filling them.
+    """
 
     def __init__(self) -> None:
-        self._taken = ffi.new(f"struct zks_datagram[{_MOST}]")
-        self._payloads = bytearray(_SIZE)
+        self._taken = ffi.new(f"struct zks_datagram[{_MAX_DATAGRAMS}]")
+        self._payloads = bytearray(_MAX_BYTES)
         self._one = ffi.new("struct zks_datagram *")
 
-    def take(self, core: Any) -> Iterator[tuple[Any, ...]]:
-        """What waits in the core: fields as in :data:`_META`, the payload in place of the last two.
+    def take(self, core: Any, rules: Any = ffi.NULL) -> Iterator[tuple[Any, ...]]:
+        """Take the datagrams that wait in a core.
 
-        Payloads are valid as long as they are held.
+        :param core: a ``zks_core *``, or NULL.
+        :param rules: a ``struct zks_frame_rules *``: up to the first that becomes a frame; or NULL.
+        :returns: for each the fields of :data:`_META`, with its payload in place of the last two.
+            Payloads are valid as long as they are held; those of one call share their memory.
         """
         payloads = self._payloads
-        count = lib.zks_datagram_take(
-            core, self._taken, _MOST, ffi.from_buffer(_BYTES, payloads), _SIZE
+        count = lib.zks_datagram_take_others(
+            core, rules, self._taken, _MAX_DATAGRAMS, ffi.from_buffer(_BYTES, payloads), _MAX_BYTES
         )
         if not count:
             return
@@ -56,8 +62,10 @@ class Batch:
         kind: int = lib.ZKS_KIND_UDP,
         hop_limit: int = 64,
     ) -> Any:
-        """A pointer to a struct zks_datagram, valid until the next call.
+        """Describe one datagram to the core.
 
+        :param length: of its payload, in bytes.
+        :returns: a ``struct zks_datagram *``, valid until the next call.
         :raises ValueError: an address that is no literal, or two families.
         """
         family, host = pack(source[0])

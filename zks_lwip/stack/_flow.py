@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import enum
+import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from zks_lwip._lwip import ffi, lib
-from zks_lwip.errors import StackError
+from .._lwip import ffi, lib
+from ..errors import StackError
+from ._core import Core
 
-if TYPE_CHECKING:
-    from zks_lwip.stack._stack import Stack
-
-__all__ = ["Datagram", "Flow", "FlowHandler", "Reject"]
+__all__ = ["FAILURES", "Datagram", "Flow", "FlowHandler", "Reject"]
 
 _from_buffer = ffi.from_buffer
 _pull = lib.zks_flow_pull
 _push = lib.zks_flow_push
 _EOF: int = lib.ZKS_EOF
 _NOMEM: int = lib.ZKS_NOMEM
+_ESTABLISHED: int = lib.ZKS_EV_ESTABLISHED
+_READABLE: int = lib.ZKS_EV_READABLE
+_WRITABLE: int = lib.ZKS_EV_WRITABLE
+_RESET: int = lib.ZKS_EV_RESET
+_CLOSED: int = lib.ZKS_EV_CLOSED
+
+
+FAILURES = {
+    lib.ZKS_WHY_RESET: errno.ECONNREFUSED,
+    lib.ZKS_WHY_TIMEOUT: errno.ETIMEDOUT,
+    lib.ZKS_WHY_NET_UNREACHABLE: errno.ENETUNREACH,
+    lib.ZKS_WHY_HOST_UNREACHABLE: errno.EHOSTUNREACH,
+    lib.ZKS_WHY_PROHIBITED: errno.EACCES,
+    lib.ZKS_WHY_TOO_BIG: errno.EMSGSIZE,
+}
+"""What is told of a connection, or a datagram, that ICMP or the peer has refused."""
 
 
 class Reject(enum.Enum):
-    """How a connection or a datagram is refused, as its sender sees it."""
+    """How a connection or a datagram is refused, as its sender sees it (RFC 792, RFC 4443)."""
 
     RST = lib.ZKS_REJECT_RST
     """TCP only: ``ECONNREFUSED``."""
@@ -44,16 +59,17 @@ class Datagram:
     source: tuple[str, int]
     """Address and port of the application."""
     destination: tuple[str, int]
+    """Address and port that it was sent to."""
     payload: memoryview
     """0 to 65507 bytes, valid as long as it is held."""
     hop_limit: int = 64
     """1 to 255, as the packet came."""
     traffic_class: int = 0
-    """DSCP and ECN."""
+    """DSCP and ECN, 0 to 255 (RFC 2474, RFC 3168)."""
 
 
 class FlowHandler(Protocol):
-    """Whom a flow tells what happens to it, in the trio thread; nothing here may block."""
+    """Callbacks of a flow, in the trio thread; none of them may block or raise."""
 
     def on_established(self) -> None:
         """The handshake is done."""
@@ -74,31 +90,51 @@ class FlowHandler(Protocol):
 
 
 class Flow:
-    """One TCP connection between an application and us, on lwIP.
+    """One TCP connection between an application and this end, on lwIP.
 
     It begins held: its SYN has come, and nothing has been answered. :meth:`accept` or
-    :meth:`reject` decides. All methods return at once and belong to the trio thread.
+    :meth:`reject` decides. All methods return at once, belong to the trio thread, and do nothing
+    when the connection or its stack is gone.
     """
 
-    __slots__ = ("_core", "_ended", "_id", "_read", "_stack", "destination", "handler", "source")
+    __slots__ = (
+        "_core",
+        "_ended",
+        "_id",
+        "_read",
+        "destination",
+        "failure",
+        "handler",
+        "source",
+    )
 
     source: tuple[str, int]
     """Address and port of the application."""
     destination: tuple[str, int]
-    """What it connects to."""
+    """Address and port that it connects to."""
     handler: FlowHandler | None
+    """Told what happens to the connection; None: not told."""
+    failure: int | None
+    """Why it was not connected, where it was opened from here: ECONNREFUSED, ETIMEDOUT, or what
+    ICMP said, ENETUNREACH, EHOSTUNREACH or EACCES; None: it was, or is not reset yet."""
 
     def __init__(
-        self, stack: Stack, ident: int, source: tuple[str, int], destination: tuple[str, int]
+        self, core: Core[Flow], ident: int, source: tuple[str, int], destination: tuple[str, int]
     ) -> None:
-        self._stack = stack
-        self._core: Any = stack._core
+        self._core = core
         self._id = ident
         self._ended = False  # both directions, in lwIP
         self._read = False  # up to the end
         self.source = source
         self.destination = destination
         self.handler = None
+        self.failure = None
+        core.flows[ident] = self
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, or was let go."""
+        return self._id not in self._core.flows
 
     def __repr__(self) -> str:
         return f"<Flow {self.source} to {self.destination}>"
@@ -108,67 +144,126 @@ class Flow:
 
         :raises StackError: out of memory; the flow is gone.
         """
-        result = lib.zks_flow_accept(self._core, self._id)
-        self._stack._made_output()
+        result = lib.zks_flow_accept(self._core.handle, self._id)
+        self._core.made_output()
         if result == _NOMEM:
             raise StackError("the connection could not be accepted: out of memory")
 
     def reject(self, how: Reject) -> None:
-        """Refuse the held SYN; the flow is over. Harmless if it is gone."""
-        lib.zks_flow_reject(self._core, self._id, how.value)
-        self._stack._forget(self)
+        """Refuse the held SYN; the flow is over. Harmless if it is gone.
+
+        :param how: any but :attr:`Reject.TOO_BIG`.
+        """
+        lib.zks_flow_reject(self._core.handle, self._id, how.value)
+        self._forget()
 
     def pull_into(self, view: memoryview | bytearray) -> int | None:
         """Take received bytes, and so open the receive window by as much.
 
-        :return: bytes written to ``view``; 0: none now; None: the application has sent FIN, and all
-            before it has been taken.
+        :returns: bytes written to ``view``; 0: none now; None: the application has sent FIN, and
+            all before it has been taken.
         """
-        count: int = _pull(self._core, self._id, _from_buffer("uint8_t[]", view), len(view))
+        core = self._core
+        count: int = _pull(core.handle, self._id, _from_buffer("uint8_t[]", view), len(view))
         if count > 0:
-            self._stack._made_output()
+            core.made_output()
             return count
         if count == _EOF:
             self._read = True
             if self._ended:
-                self._release()
+                self.close()
             return None
         return 0
 
     def push(self, data: bytes | bytearray | memoryview) -> int:
         """Give bytes to the application; they are copied.
 
-        :return: how many were taken. Fewer than given: :meth:`FlowHandler.on_writable` says when to
-            go on. 0 also when the flow has ended (its handler is told so).
+        :returns: how many were taken. Fewer than given: :meth:`FlowHandler.on_writable` says when
+            to go on. 0 also when the flow has ended (its handler is told so).
         """
-        count: int = _push(self._core, self._id, _from_buffer("uint8_t[]", data), len(data))
+        core = self._core
+        count: int = _push(core.handle, self._id, _from_buffer("uint8_t[]", data), len(data))
         if count >= 0:
-            self._stack._made_output()
+            core.made_output()
             return count
         if count == _NOMEM:
-            self._stack._fail(self)
+            self._fail()
         return 0
 
+    @property
+    def target(self) -> tuple[Any, int] | None:
+        """What C is told to pull from this flow, and to push to it, as :meth:`pull_into` and
+        :meth:`push` do: a ``struct zks_mux_target *``, and the name of the flow there. None: not
+        to be done, since a trio task takes the packets that come of it.
+        """
+        core = self._core
+        return None if core.pulled else (core.target, self._id)
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that were taken from the application, and that were given to it."""
+        info = ffi.new("struct zks_flow_info *")
+        lib.zks_flow_info(self._core.handle, self._id, info)
+        return int(info.pulled), int(info.pushed)
+
     def unacked(self) -> int:
-        """Bytes that were pushed and that the application's side has not acknowledged."""
-        return int(max(0, lib.zks_flow_unacked(self._core, self._id)))
+        """Return the bytes that were pushed and that the application has not acknowledged."""
+        return int(max(0, lib.zks_flow_unacked(self._core.handle, self._id)))
 
     def send_eof(self) -> None:
-        """FIN, after what has been pushed. Harmless twice, and when the flow is gone."""
-        lib.zks_flow_shutdown(self._core, self._id)
-        self._stack._made_output()
+        """Send FIN, after what has been pushed. Harmless twice, and when the flow is gone."""
+        lib.zks_flow_shutdown(self._core.handle, self._id)
+        self._core.made_output()
 
     def close(self) -> None:
-        """FIN, and RST for what still comes; RST at once if received bytes were not pulled."""
-        lib.zks_flow_close(self._core, self._id)
-        self._stack._forget(self)
+        """Send FIN, and RST for what still comes; RST at once if received bytes were not pulled.
+
+        The core forgets the connection when both directions are over.
+        """
+        lib.zks_flow_close(self._core.handle, self._id)
+        self._forget()
 
     def abort(self) -> None:
-        """RST. Nothing that was pushed and not acknowledged arrives for sure."""
-        lib.zks_flow_abort(self._core, self._id)
-        self._stack._forget(self)
+        """Send RST. What was pushed and not acknowledged may not arrive."""
+        lib.zks_flow_abort(self._core.handle, self._id)
+        self._forget()
 
-    def _release(self) -> None:
-        """The core may forget it."""
-        lib.zks_flow_close(self._core, self._id)
-        self._stack._forget(self)
+    def _on_events(self, mask: int) -> None:
+        """Tell the handler what has happened, in the order in which it can have happened.
+
+        :param mask: ``ZKS_EV_`` bits that the core has gathered since the last call.
+        """
+        handler = self.handler
+        if mask & _RESET:
+            if not mask & _ESTABLISHED:
+                self.failure = FAILURES.get(lib.zks_flow_why(self._core.handle, self._id))
+            self.close()
+            if handler is not None:
+                if mask & _ESTABLISHED:  # it was a connection, if a short one
+                    handler.on_established()
+                handler.on_reset()
+            return
+        if mask & _CLOSED:
+            self._ended = True
+            if self._read:
+                self.close()
+        if handler is None:
+            return
+        if mask & _ESTABLISHED:
+            handler.on_established()
+        if mask & _WRITABLE:
+            handler.on_writable()
+        if mask & _READABLE:
+            handler.on_readable()
+        if mask & _CLOSED:
+            handler.on_closed()
+
+    def _fail(self) -> None:
+        """Out of memory in the middle of a stream: the application sees RST."""
+        self.abort()
+        if self.handler is not None:
+            self.handler.on_reset()
+
+    def _forget(self) -> None:
+        self._core.flows.pop(self._id, None)
+        self._core.made_output()

@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
+import errno
+import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import trio
 
-from zks_lwip._lwip import ffi, lib
-from zks_lwip.device import FdDevice, PacketDevice
-from zks_lwip.errors import DeviceError, StackError
-from zks_lwip.stack._address import pack, unpack
-from zks_lwip.stack._batch import Batch
-from zks_lwip.stack._flow import Datagram, Flow, Reject
+from .._lwip import ffi, lib
+from .._util import single_error
+from ..device import FdDevice, PacketDevice
+from ..errors import DeviceError, StackError
+from ..net.rounds import ROUND
+from ._address import pack, unpack
+from ._batch import Batch
+from ._core import Core
+from ._flow import FAILURES, Datagram, Flow, Reject
+from ._frames import BoundDatagrams, DatagramFrames, DeliveredDatagrams, FramedDatagrams, FrameRules
+from ._ports import EPHEMERAL, Ports
+from ._pump import attach, pump_in_thread, start_tasks
 
 __all__ = ["Stack", "lwip_version", "open_stack"]
 
-_log = logging.getLogger(__name__)
+_ANY_SOURCE = {4: "198.18.0.2", 6: "fdb5:7a6b:7301::2"}
+"""Where a stack without addresses of its own sends from: what the TUN of a VPN leads to."""
+_MAX_TRIES = 256  # of ephemeral ports
+OnDatagramError = Callable[[tuple[str, int], tuple[str, int], int], None]
 
 _SYN: int = lib.ZKS_EV_SYN
-_ESTABLISHED: int = lib.ZKS_EV_ESTABLISHED
-_READABLE: int = lib.ZKS_EV_READABLE
-_WRITABLE: int = lib.ZKS_EV_WRITABLE
-_RESET: int = lib.ZKS_EV_RESET
-_CLOSED: int = lib.ZKS_EV_CLOSED
-_EVENTS = 256  # taken at a time
-_BUFFER = 1 << 18  # bytes for packets that are taken at a time; at least one
-_TICK = 0.25  # seconds between two looks of lwIP's timers
 _BYTES = ffi.typeof("uint8_t[]")
-_FRAMING = {
-    "raw": lib.ZKS_FRAMING_RAW,
-    "vnet": lib.ZKS_FRAMING_VNET,
-    "utun": lib.ZKS_FRAMING_UTUN,
-}
-_ICMP = {"off": lib.ZKS_ICMP_OFF, "reply": lib.ZKS_ICMP_REPLY, "tunnel": lib.ZKS_ICMP_TUNNEL}
+_TURNS = 16
+"""Batches of datagrams that are taken before other events, and other tasks, have their turn."""
 
 
 def lwip_version() -> str:
-    """The release of lwIP that is compiled in."""
+    """Return the release of lwIP that is compiled in."""
     return str(ffi.string(lib.zks_lwip_version()).decode())
 
 
 class Stack:
     """lwIP between a device and the application's callbacks.
 
-    Takes any destination address and port. ``device`` is either a descriptor (:class:`FdDevice`:
-    the pump is a C thread) or anything that gives and takes packets (:class:`PacketDevice`: the
-    pump is a trio task, and time is trio's).
+    It takes any destination address and port.
 
+    :param device: a descriptor (:class:`FdDevice`: the pump is a C thread), or whatever gives and
+        takes packets (:class:`PacketDevice`: the pump is trio tasks, and time is trio's).
     :param max_flows: TCP connections at a time, 1 to 2^20; over it the oldest held SYN, or the
-        new one, is dropped, to be sent again by who still wants it.
-    :param max_held: SYNs that wait for accept at a time; over it the oldest is dropped.
+        new one, is dropped; a sender that still wants it sends it again.
+    :param max_held: SYNs that wait for accept at a time, 1 or more; over it the oldest is dropped.
     :param max_datagrams: bytes of UDP datagrams that wait for :attr:`on_datagrams`; over it the
         oldest are dropped, and counted.
     :param max_memory: bytes that connections may hold together, both ways: what they have sent and
@@ -75,6 +71,10 @@ class Stack:
     """A new connection, held. None: refused by RST."""
     on_datagrams: Callable[[list[Datagram]], None] | None
     """UDP datagrams of applications, a batch at a time. None: dropped."""
+    on_frames: Callable[[FramedDatagrams], None] | None
+    """UDP datagrams of sockets that are bound (:meth:`bind_datagrams`), as the tunnel's frames."""
+    frame_rules: Callable[[], FrameRules | None] | None
+    """Tells which those are now; None, or none: all come to :attr:`on_datagrams`."""
     on_echo: Callable[[str, str, int, int, bytes], None] | None
     """Source, destination, identifier, sequence and payload of an echo request, with
     ``icmp="tunnel"``.
@@ -92,50 +92,39 @@ class Stack:
         keepalive: float = 70.0,
         own_addresses: Iterable[str] = (),
     ) -> None:
-        if not (keepalive == 0 or 1 <= keepalive <= 86400):
-            raise StackError(f"a keepalive of {keepalive} s cannot be used: 0, or 1 to 86400")
         self.device = device
         self.on_flow = None
         self.on_datagrams = None
         self.on_echo = None
+        self._on_datagram_error: OnDatagramError | None = None
+        self._own = tuple(own_addresses)
+        self.on_frames = None
+        self.frame_rules = None
         self._running: trio.CancelScope | None = None
-        self._flows: dict[int, Flow] = {}
-        self._core: Any = ffi.NULL
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._output = trio.Event()
-        self._by_task = not hasattr(device, "fd")
-
-        config = ffi.new("struct zks_config *")
-        ffi.memmove(config.seed, os.urandom(16), 16)
-        config.mtu = device.mtu
-        config.max_flows = max_flows
-        config.max_held = max_held
-        config.max_datagrams = max_datagrams
-        config.max_output = 16 << 20
-        config.max_memory = max_memory
-        config.icmp = _ICMP[icmp]
-        config.keepalive_ms = round(keepalive * 1000)
-        config.wake_fd = self._wake_write.fileno()
-        for host in own_addresses:
-            family, raw = pack(host)
-            ffi.memmove(config.own4 if family == 4 else config.own6, raw, 16)
-        core = lib.zks_core_new(config)
-        if core == ffi.NULL:
-            self.close()
-            raise StackError(
-                "the stack could not be made: out of memory, or a parameter out of range"
-            )
-        self._core = core
-        self._events = ffi.new(f"struct zks_event[{_EVENTS}]")
+        self._ended = trio.Event()
+        self._by_tasks = not hasattr(device, "fd")
+        self._core: Core[Flow] = Core(
+            mtu=device.mtu,
+            max_flows=max_flows,
+            max_held=max_held,
+            max_datagrams=max_datagrams,
+            max_memory=max_memory,
+            icmp=icmp,
+            keepalive=keepalive,
+            own_addresses=self._own,
+            pulled=self._by_tasks,
+        )
+        self.ports = Ports(self)
+        """The listeners and sockets of this stack."""
         self._batch = Batch()
+        self._frames = DatagramFrames()
         self._info = ffi.new("struct zks_flow_info *")
-        if not self._by_task:
-            framing = _FRAMING[getattr(device, "framing", "raw")]
-            if lib.zks_device_attach(core, device.fd, framing) != lib.ZKS_OK:  # type: ignore[union-attr]
+        if not self._by_tasks:
+            try:
+                attach(self._core, cast(FdDevice, device))
+            except DeviceError:
                 self.close()
-                raise DeviceError("the device cannot be used: its descriptor is not open")
+                raise
 
     # life
 
@@ -143,23 +132,34 @@ class Stack:
         """Pump packets and deliver events until cancelled; then reset what is left, and close.
 
         :raises DeviceError: the device has failed.
+        :raises StackError: it is running already, or closed.
         """
-        if self._core == ffi.NULL or self._running is not None:
+        if self._core.closed or self._running is not None:
             raise StackError("this stack is running already, or closed")
         try:
             async with trio.open_nursery() as nursery:
                 self._running = nursery.cancel_scope
                 nursery.start_soon(self._deliver)
-                if self._by_task:
-                    nursery.start_soon(self._pump_in)
-                    nursery.start_soon(self._pump_out)
-                    nursery.start_soon(self._pump_time)
+                if self._by_tasks:
+                    start_tasks(nursery, self._core, cast(PacketDevice, self.device))
                 else:
-                    nursery.start_soon(self._pump_thread)
+                    nursery.start_soon(pump_in_thread, self._core)
                 task_status.started()
         finally:
             self._running = None
             self.close()
+            self._ended.set()
+
+    async def aclose(self) -> None:
+        """Reset every connection, and wait until :meth:`run` has ended, if it runs. Harmless twice.
+
+        Not to be called by a task of the stack's own callbacks.
+        """
+        self.close()
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):  # which is soon
+            while self._running is not None:
+                await self._ended.wait()
 
     def close(self) -> None:
         """Reset every connection and free the core; a running :meth:`run` is ended, and does so
@@ -168,174 +168,113 @@ class Stack:
         if self._running is not None:
             self._running.cancel()
             return
-        core, self._core = self._core, ffi.NULL
-        flows, self._flows = self._flows, {}
-        for flow in flows.values():
-            flow._core = ffi.NULL
-        if core != ffi.NULL:
-            lib.zks_core_free(core)
-        self._wake_read.close()
-        self._wake_write.close()
-        for flow in flows.values():
+        for flow in self._core.close():
             if flow.handler is not None:
                 flow.handler.on_reset()
-
-    async def _pump_thread(self) -> None:
-        """The C pump, in a thread; this task is its owner."""
-        core = self._core
-        result: int | None = None
-
-        async def pump() -> None:
-            nonlocal result
-            with trio.CancelScope(shield=True):
-                result = await trio.to_thread.run_sync(
-                    lib.zks_pump_run, core, limiter=trio.CapacityLimiter(1)
-                )
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump)
-            try:
-                await trio.sleep_forever()
-            finally:
-                lib.zks_pump_stop(core)
-        if result != lib.ZKS_OK:
-            code = lib.zks_device_errno(core)
-            raise DeviceError(f"the network device has failed: {os.strerror(code)}")
-
-    # the pump of a device without a descriptor
-
-    async def _pump_in(self) -> None:
-        async for packets in self.device:  # type: ignore[union-attr]
-            for packet in packets:
-                lib.zks_packet_input(self._core, ffi.from_buffer(packet), len(packet))
-            self._made_output()
-        raise DeviceError("the network device has gone")
-
-    async def _pump_out(self) -> None:
-        buffer = bytearray(_BUFFER)
-        view = ffi.from_buffer("uint8_t[]", buffer)
-        lengths = ffi.new("uint32_t[256]")
-        while True:
-            count = lib.zks_packet_output(self._core, view, len(buffer), lengths, 256)
-            if not count:
-                self._output = trio.Event()
-                await self._output.wait()
-                continue
-            packets, start = [], 0
-            for i in range(count):
-                packets.append(bytes(buffer[start : start + lengths[i]]))
-                start += lengths[i]
-            await self.device.send(packets)  # type: ignore[union-attr]
-
-    async def _pump_time(self) -> None:
-        base = trio.current_time()
-        while True:
-            now = trio.current_time()
-            wait = lib.zks_tick(self._core, int((now - base) * 1000))
-            self._made_output()
-            # Nothing wakes this task when there is more to do earlier.
-            await trio.sleep(_TICK if wait < 0 else min(max(wait, 1) / 1000, _TICK))
-
-    def _made_output(self) -> None:
-        """Packets may wait for :meth:`_pump_out`."""
-        if self._by_task:
-            self._output.set()
+        self.ports.end()
 
     # events
 
     async def _deliver(self) -> None:
-        wake = self._wake_read
-        events = self._events
+        core = self._core
         while True:
-            await trio.lowlevel.wait_readable(wake)
-            try:
-                wake.recv(4096)
-            except BlockingIOError:
-                continue
-            while True:
-                count = lib.zks_events(self._core, events, _EVENTS)
-                for i in range(count):
-                    event = events[i]
-                    self._dispatch(event.flow, event.mask)
-                if count < _EVENTS:
-                    break
+            await core.wait_events()
+            self._deliver_some(core)
+            while core.more_events:
                 await trio.lowlevel.checkpoint()
+                self._deliver_some(core)
 
-    def _dispatch(self, ident: int, mask: int) -> None:
-        if not ident:
-            self._take_datagrams()
-            return
-        if mask & _SYN:
-            self._new_flow(ident)
-        flow = self._flows.get(ident)
-        if flow is None:
-            return
-        handler = flow.handler
-        if mask & _RESET:
-            flow._release()
-            if handler is not None:
-                if mask & _ESTABLISHED:  # it was a connection, if a short one
-                    handler.on_established()
-                handler.on_reset()
-            return
-        if mask & _CLOSED:
-            flow._ended = True
-            if flow._read:
-                flow._release()
-        if handler is None:
-            return
-        if mask & _ESTABLISHED:
-            handler.on_established()
-        if mask & _WRITABLE:
-            handler.on_writable()
-        if mask & _READABLE:
-            handler.on_readable()
-        if mask & _CLOSED:
-            handler.on_closed()
+    def _deliver_some(self, core: Core[Flow]) -> None:
+        with ROUND:
+            for ident, mask in core.take_events():
+                if not ident:
+                    self._take_datagrams()
+                    continue
+                if mask & _SYN:
+                    self._add_flow(ident)
+                flow = core.flows.get(ident)
+                if flow is not None:
+                    flow._on_events(mask)
 
-    def _new_flow(self, ident: int) -> None:
+    def _add_flow(self, ident: int) -> None:
         info = self._info
-        if lib.zks_flow_info(self._core, ident, info) != lib.ZKS_OK:
+        if lib.zks_flow_info(self._core.handle, ident, info) != lib.ZKS_OK:
             return
         family = info.family
         flow = Flow(
-            self,
+            self._core,
             ident,
             (unpack(family, bytes(ffi.buffer(info.source))), info.source_port),
             (unpack(family, bytes(ffi.buffer(info.destination))), info.destination_port),
         )
-        self._flows[ident] = flow
         if self.on_flow is None:
             flow.reject(Reject.RST)
         else:
             self.on_flow(flow)
 
-    def _forget(self, flow: Flow) -> None:
-        self._flows.pop(flow._id, None)
-        flow._core = ffi.NULL  # which it may outlive
-        self._made_output()
-
-    def _fail(self, flow: Flow) -> None:
-        """Out of memory in the middle of a stream: the application sees RST."""
-        flow.abort()
-        if flow.handler is not None:
-            flow.handler.on_reset()
-
     # datagrams
 
     def _take_datagrams(self) -> None:
+        handle = self._core.handle
+        on_frames = self.on_frames
+        rules = None if self.frame_rules is None or on_frames is None else self.frame_rules()
+        if rules is None or on_frames is None:
+            self._take_one_by_one(ffi.NULL)
+            return
+        for _ in range(_TURNS):
+            run = self._frames.take(handle, rules)
+            if run is not None:
+                on_frames(run)
+            elif not self._take_one_by_one(rules.handle):
+                return
+
+    def _take_one_by_one(self, rules: Any) -> bool:
+        """Take those that wait first and do not become frames; return whether there was any."""
         batch = []
+        found = False
         for source, destination, port, port2, family, kind, hops, traffic, payload in (
-            self._batch.take(self._core)
+            self._batch.take(self._core.handle, rules)
         ):  # fmt: skip
+            found = True
             origin, target = (unpack(family, source), port), (unpack(family, destination), port2)
             if kind == lib.ZKS_KIND_UDP:
                 batch.append(Datagram(origin, target, payload, hops, traffic))
+            elif kind == lib.ZKS_KIND_ERROR:
+                if self.on_datagram_error is not None:
+                    self.on_datagram_error(origin, target, FAILURES.get(hops, errno.EHOSTUNREACH))
             elif self.on_echo is not None:
                 self.on_echo(origin[0], target[0], port, port2, bytes(payload))
         if batch and self.on_datagrams is not None:
             self.on_datagrams(batch)
+        return found
+
+    def bind_datagrams(self, local: tuple[str, int], association: int) -> bool:
+        """Let what an application's UDP socket sends, and gets, be frames of an association.
+
+        :param local: address and port of the socket.
+        :param association: 1 to 2^32-1, of no other socket.
+        :returns: False: out of memory, or the socket is bound; then it goes on as before.
+        :raises ValueError: an address that is no literal.
+        """
+        return self._frames.bind(self._core.handle, local, association)
+
+    def unbind_datagrams(self, association: int) -> None:
+        """Undo :meth:`bind_datagrams`; harmless if there is nothing to undo."""
+        self._frames.unbind(self._core.handle, association)
+
+    def bound_datagrams(self, association: int) -> BoundDatagrams | None:
+        """Return what has gone as frames of an association; None: no socket is bound to it."""
+        return self._frames.bound(self._core.handle, association)
+
+    def deliver_datagrams(self, frames: memoryview, rules: FrameRules) -> DeliveredDatagrams:
+        """Send the datagrams of UDP frames to the sockets that are bound to their associations.
+
+        :param frames: whole ones, back to back, for IP literals; those of associations that no
+            socket is bound to are left out.
+        """
+        delivered = self._frames.deliver(self._core.handle, rules, frames)
+        self._core.made_output()
+        return delivered
 
     def send_datagram(
         self,
@@ -345,12 +284,13 @@ class Stack:
     ) -> bool:
         """Send a UDP datagram to an application, as if from ``source``; fragmented where needed.
 
-        :return: False: dropped (out of memory, or longer than 65507 bytes).
+        :param payload: 0 to 65507 bytes; a longer one is dropped.
+        :returns: False if it was dropped: out of memory, or too long.
         :raises ValueError: an address that is no literal, or two families.
         """
         meta = self._batch.describe(source, destination, len(payload))
-        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer(_BYTES, payload))
-        self._made_output()
+        result = lib.zks_datagram_send(self._core.handle, meta, ffi.from_buffer(_BYTES, payload))
+        self._core.made_output()
         return bool(result == lib.ZKS_OK)
 
     def refuse_datagram(self, datagram: Datagram, how: Reject, *, mtu: int = 0) -> None:
@@ -361,70 +301,123 @@ class Stack:
         length, hops = len(datagram.payload), datagram.hop_limit
         meta = self._batch.describe(datagram.source, datagram.destination, length, hop_limit=hops)
         payload = ffi.from_buffer(_BYTES, datagram.payload)
-        lib.zks_datagram_reject(self._core, meta, payload, how.value, mtu)
-        self._made_output()
+        lib.zks_datagram_reject(self._core.handle, meta, payload, how.value, mtu)
+        self._core.made_output()
 
     def send_echo_reply(
         self, source: str, destination: str, ident: int, seq: int, payload: bytes
     ) -> bool:
-        """Answer an echo request: from ``source``, which was asked, to ``destination``."""
+        """Answer an echo request.
+
+        :param source: the address that was asked.
+        :param destination: the address that asked.
+        :param ident: of the request, 0 to 65535; so ``seq``.
+        :param payload: of the request.
+        :returns: False if the reply was dropped: out of memory, or too long.
+        :raises ValueError: an address that is no literal, or two families.
+        """
         asked, asker, kind = (source, ident), (destination, seq), lib.ZKS_KIND_ECHO
         meta = self._batch.describe(asked, asker, len(payload), kind=kind)
-        result = lib.zks_datagram_send(self._core, meta, ffi.from_buffer(_BYTES, payload))
-        self._made_output()
+        result = lib.zks_datagram_send(self._core.handle, meta, ffi.from_buffer(_BYTES, payload))
+        self._core.made_output()
         return bool(result == lib.ZKS_OK)
 
-    # connections of our own
+    @property
+    def on_datagram_error(self) -> OnDatagramError | None:
+        """What is told of ICMP errors about datagrams that were sent: their destination, their
+        source, and an errno. None: nothing is, and they are not looked at.
+        """
+        return self._on_datagram_error
+
+    @on_datagram_error.setter
+    def on_datagram_error(self, callback: OnDatagramError | None) -> None:
+        self._on_datagram_error = callback
+        lib.zks_datagram_errors(self._core.handle, callback is not None)
+
+    # connections that begin here
 
     def connect(self, source: tuple[str, int], destination: tuple[str, int]) -> Flow:
-        """Open a connection from ``source`` (us) to ``destination`` on the device's side.
+        """Open a connection to an address on the device's side.
 
         The flow's ``source`` is the peer, as with the flows that come. Its handler is told when
         the handshake is done, or the connection refused.
 
+        :param source: address and port of this end; port 0: a free ephemeral one (RFC 6056).
+        :param destination: address and port of the peer.
+        :raises ValueError: an address that is no literal, or two families.
         :raises StackError: the four-tuple is in use, too many flows, or out of memory.
         """
         family, local = pack(source[0])
         family2, remote = pack(destination[0])
         if family != family2:
             raise ValueError(f"{source[0]} and {destination[0]} are of two address families")
-        ident = lib.zks_flow_connect(self._core, family, local, source[1], remote, destination[1])
-        if not ident:
-            raise StackError(
-                f"no connection could be opened from port {source[1]}: in use, or full"
+        if self._core.closed:
+            raise StackError("no connection could be opened: the stack has ended")
+        own = unpack(family, local)
+        tries = [source[1]] if source[1] else random.choices(EPHEMERAL, k=_MAX_TRIES)
+        for port in tries:
+            ident = lib.zks_flow_connect(
+                self._core.handle, family, local, port, remote, destination[1]
             )
-        flow = Flow(self, ident, destination, source)
-        self._flows[ident] = flow
-        self._made_output()
+            if ident:
+                break
+        else:
+            what = f"port {source[1]}" if source[1] else "an ephemeral port"
+            raise StackError(f"no connection could be opened from {what}: in use, or full")
+        flow = Flow(self._core, ident, (unpack(family, remote), destination[1]), (own, port))
+        self._core.made_output()
         return flow
+
+    def source_for(self, address: str) -> str:
+        """Return this stack's address for what it sends to ``address``: its own one, or any.
+
+        :raises ValueError: ``address`` is no literal.
+        """
+        family, _ = pack(address)
+        own = [each for each in self._own if pack(each)[0] == family]
+        return own[0] if own else _ANY_SOURCE[family]
 
     # seen from outside
 
     @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that C has pulled from connections, and pushed to them, by :attr:`Flow.target`."""
+        target = self._core.target
+        return int(target.pulled), int(target.pushed)
+
+    @property
     def memory(self) -> int:
-        """Bytes that connections hold, or may come to hold: see ``max_memory``."""
-        return int(lib.zks_core_memory(self._core))
+        """Bytes that connections hold, or may come to hold: see ``max_memory``; 0 when closed."""
+        return self._core.memory
+
+    @property
+    def open_flows(self) -> int:
+        """Flows of either end's making that have neither ended nor been let go."""
+        return len(self._core.flows)
 
     def stats(self) -> dict[str, int]:
         """The core's counters by name (``drop_*``: why packets were dropped); empty when closed."""
-        if self._core == ffi.NULL:
-            return {}
-        values = ffi.new("uint64_t[128]")
-        count = lib.zks_counters(self._core, values, 128)
-        return {_counter_name(i): values[i] for i in range(count)}
-
-
-def _counter_name(index: int) -> str:
-    return str(ffi.string(lib.zks_counter_name(index)).decode())
+        return self._core.counters()
 
 
 @asynccontextmanager
 async def open_stack(device: FdDevice | PacketDevice, **options: Any) -> AsyncIterator[Stack]:
-    """A running :class:`Stack` for the length of an ``async with``; ``options`` are its own."""
+    """Run a :class:`Stack` for the length of an ``async with``.
+
+    An error of the block, or of the stack, comes out as it is, not in a group.
+
+    :param options: those of :class:`Stack`.
+    :raises DeviceError: the device has failed.
+    :raises StackError: the stack does not start.
+    """
     stack = Stack(device, **options)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(stack.run)
-        try:
-            yield stack
-        finally:
-            nursery.cancel_scope.cancel()
+    with single_error() as bodies:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stack.run)
+            try:
+                yield stack
+            except BaseException as error:
+                bodies.append(error)
+                raise
+            finally:
+                nursery.cancel_scope.cancel()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import trio
-from trio.abc import HalfCloseableStream, Listener
+from trio.abc import HalfCloseableStream
 
-from zks_lwip._conflict import ConflictDetector
-from zks_lwip.errors import StackError
-from zks_lwip.stack._flow import Flow, Reject
-from zks_lwip.stack._stack import Stack
+from .._util import ConflictDetector
+from ..errors import StackError
+from ..net.names import join_host_port
+from ._flow import Flow
+from ._stack import Stack
 
-__all__ = ["TcpListener", "TcpStream", "connect_tcp"]
+__all__ = ["TcpStream", "connect_tcp", "open_tcp_stream"]
 
-_DEFAULT_RECEIVE = 1 << 16
+_DEFAULT_RECEIVE = 1 << 16  # bytes
 SEND_BUFFER = 0xFFFF << 4  # bytes: TCP_SND_BUF of lwIP's configuration
 
 
@@ -22,10 +26,16 @@ class TcpStream(HalfCloseableStream):
     Bytes that are sent count as sent when lwIP has them (its send buffer is 1 MiB); closing does
     not wait for them to arrive. Closing with received bytes unread resets the connection, as a
     kernel does.
+
+    :param on_handshake: called once, with the stream and whether its handshake is done; False: it
+        will not be.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(
+        self, flow: Flow, *, on_handshake: Callable[[TcpStream, bool], None] | None = None
+    ) -> None:
         self._flow = flow
+        self._on_handshake = on_handshake
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
         self._readable = trio.Event()
@@ -34,39 +44,59 @@ class TcpStream(HalfCloseableStream):
         self._connected = False
         self._closed = False
         self._reset = False
-        self._gone = False  # the other end, after its EOF: nothing more goes there
+        self._gone = False  # the peer, after its EOF: nothing more goes there
         self._eof_sent = False
+        self.bytes_sent = 0
+        """Bytes that lwIP has taken so far, which a cancelled :meth:`send_all` does not say."""
         flow.handler = self
 
     @property
+    def flow(self) -> Flow:
+        """The flow below. Its handler is this stream."""
+        return self._flow
+
+    @property
     def source(self) -> tuple[str, int]:
-        """Address and port of the other end."""
+        """Address and port of the peer."""
         return self._flow.source
 
     @property
     def destination(self) -> tuple[str, int]:
-        """Address and port of this end: what the other end connected to."""
+        """Address and port of this end: what the peer connected to."""
         return self._flow.destination
 
     # FlowHandler
 
     def on_established(self) -> None:
+        """Take note that the handshake is done."""
         self._connected = True
         self._established.set()
+        self._tell_handshake(True)
 
     def on_readable(self) -> None:
+        """Wake the task that receives."""
         self._readable.set()
 
     def on_writable(self) -> None:
+        """Wake the task that sends."""
         self._writable.set()
 
     def on_reset(self) -> None:
+        """Take note that it was reset, and wake the tasks that wait."""
         self._reset = True
         self._wake()
+        self._tell_handshake(False)
 
     def on_closed(self) -> None:
+        """Take note that nothing more can be sent, and wake the tasks that wait."""
         self._gone = True
         self._wake()
+        self._tell_handshake(False)
+
+    def _tell_handshake(self, done: bool) -> None:
+        callback, self._on_handshake = self._on_handshake, None
+        if callback is not None:
+            callback(self, done)
 
     def _wake(self) -> None:
         self._established.set()
@@ -86,7 +116,7 @@ class TcpStream(HalfCloseableStream):
 
         A reset that came after the handshake is for the next call on the stream to tell.
 
-        :raises trio.BrokenResourceError: the other end refused or gave up.
+        :raises trio.BrokenResourceError: the peer refused or gave up.
         """
         await self._established.wait()
         if self._closed or not self._connected:
@@ -102,9 +132,11 @@ class TcpStream(HalfCloseableStream):
                 sent = 0
                 while sent < len(view):
                     if self._gone:
-                        raise trio.BrokenResourceError("the other end has gone")
+                        raise trio.BrokenResourceError("the peer has gone")
                     self._writable = trio.Event()
-                    sent += self._flow.push(view[sent:])
+                    taken = self._flow.push(view[sent:])
+                    self.bytes_sent += taken
+                    sent += taken
                     if sent < len(view):
                         await self._writable.wait()
                         self._check_open()
@@ -145,11 +177,16 @@ class TcpStream(HalfCloseableStream):
                 await self._readable.wait()
 
     async def aclose(self) -> None:
+        """Send FIN, and forget the connection. Harmless twice."""
+        self.close_nowait()
+        await trio.lowlevel.checkpoint()
+
+    def close_nowait(self) -> None:
+        """Do what :meth:`aclose` does, without a checkpoint."""
         if not self._closed:
             self._closed = True
             self._flow.close()
             self._wake()
-        await trio.lowlevel.checkpoint()
 
     def abort(self) -> None:
         """Reset the connection at once."""
@@ -159,64 +196,14 @@ class TcpStream(HalfCloseableStream):
             self._wake()
 
 
-class TcpListener(Listener[TcpStream]):
-    """Every TCP connection that comes to a stack, whatever its destination.
-
-    :param backlog: connections that wait for :meth:`accept`; the SYNs of more are dropped, as a
-        kernel does, and sent again by whoever connects.
-    """
-
-    def __init__(self, stack: Stack, *, backlog: int = 128) -> None:
-        if stack.on_flow is not None:
-            raise StackError("somebody takes the connections of this stack already")
-        self._stack = stack
-        self._send, self._receive = trio.open_memory_channel[Flow](backlog)
-        stack.on_flow = self._on_flow
-
-    def _on_flow(self, flow: Flow) -> None:
-        try:
-            self._send.send_nowait(flow)
-        except trio.WouldBlock:
-            flow.reject(Reject.SILENT)
-
-    async def accept_flow(self) -> Flow:
-        """The next connection, held: accept it by ``TcpStream(flow)`` and ``flow.accept()``, or
-        reject it.
-        """
-        return await self._receive.receive()
-
-    async def accept(self) -> TcpStream:
-        """The next connection, its handshake done."""
-        while True:
-            stream = TcpStream(await self.accept_flow())
-            stream._flow.accept()
-            try:
-                await stream.wait_established()
-            except trio.BrokenResourceError:
-                continue
-            except BaseException:
-                stream.abort()
-                raise
-            return stream
-
-    async def aclose(self) -> None:
-        if self._stack.on_flow == self._on_flow:
-            self._stack.on_flow = None
-            while True:
-                try:
-                    self._receive.receive_nowait().reject(Reject.RST)
-                except trio.WouldBlock:
-                    break
-        self._send.close()
-        self._receive.close()
-        await trio.lowlevel.checkpoint()
-
-
 async def connect_tcp(
     stack: Stack, source: tuple[str, int], destination: tuple[str, int]
 ) -> TcpStream:
-    """Open a connection from ``source``, an address of ours, to the device's side.
+    """Open a connection from an address and port of one's choice; see :func:`open_tcp_stream`.
 
+    :param source: address and port of this end.
+    :param destination: address and port of the peer.
+    :returns: the stream; its ``source`` is the peer.
     :raises trio.BrokenResourceError: it was refused, or not answered.
     :raises StackError: the four-tuple is in use, or the stack is full.
     """
@@ -227,3 +214,48 @@ async def connect_tcp(
         stream.abort()
         raise
     return stream
+
+
+async def open_tcp_stream(
+    stack: Stack, address: str, port: int, *, source: tuple[str | None, int] = (None, 0)
+) -> TcpStream:
+    """Open a connection to an address on the device's side, and wait until it is established.
+
+    Cancel it to wait for less than the stack does, which is about 6 s where nothing answers.
+
+    :param address: of the peer, an IP literal.
+    :param port: of the peer, 1 to 65535.
+    :param source: address and port of this end; None, and 0: one of the stack's own addresses (or
+        any, where it has none), and a free ephemeral port (RFC 6056).
+    :returns: the stream; its ``source`` is the peer.
+    :raises ConnectionRefusedError: nothing listens there.
+    :raises TimeoutError: nothing answers.
+    :raises PermissionError: ICMP says that it is prohibited.
+    :raises OSError: ICMP says ENETUNREACH or EHOSTUNREACH.
+    :raises StackError: the port is in use, the stack is full, or it has ended.
+    :raises ValueError: an address that is no literal, or two families.
+    """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is not a port that can be connected to")
+    flow = stack.connect((source[0] or stack.source_for(address), source[1]), (address, port))
+    stream = TcpStream(flow)
+    try:
+        await stream.wait_established()
+    except trio.BrokenResourceError:
+        where = join_host_port(address, port)
+        raise connect_error(flow.failure, where) from None
+    except BaseException:
+        stream.abort()
+        raise
+    return stream
+
+
+def connect_error(failure: int | None, where: str) -> OSError | StackError:
+    """Return why a connection was not made.
+
+    :param failure: an errno; None: the stack has ended.
+    :param where: address and port, for the message.
+    """
+    if failure is None:
+        return StackError(f"{where}: the stack has ended")
+    return OSError(failure, f"{where}: {os.strerror(failure)}")

@@ -1,4 +1,4 @@
-"""UDP: the datagrams of one local address and port, in both directions."""
+"""UDP: the datagrams of each application's socket, in both directions."""
 
 from __future__ import annotations
 
@@ -6,108 +6,161 @@ from collections import deque
 
 import trio
 
-from zks_lwip.errors import StackError
-from zks_lwip.stack._flow import Datagram
-from zks_lwip.stack._stack import Stack
+from ._flow import Datagram
+from ._stack import Stack
+from ._udp_queue import DatagramQueue
 
 __all__ = ["UdpFlow", "UdpListener"]
 
 
-class UdpFlow:
+class UdpFlow(trio.abc.AsyncResource):
     """What one application's socket sends, and what is sent to it (endpoint-independent: RFC 4787).
 
-    Datagrams that nobody takes are dropped, the oldest first, and counted in :attr:`dropped`.
+    Where more datagrams wait than the queue holds, the oldest are dropped, and counted in
+    :attr:`dropped`.
     """
 
     def __init__(self, listener: UdpListener, source: tuple[str, int], queue: int) -> None:
         self._listener = listener
-        self._queue: deque[Datagram] = deque()
-        self._most = queue
-        self._arrived = trio.Event()
-        self._closed = False
+        self._queue = DatagramQueue(queue, "this UDP flow")
         self.source = source
         """Address and port of the application."""
-        self.dropped = 0
-        """Datagrams dropped because the queue was full."""
 
-    def _put(self, datagram: Datagram) -> None:
-        if len(self._queue) >= self._most:
-            self._queue.popleft()
-            self.dropped += 1
-        self._queue.append(datagram)
-        self._arrived.set()
+    @property
+    def dropped(self) -> int:
+        """Datagrams dropped because the queue was full."""
+        return self._queue.dropped
 
     async def receive(self) -> tuple[bytes, tuple[str, int]]:
-        """The next datagram: its payload, and what it was sent to.
+        """Wait for the next datagram.
 
+        :returns: its payload, and the address and port it was sent to.
         :raises trio.ClosedResourceError: the flow was closed.
+        :raises trio.BrokenResourceError: the stack has ended.
         """
-        await trio.lowlevel.checkpoint()
-        while not self._queue:
-            if self._closed:
-                raise trio.ClosedResourceError("this UDP flow was closed")
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        datagram = self._queue.popleft()
+        datagram = await self._queue.get()
         return bytes(datagram.payload), datagram.destination
 
-    def send(self, payload: bytes, source: tuple[str, int]) -> bool:
-        """Send to the application, as if from ``source``; False: dropped."""
-        if self._closed:
-            raise trio.ClosedResourceError("this UDP flow was closed")
+    def send(self, payload: bytes | bytearray | memoryview, source: tuple[str, int]) -> bool:
+        """Send to the application, as if from ``source``; never blocks.
+
+        :param payload: 0 to 65507 bytes.
+        :returns: False if it was dropped: out of memory, or too long.
+        :raises trio.ClosedResourceError: the flow was closed.
+        :raises trio.BrokenResourceError: the stack has ended.
+        :raises ValueError: ``source`` is no literal, or of the other family.
+        """
+        self._queue.check_open()
         return self._listener._stack.send_datagram(source, self.source, payload)
 
-    def close(self) -> None:
-        """Forget the flow; the application's next datagram makes a new one."""
-        self._closed = True
-        self._queue.clear()
-        self._arrived.set()
-        self._listener._flows.pop(self.source, None)
+    async def aclose(self) -> None:
+        """Forget the flow; the application's next datagram makes a new one. Harmless twice."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def _close(self) -> None:
+        self._queue.close()
+        if self._listener._flows.get(self.source) is self:
+            del self._listener._flows[self.source]
 
 
-class UdpListener:
-    """Every UDP socket that sends through a stack.
+class UdpListener(trio.abc.AsyncResource):
+    """Every UDP socket that sends to an address and port through a stack.
 
+    A stack may have several, and sockets of :func:`~zks_lwip.stack.open_udp`; the closest gets a
+    datagram, as of :class:`~zks_lwip.stack.TcpListener`.
+
+    :param host: an IP literal; 0.0.0.0 or ::, any of that family; None: any.
+    :param port: 0: any free one; None: whatever is sent to.
     :param flows: sockets at a time; the one that has been silent for the longest time makes room.
     :param queue: datagrams that wait for one :meth:`UdpFlow.receive`.
+    :raises StackError: another one has just this, ``on_datagrams`` of the stack is set, or the
+        stack has ended.
+    :raises ValueError: ``host`` is no literal, or ``port`` no port.
     """
 
-    def __init__(self, stack: Stack, *, flows: int = 1024, queue: int = 64) -> None:
-        if stack.on_datagrams is not None:
-            raise StackError("somebody takes the datagrams of this stack already")
+    def __init__(
+        self,
+        stack: Stack,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        flows: int = 1024,
+        queue: int = 64,
+    ) -> None:
         self._stack = stack
         self._flows: dict[tuple[str, int], UdpFlow] = {}
-        self._most = flows
+        self._max_flows = flows
         self._queue = queue
-        self._send, self._receive = trio.open_memory_channel[UdpFlow](flows)
-        stack.on_datagrams = self._on_datagrams
+        self._new: deque[UdpFlow] = deque()
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._closed = False
+        self._ended = False
+        self._binding = stack.ports.bind(host, port, self)
 
-    def _on_datagrams(self, batch: list[Datagram]) -> None:
-        for datagram in batch:
-            flow = self._flows.pop(datagram.source, None)
-            if flow is None:
-                if len(self._flows) >= self._most:
-                    next(iter(self._flows.values())).close()
-                flow = UdpFlow(self, datagram.source, self._queue)
-                try:
-                    self._send.send_nowait(flow)
-                except trio.WouldBlock:
-                    continue  # nobody accepts: dropped, as by a full socket
-            self._flows[datagram.source] = flow  # the most recently used comes last
-            flow._put(datagram)
+    @property
+    def host(self) -> str | None:
+        """The address; None: any."""
+        return self._binding[0]
+
+    @property
+    def port(self) -> int | None:
+        """The port; None: any."""
+        return self._binding[1]
+
+    # a DatagramTaker
+
+    def on_datagram(self, datagram: Datagram) -> None:
+        """Take a datagram that has come."""
+        flow = self._flows.pop(datagram.source, None)
+        if flow is None:
+            if len(self._flows) >= self._max_flows:
+                next(iter(self._flows.values()))._close()
+            if len(self._new) >= self._max_flows:
+                self._new = deque(each for each in self._new if not each._queue.closed)
+                if len(self._new) >= self._max_flows:
+                    return  # not accepted in time: dropped, as by a full socket
+            flow = UdpFlow(self, datagram.source, self._queue)
+            self._new.append(flow)
+            self._waiting.unpark()
+        self._flows[datagram.source] = flow  # the most recently used comes last
+        flow._queue.put(datagram)
+
+    def on_datagram_error(self, to: tuple[str, int], number: int) -> None:
+        """Do nothing: an application's socket that is gone says no more."""
+
+    def on_stack_end(self) -> None:
+        """End the tasks that wait."""
+        self._ended = True
+        for flow in self._flows.values():
+            flow._queue.end()
+        self._waiting.unpark_all()
 
     async def accept(self) -> UdpFlow:
-        """The next application's socket that has sent a datagram."""
-        while True:
-            flow = await self._receive.receive()
-            if not flow._closed:
-                return flow
+        """Wait for the next application's socket that has sent a datagram.
 
-    def close(self) -> None:
-        """Take no more datagrams."""
-        if self._stack.on_datagrams == self._on_datagrams:
-            self._stack.on_datagrams = None
-        for flow in list(self._flows.values()):
-            flow.close()
-        self._send.close()
-        self._receive.close()
+        :raises trio.ClosedResourceError: the listener was closed.
+        :raises trio.BrokenResourceError: the stack has ended.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            while self._new:
+                flow = self._new.popleft()
+                if not flow._queue.closed:
+                    return flow
+            if self._closed:
+                raise trio.ClosedResourceError("this listener was closed")
+            if self._ended:
+                raise trio.BrokenResourceError("the stack has ended")
+            await self._waiting.park()
+
+    async def aclose(self) -> None:
+        """Take no more datagrams, and close the flows. Harmless twice."""
+        if not self._closed:
+            self._closed = True
+            self._stack.ports.unbind(self._binding, self)
+            for flow in list(self._flows.values()):
+                flow._close()
+            self._new.clear()
+            self._waiting.unpark_all()
+        await trio.lowlevel.checkpoint()

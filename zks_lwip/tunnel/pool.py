@@ -1,292 +1,371 @@
-"""The tunnel as its user sees it: streams, datagrams and questions, over a pool of channels.
+"""The channels of a tunnel: opened, given streams, closed, replaced.
 
 There is one channel as long as that is enough; another is opened when all are full, and closed
-when it has been idle (PROTOCOL.md §3). Lost channels are replaced, with growing delays; what is
-asked for meanwhile waits for a bounded time.
+when it has been idle (PROTOCOL.md §3). A stream that a channel refuses for want of room goes to
+another. Lost channels are replaced, with growing delays; what is asked for meanwhile waits for a
+bounded time.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
-from ..errors import WorkerUnreachable, ZksError
-from ._associations import Associations
-from ._downtime import Downtime
-from ._https_v1 import PORT as HTTPS
-from ._https_v1 import HttpsStream
-from ._questions import Questions
-from .backoff import Backoff
+from ..errors import ZksError
+from ..protocol import Code, Hello, Settings
 from .channel import Channel
-from .credit import Budget
-from .dial import tls_context
-from .frames import Hello, encode_host
-from .link import LinkEnd
-from .neighbours import Neighbours
+from .channels import Channels
+from .health import HealthChecks
+from .opener import Opener
 from .options import TunnelConfig
-from .session import SessionStats, Settings
-from .streams import Association, StreamPeer, TunnelStream, UdpPeer
-from .tcpstream import TcpStream
-from .websocket import ABNORMAL
+from .outcomes import Outcomes
+from .peers import TunnelStream
+from .placement import MAX_AT_ONCE, Placement
+from .requests import Requests
+from .udp import Associations
+from .waiting import WaitingStreams
+from .workers import KnownWorker, Workers
 
-__all__ = [
-    "Association",
-    "StreamPeer",
-    "Tunnel",
-    "TunnelConfig",
-    "TunnelStream",
-    "UdpPeer",
-]
+__all__ = ["Pool"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_LINGER = 30.0  # seconds that a stream may take to end by itself after it was closed here
-_LOOK = 0.2  # seconds between two looks at whether everything has been delivered
+_DELIVERY_POLL = 0.2
+"""Seconds between two looks at whether a channel has delivered everything."""
 _NOT_NEEDED = "not needed"
-_AT_ONCE = 4  # channels that may be opening at the same time
-_V1_FACTOR = 32  # times that many of them, and of all, in v1
-_LEAST_WINDOW = 16 << 10  # bytes of credit that every stream has
-_OPENING = 1 << 20  # bytes of credit, at most, that one starts with
-_STABLE = 10.0  # seconds after which a channel counts as a success
+_ONE_STREAM_FACTOR = 32
+"""Times as many channels may be open, where each carries one stream."""
+_ONE_STREAM_AT_ONCE = 128
+"""Channels of one stream that may be opening at the same time."""
+_MAX_REFUSALS = 2
+"""Refusals of a stream after which it does not wait for another channel, if the last one had
+nothing else to carry: none helps."""
+_DATAGRAM_PATIENCE = 1.0
+"""Seconds within which a channel that was lost must be resumed for its associations to stay."""
+_HELLO_PATIENCE = 1.0
+"""Seconds, at least, for which the HELLO of one of several workers is waited for before another is
+tried beside it; its part of the upgrade has been quick."""
+_STOPPED = "the tunnel was stopped"
 
 
-class Tunnel:
-    """Streams, UDP associations, DNS and ICMP echo through a worker.
+class Pool:
+    """The channels of a tunnel, and what waits for one.
 
     Everything but :meth:`run` is for use while that runs, in the same trio thread.
     """
 
-    def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
+    def __init__(self, config: TunnelConfig, settings: Settings | None = None) -> None:
+        #: What it was told; see :meth:`configure`.
         self.config = config
-        self._settings = settings or Settings(window=_LEAST_WINDOW)
-        self._budget = Budget(config.max_memory, opening=_OPENING)
-        self._v1 = config.protocol == "v1"
-        factor = _V1_FACTOR if self._v1 else 1
-        self._most_channels = factor * config.max_channels
-        self._at_once = factor * _AT_ONCE
-        self._context = tls_context(config.ca_file) if config.worker.secure else None
-        self._channels: list[Channel] = []  # those whose HELLO has come, oldest first
-        self._neighbours = Neighbours(lambda: ((None, each.connection) for each in self._channels))
-        self._opening = 0
-        self._waiting: dict[TunnelStream, None] = {}
-        self._refused: list[TunnelStream] = []  # to be told 503, but not from inside open_stream
-        self._changed = trio.Event()
-        self._up = trio.Event()
-        self._first = trio.Event()  # up for the first time, or never to be
-        self._peer: Hello | None = None
-        self._associations = Associations(self._primary)
-        self.on_datagram = self._associations.on_datagram
-        self.on_udp_error = self._associations.on_udp_error
-        self.on_udp_close = self._associations.on_udp_close
-        self._questions = Questions(
-            self._primary, lambda: self._up.wait(), lambda channel: channel in self._channels
+        #: Those that there are.
+        self.channels = Channels(Workers(config))
+        #: What becomes of them.
+        self.outcomes = Outcomes(config, self.channels, lambda: self._checks.look_again())
+        #: What opens them.
+        self.opener = Opener(
+            config,
+            self.channels,
+            settings,
+            on_failed=self.outcomes.not_connected,
+            on_passed_over=self.outcomes.passed_over,
         )
-        self.on_dns_response = self._questions.on_dns_response
-        self.on_echo_reply = self._questions.on_echo_reply
-        #: Have the worker answer a DNS message, or ping a host.
-        self.dns_query = self._questions.dns_query
-        self.echo = self._questions.echo
-        self._downtime = Downtime(config.grace)
-        self._dialling: set[trio.CancelScope] = set()
-        self._backoff = Backoff(*config.backoff)
-        self._not_before = -math.inf
+        #: Whose datagrams the primary channel carries.
+        self.associations = Associations(
+            self.channels.primary, self._carries_datagrams, self.channels.worker_of
+        )
+        #: Whose questions the primary channel carries.
+        self.requests = Requests(
+            self.channels.primary,
+            lambda: self.outcomes.up.wait(),
+            self.channels.live,
+            timeout=config.dns_timeout,
+            most=config.max_dns_queries,
+        )
+        self.on_datagram = self.associations.on_datagram
+        self.on_datagrams = self.associations.on_datagrams
+        self.on_udp_error = self.associations.on_udp_error
+        self.on_udp_closed = self.associations.on_udp_closed
+        self.on_dns_answer = self.requests.on_dns_answer
+        self.on_echo_reply = self.requests.on_echo_reply
+        self._one_stream = config.version.one_stream
+        self._most_channels = config.max_channels
+        self._placement: Placement[Channel] = Placement(config.channels, MAX_AT_ONCE)
+        if self._one_stream:
+            self._most_channels *= _ONE_STREAM_FACTOR
+            self._placement = Placement(at_once=_ONE_STREAM_AT_ONCE)
+        self._channels_opening = 0
+        self._greeting: set[Channel] = set()  # those of them that are open, but for HELLO
+        self._waiting = WaitingStreams(config.max_waiting)
         self._lingering: dict[TunnelStream, float] = {}
-        self._told_no_tls = False
-        self._fatal: ZksError | None = None
-        self._started = False
+        self._changed = trio.Event()
+        self._checks = HealthChecks(
+            self.workers,
+            self.opener.context,
+            carries=self.channels.have_worker,
+            wanted=lambda: self.outcomes.up,
+            changed=lambda: self._changed.set(),
+            slowness=lambda: self.channels.slowness,
+        )
         self._stopped = False
-        self._totals = SessionStats()
-        self._counters = {"channels_opened": 0, "channels_lost": 0, "connect_failures": 0}
-        self._counters |= {"streams_refused_here": 0, "wire_in": 0, "wire_out": 0}
 
     # what is known
 
     @property
-    def up(self) -> bool:
-        """Whether there is a channel now."""
-        return bool(self._channels)
-
-    @property
-    def hopeless(self) -> bool:
-        """Down for longer than the grace time: what is asked for now is refused at once."""
-        return self._downtime.hopeless
-
-    @property
-    def memory(self) -> int:
-        """Bytes that the worker may send, or has sent and nobody has taken, above the least."""
-        return self._budget.used
-
-    @property
-    def downtime(self) -> Downtime:
-        """Since when it is up or down, and why."""
-        return self._downtime
-
-    @property
-    def carriers(self) -> list[trio.socket.SocketType]:
-        """The sockets of the channels."""
-        carriers = (channel.carrier for channel in self._channels)
-        return [carrier for carrier in carriers if carrier is not None]
-
-    @property
     def peer(self) -> Hello | None:
-        """The HELLO of the worker, the last known one while the tunnel is down."""
-        return self._peer
-
-    def slowness(self) -> float:
-        """Return the longest round trip of a channel now, in seconds, queues included.
-
-        On a slow link whose queue is full this is how late an answer may be; 0: not known.
-        """
-        return self._neighbours.of(None).round_trip
+        """The HELLO of the worker, the last known one while there is no channel."""
+        primary = self.channels.primary()
+        return self.outcomes.last_peer if primary is None else primary.session.peer
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, and gauges (``channels``, ``streams``, ``waiting``)."""
-        totals = asdict(self._totals)
-        wire_in, wire_out = self._counters["wire_in"], self._counters["wire_out"]
-        for channel in self._channels:
-            for name, value in asdict(channel.session.stats).items():
-                totals[name] += value
-            wire_in += channel.connection.bytes_received
-            wire_out += channel.connection.bytes_sent
+        """Return counters since the start, and gauges (``channels``, ``streams``, ``waiting``)."""
         return (
-            totals
-            | self._counters
+            self.channels.stats()
+            | self.outcomes.counters
             | {
-                "wire_in": wire_in,
-                "wire_out": wire_out,
-                "channels": len(self._channels),
-                "streams": sum(len(channel.streams) for channel in self._channels),
+                "streams_refused_here": self._waiting.refused,
                 "waiting": len(self._waiting),
-                "associations": len(self._associations),
-                "datagrams_malformed": self._associations.malformed,
+                "associations": len(self.associations),
+                "datagrams_malformed": self.associations.malformed,
+                "datagrams_strange": self.associations.strange,
             }
         )
 
-    # running
+    @property
+    def workers(self) -> Workers:
+        """Those that channels go to."""
+        return self.channels.workers
 
-    async def run(self, *, task_status: trio.TaskStatus[Hello] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the tunnel up until cancelled; started, with the worker's HELLO, when it first is.
+    def configure(self, config: TunnelConfig) -> None:
+        """Hold to ``config`` for the channels that are opened from now on."""
+        self.config = config
+        self.channels.workers = Workers(config)
 
-        Before that, what will not pass by itself is raised: AuthError, CertificateError,
-        WorkerNotFound, ConfigError, PrivilegeError. An unreachable worker is tried again, with
-        delays, for ever. After the start nothing is raised for what worker and network do.
+    def renew(self, tokens: Sequence[str | None]) -> None:
+        """Use other tokens, one for each worker, and read ``ca_file`` again.
+
+        Sessions go on; what is opened from now on uses the new ones.
+
+        :raises ConfigError: ``ca_file`` cannot be used; nothing is changed.
         """
-        self._downtime.up = False
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._supervise, nursery)
-                await self._first.wait()
-                if self._fatal is None:
-                    self._started = True
-                    assert self._peer is not None
-                    task_status.started(self._peer)
-                    await trio.sleep_forever()
-                nursery.cancel_scope.cancel()
-        finally:
-            self._stopped = True
-            for stream in [*self._waiting, *self._refused]:
-                stream.end(503, "the tunnel was stopped")
-            self._waiting.clear()
-        raise self._fatal
+        context = self.opener.read_context()
+        for worker, token in zip(self.workers.all, tokens, strict=True):
+            worker.renew(token)
+        self.opener.context = context
+        self._checks.renew(context)
+        for channel in self.channels:
+            channel.renew(self.channels.worker_of(channel).config, context)
+        if not self.channels.up:
+            self.retry()
+        self._changed.set()
+
+    # what is asked of it
+
+    def open(self, stream: TunnelStream) -> None:
+        """Give a new stream to a channel, now or when there is one with room."""
+        now = trio.current_time()
+        channel = None if self._waiting else self._choose(now)
+        if self._stopped:
+            stream.end(503, _STOPPED)
+        elif channel is not None:
+            self._connect(channel, stream, now)
+            if max(len(self.channels), self.config.channels) > 1:  # there is more to look after
+                self._changed.set()
+        else:
+            self._waiting.add(stream)
+            self._changed.set()
+
+    def forget(self, stream: TunnelStream) -> None:
+        """Let go of a stream that was closed while it waited."""
+        self._waiting.forget(stream)
+
+    def linger(self, stream: TunnelStream) -> None:
+        """Reset a stream that was closed here, unless it ends by itself in time."""
+        self._lingering[stream] = trio.current_time() + self.config.linger
+        self._changed.set()
 
     def reconnect(self, why: str) -> None:
         """Give up every WebSocket and open another at once: the network is not the same any more.
 
-        Who waits for the tunnel waits ``grace`` seconds from now.
+        Sessions go on where they can be resumed. A stream that waits for the tunnel waits ``grace``
+        seconds from now.
+
+        :param why: for the log.
         """
-        log.info("%s: connecting to the worker again", why)
-        for channel in self._channels:
-            channel.going_away = True
-            channel.link.close(ABNORMAL, why)
+        _log.info("%s: connecting to the worker again", why)
+        for channel in self.channels:
+            channel.reconnect(why)
         self.retry()
 
     def retry(self) -> None:
         """If the tunnel is down, try now, not when the next attempt is due."""
-        for dialling in self._dialling:
-            dialling.cancel()
-        self._backoff.succeeded()
-        self._not_before = -math.inf
-        self._downtime.begin_again()
+        self.opener.give_up()
+        for channel in self.channels:
+            channel.retry()
+        self.workers.try_now()
+        self.outcomes.downtime.begin_again()
         self._changed.set()
+
+    # running
+
+    async def run(self, *, task_status: trio.TaskStatus[Hello]) -> None:
+        """Keep a channel up until cancelled; see :meth:`~.tunnel.Tunnel.run`."""
+        self.outcomes.downtime.up = False
+        try:
+            async with trio.open_nursery() as nursery:
+                if len(self.workers) > 1:
+                    await nursery.start(self._checks.run)
+                nursery.start_soon(self._supervise, nursery)
+                await self.outcomes.first.wait()
+                if self.outcomes.fatal is None:
+                    self.outcomes.started = True
+                    assert self.peer is not None
+                    task_status.started(self.peer)
+                    await trio.sleep_forever()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._stopped = True
+            self._waiting.end_all(503, _STOPPED)
+        assert self.outcomes.fatal is not None
+        raise self.outcomes.fatal
 
     async def _supervise(self, nursery: trio.Nursery) -> None:
         """Decide, whenever something has changed or is due, what to do about it."""
         while True:
             self._changed = trio.Event()
             now = trio.current_time()
-            due = min(self._close_idle(now), self._end_lingering(now), self._assign(now))
-            for _ in range(self._lacking()):
-                if now < self._not_before:
-                    due = min(due, self._not_before)
-                    break
-                self._opening += 1
-                nursery.start_soon(self._run_channel, nursery)
+            due = min(
+                self._close_idle(now),
+                self._end_lingering(now),
+                self._placement.measure(now),
+                self._assign(now),
+                self._open_lacking(now, nursery),
+                self.workers.next_review,
+            )
             with trio.move_on_at(due):
                 await self._changed.wait()
 
     def _assign(self, now: float) -> float:
-        """Give the streams that wait to channels that have room; refuse those that are late."""
-        refused, self._refused = self._refused, []
-        for stream in refused:
-            stream.end(503, "too many streams wait for a channel")
-        for stream in list(self._waiting):
-            channel = self._with_room()
-            late = stream.deadline <= now
-            if channel is not None or late:
-                self._waiting.pop(stream, None)
-            if stream.over:
-                continue
-            if channel is not None:
-                channel.connect(stream)
-            elif late:
-                self._counters["streams_refused_here"] += 1
-                stream.end(503, "no channel to the worker")
-        return min((stream.deadline for stream in self._waiting), default=math.inf)
+        """Give the streams that wait to channels that have room; end those that are late."""
+        while self._waiting and (channel := self._choose(now)) is not None:
+            self._connect(channel, self._waiting.take(), now)
+        self._waiting.end_late(now)
+        if not self._waiting:
+            return self._waiting.due
+        return min(self._waiting.due, self._placement.due(now))
 
-    def _with_room(self) -> Channel | None:
-        # In v1 a channel carries one stream or the questions, and the primary one the questions.
-        primary = self._primary() if self._v1 else None
-        usable = (each for each in self._channels if each.can_connect and each is not primary)
-        return next(usable, None)
+    def _connect(self, channel: Channel, stream: TunnelStream, now: float) -> None:
+        self._placement.placed(channel, stream, now)
+        channel.connect(stream)
 
-    def _primary(self) -> Channel | None:
-        """The channel for datagrams and questions."""
-        usable = (each for each in self._channels if not each.going_away)
-        return next(usable, self._channels[0] if self._channels else None)
+    def _choose(self, now: float) -> Channel | None:
+        """Return the channel for a new stream: to the worker that is in use, if one has room."""
+        # Where a channel carries one stream or the requests, the primary one carries the requests.
+        primary = self.channels.primary() if self._one_stream else None
+        in_use = self.channels.standing(self.workers.in_use, besides=primary)
+        channel = self._placement.choose(in_use, now)
+        if channel is None and len(self.workers) > 1:
+            for worker in self.workers.all:
+                if worker is not self.workers.in_use and worker.settled(now) and channel is None:
+                    others = self.channels.standing(worker, besides=primary)
+                    channel = self._placement.choose(others, now)
+        return channel
 
-    def _lacking(self) -> int:
-        """How many channels to open now."""
-        if all(channel.going_away for channel in self._channels):
-            return 0 if self._opening else 1
-        if not self._waiting or self._peer is None or not self._peer.streams:
-            return 0
-        wanted = min(math.ceil(len(self._waiting) / self._peer.streams), self._at_once)
-        room = self._most_channels - len(self._channels)
-        return max(0, min(wanted, room) - self._opening)
+    def _carries_datagrams(self, channel: Channel) -> bool:
+        if channel not in self.channels or channel.going_away:
+            return False
+        lost, worker = channel.lost_since, self.channels.worker_of(channel)
+        if lost is None:
+            there = worker.well or (worker.full and not channel.silent)
+            return there or worker is self.workers.in_use
+        return trio.current_time() < lost + _DATAGRAM_PATIENCE
+
+    def _review(self) -> KnownWorker:
+        """Return the worker that is in use, after another look."""
+        before = self.workers.in_use
+        in_use = self.workers.review(trio.current_time())
+        if in_use is not before and self.outcomes.started:
+            _log.info("new connections go to %s now, not to %s", in_use, before)
+        for each in self.workers.all:
+            if not each.well and each is not in_use:
+                self._move_new(each)
+        return in_use
+
+    def _move_new(self, worker: KnownWorker) -> None:
+        """Let streams and questions go elsewhere that a worker which does not answer was asked for
+        in vain."""
+        primary = self.channels.primary()
+        for channel in self.channels.standing(worker):
+            if channel.silent and channel is not primary:
+                self.requests.lost(channel)
+            for stream in channel.take_untouched() if channel.silent else ():
+                stream.on_refused(Code.GOING_AWAY, "the worker does not answer")
+                self.outcomes.counters["streams_moved"] += 1
+                self._waiting.add(stream)
+                self._changed.set()
+
+    def _open_lacking(self, now: float, nursery: trio.Nursery) -> float:
+        """Open the channels that are lacking; return when to look again."""
+        in_use = self._review()
+        standing = self.channels.standing(in_use)
+        wanted = 1
+        if standing:
+            room = self._most_channels - len(self.channels)
+            wanted = min(self._placement.lacking(standing, len(self._waiting), now), room)
+        if self._channels_opening >= wanted:
+            return math.inf
+        next_dial = self.workers.due(any_of_them=not self.channels.usable)
+        if standing:
+            next_dial = max(next_dial, self.outcomes.more.over)
+        if now < next_dial:
+            return next_dial
+        for _ in range(wanted - self._channels_opening):
+            self._channels_opening += 1
+            nursery.start_soon(self._run_channel, nursery)
+        return math.inf
 
     def _close_idle(self, now: float) -> float:
-        """Close the channels that nobody needs; when to look again."""
+        """Close the channels that are not needed; return when to look again."""
         due = math.inf
-        primary = self._primary()
-        for channel in self._channels:
-            if channel.idle_since is None or (channel is primary and not channel.going_away):
+        kept = self._kept()
+        for channel in self.channels:
+            if channel.idle_since is None or channel in kept:
                 continue
             expiry = channel.idle_since + self.config.idle_channel
-            if expiry <= now or (channel.going_away and channel.link.delivered):
-                channel.link.close(1000, _NOT_NEEDED)
-            elif channel.going_away:  # the end of an upload may still be on its way
-                due = min(due, expiry, now + _LOOK)
+            if self.associations.carried(channel) and not channel.going_away:
+                due = min(due, max(expiry, now + self.config.idle_channel))
+                continue
+            if channel.session.unacknowledged:  # the end of an upload, which may be sent again
+                expiry = max(expiry, channel.idle_since + channel.session.resume_seconds)
+            if expiry <= now or (channel.going_away and channel.delivered):
+                channel.close(1000, _NOT_NEEDED)
+            elif channel.going_away or channel.session.unacknowledged:
+                due = min(due, expiry, now + _DELIVERY_POLL)
             else:
                 due = min(due, expiry)
         return due
 
+    def _kept(self) -> list[Channel]:
+        """Return the channels that stay although they are idle, the primary one among them."""
+        primary = self.channels.primary()
+        if primary is None:
+            worker = self.workers.in_use
+        elif primary.going_away:
+            return []
+        else:
+            worker = self.channels.worker_of(primary)
+        standing = self.channels.standing(worker)
+        return standing[: 1 if self._one_stream else self._placement.kept]
+
     def _end_lingering(self, now: float) -> float:
         for stream, expiry in list(self._lingering.items()):
-            if stream.over or stream.ended or expiry <= now:
+            if expiry <= now and stream.channel and not self.channels.live(stream.channel):
+                # What it has to say waits for another WebSocket
+                self._lingering[stream] = now + self.config.linger
+            elif stream.over or stream.ended or expiry <= now:
                 del self._lingering[stream]
                 stream.close()
         return min(self._lingering.values(), default=math.inf)
@@ -295,168 +374,89 @@ class Tunnel:
         """Open one channel, and carry it until it ends."""
         channel = None
         try:
-            with trio.CancelScope() as dialling:
-                self._dialling.add(dialling)
-                channel = await Channel.open(
-                    self.config,
-                    self,
-                    nursery,
-                    context=self._context,
-                    settings=self._settings,
-                    budget=self._budget,
-                    slowness=self.slowness(),
-                )
-            self._dialling.discard(dialling)
+            channel = await self.opener.open(self, nursery, self.outcomes.outage)
             if channel is None:
-                return  # reconnect() came in between
-            end = await channel.run(self.config, lambda: self._neighbours.of(None))
-            self._lost(channel, end)
-        except ZksError as error:
-            self._counters["connect_failures"] += 1
-            if isinstance(error, WorkerUnreachable) or self._started:
-                self._try_again(str(error))
-            else:
-                self._fatal = error
-                self._first.set()
+                return
+            worker = self.channels.worker_of(channel)
+            self._greeting.add(channel)
+            if len(self.workers) > 1:
+                nursery.start_soon(self._expect_hello, channel, worker)
+            end = await channel.run(self.config, lambda: self.channels.path(worker))
+            self.outcomes.ended(channel, end)
         finally:
-            self._dialling.discard(dialling)
-            if channel in self._channels:
-                self._drop(channel)
+            if channel is None:
+                self._channels_opening -= 1
+            elif channel in self.channels:
+                self._placement.remove(channel)
             else:
-                self._opening -= 1
+                self._not_opening(channel)
+            if channel is not None:
+                self.channels.ended(channel)
+                self.outcomes.forgotten()
+                self.requests.lost(channel)
             self._changed.set()
 
-    def _drop(self, channel: Channel) -> None:
-        """A channel has ended."""
-        self._channels.remove(channel)
-        if not self._channels:
-            self._up = trio.Event()
-            self._downtime.up = False
-        for name, value in asdict(channel.session.stats).items():
-            setattr(self._totals, name, getattr(self._totals, name) + value)
-        self._counters["wire_in"] += channel.connection.bytes_received
-        self._counters["wire_out"] += channel.connection.bytes_sent
-        self._questions.lost(channel)
+    def _not_opening(self, channel: Channel) -> None:
+        if channel in self._greeting:
+            self._greeting.remove(channel)
+            self._channels_opening -= 1
 
-    def _lost(self, channel: Channel, end: LinkEnd) -> None:
-        if end.ours:
-            log.debug("closed a channel that was not needed")
-            return
-        self._counters["channels_lost"] += 1
-        if self._v1 and channel is not self._primary():
-            log.info("a stream's channel was lost: %s", end.reason)
-            return
-        if trio.current_time() - channel.since >= _STABLE:
-            self._backoff.succeeded()
-        what = "the worker broke the protocol" if end.error else "lost a channel to the worker"
-        # A breach of the protocol, found by whichever end, is never usual.
-        level = logging.WARNING if end.error or end.status == 1002 else logging.INFO
-        self._try_again(f"{what}: {end.reason}.", channel, level)
-
-    def _try_again(self, why: str, lost: Channel | None = None, level: int = logging.INFO) -> None:
-        now = trio.current_time()
-        if any(now - channel.since >= _STABLE for channel in self._channels):
-            self._backoff.succeeded()
-        delay = self._backoff.failed()
-        self._not_before = now + delay
-        if all(channel.going_away or channel is lost for channel in self._channels):
-            self._downtime.problem = why
-            log.warning("%s Trying again in %.1f s.", why, delay)
-        else:
-            log.log(level, "%s Another channel is still up.", why)
+    async def _expect_hello(self, channel: Channel, worker: KnownWorker) -> None:
+        """Have another worker tried beside one that upgrades, but does not say HELLO in time."""
+        await trio.sleep(max(worker.hedge, _HELLO_PATIENCE))
+        if channel in self._greeting:
+            self._not_opening(channel)
+            self.outcomes.silent_at_start(worker)
+            self._changed.set()
 
     # what a channel tells
 
     def on_ready(self, channel: Channel) -> None:
-        self._opening -= 1
-        if self._v1 and self._channels:  # most live for one stream only, and prove as much
-            self._backoff.succeeded()
-        self._channels.append(channel)
-        self._counters["channels_opened"] += 1
-        self._peer = channel.session.peer
-        if self._started and not self._up.is_set():
-            log.info("the tunnel to %s is up again", self.config.worker)
-        self._up.set()
-        self._downtime.up = True
-        self._first.set()
+        self._not_opening(channel)
+        # There may be another token since it was dialled
+        channel.renew(self.channels.worker_of(channel).config, self.opener.context)
+        self.outcomes.ready(channel)
+        self._placement.add(channel, trio.current_time())
         self._changed.set()
 
-    def on_capacity(self, channel: Channel) -> None:
-        if self._waiting or channel.going_away or len(self._channels) > 1:
+    def on_lost(self, channel: Channel, why: str) -> None:
+        self.requests.lost(channel)
+        self.outcomes.lost(channel, why)
+        self._changed.set()
+
+    def on_resumed(self, channel: Channel, fresh: bool) -> None:
+        self.outcomes.resumed(channel, fresh)
+        if fresh:  # what the other session had room for says nothing of this one
+            self._placement.remove(channel)
+            self._placement.add(channel, trio.current_time())
+        self._changed.set()
+
+    def on_not_resumed(self, channel: Channel, error: ZksError, delay: float | None) -> None:
+        self.outcomes.not_resumed(channel, error, delay)
+        if channel.shut_out:
             self._changed.set()
 
     def on_goaway(self, channel: Channel) -> None:
-        now = trio.current_time()
-        if now - channel.since < _STABLE:  # the next one may do the same
-            self._not_before = max(self._not_before, now + self._backoff.failed())
+        self.outcomes.goes_away(channel)
         self._changed.set()
 
-    def on_elsewhere(self, channel: Channel, stream: TunnelStream) -> None:
-        self._waiting[stream] = None
+    def on_silent(self, channel: Channel, silent: bool) -> None:
+        self.outcomes.silent(channel, silent)
         self._changed.set()
 
-    # what it is for
-
-    def open_stream(self, host: str, port: int, peer: StreamPeer) -> TunnelStream:
-        """Open a TCP stream to ``host`` (an IP literal or a name) and ``port``; never blocks.
-
-        Without a channel it waits for one until the tunnel has been down for ``grace`` seconds.
-        ``peer`` is told what becomes of it, not before this has returned, except that a tunnel that
-        was stopped ends it at once. Raises ValueError for what cannot be a host or a port.
-        """
-        encode_host(host)
-        if not 0 <= port <= 65535:
-            raise ValueError(f"{port} is not a port")
-        deadline = self._downtime.over
-        if self._v1 and port == HTTPS:
-            stream: TunnelStream = HttpsStream(
-                host, port, peer, deadline, self._forget_waiting, self._no_tls
-            )
-        else:
-            stream = TunnelStream(host, port, peer, deadline, self._forget_waiting)
-        channel = None if self._waiting else self._with_room()
-        if self._stopped:
-            stream.end(503, "the tunnel was stopped")
-        elif channel is not None:
-            channel.connect(stream)
-        else:
-            if len(self._waiting) < self.config.max_waiting:
-                self._waiting[stream] = None
-            else:
-                self._counters["streams_refused_here"] += 1
-                self._refused.append(stream)
+    def on_capacity(self, channel: Channel) -> None:
+        if self._waiting or channel.going_away or len(self.channels) > 1:
             self._changed.set()
-        return stream
 
-    def _no_tls(self) -> None:
-        """TLS got no TLS back through a v1 worker."""
-        if not self._told_no_tls:
-            self._told_no_tls = True
-            log.warning(
-                "TLS on port 443 was not answered by TLS: an original Worker serves ports 80 and "
-                "443 by an HTTP fetch, so HTTPS cannot work through it. Deploy a v2 worker "
-                "(python -m zks_lwip worker), and leave --protocol v1 away."
-            )
-
-    def _forget_waiting(self, stream: TunnelStream) -> None:
-        self._waiting.pop(stream, None)
-
-    def _linger(self, stream: TunnelStream) -> None:
-        """Reset a stream that was closed here, unless it ends by itself in time."""
-        self._lingering[stream] = trio.current_time() + _LINGER
-        self._changed.set()
-
-    async def connect_tcp(self, host: str, port: int) -> TcpStream:
-        """Connect through the tunnel. Raises OSError with the errno that a socket would have."""
-        stream = TcpStream(self._linger)
-        stream.attach(self.open_stream(host, port, stream))
-        try:
-            await stream.wait_connected()
-        except BaseException:
-            stream.abort()
-            raise
-        return stream
-
-    def open_association(self, peer: UdpPeer) -> Association:
-        """A new UDP association. It outlives channels: the worker's end of it may change."""
-        return self._associations.open(peer)
+    def on_refused(self, channel: Channel, stream: TunnelStream, code: int, message: str) -> None:
+        now = trio.current_time()
+        if not self._placement.refused(channel, code, now):
+            self.outcomes.more.failed(now)
+        stream.on_refused(code, message)
+        nobody = stream.refusals >= _MAX_REFUSALS and not channel.streams
+        if nobody or self._stopped or self._waiting.full:
+            stream.end(code, message)
+        else:
+            self.outcomes.counters["streams_moved"] += 1
+            self._waiting.add(stream)
+            self._changed.set()

@@ -1,4 +1,4 @@
-"""An HTTP proxy between us and the worker: ``HTTPS_PROXY``, and CONNECT (RFC 9110 §9.3.6).
+"""An HTTP proxy between client and worker: ``HTTPS_PROXY``, and CONNECT (RFC 9110 §9.3.6).
 
 The proxy is asked for the worker by name, so that no name is looked up here; TLS is then spoken
 with the worker, through the proxy. A proxy that itself wants TLS is not supported.
@@ -15,21 +15,25 @@ from urllib.parse import unquote, urlsplit
 
 import trio
 
-from ..config import WorkerUrl
 from ..errors import AuthError, ConfigError, TunnelError, WorkerUnreachable
+from ..net.names import InvalidName, host_name, join_host_port
+from .endpoint import WorkerUrl
 
-__all__ = ["Proxy", "ask_proxy", "parse_proxy", "proxy_for"]
+__all__ = ["Proxy", "ask_proxy", "parse_proxy", "parse_proxy_option", "proxy_for"]
 
-_MOST_HEAD = 16384
+_MAX_HEAD = 16384
+"""Bytes of the head of an answer."""
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A checked proxy URL; ``host`` has no brackets."""
+    """A checked proxy URL; made by :func:`parse_proxy`."""
 
     host: str
+    """A name, in lower case and ASCII, or an address without brackets."""
     port: int
+    """1 to 65535."""
     credentials: str | None = field(default=None, repr=False)
     """``user:password``, as it is sent."""
 
@@ -42,20 +46,19 @@ class Proxy:
             return None
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{join_host_port(self.host, self.port)}"
 
 
 def parse_proxy(text: str) -> Proxy:
     """Read what ``HTTPS_PROXY`` says: ``[http://][USER:PASSWORD@]HOST[:PORT]``, port 80 if none.
 
-    Raises ConfigError, which never repeats a password.
+    :raises ConfigError: it cannot be used; the message does not repeat a password.
     """
     url = text.strip() if "://" in text else f"http://{text.strip()}"
     try:
         parts = urlsplit(url)
         port = parts.port
-        host = str(parts.hostname or "")
+        host = _checked_host(parts.hostname or "")
     except ValueError as error:
         raise ConfigError(
             f"HTTPS_PROXY is no URL ({error}): write http://HOST:PORT, or unset it."
@@ -65,7 +68,7 @@ def parse_proxy(text: str) -> Proxy:
             f"HTTPS_PROXY: a proxy of the kind {parts.scheme}:// is not supported: give one that "
             "is spoken to by http://, or unset it."
         )
-    if not host or port == 0 or not host.isascii() or not host.isprintable() or " " in host:
+    if not host or port == 0:
         raise ConfigError("HTTPS_PROXY names no host and port: write http://HOST:PORT.")
     credentials = None
     if parts.username is not None:
@@ -73,11 +76,37 @@ def parse_proxy(text: str) -> Proxy:
     return Proxy(host, port or 80, credentials)
 
 
-def proxy_for(worker: WorkerUrl, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy that the environment wants for this worker; None: go directly.
+def parse_proxy_option(text: str) -> Proxy:
+    """Read ``[http://][USER:PASSWORD@]HOST[:PORT]``, as the option ``proxy``.
 
-    ``HTTPS_PROXY`` (or in lower case) is for ``wss://`` only; ``NO_PROXY`` lists hosts, domains and
-    networks that are reached without, ``*`` is all. Raises ConfigError.
+    :raises ConfigError: it cannot be used; the message does not repeat a password.
+    """
+    try:
+        return parse_proxy(text)
+    except ConfigError as error:
+        said = str(error).removeprefix("HTTPS_PROXY").removeprefix(":").strip()
+        raise ConfigError(said.replace("unset it", "leave it out"), "proxy") from None
+
+
+def _checked_host(host: str) -> str:
+    """Return the address, or the name in ASCII, that ``host`` is; empty if it is neither."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass  # a name, then
+    try:
+        return host_name(host)
+    except InvalidName:
+        return ""
+
+
+def proxy_for(worker: WorkerUrl, environment: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy that the environment names for a worker.
+
+    :param environment: ``HTTPS_PROXY`` is for ``wss://`` only; ``NO_PROXY`` lists hosts, domains
+        and networks that are reached without, ``*`` is all. Either may be in lower case.
+    :returns: None if the worker is reached without.
+    :raises ConfigError: see :func:`parse_proxy`.
     """
     text = environment.get("https_proxy") or environment.get("HTTPS_PROXY") or ""
     if not text.strip() or not worker.secure or worker.loopback:
@@ -103,11 +132,13 @@ def _is_excepted(worker: WorkerUrl, item: str) -> bool:
 async def ask_proxy(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
     """Have the proxy at the other end of ``stream`` connect to ``host`` and ``port``.
 
-    What is sent and received afterwards goes to and from there. Raises WorkerUnreachable if the
-    proxy could not connect, AuthError if it wants credentials or others, TunnelError if it refuses
-    or is none.
+    What is sent and received afterwards goes to and from there.
+
+    :raises WorkerUnreachable: the proxy could not connect, or hung up.
+    :raises AuthError: it wants credentials, or others.
+    :raises TunnelError: it refuses, or is no proxy.
     """
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = join_host_port(host, port)
     head = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
     if proxy.credentials is not None:
         encoded = base64.b64encode(proxy.credentials.encode()).decode()
@@ -139,7 +170,7 @@ async def ask_proxy(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int)
 
 
 async def _read_head(stream: trio.abc.Stream, proxy: Proxy) -> bytes:
-    """The answer's head, and not a byte more: what follows is the worker's."""
+    """Read the head of the answer, and not a byte more: what follows is the worker's."""
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         # Byte by byte: neither TLS nor WebSocket servers speak first, but nothing is to be lost.
@@ -147,6 +178,6 @@ async def _read_head(stream: trio.abc.Stream, proxy: Proxy) -> bytes:
         if not data:
             raise WorkerUnreachable(f"the proxy {proxy} hung up: check HTTPS_PROXY.")
         head += data
-        if len(head) > _MOST_HEAD:
+        if len(head) > _MAX_HEAD:
             raise TunnelError(f"{proxy} does not answer as an HTTP proxy: check HTTPS_PROXY.")
     return bytes(head)

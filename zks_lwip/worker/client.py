@@ -1,40 +1,48 @@
-"""One client's session at the worker: what its frames ask for, done."""
+"""One client's session at the worker: what its events ask for, done."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import trio
 
-from ..tunnel.frames import (
-    Close,
+from ..net.histogram import Histogram
+from ..net.readiness import Readiness
+from ..protocol import (
     Code,
-    Connect,
-    Data,
-    DnsQuery,
-    Echo,
-    Eof,
-    Frame,
-    GoAway,
-    Hello,
-    Udp,
-    UdpClose,
+    DatagramReceived,
+    DatagramsReceived,
+    DataReceived,
+    DnsQueryReceived,
+    EchoReceived,
+    EofReceived,
+    Event,
+    GoAwayReceived,
+    SessionReady,
+    SessionResumed,
+    StreamClosed,
+    StreamOpened,
+    StreamReset,
+    UdpClosed,
+    WorkerSession,
+    datagrams_of,
 )
-from ..tunnel.session import Session
-from ..tunnel.session_v1 import WorkerV1
 from .dial import Dialer
 from .dnsclient import DnsClient, forward
 from .icmp import Echoes, Pinger
 from .limits import Account
 from .policy import Policy
-from .readiness import Readiness
-from .tcp import TcpStream
+from .rate import datagram_passes, limit_session
+from .targets import TargetLog
+from .tcp import FarEndStream
 from .udp import UdpAssociations
+from .udp_sockets import DatagramSockets
 
 __all__ = ["Client", "Shared"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Shared(Protocol):
@@ -43,37 +51,46 @@ class Shared(Protocol):
     policy: Policy
     dialer: Dialer
     dns: DnsClient
+    datagrams: DatagramSockets
     readiness: Readiness
     pinger: Pinger
     mark: int | None
+    dns_latency: Histogram
 
-    def linger(self, stream: TcpStream) -> None:
-        """Its session is done with the stream, but the far end has not taken everything yet. Called
-        again when it has taken some.
+    def keep_until_delivered(self, stream: FarEndStream) -> None:
+        """Keep a stream that its session is done with until the far end has taken everything.
+
+        Called again whenever the far end has taken some.
         """
 
-    def lingered(self, stream: TcpStream) -> None:
-        """A stream has closed; one that lingered does no longer."""
+    def forget_stream(self, stream: FarEndStream) -> None:
+        """Forget a stream, kept or not: it has closed."""
 
 
 class Client:
-    """Acts on the frames of a session, in its :attr:`session`'s name.
+    """Acts on the events of a session, in its :attr:`session`'s name.
 
-    :param nursery: where connects and DNS queries run; they end with the session.
+    It lives as long as the session, whichever WebSocket carries that.
+
+    :param nursery: where connects and DNS queries run, which :meth:`close` ends.
     :param account: what the client's token uses.
+    :param targets: is told of what the client reaches; None: nobody is.
     """
 
     def __init__(
         self,
         shared: Shared,
-        session: Session | WorkerV1,
+        session: WorkerSession,
         account: Account,
         nursery: trio.Nursery,
+        targets: TargetLog | None = None,
     ) -> None:
-        self.session = session
+        self._unlimited = self.session = session
         self.account = account
+        self._targets = targets
         self.policy = shared.policy
         self.dialer = shared.dialer
+        self.datagrams = shared.datagrams
         self.readiness = shared.readiness
         self.pinger = shared.pinger
         self.descriptors = account.descriptors
@@ -81,105 +98,178 @@ class Client:
         self.mark = shared.mark
         self._shared = shared
         self._nursery = nursery
-        self._streams: dict[int, TcpStream] = {}
+        self._streams: dict[int, FarEndStream] = {}
+        #: See :class:`~zks_lwip.worker.tcp.StreamOwner`.
+        self.attempts: dict[FarEndStream, float] = {}
         self._udp = UdpAssociations(self, session.settings.idle_udp)
         self._echoes = Echoes(self)
-        self._handlers: dict[type, Any] = {
-            Data: self._on_data,
-            Udp: self._udp.send,
-            Connect: self._on_connect,
-            Eof: self._on_eof,
-            Close: self._on_close_v1 if isinstance(session, WorkerV1) else self._on_close,
-            UdpClose: self._on_udp_close,
-            DnsQuery: self._on_dns_query,
-            Echo: self._echoes.send,
-            Hello: self._on_hello,
-            GoAway: self._on_goaway,
-        }
+        self._asking: dict[trio.CancelScope, None] = {}
+        self.limits_changed()
+
+    def limits_changed(self) -> None:
+        """Have streams keep to the rate that their token has now, if any."""
+        rate = self.account.rate
+        if rate is None and self.session is self._unlimited:
+            return
+        if rate is None:
+            self.session = self._unlimited
+        else:
+            rate.nursery = self._nursery
+            self.session = limit_session(self._unlimited, rate)
+        for stream in self._streams.values():
+            stream.limits_changed()
 
     @property
     def open_streams(self) -> int:
         """Streams that the session has, or that still connect."""
         return len(self._streams)
 
-    def on_frame(self, frame: Frame) -> None:
-        """Act on one frame that the session has let through. Never blocks."""
-        self._handlers[type(frame)](frame)
+    def on_event(self, event: Event) -> None:
+        """Act on one event of the session. Never blocks."""
+        _HANDLERS[type(event)](self, event)
 
-    def _on_hello(self, frame: Hello) -> None:
-        log.debug("HELLO: %r", frame)
+    def _on_ready(self, event: SessionReady) -> None:
+        _log.debug("HELLO: %r", event.peer)
 
-    def _on_goaway(self, frame: GoAway) -> None:
-        log.debug("GOAWAY %d: %s", frame.code, frame.reason)
+    def _on_resumed(self, event: SessionResumed) -> None:
+        _log.debug("the session goes on; %d streams are open", len(self._streams))
+
+    def _on_goaway(self, event: GoAwayReceived) -> None:
+        _log.debug("GOAWAY %d: %s", event.code, event.reason)
 
     # TCP
 
-    def _on_connect(self, frame: Connect) -> None:
+    def _on_opened(self, event: StreamOpened) -> None:
         refusal = self.account.refusal()
         if refusal is not None:
-            self.session.error(frame.stream, Code.TOO_MANY_STREAMS, refusal)
+            self.session.error(event.stream, Code.TOO_MANY_STREAMS, refusal)
             return
-        stream = self._streams[frame.stream] = TcpStream(self, frame.stream)
-        self._nursery.start_soon(stream.connect, frame.host, frame.port)
+        stream = self._streams[event.stream] = FarEndStream(self, event.stream)
+        if self._targets is not None:
+            self._targets.opened(event.stream, event.host, event.port)
+        if not stream.begin(event.host, event.port):
+            self._nursery.start_soon(self._connect, stream, event.host, event.port)
 
-    def _on_data(self, frame: Data) -> None:
-        stream = self._streams.get(frame.stream)
+    async def _connect(self, stream: FarEndStream, host: str, port: int) -> None:
+        try:
+            if self.account.rate is not None:
+                await self.account.rate.wait_up()
+        finally:  # it has to be called, and ends at once in a scope that is cancelled
+            await stream.connect(host, port)
+
+    def _on_data(self, event: DataReceived) -> None:
+        stream = self._streams.get(event.stream)
         if stream is not None:
-            stream.on_data(memoryview(frame.payload))
+            stream.on_data(event.payload)
 
-    def _on_eof(self, frame: Eof) -> None:
-        stream = self._streams.get(frame.stream)
+    def _on_eof(self, event: EofReceived) -> None:
+        stream = self._streams.get(event.stream)
         if stream is not None:
             stream.on_eof()
 
-    def _on_close(self, frame: Close) -> None:
-        stream = self._streams.get(frame.stream)
-        if stream is not None:
-            if stream.eof_taken:
-                stream.finish()
-            else:
-                stream.abort()
-
-    def _on_close_v1(self, frame: Close) -> None:
-        stream = self._streams.get(frame.stream)
+    def _on_closed(self, event: StreamClosed) -> None:
+        stream = self._streams.get(event.stream)
         if stream is not None:
             stream.finish()
 
-    def stream_ended(self, stream: TcpStream, *, lingers: bool) -> None:
+    def _on_reset(self, event: StreamReset) -> None:
+        stream = self._streams.get(event.stream)
+        if stream is not None:
+            stream.abort()
+
+    def stream_ended(self, stream: FarEndStream, *, undelivered: bool) -> None:
         """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""
         del self._streams[stream.id]
-        if lingers:
-            self._shared.linger(stream)
+        if self._targets is not None:
+            self._targets.closed(stream.id)
+        if undelivered:
+            self._shared.keep_until_delivered(stream)
 
-    def stream_lingers(self, stream: TcpStream) -> None:
+    def stream_delivers(self, stream: FarEndStream) -> None:
         """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""
-        self._shared.linger(stream)
+        self._shared.keep_until_delivered(stream)
 
-    def stream_closed(self, stream: TcpStream) -> None:
+    def stream_closed(self, stream: FarEndStream) -> None:
         """See :class:`~zks_lwip.worker.tcp.StreamOwner`."""
-        self._shared.lingered(stream)
+        self._shared.forget_stream(stream)
 
-    # UDP, DNS
+    # UDP, DNS, ICMP
 
-    def _on_udp_close(self, frame: UdpClose) -> None:
-        self._udp.close(frame.association)
+    def _on_datagram(self, event: DatagramReceived) -> None:
+        rate = self.account.rate
+        if rate is not None and not datagram_passes(rate.up, len(event.payload)):
+            self.session.stats.datagrams_dropped += 1
+            return
+        if self._targets is not None:
+            self._targets.datagram(event.association, event.host, event.port)
+        self._udp.send(event)
 
-    def _on_dns_query(self, frame: DnsQuery) -> None:
-        self._nursery.start_soon(self._answer, frame.request, bytes(frame.message))
+    def _on_datagrams(self, event: DatagramsReceived) -> None:
+        if self.account.rate is None and self._targets is None:
+            self._udp.send_all(event)
+            return
+        for datagram, _ in datagrams_of(event.frames):
+            self._on_datagram(datagram)
 
-    async def _answer(self, request: int, query: bytes) -> None:
-        answer = await forward(self._shared.dns, query, self.account.queries)
-        self.session.dns_response(request, answer)
+    def _on_echo(self, event: EchoReceived) -> None:
+        self._echoes.send(event)
+
+    def _on_udp_closed(self, event: UdpClosed) -> None:
+        self._udp.close(event.association)
+
+    def _on_dns_query(self, event: DnsQueryReceived) -> None:
+        scope = trio.CancelScope()
+        self._asking[scope] = None
+        self._nursery.start_soon(self._answer, scope, event.request, event.message)
+
+    async def _answer(self, scope: trio.CancelScope, request: int, query: bytes) -> None:
+        with scope:
+            begun = trio.current_time()
+            answer = await forward(self._shared.dns, query, self.account.queries)
+            self._shared.dns_latency.add(trio.current_time() - begun)
+            self.session.dns_response(request, answer)
+        del self._asking[scope]
 
     # the whole
 
     def sweep(self) -> None:
         """Every second or so: drop what is idle."""
         self._udp.sweep()
+        now = trio.current_time()
+        for stream in [one for one, until in self.attempts.items() if until <= now]:
+            stream.give_up()
+
+    def detached(self) -> None:
+        """Give up what is lost with a WebSocket, and asked for again: DNS queries and echoes.
+
+        Streams and associations stay. What the client has sent goes on to their far ends; what
+        these send waits for as long as the session takes none: in the kernel, at most.
+        """
+        for scope in self._asking:
+            scope.cancel()
+        self._echoes.close_all()
 
     def close(self) -> None:
-        """The session is over: reset every stream, close every socket."""
+        """Reset every stream and close every socket: the session is over."""
         for stream in list(self._streams.values()):
             stream.abort()
         self._udp.close_all()
-        self._echoes.close_all()
+        self.detached()
+
+
+_HANDLERS: dict[type, Callable[[Client, Any], None]] = {
+    DataReceived: Client._on_data,
+    DatagramReceived: Client._on_datagram,
+    DatagramsReceived: Client._on_datagrams,
+    StreamOpened: Client._on_opened,
+    EofReceived: Client._on_eof,
+    StreamClosed: Client._on_closed,
+    StreamReset: Client._on_reset,
+    UdpClosed: Client._on_udp_closed,
+    DnsQueryReceived: Client._on_dns_query,
+    EchoReceived: Client._on_echo,
+    SessionReady: Client._on_ready,
+    SessionResumed: Client._on_resumed,
+    GoAwayReceived: Client._on_goaway,
+}
+"""By type of event. One table: a bound method for each and session would be a kilobyte of it."""

@@ -1,7 +1,7 @@
 """ICMP echo for ECHO (PROTOCOL.md §5).
 
 By unprivileged ICMP datagram sockets, where the system lets us have them: Linux gives them to the
-groups of ``net.ipv4.ping_group_range``, macOS to everybody. Linux writes the identifier and the
+groups of ``net.ipv4.ping_group_range``, macOS to every user. Linux writes the identifier and the
 checksum, and passes on only replies to the socket's own requests. Where they are forbidden, by
 raw sockets, which take root or CAP_NET_RAW; all that is not a reply is then filtered in the kernel,
 and others' replies here.
@@ -22,17 +22,15 @@ from typing import Protocol
 
 import trio
 
-from ..tunnel.frames import Echo
-from ..tunnel.session import Session
-from ..tunnel.session_v1 import WorkerV1
+from ..net.readiness import Readiness
+from ..net.sockets import family_of, open_socket
+from ..protocol import EchoReceived, WorkerSession
 from .limits import Account
 from .policy import IPAddress, Policy
-from .readiness import Readiness
-from .sockets import family_of, open_socket
 
 __all__ = ["EchoOwner", "Echoes", "Pinger"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence (RFC 792, RFC 4443)
 _REQUEST: dict[int, int] = {socket.AF_INET: 8, socket.AF_INET6: 128}
@@ -50,9 +48,10 @@ _FILTER: dict[int, tuple[int, int, bytes]] = {
         struct.pack("=8I", *(0xFFFFFFFD if i == 4 else 0xFFFFFFFF for i in range(8))),
     ),
 }
-_SECONDS = 10.0  # a reply that comes later is not passed on
+_SECONDS = 10.0
+"""Seconds after which a reply is not passed on."""
 _BATCH = 64
-_MOST_PACKET = 65535
+_MAX_PACKET = 65535
 
 
 def _checksum(message: bytes) -> int:
@@ -64,11 +63,13 @@ def _checksum(message: bytes) -> int:
     return ~total & 0xFFFF
 
 
-class _Socket:
-    """One ICMP socket."""
+class IcmpSocket:
+    """One ICMP socket.
+
+    :raises OSError: the system lets us have none.
+    """
 
     def __init__(self, family: int, mark: int | None) -> None:
-        """Raises OSError: the system lets us have none."""
         self.family = family
         self.raw = False
         self.ident = 0
@@ -88,7 +89,10 @@ class _Socket:
             raise
 
     def send(self, host: str, sequence: int, payload: bytes) -> None:
-        """Raises OSError."""
+        """Send an echo request.
+
+        :raises OSError: the system refuses it.
+        """
         packet = _HEADER.pack(_REQUEST[self.family], 0, 0, self.ident, sequence) + payload
         # Linux makes the checksum for its datagram sockets, and every kernel that of ICMPv6.
         if self.family == socket.AF_INET and (self.raw or sys.platform != "linux"):
@@ -96,11 +100,12 @@ class _Socket:
         self.sock.sendto(packet, (host, 0))
 
     def receive(self) -> tuple[str, int, bytes] | None:
-        """Who has answered, which sequence number, with what; None: it is for somebody else.
+        """Take a packet.
 
-        Raises OSError.
+        :returns: the host that answered, the sequence number and the payload; None: it is not ours.
+        :raises OSError: there is none, or the socket has failed.
         """
-        packet, source = self.sock.recvfrom(_MOST_PACKET)
+        packet, source = self.sock.recvfrom(_MAX_PACKET)
         if self.family == socket.AF_INET and packet and packet[0] >> 4 == 4:
             packet = packet[(packet[0] & 0x0F) * 4 :]  # raw, and on macOS: the IP header is on
         if len(packet) < _HEADER.size or packet[0] != _REPLY[self.family]:
@@ -115,18 +120,18 @@ class Pinger:
     """The ICMP sockets of a worker, and which session waits for which reply."""
 
     def __init__(self, mark: int | None) -> None:
-        self._sockets: dict[int, _Socket] = {}
+        self._sockets: dict[int, IcmpSocket] = {}
         self._sequence = 0
         # sequence → (whose it is, request, address, until), oldest first
         self._waiting: OrderedDict[int, tuple[Echoes, int, str, float]] = OrderedDict()
         self._readiness: Readiness | None = None
         for family in _PROTOCOL:
             try:
-                self._sockets[family] = _Socket(family, mark)
+                self._sockets[family] = IcmpSocket(family, mark)
             except OSError as error:
-                log.debug("no ICMP socket: %s", error.strerror)
+                _log.debug("no ICMP socket: %s", error.strerror)
         if not self.usable:
-            log.info(
+            _log.info(
                 "clients cannot ping: the system lets this process have no ICMP socket; add its"
                 " group to net.ipv4.ping_group_range, or give it CAP_NET_RAW"
             )
@@ -136,6 +141,16 @@ class Pinger:
         """Whether there is a socket for IPv4, which every client expects."""
         return socket.AF_INET in self._sockets
 
+    @property
+    def sockets(self) -> tuple[IcmpSocket, ...]:
+        """The sockets that the system lets this process have, at most one of each family."""
+        return tuple(self._sockets.values())
+
+    @property
+    def in_flight(self) -> tuple[tuple[int, int], ...]:
+        """Sequence number and request of each echo that may still be answered, oldest first."""
+        return tuple((number, request) for number, (_, request, _, _) in self._waiting.items())
+
     def start(self, readiness: Readiness) -> None:
         """Have replies taken from now on."""
         self._readiness = readiness
@@ -143,7 +158,7 @@ class Pinger:
             readiness.add(one.sock, lambda directions, one=one: self._on_ready(one))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Harmless a second time."""
+        """Close the socket; harmless a second time."""
         for one in self._sockets.values():
             if self._readiness is not None:
                 self._readiness.remove(one.sock)
@@ -151,7 +166,11 @@ class Pinger:
         self._sockets.clear()
 
     def send(self, owner: Echoes, request: int, address: IPAddress, payload: bytes) -> int:
-        """Send a request; the number by which :meth:`forget` knows it. Raises OSError."""
+        """Send a request.
+
+        :returns: the number by which :meth:`forget` knows it.
+        :raises OSError: the system refuses it.
+        """
         now = trio.current_time()
         while self._waiting and next(iter(self._waiting.values()))[3] < now:
             late, (whose, *_) = self._waiting.popitem(last=False)
@@ -170,12 +189,12 @@ class Pinger:
         return self._sequence
 
     def forget(self, sequence: int, owner: Echoes) -> None:
-        """Nobody waits for this reply any more."""
+        """Wait for this reply no longer."""
         waiting = self._waiting.get(sequence)
         if waiting is not None and waiting[0] is owner:
             del self._waiting[sequence]
 
-    def _on_ready(self, one: _Socket) -> None:
+    def _on_ready(self, one: IcmpSocket) -> None:
         assert self._readiness is not None
         for _ in range(_BATCH):
             try:
@@ -184,13 +203,14 @@ class Pinger:
                 self._readiness.want_read(one.sock)
                 return
             except OSError as error:  # an ICMP error for one of the requests: silence
-                log.debug("ECHO: %s", error.strerror)
+                _log.debug("ECHO: %s", error.strerror)
                 continue
             if reply is not None:
-                self._on_reply(*reply)
+                self.on_reply(*reply)
         self._readiness.rearm(one.sock)
 
-    def _on_reply(self, host: str, sequence: int, payload: bytes) -> None:
+    def on_reply(self, host: str, sequence: int, payload: bytes) -> None:
+        """Pass a reply on to the session that waits for it, if any does."""
         waiting = self._waiting.get(sequence)
         if waiting is None or host != waiting[2]:
             return
@@ -203,7 +223,7 @@ class Pinger:
 class EchoOwner(Protocol):
     """What echoes need of their session's owner."""
 
-    session: Session | WorkerV1
+    session: WorkerSession
     account: Account
     policy: Policy
     pinger: Pinger
@@ -214,31 +234,31 @@ class Echoes:
 
     def __init__(self, owner: EchoOwner) -> None:
         self._owner = owner
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, None] = {}
 
-    def send(self, frame: Echo) -> None:
+    def send(self, event: EchoReceived) -> None:
         """Send the request; whatever hinders that is silence, as it is on a network."""
-        address, reason = self._owner.policy.check_literal(frame.host)
+        address, reason = self._owner.policy.check_literal(event.host)
         if address is None or reason is not None:
-            log.debug("ECHO to %s: %s", frame.host, reason)
+            _log.debug("ECHO to %s: %s", event.host, reason)
             return
         pinger = self._owner.pinger
         try:
-            sequence = pinger.send(self, frame.request, address, bytes(frame.payload))
+            sequence = pinger.send(self, event.request, address, bytes(event.payload))
         except OSError as error:
-            log.debug("ECHO: %s", error.strerror)
+            _log.debug("ECHO: %s", error.strerror)
             return
         account = self._owner.account
-        self._waiting.add(sequence)
+        self._waiting[sequence] = None
         account.echoes[sequence] = self
         if len(account.echoes) > account.limits.echoes:
             oldest, whose = account.echoes.popitem(last=False)
-            whose._waiting.discard(oldest)
+            whose._waiting.pop(oldest, None)
             pinger.forget(oldest, whose)
 
     def answered(self, sequence: int) -> None:
         """Called by the pinger, also for one that is too late to be answered."""
-        self._waiting.discard(sequence)
+        self._waiting.pop(sequence, None)
         self._owner.account.echoes.pop(sequence, None)
 
     def reply(self, request: int, payload: bytes) -> None:
@@ -246,7 +266,7 @@ class Echoes:
         self._owner.session.echo_reply(request, payload)
 
     def close_all(self) -> None:
-        """The end of the session."""
+        """Forget all echoes: the session is over."""
         for sequence in tuple(self._waiting):
             self.answered(sequence)
             self._owner.pinger.forget(sequence, self)

@@ -1,76 +1,68 @@
-"""Listening: the ``--listen`` argument, the sockets, TLS, and how many descriptors there may be."""
+"""Listening: where, the sockets, TLS, and how many descriptors there may be."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import logging
 import socket
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import trio
 
-from .._descriptors import raise_descriptor_limit
-from ..errors import ConfigError, PrivilegeError
-from .sockets import open_socket
+from ..errors import ConfigError
+from ..net.descriptors import descriptor_limit, raise_descriptor_limit
+from ..net.listen import is_loopback
+from ..net.sockets import open_socket
+from .addresses import BoundSocket, InheritedSocket, ListenAddress, TcpAddress
 
 __all__ = [
+    "check_addresses",
     "has_ipv6",
-    "open_listener",
-    "parse_listen",
+    "make_listener",
+    "open_listeners",
     "parse_origin",
     "share_descriptors",
     "tls_context",
 ]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
-# descriptors for who has not shown a token yet (half), the second attempts of connecting to a name
+# descriptors for connections without a token yet (half), second attempts of connecting to a name
 # (RFC 8305) and the interpreter itself
-_RESERVE, _LEAST_RESERVE = 1024, 256
+_RESERVE, _MIN_RESERVE = 1024, 256
 _TLS_REASONS = {
     "PEM": "a certificate, or its private key, is not in there",
     "KEY_VALUES_MISMATCH": "the private key is not this certificate's",
 }
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """``ADDRESS:PORT`` or ``[IPV6]:PORT`` (``localhost`` is 127.0.0.1). Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon = ""
-    if host == "localhost":
-        host = "127.0.0.1"
-    try:
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError("it is no ADDRESS:PORT")
-        return str(ipaddress.ip_address(host)), int(port)
-    except ValueError as error:
-        raise ConfigError(
-            f"--listen {text}: {error}; give for example 127.0.0.1:8787 or [::1]:8787"
-        ) from None
-
-
 def parse_origin(text: str) -> str:
-    """A web origin as browsers write it (RFC 6454 §6.2). Raises ConfigError."""
-    parts = urlsplit(text)
-    host = parts.hostname or ""
-    if not host or text.lower() != f"{parts.scheme}://{parts.netloc}".lower() or "@" in text:
+    """Read a web origin as browsers write it (RFC 6454 §6.2).
+
+    :raises ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(text)
+        origin = f"{parts.scheme}://{parts.netloc}" if parts.hostname else ""
+    except ValueError:  # of brackets
+        origin = ""
+    if text.lower() != origin.lower() or not origin or "@" in text:
         raise ConfigError(
-            f"--allow-origin {text}: that is no origin; give scheme, host and, where it is unusual,"
-            " port alone, as in https://example.com"
+            f"{text}: that is no origin; give scheme, host and, where it is unusual, port alone, as"
+            " in https://example.com",
+            "origins",
         )
     return text.lower()
 
 
 def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
-    """What ``--tls-cert`` and ``--tls-key`` name (PEM; one file may hold both). ConfigError."""
+    """Make a server's context from PEM files; one file may hold certificate and key.
+
+    :raises ConfigError: they cannot be used.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     load_certificate(context, cert, key)
@@ -78,17 +70,22 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
 
 
 def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
-    """Put certificate and key into a context, for connections from now on. Raises ConfigError."""
+    """Put certificate and key into a context, for connections from now on.
+
+    :raises ConfigError: they cannot be used; the context is as it was.
+    """
     try:
+        # In another one first: of a certificate without its key, OpenSSL keeps the certificate.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
         context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, ssl.SSLError):  # what OpenSSL says of itself helps nobody
+        if isinstance(error, ssl.SSLError):  # OpenSSL's own words are of no help
             reasons = (why for mark, why in _TLS_REASONS.items() if mark in str(error))
             detail = next(reasons, detail)
         both = f"{cert} and {key}" if key is not None else str(cert)
         raise ConfigError(
-            f"TLS: {both} cannot be used: {detail}; give --tls-cert and --tls-key PEM files, the"
+            f"TLS: {both} cannot be used: {detail}; give `tls_cert` and `tls_key` PEM files, the"
             " certificate's chain and its private key, unencrypted"
         ) from None
 
@@ -97,43 +94,69 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted; give one that is not")
 
 
-def open_listener(
-    host: str, port: int, context: ssl.SSLContext | None
-) -> tuple[trio.SocketListener | trio.SSLListener[trio.SocketStream], tuple[str, int]]:
-    """Listen; also says where. Raises ConfigError or PrivilegeError; nothing is looked up."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+def check_addresses(addresses: Iterable[ListenAddress], *, tls: bool, tokens: bool) -> None:
+    """Check who could reach a worker there, as far as that is known before it listens.
+
+    :param tls: TLS is spoken, on TCP.
+    :param tokens: clients have to show a token.
+    :raises ConfigError: an address is beyond loopback, and there are no tokens.
+    """
+    for address in addresses:
+        if isinstance(address, TcpAddress):
+            _check_reach(address.host, is_loopback(address.host), tls, tokens)
+
+
+def open_listeners(
+    addresses: Iterable[ListenAddress], *, tls: bool, tokens: bool
+) -> list[BoundSocket]:
+    """Listen at every address, or at none.
+
+    :raises ConfigError: nothing can listen there; or as :func:`check_addresses`, of sockets that
+        others have opened.
+    :raises PrivilegeError: a port needs privilege.
+    """
+    opened: list[BoundSocket] = []
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-        sock.bind((host, port))
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        message = f"cannot listen on {shown}: {error.strerror}"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise PrivilegeError(f"{message}; ports below 1024 need privilege") from None
-        if error.errno == errno.EADDRINUSE:
-            message += (
-                "; end what listens there (`ss -ltnp` shows it), or give --listen another port"
-            )
-        elif error.errno == errno.EADDRNOTAVAIL:
-            message += (
-                "; give --listen an address of this machine, or 0.0.0.0 or [::] for all of them"
-            )
-        raise ConfigError(message) from None
-    address = sock.getsockname()[:2]
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    if context is None:
-        return listener, address
-    return trio.SSLListener(listener, context, https_compatible=True), address
+        for address in addresses:
+            bound = BoundSocket(address)
+            opened.append(bound)
+            if isinstance(address, InheritedSocket) and not address.checked:
+                _check_reach(bound.address[0], bound.local, tls and not bound.plain, tokens)
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _check_reach(host: str, local: bool, tls: bool, tokens: bool) -> None:
+    if local:
+        return
+    if not tokens:
+        raise ConfigError(
+            f"refusing to listen on {host} without a token: anyone who reaches it"
+            " could use this machine's network; give `token_file`, or listen on 127.0.0.1"
+        )
+    if not tls:
+        _log.warning(
+            "listening on %s without TLS: tokens and traffic are in the clear unless"
+            " something in front of this worker adds it",
+            host,
+        )
+
+
+def make_listener(
+    bound: BoundSocket, context: ssl.SSLContext | None
+) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
+    """Return what accepts connections; TLS is spoken on TCP alone."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
+    if context is None or bound.plain or not bound.is_tcp:
+        return listener
+    return trio.SSLListener(listener, context, https_compatible=True)
 
 
 def has_ipv6(mark: int | None) -> bool:
-    """Whether IPv6 leads anywhere beyond this machine: a route to the internet, or an address."""
+    """Return whether IPv6 leads beyond this machine: a route to the internet, or an address."""
     with contextlib.suppress(OSError), open_socket(socket.AF_INET6, socket.SOCK_DGRAM, mark) as s:
         # connects a datagram socket: the routes are asked, nothing is sent
         s.connect(("2001:4860:4860::8888", 53))
@@ -144,11 +167,13 @@ def has_ipv6(mark: int | None) -> bool:
     return False
 
 
-def share_descriptors() -> tuple[int, int]:
-    """Allow this process as many descriptors as it may have.
+def share_descriptors(*, raise_limits: bool = True) -> tuple[int, int]:
+    """Share out the descriptors that this process may have.
 
-    How many streams can use, and how many who has not shown a token: both at once are possible.
+    :param raise_limits: allow it as many as it may have first.
+    :returns: how many streams can use, and how many connections that have not shown a token: both
+        at once are possible.
     """
-    total = raise_descriptor_limit()
-    reserve = min(_RESERVE, max(total // 4, min(_LEAST_RESERVE, total // 2)))
+    total = raise_descriptor_limit() if raise_limits else descriptor_limit()
+    reserve = min(_RESERVE, max(total // 4, min(_MIN_RESERVE, total // 2)))
     return total - reserve, reserve // 2

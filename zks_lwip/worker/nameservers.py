@@ -1,4 +1,4 @@
-"""Where names are asked: ``--resolver`` arguments, resolv.conf(5) and the hosts file.
+"""Where names are asked: name servers as options, resolv.conf(5) and the hosts file.
 
 Nothing here sends anything; the files are read once and again when they change.
 """
@@ -9,16 +9,18 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..net.names import join_host_port, parse_address_port
 from .policy import IPAddress
 
 __all__ = ["HOSTS", "HostsFile", "NameServer", "RESOLV_CONF", "SystemNameServers", "parse_resolver"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: systemd-resolved's list of the real servers comes before the file that names its stub.
 RESOLV_CONF = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
@@ -26,7 +28,8 @@ HOSTS = Path("/etc/hosts")
 
 _MAX_SERVERS = 8
 _MAX_FILE = 1 << 20
-_RECHECK = 5.0  # seconds between two looks at a file's time
+_RECHECK = 5.0
+"""Seconds between two looks at a file's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,14 @@ class NameServer:
         return self.address.is_loopback
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if isinstance(self.address, IPv6Address) else str(self.address)
-        return f"{host}:{self.port}"
+        return join_host_port(self.address, self.port)
 
 
-def _name_server(text: str, port: int) -> NameServer:
-    """Raises ValueError for what is no address."""
-    address = ip_address(text)
+def _name_server(address: IPAddress, port: int) -> NameServer:
+    """Return the server at an address.
+
+    :raises ValueError: its zone is no interface.
+    """
     scope = 0
     if isinstance(address, IPv6Address) and address.scope_id:
         zone = address.scope_id
@@ -70,38 +74,30 @@ def _name_server(text: str, port: int) -> NameServer:
 
 
 def parse_resolver(text: str) -> NameServer:
-    """One ``--resolver``: ``ADDRESS``, ``IPV4:PORT`` or ``[IPV6]:PORT``. Raises ConfigError."""
-    host, port = text, "53"
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        if not closed or rest[:1] not in ("", ":"):
-            host = ""
-        port = rest[1:] or "53" if rest != ":" else ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
+    """Read a name server: ``ADDRESS``, ``IPV4:PORT`` or ``[IPV6]:PORT``.
+
+    :raises ConfigError: it is none.
+    """
     try:
-        number = int(port) if port.isascii() and port.isdigit() else 0
-        if not 0 < number < 65536:
-            raise ValueError("the port is 1 to 65535")
-        return _name_server(host, number)
+        return _name_server(*parse_address_port(text, 53))
     except ValueError as error:
         raise ConfigError(
-            f"--resolver {text}: {error}; give an address, 192.0.2.53, 192.0.2.53:53 or"
-            " [2001:db8::53]:53"
+            f"{text}: {error}; give an address, 192.0.2.53, 192.0.2.53:53 or [2001:db8::53]:53",
+            "resolvers",
         ) from None
 
 
 def parse_resolv_conf(text: str) -> list[NameServer]:
-    """The ``nameserver`` lines, in order; what is no address is passed over, as libc does."""
+    """Return the ``nameserver`` lines, in order; as in libc, what is no address is passed over."""
     servers: list[NameServer] = []
     for line in text.splitlines():
         words = line.split()
         if len(words) < 2 or words[0] != "nameserver":
             continue
         try:
-            server = _name_server(words[1], 53)
+            server = _name_server(ip_address(words[1]), 53)
         except ValueError:
-            log.warning("resolv.conf: nameserver %s is not an address; passed over", words[1])
+            _log.warning("resolv.conf: nameserver %s is not an address; passed over", words[1])
             continue
         if server not in servers and len(servers) < _MAX_SERVERS:
             servers.append(server)
@@ -128,12 +124,19 @@ class SystemNameServers:
         files would come to name the VPN's own resolver.
     :param loopback: whether servers on loopback count. Beside a VPN client they do not: a stub
         there would ask through the tunnel that its answer is needed for.
+    :param clock: returns seconds.
     """
 
     def __init__(
-        self, paths: tuple[Path, ...] = RESOLV_CONF, *, follow: bool = True, loopback: bool = True
+        self,
+        paths: tuple[Path, ...] = RESOLV_CONF,
+        *,
+        follow: bool = True,
+        loopback: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._paths = paths
+        self._clock = clock
         self._follow = follow
         self._loopback = loopback
         self._stamps: list[tuple[int, int, int] | None] = []
@@ -142,7 +145,7 @@ class SystemNameServers:
         self._look()
 
     def _look(self) -> None:
-        self._next_look = time.monotonic() + _RECHECK
+        self._next_look = self._clock() + _RECHECK
         stamps = [_stamp(path) for path in self._paths]
         if stamps == self._stamps:
             return
@@ -157,26 +160,30 @@ class SystemNameServers:
                 self._servers = tuple(servers)
                 return
         self._servers = ()
-        log.warning("no usable name server in %s", " or ".join(map(str, self._paths)))
+        _log.warning("no usable name server in %s", " or ".join(map(str, self._paths)))
 
     def __call__(self) -> tuple[NameServer, ...]:
-        if self._follow and time.monotonic() >= self._next_look:
+        if self._follow and self._clock() >= self._next_look:
             self._look()
         return self._servers
 
 
 class HostsFile:
-    """hosts(5): names that are answered without asking. Read again when it changes."""
+    """hosts(5): names that are answered without asking. Read again when it changes.
 
-    def __init__(self, path: Path = HOSTS) -> None:
+    :param clock: returns seconds.
+    """
+
+    def __init__(self, path: Path = HOSTS, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
         self._stamp: tuple[int, int, int] | None = None
         self._next_look = 0.0
         self._names: dict[str, tuple[IPAddress, ...]] = {}
 
     def lookup(self, name: str) -> tuple[IPAddress, ...]:
-        """The addresses of a name (ASCII, any case, with or without its last dot), or none."""
-        now = time.monotonic()
+        """Return the addresses of a name (ASCII, any case, its last dot or not), or none."""
+        now = self._clock()
         if now >= self._next_look:
             self._next_look = now + _RECHECK
             stamp = _stamp(self._path)

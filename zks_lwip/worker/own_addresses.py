@@ -1,9 +1,9 @@
 """Which addresses are the worker's own machine, as its kernel tells at this moment.
 
-What comes to a machine from itself passes its firewall as loopback does: an address of ours, public
-as it may be, is a door that is open to this machine alone. Nothing is listed in advance: an address
-that has come or gone since, one of another interface and a whole network that is routed to this
-machine (``ip route add local``) are all known to the routing table.
+What comes to a machine from itself passes its firewall as loopback does: an address of its own,
+public as it may be, is a door that is open to this machine alone. Nothing is listed in advance: an
+address that has come or gone since, one of another interface and a whole network that is routed to
+this machine (``ip route add local``) are all known to the routing table.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import sys
 import time
 from ipaddress import IPv4Address
 
+from ..net.sockets import family_of, sockaddr
 from .policy import IPAddress
-from .sockets import family_of, sockaddr
 
 __all__ = ["OwnAddresses"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds that an answer may be used again where each datagram needs one.
 KEEP_SECONDS = 1.0
-#: Most answers that are kept; they are few, or soon gone.
-_MOST_KEPT = 4096
+#: Answers that are kept; they are few, or soon gone.
+MAX_KEPT = 4096
 
 # linux/netlink.h, linux/rtnetlink.h
 _NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -66,15 +66,15 @@ class OwnAddresses:
             try:
                 sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             except OSError as error:
-                log.debug("rtnetlink: %s; bind() tells instead", error.strerror)
+                _log.debug("rtnetlink: %s; bind() tells instead", error.strerror)
                 return
             sock.setblocking(False)
             self._socket = sock
 
     def owns(self, address: IPAddress) -> bool:
-        """Whether a packet to ``address`` would stay on this machine, or go to all of a subnet.
+        """Return whether a packet to ``address`` would stay here, or go to all of a subnet.
 
-        True also for an address that nobody can tell about: then nothing connects to it.
+        True also where the system does not tell: then nothing connects to it.
         """
         self.open()
         if self._socket is not None:
@@ -82,13 +82,13 @@ class OwnAddresses:
                 return self._route_type(address) in _OWN
             except OSError as error:  # a sandbox without AF_NETLINK, for one
                 self.close()
-                log.debug("rtnetlink: %s; bind() tells instead", error.strerror or error)
+                _log.debug("rtnetlink: %s; bind() tells instead", error.strerror or error)
         return self._can_bind(address)
 
     def owned_lately(self, address: IPAddress) -> bool:
-        """As :meth:`owns`, perhaps as of :data:`KEEP_SECONDS` ago: datagrams ask each way."""
+        """Return as :meth:`owns`, maybe as of :data:`KEEP_SECONDS` ago: datagrams ask each way."""
         now = time.monotonic()
-        if now - self._kept_since >= KEEP_SECONDS or len(self._kept) >= _MOST_KEPT:
+        if now - self._kept_since >= KEEP_SECONDS or len(self._kept) >= MAX_KEPT:
             self._kept.clear()
             self._kept_since = now
         known = self._kept.get(address)
@@ -103,9 +103,11 @@ class OwnAddresses:
             self._socket = None
 
     def _route_type(self, address: IPAddress) -> int:
-        """The type (RTN_…) of the route that a packet would take; 0: none. Raises OSError.
+        """Return the type (RTN_…) of the route that a packet would take; 0: none.
 
         The kernel answers before the request has been sent, so nothing waits.
+
+        :raises OSError: the kernel cannot be asked.
         """
         family = family_of(address)
         packed = address.packed
@@ -137,7 +139,7 @@ class OwnAddresses:
 
     @staticmethod
     def _can_bind(address: IPAddress) -> bool:
-        """Whether a socket can be bound to it, which every system lets only its own addresses."""
+        """Return whether a socket can be bound to it: a system allows only its own addresses."""
         try:
             with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
                 if not isinstance(address, IPv4Address):

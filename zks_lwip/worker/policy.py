@@ -21,6 +21,7 @@ from ipaddress import (
 from typing import Protocol
 
 from ..errors import ConfigError
+from ..net.names import explain_network
 
 __all__ = [
     "IPAddress",
@@ -119,17 +120,15 @@ class InvalidHost(ValueError):
 
 
 def parse_network(text: str) -> IPNetwork:
-    """One ``--allow`` argument: a network (``10.0.0.0/8``) or a single address.
+    """Read a network that may be reached, such as ``10.0.0.0/8``, or a single address.
 
-    Raises :class:`~zks_lwip.errors.ConfigError` for anything else, host bits that are set included:
-    a network that was mistyped would open more, or less, than was meant.
+    :raises ConfigError: it is neither, or has host bits set: a network that was mistyped would open
+        more, or less, than was meant.
     """
     try:
         return ip_network(text)
     except ValueError as error:
-        raise ConfigError(
-            f"--allow {text}: {error}; give a network such as 10.0.0.0/8 or fd00::/8"
-        ) from None
+        raise ConfigError(f"{text}: {explain_network(text, error)}", "allow") from None
 
 
 def _ipv4_part(text: str) -> int | None:
@@ -165,13 +164,14 @@ def _parse_ipv4(text: str) -> IPv4Address | None:
 
 
 def parse_address(host: str) -> IPAddress | None:
-    """The address that a host denotes, in any spelling that the system would read as one; None: it
-    is a name.
+    """Return the address that a host denotes, in any spelling that the system would read as one.
 
-    IPv4-mapped IPv6 is IPv4, as it is on the wire. Raises :class:`InvalidHost` for what must never
-    be looked up: an empty host, a zone (``fe80::1%eth0``), brackets, blanks and control characters,
-    and a "name" whose last label is a number (no such top-level domain exists; resolvers disagree
-    on what it means).
+    IPv4-mapped IPv6 is IPv4, as it is on the wire.
+
+    :returns: None: it is a name.
+    :raises InvalidHost: for what must never be looked up: an empty host, a zone (``fe80::1%eth0``),
+        brackets, blanks and control characters, and a "name" whose last label is a number (no such
+        top-level domain exists; resolvers disagree on what it means).
     """
     if not host or len(host) > 255:
         raise InvalidHost("an empty or overlong host")
@@ -241,7 +241,7 @@ class Own(Protocol):
     """Who knows the addresses of the worker's own machine."""
 
     def owns(self, address: IPAddress) -> bool:
-        """Whether it is one of them now."""
+        """Return whether it is one of them now."""
 
     def owned_lately(self, address: IPAddress) -> bool:
         """The same, cheaper, and a little late: for each datagram."""
@@ -269,7 +269,7 @@ class Policy:
         )
 
     def refusal(self, address: IPAddress) -> str | None:
-        """Why the address is refused, in a word or two; None: it may be reached."""
+        """Return why the address is refused, in a word or two; None: it may be reached."""
         reason, open_addresses = self._by_network(address)
         if reason is None and self._own is not None and any(map(self._own.owns, open_addresses)):
             return _OWN
@@ -324,6 +324,6 @@ class Policy:
         return address, reason
 
     def permits(self, host: str) -> bool:
-        """True when the literal may be reached; False for a refused address and for what is no
+        """Return whether the literal may be reached; False for a refused address and for what is no
         literal."""
         return self.check_literal(host)[1] is None

@@ -15,12 +15,12 @@ from typing import Any
 
 import dns.exception
 import dns.message
-import dns.name
 import dns.rcode
 import dns.rdatatype
 import trio
 
 from ..errors import DnsError
+from ..net.names import InvalidName, to_ascii
 from .dnsclient import DnsClient, Unanswered
 from .limits import QueryBudget
 from .nameservers import HostsFile
@@ -28,9 +28,10 @@ from .policy import InvalidHost, IPAddress, parse_address
 
 __all__ = ["Family", "Lookup", "Resolver"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_CACHE = 2048  # names × families
+MAX_CACHED = 2048
+"""Names, times families."""
 _MAX_TTL = 300.0
 _NEGATIVE_TTL = 10.0
 _MAX_ADDRESSES = 16
@@ -45,7 +46,7 @@ class Family:
         self.addresses: tuple[IPAddress, ...] = addresses or ()
         #: why there are no addresses, where that is an error (not: the name has none of these)
         self.problem: str | None = None
-        #: it is one of our own limits, or that nobody has answered in time
+        #: it is a limit of the worker's, or that no server has answered in time
         self.overload = self.late = False
         self.done = trio.Event()
         if addresses is not None:
@@ -67,17 +68,17 @@ class Lookup:
 
     @property
     def problem(self) -> str:
-        """Why there is no address at all, for people."""
+        """Why there is no address at all, in a clause."""
         return self.v4.problem or self.v6.problem or "the name has no address"
 
     @property
     def overload(self) -> bool:
-        """Whether an address may be missing because of a limit of our own."""
+        """Whether an address may be missing because of a limit of the worker's."""
         return self.v4.overload or self.v6.overload
 
     @property
     def late(self) -> bool:
-        """Whether an address may be missing because nobody has answered in time."""
+        """Whether an address may be missing because no server has answered in time."""
         return self.v4.late or self.v6.late
 
 
@@ -88,20 +89,9 @@ def _found(addresses: tuple[IPAddress, ...]) -> Lookup:
     )
 
 
-def _ascii_name(host: str) -> str:
-    """The name as it goes to a name server (IDNA 2008, RFC 5891). Raises InvalidHost."""
-    if host.isascii():
-        return host
-    try:
-        name = dns.name.from_text(host, idna_codec=dns.name.IDNA_2008_UTS_46)
-    except (dns.exception.DNSException, UnicodeError):
-        raise InvalidHost("a name that is not valid (IDNA)") from None
-    return name.to_text(omit_final_dot=True)
-
-
 class Resolver:
-    """Looks names up. :meth:`run` must be running; look-ups live in its nursery, so that one is
-    shared by all who ask for the same name, and outlives whoever asked first; his budget it takes.
+    """Looks names up. :meth:`run` must be running: look-ups live in its nursery, so that one is
+    shared by all streams to the same name, and outlives the first, whose budget it takes.
 
     :param ipv6: whether to ask for AAAA at all.
     """
@@ -122,13 +112,24 @@ class Resolver:
             task_status.started()
             await trio.sleep_forever()
 
+    @staticmethod
+    def literal(host: str) -> IPAddress | None:
+        """Return the address that a host is, in any spelling; None: it is none."""
+        try:
+            return parse_address(to_ascii(host).lower())
+        except (InvalidName, InvalidHost):
+            return None
+
     def lookup(self, host: str, budget: QueryBudget) -> Lookup:
         """Begin (or join) the look-up of a host, which may be an address in any spelling.
 
-        Raises :class:`~zks_lwip.worker.policy.InvalidHost`. Never blocks.
+        :raises InvalidHost: it is neither an address nor a name.
         """
         # first to ASCII: what IDNA maps to digits and dots ("１２７.0.0.1") is an address after all
-        host = _ascii_name(host).lower()
+        try:
+            host = to_ascii(host).lower()
+        except InvalidName:
+            raise InvalidHost("a name that is not valid (IDNA)") from None
         address = parse_address(host)
         if address is not None:
             return _found((address,))
@@ -163,7 +164,7 @@ class Resolver:
             family.addresses, ttl = await self._query(name, kind, budget)
             if ttl > 0:
                 self._cache[key] = (time.monotonic() + ttl, family.addresses)
-                if len(self._cache) > _CACHE:
+                if len(self._cache) > MAX_CACHED:
                     self._cache.popitem(last=False)
         except DnsError as error:
             family.problem = str(error)

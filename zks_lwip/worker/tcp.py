@@ -1,8 +1,9 @@
-"""One TCP stream: the far end's socket, between the session's frames and the kernel.
+"""One TCP stream: the far end's socket, between the session and the kernel.
 
 No task and no buffer while it is idle. The session pulls what the far end sent from the kernel
 straight into its message; what the client sent goes straight to the kernel, and only what that does
-not take is kept, at most the credit that was granted.
+not take is kept, at most the credit that was granted. Once bytes have gone through, C moves them
+(:meth:`~zks_lwip.protocol.Session.bind`), and asks here for all but that.
 
 Until the client's EOF has been passed on, the kernel resets the far end if this process dies: an
 upload that was cut is not taken for a whole one.
@@ -10,42 +11,46 @@ upload that was cut is not taken for a whole one.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Protocol
 
 import trio
 
-from ..tunnel.frames import Code
-from ..tunnel.session import Session
-from ..tunnel.session_v1 import WorkerV1
-from .dial import Dialer, DialError, error_code
+from ..net.readiness import READ, WRITE, Readiness
+from ..net.sockets import close_in_order, end_in_order, reset
+from ..protocol import SOCKETS, Code, WorkerSession
+from .dial import Attempt, Dialer, DialError, error_code
 from .limits import Account, Descriptors
-from .readiness import READ, WRITE, Readiness
-from .sockets import close_in_order, end_in_order, reset
 
-__all__ = ["StreamOwner", "TcpStream"]
+__all__ = ["StreamOwner", "FarEndStream"]
 
 
 class StreamOwner(Protocol):
     """What a stream needs of its session's owner."""
 
-    session: Session | WorkerV1
+    session: WorkerSession
     account: Account
     readiness: Readiness
     descriptors: Descriptors
     dialer: Dialer
+    attempts: dict[FarEndStream, float]
+    """Streams whose connection is being made without a task, and until when; the oldest first."""
 
-    def stream_ended(self, stream: TcpStream, *, lingers: bool) -> None:
-        """It is gone for the session; ``lingers``: it still has bytes for the far end."""
+    def stream_ended(self, stream: FarEndStream, *, undelivered: bool) -> None:
+        """The stream is gone for the session.
 
-    def stream_lingers(self, stream: TcpStream) -> None:
-        """The far end has taken some of what a lingering stream has for it."""
+        :param undelivered: it still has bytes for the far end; ``stream_closed`` follows later.
+        """
 
-    def stream_closed(self, stream: TcpStream) -> None:
-        """A lingering stream has delivered everything, or has failed."""
+    def stream_delivers(self, stream: FarEndStream) -> None:
+        """The far end has taken some of what an ended stream still had for it."""
+
+    def stream_closed(self, stream: FarEndStream) -> None:
+        """The stream is closed; called once for each."""
 
 
-class TcpStream:
+class FarEndStream:
     """A stream from its CONNECT on. It is the session's ``Source`` for its DATA."""
 
     __slots__ = (
@@ -54,6 +59,7 @@ class TcpStream:
         "_dialing",
         "_eof_sent",
         "_eof_taken",
+        "_errno",
         "_gone",
         "_owner",
         "_pending",
@@ -66,22 +72,88 @@ class TcpStream:
         self._owner = owner
         self._sock: socket.socket | None = None
         self._pending: bytearray | None = None  # from the client, not yet taken by the kernel
-        self._dialing: trio.CancelScope | None = None
+        self._dialing: Attempt | trio.CancelScope | None = None  # until it is connected
         self._eof_taken = False
         self._eof_sent = False
         self._broken = False  # the far end takes no more; what it sent before is still read
-        self._gone = False  # for the session: it lingers, or is closed
+        self._gone = False  # for the session: it delivers what is left, or is closed
         self._closed = False
+        self._errno = 0  # of C, when it last moved bytes of this stream
         owner.account.streams += 1
-        owner.account.connecting += 1  # until connect(), which has to follow, returns
+        owner.account.connecting += 1  # until it is connected, or not: begin() has to follow
 
     # connecting
+
+    def begin(self, host: str, port: int) -> bool:
+        """Begin to connect where the host is an address; CONNECTED or ERROR follow by themselves.
+
+        :returns: False: it is a name, or has to wait; :meth:`connect` is to be called.
+        """
+        owner = self._owner
+        address = owner.dialer.literal(host) if owner.account.rate is None else None
+        if address is None:
+            self._dialing = trio.CancelScope()
+            return False
+        attempt: Attempt | None = None
+        counted = False
+        try:
+            owner.descriptors.take()
+            counted = True
+            attempt = owner.dialer.begin(address, port)
+            owner.readiness.add(attempt.sock, self._on_ready)
+        except (DialError, OSError) as error:
+            owner.account.connecting -= 1
+            if attempt is not None:
+                attempt.sock.close()
+            if counted:
+                owner.descriptors.give()
+            if isinstance(error, DialError):
+                self._fail(error.code, str(error))
+            else:
+                self._fail(error_code(error), error.strerror or str(error))
+            return True
+        self._dialing = attempt
+        if attempt.decided:
+            self._finish(attempt)
+        else:
+            owner.attempts[self] = trio.current_time() + owner.dialer.seconds
+            owner.readiness.want_write(attempt.sock)
+        return True
+
+    def _finish(self, attempt: Attempt) -> None:
+        """Act on what has come of an attempt."""
+        self._leave_attempt()
+        try:
+            attempt.finish()
+        except DialError as error:
+            self._drop(attempt.sock)
+            self._fail(error.code, str(error))
+            return
+        self._sock = attempt.sock
+        self._owner.readiness.want_read(attempt.sock)
+        self._on_connected()
+
+    def give_up(self) -> None:
+        """End an attempt that has taken too long."""
+        self._fail(Code.TIMED_OUT, "the far end did not answer in time")
+
+    def _leave_attempt(self) -> None:
+        self._dialing = None
+        self._owner.account.connecting -= 1
+        self._owner.attempts.pop(self, None)
+
+    def _drop(self, sock: socket.socket) -> None:
+        """Close a socket that was never connected."""
+        self._owner.readiness.remove(sock)
+        self._owner.descriptors.give()
+        sock.close()
 
     async def connect(self, host: str, port: int) -> None:
         """Open the connection and answer CONNECTED or ERROR. Runs in a task until then."""
         owner = self._owner
         counted = False
-        with trio.CancelScope() as self._dialing:
+        assert isinstance(self._dialing, trio.CancelScope)
+        with self._dialing:
             try:
                 owner.descriptors.take()
                 counted = True
@@ -97,25 +169,37 @@ class TcpStream:
                 owner.account.connecting -= 1
                 if counted:
                     owner.descriptors.give()
-        if self._gone:  # aborted, perhaps in the very moment that it was connected
+        if self._closed:  # aborted, perhaps in the very moment that it was connected
             self._release(abort=True)
             return
-        owner.session.accept(self.id, self)
-        owner.session.connected(self.id)
+        self._on_connected()
+
+    def _on_connected(self) -> None:
+        owner = self._owner
+        if not self._gone:
+            owner.session.accept(self.id, self)
+            owner.session.connected(self.id)
         if self._pending:
             self._flush()
         elif self._eof_taken:
             self._shut_down()
 
+    def limits_changed(self) -> None:
+        """Go on as the session that its owner has now says."""
+        session = self._owner.session
+        session.unbind(self.id)  # what moves from here on says who moves the rest
+        if self._sock is not None and not (self._gone or self._eof_sent):
+            session.accept(self.id, self)
+
     # far end to client
 
     def pull_into(self, view: memoryview) -> int | None:
-        """As ``zks_lwip.tunnel.session.Source``: bytes of the far end, 0 for none, None at its
-        end."""
+        """Read bytes of the far end, as a ``Source``: 0 for none now, None at its end."""
         sock = self._sock
         if sock is None:
             return 0
         try:
+            self._raise_errno()
             size = sock.recv_into(view)
         except BlockingIOError:
             self._owner.readiness.want_read(sock)
@@ -124,6 +208,7 @@ class TcpStream:
             self._fail_soon(error_code(error), error.strerror or str(error))
             return 0
         if size:
+            self._bind(sock, pull=True)
             return size
         if self._broken:
             self._fail_soon(Code.RESET, "reset by the far end")
@@ -132,6 +217,21 @@ class TcpStream:
         if self._eof_taken:
             self._end()
         return None
+
+    def broke(self, errno: int) -> None:
+        """Take note of an error that C has met; :meth:`pull_into` or :meth:`on_data` follows."""
+        self._errno = errno
+
+    def _raise_errno(self) -> None:
+        errno, self._errno = self._errno, 0
+        if errno:
+            raise OSError(errno, os.strerror(errno))
+
+    def _bind(self, sock: socket.socket, *, pull: bool = False, push: bool = False) -> None:
+        """Have C move what else comes."""
+        owner = self._owner
+        if SOCKETS is not None and owner.readiness.by_itself:
+            owner.session.bind(self.id, SOCKETS, sock.fileno(), pull=pull, push=push)
 
     # client to far end
 
@@ -146,6 +246,7 @@ class TcpStream:
         pending = self._pending
         if pending is None and self._sock is not None:
             try:
+                self._raise_errno()
                 sent = self._sock.send(payload)
             except BlockingIOError:
                 sent = 0
@@ -156,6 +257,7 @@ class TcpStream:
             if sent:
                 owner.session.consumed(self.id, sent)
                 if sent == size:
+                    self._bind(self._sock, push=True)
                     return
         if owner.account.held + size - sent > owner.account.limits.held:
             self._fail(Code.FAILED, "the worker holds too many bytes for this token")
@@ -176,19 +278,16 @@ class TcpStream:
         elif self._pending is None and self._sock is not None:
             self._shut_down()
 
-    @property
-    def eof_taken(self) -> bool:
-        """Whether the client has ended its direction in order."""
-        return self._eof_taken
-
     def finish(self) -> None:
-        """A v1 client's CLOSE, or one after EOF: it has said all; deliver that, and close without
-        a reset. (The kernel resets it if the far end sends more.)
+        """Deliver what the client has sent, which is all it had, and close without a reset. (The
+        kernel resets it if the far end sends more.)
         """
-        if self._sock is None:
-            self.abort()
-        else:
+        if self._sock is not None:
             self._end()
+        elif self._pending:
+            self._leave(undelivered=True)  # when it is connected
+        else:
+            self.abort()
 
     def _flush(self) -> None:
         pending, sock, owner = self._pending, self._sock, self._owner
@@ -204,7 +303,7 @@ class TcpStream:
             return
         owner.account.held -= sent
         if self._gone:
-            owner.stream_lingers(self)
+            owner.stream_delivers(self)
         else:
             owner.session.consumed(self.id, sent)
         if sent < len(pending):
@@ -241,6 +340,10 @@ class TcpStream:
     # both
 
     def _on_ready(self, directions: int) -> None:
+        if isinstance(self._dialing, Attempt):
+            if not directions & WRITE:
+                return
+            self._finish(self._dialing)
         if directions & READ and not self._gone:
             if not self._eof_sent:
                 self._owner.session.mark_ready(self.id)
@@ -262,7 +365,7 @@ class TcpStream:
         """ERROR, and the end of everything; harmless when it has ended."""
         if not self._gone:
             self._owner.session.error(self.id, code, message)
-            self._leave(lingers=False)
+            self._leave(undelivered=False)
         self._close(abort=True)
 
     def _fail_soon(self, code: int, message: str) -> None:
@@ -272,31 +375,35 @@ class TcpStream:
         token.run_sync_soon(self._fail, code, message)
 
     def _end(self) -> None:
-        """The session has forgotten it, as EOF has gone both ways. Deliver what is left."""
+        """Deliver what is left: EOF has gone both ways, so the session has forgotten it."""
         if self._pending is None:
-            self._leave(lingers=False)
+            self._leave(undelivered=False)
             self._close(abort=False)
         else:
-            self._leave(lingers=True)
+            self._leave(undelivered=True)
 
     def abort(self) -> None:
         """CLOSE, the end of the session, or of patience: reset the far end."""
         if not self._gone:
-            self._leave(lingers=False)
+            self._leave(undelivered=False)
         self._close(abort=True)
 
-    def _leave(self, *, lingers: bool) -> None:
+    def _leave(self, *, undelivered: bool) -> None:
         self._gone = True
-        self._owner.stream_ended(self, lingers=lingers)
+        self._owner.stream_ended(self, undelivered=undelivered)
 
     def _close(self, *, abort: bool) -> None:
-        """The end; harmless a second time."""
+        """Close everything; harmless a second time."""
         if self._closed:
             return
         self._closed = True
         self._drop_pending()
-        if self._dialing is not None:
-            self._dialing.cancel()
+        dialing = self._dialing
+        if isinstance(dialing, Attempt):
+            self._leave_attempt()
+            self._drop(dialing.sock)
+        elif dialing is not None:
+            dialing.cancel()
         self._release(abort=abort)
         self._owner.account.streams -= 1
         self._owner.stream_closed(self)
@@ -305,6 +412,7 @@ class TcpStream:
         sock, self._sock = self._sock, None
         if sock is None:
             return
+        self._owner.session.unbind(self.id)  # the descriptor may be another's at once
         self._owner.readiness.remove(sock)
         self._owner.descriptors.give()
         if abort:

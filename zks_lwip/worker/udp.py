@@ -4,11 +4,15 @@ One socket per association and address family. A datagram from any host to that 
 client, with that host's address; ICMP errors for what was sent come from the sockets' error queues
 and go as UDP_ERROR. The policy holds both ways. The session decides which association has to go
 when there are too many; here they end when idle.
+
+No Python object stands for a datagram: C sends those of a run of frames, and makes frames of what
+has come (:mod:`.udp_sockets`). Here is what happens once for each association of a run.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 import sys
@@ -17,23 +21,29 @@ from typing import Protocol
 
 import trio
 
-from ..tunnel.frames import MAX_DATAGRAM, Buffer, Code, Udp
-from ..tunnel.session import Session
-from ..tunnel.session_v1 import WorkerV1
+from ..net.readiness import Readiness
+from ..net.sockets import family_of, open_socket
+from ..protocol import (
+    Code,
+    DatagramReceived,
+    DatagramsReceived,
+    WorkerSession,
+    encode_udp,
+    first_datagram,
+)
 from .dial import error_code
 from .limits import Descriptors
 from .policy import Policy
-from .readiness import Readiness
-from .sockets import family_of, open_socket
+from .udp_sockets import DatagramSockets, tune
 
 __all__ = ["UdpAssociations", "UdpOwner"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_BATCH = 64  # datagrams of one socket before the others have their turn
+_TURNS = 4
+"""Times that a socket is read before the others have their turn: 64 datagrams, or of what the
+system has put together 4 MiB."""
 _ERRORS = 16
-_RECEIVE_BUFFER = 1 << 20
-_SEND_BUFFER = 1 << 18
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: not all are in the socket module
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
@@ -54,15 +64,13 @@ _CODES = frozenset(
     )
 )
 
-_buffer = bytearray(65536)  # where every datagram arrives; copied at once into its frame
-_view = memoryview(_buffer)
-
 
 class UdpOwner(Protocol):
     """What associations need of their session's owner."""
 
-    session: Session | WorkerV1
+    session: WorkerSession
     policy: Policy
+    datagrams: DatagramSockets
     readiness: Readiness
     udp_descriptors: Descriptors
     mark: int | None
@@ -77,7 +85,16 @@ class _Association:
         self._owner = owner
         self._sockets: dict[int, socket.socket] = {}
 
-    def _open(self, family: int) -> socket.socket:
+    def fileno(self, family: int) -> int:
+        """Return the descriptor of its socket of a family; -1: it has none."""
+        sock = self._sockets.get(family)
+        return -1 if sock is None else sock.fileno()
+
+    def open(self, family: int) -> None:
+        """Open its socket of a family.
+
+        :raises OSError: there is none left, or no such family.
+        """
         owner = self._owner.owner
         try:
             owner.udp_descriptors.take()
@@ -97,9 +114,7 @@ class _Association:
                 sock.bind(("0.0.0.0", 0))
                 if _LINUX:
                     sock.setsockopt(_SOL_IP, _IP_RECVERR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            if not _LINUX:  # macOS sends at most 9,216 bytes otherwise
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            tune(sock)
             opened = sock
             owner.readiness.add(sock, lambda directions: self._on_ready(opened))
         except BaseException:
@@ -108,65 +123,40 @@ class _Association:
                 sock.close()
             raise
         self._sockets[family] = sock
-        return sock
-
-    def send(self, family: int, address: tuple[str, int], payload: Buffer) -> None:
-        """One datagram out; what cannot be sent is dropped, with UDP_ERROR where that helps."""
-        counters = self._owner
-        try:
-            sock = self._sockets.get(family) or self._open(family)
-            try:
-                sock.sendto(payload, address)
-            except BlockingIOError:
-                raise
-            except OSError:
-                # It may be the late error of an earlier datagram: that is told, this one sent.
-                if not self._take_errors(sock):
-                    raise
-                sock.sendto(payload, address)
-        except BlockingIOError:
-            counters.dropped += 1
-        except OSError as error:
-            counters.dropped += 1
-            code = error_code(error)
-            if code in _CODES:
-                counters.owner.session.udp_error(self.id, code, *address)
-            else:
-                log.debug("a datagram was not sent: %s", error.strerror)
 
     def _on_ready(self, sock: socket.socket) -> None:
         owner = self._owner
-        session, permits = owner.owner.session, owner.owner.policy.permits
-        for _ in range(_BATCH):
-            try:
-                size, source = sock.recvfrom_into(_buffer)
-            except BlockingIOError:
+        session, datagrams = owner.owner.session, owner.owner.datagrams
+        for _ in range(_TURNS):
+            drained = datagrams.receive(sock.fileno())
+            if drained is None:  # an error, which its queue tells, too
+                self._take_errors(sock)
+                continue
+            for frames, count in datagrams.frames_of(self.id):
+                owner.touch(self)
+                session.send_udp_frames(frames, count, self.id)
+            owner.dropped += datagrams.take_dropped()
+            if drained:
                 self._take_errors(sock)
                 owner.owner.readiness.want_read(sock)
                 return
-            except OSError:
-                self._take_errors(sock)
-                continue
-            host = source[0]
-            if size > MAX_DATAGRAM or not permits(host):
-                owner.dropped += 1
-                continue
-            self._owner.touch(self)
-            session.send_udp(self.id, host, source[1], _view[:size])
         owner.owner.readiness.rearm(sock)
 
-    def _take_errors(self, sock: socket.socket) -> bool:
-        """Empty the error queue (ip(7), IP_RECVERR) into UDP_ERRORs; True if there was any."""
+    def take_errors(self) -> None:
+        """Tell the client of the errors that have come for what was sent."""
+        for sock in self._sockets.values():
+            self._take_errors(sock)
+
+    def _take_errors(self, sock: socket.socket) -> None:
+        """Empty the error queue (ip(7), IP_RECVERR) into UDP_ERRORs."""
         if not _LINUX:
-            return False
-        found = False
+            return
         session = self._owner.owner.session
         for _ in range(_ERRORS):
             try:
                 _, ancillary, _, address = sock.recvmsg(0, 512, _MSG_ERRQUEUE)
             except OSError:  # EAGAIN: it is empty
-                return found
-            found = True
+                return
             for level, kind, data in ancillary:
                 if (level, kind) not in ((_SOL_IP, _IP_RECVERR), (_SOL_IPV6, _IPV6_RECVERR)):
                     continue
@@ -176,7 +166,6 @@ class _Association:
                 code = error_code(OSError(number, ""))
                 if origin in _ORIGINS and code in _CODES:
                     session.udp_error(self.id, code, address[0].partition("%")[0], address[1])
-        return found
 
     @property
     def has_sockets(self) -> bool:
@@ -204,21 +193,90 @@ class UdpAssociations:
     def __len__(self) -> int:
         return len(self._open)
 
-    def send(self, frame: Udp) -> None:
-        """A UDP frame of the client: opens the association if it must."""
-        association = self._open.get(frame.association)
+    def send(self, event: DatagramReceived) -> None:
+        """Send a datagram of the client's, and open its association if that is not open."""
+        address, reason = self.owner.policy.check_literal(event.host)
+        if address is None or reason is not None:
+            self._touch_id(event.association)
+            self.dropped += 1
+            if address is not None and event.port:
+                self._tell_refusal(event)
+            return
+        frame = encode_udp(event.association, str(address), event.port, event.payload)
+        ids = (event.association,)
+        self.send_all(DatagramsReceived(memoryview(frame), 1, len(event.payload), ids))
+
+    def send_all(self, run: DatagramsReceived) -> None:
+        """Send datagrams of the client's, and open their associations if these are not open.
+
+        What cannot be sent is dropped, with UDP_ERROR where that helps.
+        """
+        datagrams = self.owner.datagrams
+        for id in run.associations:
+            self._touch_id(id)
+        frames = run.frames
+        while frames:
+            for index, id in enumerate(run.associations):
+                association = self._open.get(id)  # None: it has given way to another one
+                four = six = -1
+                if association is not None:
+                    four = association.fileno(socket.AF_INET)
+                    six = association.fileno(socket.AF_INET6)
+                datagrams.set_flow(index, id, four, six)
+            sent = datagrams.send(frames, len(run.associations))
+            self.dropped += sent.dropped
+            for offset, number in sent.problems:
+                self._tell(frames[offset:], number)
+            for id in sent.with_errors:
+                association = self._open.get(id)
+                if association is not None:
+                    association.take_errors()
+            frames = frames[sent.end :]
+            if sent.lacks_socket:
+                frames = self._open_for(frames)
+
+    def _touch_id(self, id: int) -> None:
+        """Open an association, if it is not open, and note that it is used now."""
+        association = self._open.get(id)
         if association is None:
-            association = self._open[frame.association] = _Association(self, frame.association)
+            association = self._open[id] = _Association(self, id)
         self.touch(association)
-        address, reason = self.owner.policy.check_literal(frame.host)
-        if address is None or not frame.port:
+
+    def _open_for(self, frames: memoryview) -> memoryview:
+        """Open a socket for the first of these frames; return those that can be sent then."""
+        datagram, size = first_datagram(frames)
+        association = self._open.get(datagram.association)
+        try:
+            if association is None:
+                raise OSError(0, "its association has given way to another one")
+            address, _ = self.owner.policy.check_literal(datagram.host)
+            assert address is not None  # it would need no socket
+            association.open(family_of(address))
+        except OSError as error:
             self.dropped += 1
-            return
-        if reason is not None:
-            self.dropped += 1
-            self.owner.session.udp_error(frame.association, Code.POLICY, frame.host, frame.port)
-            return
-        association.send(family_of(address), (str(address), frame.port), frame.payload)
+            self._tell_error(datagram, error)
+            return frames[size:]
+        return frames
+
+    def _tell(self, frames: memoryview, number: int) -> None:
+        """Tell the client that the first of these frames was not sent; 0: it is refused."""
+        datagram, _ = first_datagram(frames)
+        if number:
+            self._tell_error(datagram, OSError(number, os.strerror(number)))
+        else:
+            self._tell_refusal(datagram)
+
+    def _tell_refusal(self, datagram: DatagramReceived) -> None:
+        session = self.owner.session
+        session.udp_error(datagram.association, Code.POLICY, datagram.host, datagram.port)
+
+    def _tell_error(self, datagram: DatagramReceived, error: OSError) -> None:
+        code = error_code(error)
+        if code in _CODES:
+            session = self.owner.session
+            session.udp_error(datagram.association, code, datagram.host, datagram.port)
+        else:
+            _log.debug("a datagram was not sent: %s", error.strerror)
 
     def close(self, id: int) -> None:
         """UDP_CLOSE, from the client or because the session has too many."""
@@ -236,7 +294,7 @@ class UdpAssociations:
             self._drop(id)
 
     def touch(self, association: _Association) -> None:
-        """It is used now."""
+        """Note that it is used now."""
         association.used = trio.current_time()
         self._open.move_to_end(association.id)
 
@@ -254,6 +312,6 @@ class UdpAssociations:
         self.close(id)
 
     def close_all(self) -> None:
-        """The end of the session."""
+        """Close every socket: the session is over."""
         for id in list(self._open):
             self.close(id)

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "platform.h"
+#include "core/platform.h"
 
 uint64_t env_now_ms = 1000000;
 uint32_t env_looks;
@@ -50,7 +50,7 @@ void *zks_mem_malloc(size_t size) { return env_malloc(size); }
 void *zks_mem_calloc(size_t count, size_t size) { return env_calloc(count, size); }
 void zks_mem_free(void *block) { env_free(block); }
 
-/* ---- platform.h: one thread, so whoever finds the lock taken would wait for ever ---- */
+/* ---- platform.h: one thread, so it would wait for ever for a lock that is taken ---- */
 void zks_lock_acquire(void)
 {
     CHECK(!env_locked);

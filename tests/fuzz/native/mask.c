@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "env.h"
-#include "zks_mask.h"
+#include "websocket/zks_mask.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {

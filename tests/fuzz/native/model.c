@@ -6,7 +6,7 @@
 struct flow *model_flow(const zks_core *core, uint64_t id)
 {
     struct flow *flow = (uint32_t)id < core->slot_count ? core->slots[(uint32_t)id] : NULL;
-    return flow && flow->id == id && flow->held_id ? flow : NULL;
+    return flow && flow->id == id && flow->owned ? flow : NULL;
 }
 
 /* A pcb that lwIP's timers have to see: without them nothing is sent again, and nothing ends. */
@@ -52,15 +52,15 @@ static void check_flow(const zks_core *core, const struct flow *flow)
 {
     CHECK(core->slots[(uint32_t)flow->id] == flow);
     CHECK(!flow->ready || flow->events);
-    CHECK(flow->held_id || !flow->ready);
+    CHECK(flow->owned || !flow->ready);
     switch (flow->state) {
     case FLOW_HELD:
-        CHECK(flow->syn && !flow->pcb && flow->held_id && flow->list == LIST_HELD);
+        CHECK(flow->syn && !flow->pcb && flow->owned && flow->list == LIST_HELD);
         break;
     case FLOW_OPEN:
     case FLOW_LINGER:
         CHECK(flow->pcb && flow->pcb->callback_arg == flow && !flow->syn);
-        CHECK(flow->held_id == (flow->state == FLOW_OPEN));
+        CHECK(flow->owned == (flow->state == FLOW_OPEN));
         CHECK(flow->list == LIST_BUSY || flow->list == LIST_IDLE || flow->list == LIST_ASKED);
         CHECK(flow->list == LIST_BUSY || !needs_timers(flow->pcb));
         CHECK(flow->list != LIST_ASKED || flow->pcb->keep_cnt_sent);
@@ -73,7 +73,7 @@ static void check_flow(const zks_core *core, const struct flow *flow)
         CHECK(flow->pcb && flow->pcb->state == TIME_WAIT && flow->list == LIST_WAIT);
         break;
     case FLOW_DEAD:
-        CHECK(!flow->pcb && flow->list == LIST_DEAD && flow->held_id);
+        CHECK(!flow->pcb && flow->list == LIST_DEAD && flow->owned);
         break;
     default:
         CHECK(!"a state of a flow");

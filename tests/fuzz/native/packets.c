@@ -10,8 +10,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "core/zks_datagram_frames.h"
+#include "core/zks_packet_cache.h"
 #include "env.h"
-#include "zks_hot.h"
 
 #define STEPS 400
 
@@ -23,8 +24,16 @@ static long baseline;
 
 /* ---- the input ---- */
 uint8_t u8(void) { return run.at < run.end ? *run.at++ : 0; }
-uint16_t u16(void) { uint16_t a = u8(); return (uint16_t)(a << 8 | u8()); }
-uint32_t u32(void) { uint32_t a = u16(); return a << 16 | u16(); }
+uint16_t u16(void)
+{
+    uint16_t a = u8();
+    return (uint16_t)(a << 8 | u8());
+}
+uint32_t u32(void)
+{
+    uint32_t a = u16();
+    return a << 16 | u16();
+}
 
 uint32_t some_size(void)
 {
@@ -107,8 +116,8 @@ static void step(uint8_t op)
         n = u8() % 41;
         for (op = 0; op < n; op++)
             options[op] = u8();
-        send_segment(p, flags & ~WIRE_RST, p->seq + (uint32_t)(int8_t)u8(), p->ack + (uint32_t)(int8_t)u8(), options,
-                     n, u8());
+        send_segment(p, flags & ~WIRE_RST, p->seq + (uint32_t)(int8_t)u8(), p->ack + (uint32_t)(int8_t)u8(), options, n,
+                     u8());
         break;
     }
     case 10:
@@ -203,14 +212,36 @@ static void step(uint8_t op)
     case 34: /* data until the window is full, and more */
         p = some_peer();
         for (n = 1 + u8() % 80; n; n--)
-            send_segment(p, WIRE_ACK, advance(p, WIRE_MOST), p->ack, NULL, 0, WIRE_MOST);
+            send_segment(p, WIRE_ACK, advance(p, WIRE_MAX), p->ack, NULL, 0, WIRE_MAX);
         break;
     case 35:
         if ((r = some_record()))
-            pull(r, DATA_MOST * 8);
+            pull(r, MAX_DATA * 8);
         break;
-    default: { /* ids that are no flow's */
-        uint64_t id = (uint64_t)u8() << 32 | u8();
+    default: { /* datagrams as frames; ids that are no flow's */
+        uint64_t id;
+        switch (u8() % 8) {
+        case 1:
+        case 2:
+            bind_peer(some_peer());
+            return;
+        case 3:
+        case 4:
+            take_frames();
+            return;
+        case 5:
+        case 6:
+            deliver_frames();
+            return;
+        case 7: /* several that the kernel has not cut */
+            n = u8() & 1 ? wire_udp(run_big, &some_peer()->tuple, some_size())
+                         : wire_echo(run_big, &some_peer()->tuple, some_size());
+            input_uncut(run_big, n, u16() >> u8() % 16);
+            return;
+        default:
+            break;
+        }
+        id = (uint64_t)u8() << 32 | u8();
         if (!record_of(id) && !model_flow(run.core, id)) {
             CHECK(zks_flow_accept(run.core, id) == ZKS_GONE && zks_flow_abort(run.core, id) == ZKS_GONE);
             CHECK(zks_flow_close(run.core, id) == ZKS_GONE && zks_flow_push(run.core, id, run_big, 1) == ZKS_GONE);
@@ -236,7 +267,7 @@ static void check_all(void)
     CHECK(values[ZKS_C_PACKETS_IN] == run.inputs && dropped <= run.inputs);
     waiting += values[ZKS_C_DATAGRAMS_DROPPED] + run.taken;
     CHECK(values[ZKS_C_DATAGRAMS_IN] >= waiting);
-    CHECK(values[ZKS_C_DATAGRAMS_IN] <= waiting + zks_hot_hits(run.core));
+    CHECK(values[ZKS_C_DATAGRAMS_IN] <= waiting + zks_packet_cache_hits(run.core));
 }
 
 /* ---- a run ---- */
@@ -278,7 +309,10 @@ static int start(void)
     CHECK(run.core || a >= 250);
     env_fail_in = -1;
     if (run.core && run.device)
-        CHECK(zks_device_attach(run.core, run_device[0], run.offloaded ? ZKS_FRAMING_VNET : ZKS_FRAMING_UTUN) == ZKS_OK);
+        CHECK(zks_device_attach(run.core, run_device[0], run.offloaded ? ZKS_FRAMING_VNET : ZKS_FRAMING_UTUN) ==
+              ZKS_OK);
+    if (run.core)
+        zks_device_cuts_datagrams(run.core, run.offloaded);
     return run.core != NULL;
 }
 
@@ -351,7 +385,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         zks_core_free(run.core);
     }
-    while (recv(run_device[1], run_big, WIRE_MOST + 10, MSG_DONTWAIT) > 0)
+    while (recv(run_device[1], run_big, WIRE_MAX + 10, MSG_DONTWAIT) > 0)
         ;
     CHECK(env_live == baseline);
     CHECK(!env_locked);

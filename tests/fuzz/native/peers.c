@@ -31,6 +31,18 @@ void input(const uint8_t *packet, uint32_t length, int trusted)
     }
 }
 
+void input_uncut(const uint8_t *packet, uint32_t length, uint32_t each)
+{
+    uint8_t *exact = malloc(length ? length : 1);
+    memcpy(exact, packet, length);
+    run.inputs++;
+    run.dirty = 1;
+    core_enter(run.core);
+    device_input_uncut(run.core, exact, length, each);
+    core_leave(run.core);
+    free(exact);
+}
+
 void send_packet(const uint8_t *packet, uint32_t length)
 {
     if (packet != run.last)
@@ -66,12 +78,11 @@ void drain(void)
 }
 
 void send_segment(struct peer *p, uint8_t flags, uint32_t seq, uint32_t ack, const uint8_t *options,
-                         uint32_t options_length, uint32_t length)
+                  uint32_t options_length, uint32_t length)
 {
-    static uint8_t packet[WIRE_MOST];
-    uint32_t n, room = (run.offloaded ? WIRE_MOST : run.mtu) - (p->tuple.family == 4 ? 20u : 40u) - 60;
-    n = wire_tcp(packet, &p->tuple, flags, seq, ack, p->window, options, options_length,
-                 length < room ? length : room);
+    static uint8_t packet[WIRE_MAX];
+    uint32_t n, room = (run.offloaded ? WIRE_MAX : run.mtu) - (p->tuple.family == 4 ? 20u : 40u) - 60;
+    n = wire_tcp(packet, &p->tuple, flags, seq, ack, p->window, options, options_length, length < room ? length : room);
     if (flags & WIRE_RST) {
         drain();
         run.reset_sent = 1;
@@ -84,7 +95,7 @@ void send_segment(struct peer *p, uint8_t flags, uint32_t seq, uint32_t ack, con
 
 uint32_t advance(struct peer *p, uint32_t length)
 {
-    uint32_t seq = p->seq, room = (run.offloaded ? WIRE_MOST : run.mtu) - (p->tuple.family == 4 ? 20u : 40u) - 60;
+    uint32_t seq = p->seq, room = (run.offloaded ? WIRE_MAX : run.mtu) - (p->tuple.family == 4 ? 20u : 40u) - 60;
     p->seq += length < room ? length : room;
     return seq;
 }
@@ -92,8 +103,13 @@ uint32_t advance(struct peer *p, uint32_t length)
 void send_syn(struct peer *p)
 {
     static const uint8_t options[][12] = {
-        {0}, {2, 4, 5, 180}, {2, 4, 5, 180, 1, 3, 3, 7}, {2, 4, 255, 215, 1, 3, 3, 14, 4, 2, 1, 1},
-        {2, 4, 0, 1}, {2, 4, 0, 88, 4, 2, 3, 3, 0}, {8, 10, 1, 2, 3, 4, 0, 0, 0, 0},
+        {0},
+        {2, 4, 5, 180},
+        {2, 4, 5, 180, 1, 3, 3, 7},
+        {2, 4, 255, 215, 1, 3, 3, 14, 4, 2, 1, 1},
+        {2, 4, 0, 1},
+        {2, 4, 0, 88, 4, 2, 3, 3, 0},
+        {8, 10, 1, 2, 3, 4, 0, 0, 0, 0},
     };
     static const uint32_t sizes[] = {0, 4, 8, 12, 4, 12, 12};
     uint8_t kind = u8(), flags = u8() & 1 ? WIRE_SYN | 0xc0 : WIRE_SYN;
@@ -141,7 +157,7 @@ void send_raw(void)
 
 void send_fragments(void)
 {
-    static uint8_t whole[WIRE_MOST], part[WIRE_MOST];
+    static uint8_t whole[WIRE_MAX], part[WIRE_MAX];
     struct peer *p = some_peer();
     uint32_t length = some_size(), size = (u8() + 1u) * 8, ident = u8() % 4, start, n, header, count, i;
     uint8_t how = u8(), skip = u8();

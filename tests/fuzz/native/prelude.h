@@ -1,6 +1,9 @@
 /* Put before every file of the core and of lwIP in a fuzzing build: their allocations go through env.c. */
 #ifndef ZKS_FUZZ_PRELUDE_H
 #define ZKS_FUZZ_PRELUDE_H
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* as some of those files want, before the first header */
+#endif
 #include <stdlib.h>
 
 void *env_malloc(size_t size);

@@ -1,4 +1,4 @@
-/* One run of the target packets: the applications, the flows' holder, and how the input is read. */
+/* One run of the target packets: the applications, the flows' owner, and how the input is read. */
 #ifndef ZKS_FUZZ_RUN_H
 #define ZKS_FUZZ_RUN_H
 #include "model.h"
@@ -6,8 +6,8 @@
 
 #define PEERS 6
 #define RECORDS 200
-#define PUSH_MOST (1u << 20)
-#define DATA_MOST (1u << 17)
+#define MAX_PUSH (1u << 20)
+#define MAX_DATA (1u << 17)
 
 /* An application's end of a connection. */
 struct peer {
@@ -18,7 +18,7 @@ struct peer {
     uint8_t news; /* something has come that it would acknowledge */
 };
 
-/* A flow, as its holder knows it. */
+/* A flow, as its owner knows it. */
 struct record {
     uint64_t id, pushed, pulled;
     struct wire_tuple tuple;
@@ -43,16 +43,19 @@ struct run {
     uint8_t gone;      /* peers know of no connection: whatever comes is answered by RST */
     uint8_t dirty;     /* a datagram was mutated: its contents are not known */
     uint8_t reset_sent;
-    uint8_t starved;   /* an allocation was to fail */
+    uint8_t starved; /* an allocation was to fail */
     uint32_t delivered, key, burst;
-    struct { uint32_t ident, next; uint8_t open, unknown; } fragments;
-    uint8_t last[WIRE_MOST];
+    struct {
+        uint32_t ident, next;
+        uint8_t open, unknown;
+    } fragments;
+    uint8_t last[WIRE_MAX];
     uint32_t last_length;
 };
 
 extern struct run run;
 extern int run_device[2]; /* a socket pair in place of a TUN: the core has the first */
-extern uint8_t *run_big;  /* 256 KiB for whoever needs them for a moment */
+extern uint8_t *run_big;  /* 256 KiB of scratch */
 extern int run_trace;     /* ZKS_FUZZ_TRACE is set: tell every step, and every segment that comes out */
 
 /* packets.c: the input, from which everything is read. */
@@ -66,6 +69,7 @@ struct record *some_record(void);
 int take_output(void);
 /* peers.c: what the core gets. */
 void input(const uint8_t *packet, uint32_t length, int trusted);
+void input_uncut(const uint8_t *packet, uint32_t length, uint32_t each);
 void send_packet(const uint8_t *packet, uint32_t length);
 void drain(void);
 void send_segment(struct peer *p, uint8_t flags, uint32_t seq, uint32_t ack, const uint8_t *options,
@@ -75,7 +79,7 @@ void send_syn(struct peer *p);
 void send_mutated(void);
 void send_raw(void);
 void send_fragments(void);
-/* holder.c: the flows' holder. */
+/* owner.c: the flows' owner. */
 uint8_t pushed_byte(const struct record *r, uint64_t place);
 struct record *record_of(uint64_t id);
 struct record *new_record(uint64_t id, const struct zks_flow_info *info);
@@ -89,4 +93,7 @@ void take_datagrams(int most, uint32_t size);
 void send_datagram(const struct wire_tuple *tuple, uint32_t length);
 void remember_answer(uint32_t key, uint32_t answer);
 void ask(const struct peer *p, uint32_t length);
+void bind_peer(struct peer *p);
+void take_frames(void);
+void deliver_frames(void);
 #endif

@@ -158,8 +158,8 @@ uint32_t wire_tcp(uint8_t *out, const struct wire_tuple *tuple, uint8_t flags, u
 {
     uint32_t tcp = 20 + (options_length + 3) / 4 * 4, header = HEADER(tuple->family);
     uint8_t *t = out + header;
-    if (length > WIRE_MOST - header - tcp)
-        length = WIRE_MOST - header - tcp;
+    if (length > WIRE_MAX - header - tcp)
+        length = WIRE_MAX - header - tcp;
     ip_header(out, tuple, TCP, tcp + length);
     memset(t, 0, tcp);
     wire_put16(t, tuple->app_port);
@@ -179,8 +179,8 @@ uint32_t wire_udp(uint8_t *out, const struct wire_tuple *tuple, uint32_t length)
 {
     uint32_t header = HEADER(tuple->family);
     uint8_t *t = out + header;
-    if (length > WIRE_MOST - header - 8)
-        length = WIRE_MOST - header - 8;
+    if (length > WIRE_MAX - header - 8)
+        length = WIRE_MAX - header - 8;
     ip_header(out, tuple, UDP, 8 + length);
     wire_put16(t, tuple->app_port);
     wire_put16(t + 2, tuple->far_port);
@@ -193,8 +193,8 @@ uint32_t wire_echo(uint8_t *out, const struct wire_tuple *tuple, uint32_t length
 {
     uint32_t header = HEADER(tuple->family);
     uint8_t *t = out + header;
-    if (length > WIRE_MOST - header - 8)
-        length = WIRE_MOST - header - 8;
+    if (length > WIRE_MAX - header - 8)
+        length = WIRE_MAX - header - 8;
     ip_header(out, tuple, tuple->family == 4 ? ICMP : ICMP6, 8 + length);
     t[0] = tuple->family == 4 ? 8 : 128;
     t[1] = 0;
@@ -204,16 +204,16 @@ uint32_t wire_echo(uint8_t *out, const struct wire_tuple *tuple, uint32_t length
     return header + 8 + length;
 }
 
-uint32_t wire_fragment(uint8_t *out, const uint8_t *packet, uint32_t length, uint32_t start, uint32_t size,
-                       int more, uint32_t ident)
+uint32_t wire_fragment(uint8_t *out, const uint8_t *packet, uint32_t length, uint32_t start, uint32_t size, int more,
+                       uint32_t ident)
 {
     uint32_t header = HEADER(packet[0] >> 4), own = header == 20 ? 0 : 8;
     if (header + start >= length)
         start = 0;
     if (size > length - header - start)
         size = length - header - start;
-    if (size > WIRE_MOST - header - own)
-        size = WIRE_MOST - header - own;
+    if (size > WIRE_MAX - header - own)
+        size = WIRE_MAX - header - own;
     memcpy(out, packet, header);
     memcpy(out + header + own, packet + header + start, size);
     if (header == 20) {
@@ -301,8 +301,8 @@ void wire_read(struct wire_segment *s, const uint8_t *packet, uint32_t length, u
     for (i = 0; i < s->options_length; i += s->options[i] <= 1 ? 1u : s->options[i + 1]) {
         if (s->options[i] == 0)
             break;
-        CHECK(s->options[i] == 1 || (i + 1 < s->options_length && s->options[i + 1] >= 2 &&
-                                     i + s->options[i + 1] <= s->options_length));
+        CHECK(s->options[i] == 1 ||
+              (i + 1 < s->options_length && s->options[i + 1] >= 2 && i + s->options[i + 1] <= s->options_length));
     }
     s->data = t + header;
     s->length = size - header;

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 enum { WIRE_FIN = 1, WIRE_SYN = 2, WIRE_RST = 4, WIRE_PSH = 8, WIRE_ACK = 16 };
-enum { WIRE_MOST = 65535 };
+enum { WIRE_MAX = 65535 };
 
 struct wire_tuple {
     uint8_t family;
@@ -36,14 +36,14 @@ uint32_t wire_get32(const uint8_t *p);
 void wire_put16(uint8_t *p, uint32_t v);
 void wire_put32(uint8_t *p, uint32_t v);
 
-/* Each writes a packet of an application to out (WIRE_MOST bytes) and returns its length. */
+/* Each writes a packet of an application to out (WIRE_MAX bytes) and returns its length. */
 uint32_t wire_tcp(uint8_t *out, const struct wire_tuple *tuple, uint8_t flags, uint32_t seq, uint32_t ack,
                   uint16_t window, const uint8_t *options, uint32_t options_length, uint32_t length);
 uint32_t wire_udp(uint8_t *out, const struct wire_tuple *tuple, uint32_t length);
 uint32_t wire_echo(uint8_t *out, const struct wire_tuple *tuple, uint32_t length);
 /* One fragment of packet: bytes [start, start + size) of what follows its IP header. */
-uint32_t wire_fragment(uint8_t *out, const uint8_t *packet, uint32_t length, uint32_t start, uint32_t size,
-                       int more, uint32_t ident);
+uint32_t wire_fragment(uint8_t *out, const uint8_t *packet, uint32_t length, uint32_t start, uint32_t size, int more,
+                       uint32_t ident);
 
 /* Makes a packet that was changed anywhere right again: contents, as its sequence number asks, and checksums. */
 void wire_repair(uint8_t *packet, uint32_t length);

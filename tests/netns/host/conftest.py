@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.child import Child
-from tests.netns.host import leak
-from tests.netns.host.leak import Detector, Packet, Prober, Probers, Space
+from tests.kits.netns import leak
+from tests.kits.netns.child import Child
+from tests.kits.netns.leak import Detector, Packet, Prober, Probers, Space
 
 PICTURE = (
     "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; "
@@ -38,7 +38,7 @@ class Holder:
         self.seen = 0
         self.running = False
         self._read, self._write = os.pipe()
-        argv = [sys.executable, "-m", "tests.netns.host.hold_host"]
+        argv = [sys.executable, "-m", "tests.kits.netns.hold_host"]
         self.child = Child("holder", space.client.command(argv), stdin=self._read)
         os.close(self._read)
 

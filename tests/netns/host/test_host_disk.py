@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.child import until
+from tests.kits.netns.child import until
+from tests.kits.netns.disk import disk, fill
+from tests.kits.netns.leak import Detector, Probers, Space
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.disk import disk, fill
-from tests.netns.host.leak import Detector, Probers, Space
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -67,6 +67,35 @@ def test_no_journal_at_the_start(
     # With room again, the next one takes over what there is.
     holder.apply(kill_switch=kill_switch)
     holder.end()
+
+
+@pytest.mark.parametrize("what", ["the directory", "the journal"])
+def test_a_file_is_a_directory_or_the_other_way_round(
+    space: Space,
+    holder: Holder,
+    detector: Detector,
+    fast_probers: Probers,
+    tmp_path: Path,
+    what: str,
+) -> None:
+    """Where journals are, or one is to be: that is an error, and with ``--always-on`` closed."""
+    state = tmp_path / "state"
+    if what == "the directory":
+        state.touch()
+    else:
+        (state / f"net-{os.stat(space.client.path).st_ino}.journal").mkdir(parents=True)
+    before = holder.picture()
+    with holder_on(space, state) as second:
+        config = {"state_dir": str(state)}
+        second.order(f"^JournalError: cannot write the journal {state}/net-", config, wait=1)
+        same(before, holder.picture(), "without --always-on")
+        second.order("^JournalError: .*", config, hold=True, wait=1)
+        with detector.watching() as found:
+            fast_probers.rounds()
+        nothing(found)
+        undone = second.recover()
+        assert undone["left"] == [] and undone["undone"]
+    same(before, holder.picture())
 
 
 @pytest.mark.parametrize("hold", [False, True])

@@ -7,75 +7,21 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.child import until
-from tests.netns.containers import INTERFACE, address4, container, nft
-from tests.netns.host import leak
+from tests.kits.netns import leak, talk
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.containers import INTERFACE, address4, container, nft
+from tests.kits.netns.lab import Namespace
+from tests.kits.netns.leak import Detector, Packet, Prober, Probers, Space
+from tests.kits.netns.talk import ALL, BRIEF, MANY, NONE, PATIENT
 from tests.netns.host.conftest import Holder, execute, nothing
-from tests.netns.host.leak import Detector, Packet, Prober, Probers, Space
-from tests.netns.host.talk import (
-    ALL,
-    BRIEF,
-    NONE,
-    PATIENT,
-    RP_FILTER,
-    answered,
-    echo,
-    new_socket,
-    reaches,
-)
-from tests.netns.lab import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
 BROADCAST4, SERVERS6 = "255.255.255.255", "ff02::1:2"
-MANY = 5
-"""Datagrams that are sent where one has to arrive, or none."""
-
-
-def datagram_socket(net: Namespace, family: int = socket.AF_INET, **bound: int) -> socket.socket:
-    """A UDP socket of the namespace; bound to a ``port`` and to an interface, by ``index``."""
-    with net.entered():
-        made = socket.socket(family, socket.SOCK_DGRAM)
-        if index := bound.get("index"):
-            name = socket.if_indextoname(index)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    if family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    made.settimeout(PATIENT)
-    made.bind(("", bound.get("port", 0)))
-    return made
-
-
-def index_of(net: Namespace, name: str) -> int:
-    with net.entered():
-        return socket.if_nametoindex(name)
-
-
-def send(one: socket.socket, *address: object) -> None:
-    """Send a few; what is refused at once is refused, too."""
-    for _ in range(MANY):
-        with contextlib.suppress(OSError):
-            one.sendto(b"ping", address)
-
-
-def arrives(one: socket.socket, other: socket.socket, *address: object) -> bool:
-    """Whether a datagram that ``one`` sends comes to ``other``."""
-    other.settimeout(0)
-    with contextlib.suppress(OSError):
-        while other.recv(100):
-            pass  # of before
-    other.settimeout(PATIENT)
-    send(one, *address)
-    try:
-        return other.recv(100) == b"ping"
-    except TimeoutError:
-        return False
 
 
 @pytest.mark.parametrize("ports", [[22], [22, 53, 80, 9999]], ids=["ssh", "many"])
@@ -125,17 +71,17 @@ def test_callers_reach_a_published_port(
     def call(timeout: float = PATIENT) -> tuple[bool, bool]:
         results = []
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with new_socket(space.gateway, kind, timeout=timeout) as one:
+            with talk.new_socket(space.gateway, kind, timeout=timeout) as one:
                 one.bind((leak.FAR4, 0))
-                results.append(answered(one, leak.CLIENT4, 8022))
+                results.append(talk.answered(one, leak.CLIENT4, 8022))
         return results[0], results[1]
 
     with contextlib.ExitStack() as stack:
         inner = stack.enter_context(container(space.client, 3, nat=True))
         stack.enter_context(published(space.client, 8022, address4(3), inner_port))
-        stack.enter_context(echo(inner, address4(3), inner_port))
-        execute(space, RP_FILTER.format(rp_filter))
-        stack.callback(execute, space, RP_FILTER.format(0))
+        stack.enter_context(talk.echo(inner, address4(3), inner_port))
+        execute(space, talk.RP_FILTER.format(rp_filter))
+        stack.callback(execute, space, talk.RP_FILTER.format(0))
         assert call() == ALL, "the control"
         holder.apply()
         assert call(BRIEF) == NONE
@@ -160,9 +106,11 @@ def test_a_lease_is_renewed_by_the_host_alone(
             for host, port in ends:
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 client = 546 if family == socket.AF_INET6 else 68
-                with datagram_socket(space.client, family, port=client) as one:
-                    scope = (0, index_of(space.client, "up0")) if family == socket.AF_INET6 else ()
-                    send(one, host, port, *scope)
+                with talk.datagram_socket(space.client, family, port=client) as one:
+                    scope = (
+                        (0, talk.index_of(space.client, "up0")) if family == socket.AF_INET6 else ()
+                    )
+                    talk.send(one, host, port, *scope)
         return {(packet.destination, packet.port) for packet in found}
 
     renewals = {(leak.GATEWAY4, 67), (leak.FAR4, 67), (SERVERS6, 547)}
@@ -217,20 +165,20 @@ def test_dns_between_two_containers(
         space.client.sysctl(*(f"{name}=1" for name in both))
         stack.callback(space.client.sysctl, *(f"{name}=0" for name in both))
         for port in ports:
-            stack.enter_context(echo(answers, "172.30.3.4", port))
-        assert all(reaches(asks, "172.30.3.4", port) == ALL for port in ports), "the control"
+            stack.enter_context(talk.echo(answers, "172.30.3.4", port))
+        assert all(talk.reaches(asks, "172.30.3.4", port) == ALL for port in ports), "the control"
         holder.apply(**config)
-        assert all(reaches(asks, "172.30.3.4", port) == ALL for port in ports)
+        assert all(talk.reaches(asks, "172.30.3.4", port) == ALL for port in ports)
         with (
-            datagram_socket(asks, socket.AF_INET6) as one,
-            datagram_socket(answers, socket.AF_INET6, port=53) as other,
+            talk.datagram_socket(asks, socket.AF_INET6) as one,
+            talk.datagram_socket(answers, socket.AF_INET6, port=53) as other,
         ):
-            assert arrives(one, other, "fd30:3::4", 53)
-            assert arrives(one, other, "ff02::1", 53, 0, index_of(asks, INTERFACE))
+            assert talk.arrives(one, other, "fd30:3::4", 53)
+            assert talk.arrives(one, other, "ff02::1", 53, 0, talk.index_of(asks, INTERFACE))
         # What the host itself asks of them is captured as ever.
-        assert reaches(space.client, "172.30.3.4", 53, timeout=BRIEF) == NONE
+        assert talk.reaches(space.client, "172.30.3.4", 53, timeout=BRIEF) == NONE
         holder.end("kill")
-        assert reaches(asks, "172.30.3.4", 53) == ALL
+        assert talk.reaches(asks, "172.30.3.4", 53) == ALL
         holder.apply(**config)
         holder.end()
 
@@ -256,8 +204,8 @@ def test_a_bridge_that_leads_elsewhere_is_none_of_containers(holder: Holder, spa
         space.client.ip("link set port0 master br3 up")
         until(lambda: '"br3"' not in leaving())
         before = refused()
-        with datagram_socket(inner) as one:
-            send(one, "172.30.3.77", 53)
+        with talk.datagram_socket(inner) as one:
+            talk.send(one, "172.30.3.77", 53)
         until(lambda: refused() >= before + MANY)
     holder.end()
 
@@ -268,30 +216,31 @@ def test_the_hosts_dhcp_server_answers_its_containers(
 ) -> None:
     """By broadcast and to link-local addresses; and not by its uplink, where the LAN is blocked."""
     with container(space.client, 3) as inner:
-        bridge, uplink = (index_of(space.client, name) for name in ("br3", "up0"))
-        link_local = next(
-            line.split()[3].split("/")[0]
-            for line in _run(inner, "ip -6 -o addr show dev in1 scope link").splitlines()
-        )
+        bridge, uplink = (talk.index_of(space.client, name) for name in ("br3", "up0"))
+        shown = inner.command(["ip", "-6", "-o", "addr", "show", "dev", "in1", "scope", "link"])
+        lines = Child("ip", shown).succeed().splitlines()
+        link_local = lines[0].split()[3].split("/")[0]
 
         def answers() -> list[bool]:
             results = []
             with (
-                datagram_socket(space.client, port=67, index=bridge) as server,
-                datagram_socket(inner, port=68) as client,
+                talk.datagram_socket(space.client, port=67, index=bridge) as server,
+                talk.datagram_socket(inner, port=68) as client,
             ):
-                results.append(arrives(server, client, BROADCAST4, 68))
+                results.append(talk.arrives(server, client, BROADCAST4, 68))
             with (
-                datagram_socket(space.client, socket.AF_INET6, port=547, index=bridge) as server,
-                datagram_socket(inner, socket.AF_INET6, port=546) as client,
+                talk.datagram_socket(
+                    space.client, socket.AF_INET6, port=547, index=bridge
+                ) as server,
+                talk.datagram_socket(inner, socket.AF_INET6, port=546) as client,
             ):
-                results.append(arrives(server, client, link_local, 546, 0, bridge))
+                results.append(talk.arrives(server, client, link_local, 546, 0, bridge))
             return results
 
         def outside() -> set[str]:
             with detector.watching() as found:
-                with datagram_socket(space.client, port=67, index=uplink) as server:
-                    send(server, BROADCAST4, 68)
+                with talk.datagram_socket(space.client, port=67, index=uplink) as server:
+                    talk.send(server, BROADCAST4, 68)
             return {packet.destination for packet in found}
 
         assert answers() == [True, True] and outside() == {BROADCAST4}, "the control"
@@ -301,12 +250,6 @@ def test_the_hosts_dhcp_server_answers_its_containers(
         holder.end()
 
 
-def _run(net: Namespace, script: str) -> str:
-    from tests.netns.child import Child
-
-    return Child("sh", net.command(["sh", "-c", script])).succeed()
-
-
 @pytest.mark.parametrize("block", [False, True], ids=["allow", "block"])
 @pytest.mark.parametrize("only", [False, True], ids=["all", "only"])
 def test_dns_over_tls_to_the_lan(
@@ -314,16 +257,21 @@ def test_dns_over_tls_to_the_lan(
 ) -> None:
     """With ``--dot block`` it comes to the gateway, which refuses it; bound to a link, it ends."""
     config = {"block_dot": block, **({"only": ["203.0.113.0/24"]} if only else {})}
-    with echo(space.gateway, leak.NEIGHBOUR4, 853), echo(space.gateway, leak.NEIGHBOUR4, 8443):
-        assert reaches(space.client, leak.NEIGHBOUR4, 853) == ALL, "the control"
+    with (
+        talk.echo(space.gateway, leak.NEIGHBOUR4, 853),
+        talk.echo(space.gateway, leak.NEIGHBOUR4, 8443),
+    ):
+        assert talk.reaches(space.client, leak.NEIGHBOUR4, 853) == ALL, "the control"
         holder.apply(**config)
-        assert reaches(space.client, leak.NEIGHBOUR4, 8443) == ALL
+        assert talk.reaches(space.client, leak.NEIGHBOUR4, 8443) == ALL
         timeout = BRIEF if block else PATIENT
         with detector.watching() as found:
             seen = len(holder.child.stdout)
-            answers = reaches(space.client, leak.NEIGHBOUR4, 853, timeout=timeout)
-            with datagram_socket(space.client, index=index_of(space.client, "up0")) as one:
-                send(one, leak.NEIGHBOUR4, 853)
+            answers = talk.reaches(space.client, leak.NEIGHBOUR4, 853, timeout=timeout)
+            with talk.datagram_socket(
+                space.client, index=talk.index_of(space.client, "up0")
+            ) as one:
+                talk.send(one, leak.NEIGHBOUR4, 853)
         assert answers == (NONE if block else ALL)
 
         def to_dot(packets: dict[Packet, int]) -> bool:
@@ -340,13 +288,15 @@ def test_a_container_with_an_address_of_the_hosts(
     holder: Holder, space: Space, detector: Detector
 ) -> None:
     """A forged IPv6 source, which the kernel forwards, makes nobody the host."""
-    with container(space.client, 3) as inner, forged(inner) as one:
+    with container(space.client, 3) as inner, talk.forged(inner) as one:
 
         def leaves() -> set[int]:
             with detector.watching() as found:
                 for port in (547, 9999):
                     for _ in range(MANY):
-                        one.sendto(datagram6(leak.CLIENT6, leak.FAR6, 546, port), (leak.FAR6, 0))
+                        one.sendto(
+                            talk.datagram6(leak.CLIENT6, leak.FAR6, 546, port), (leak.FAR6, 0)
+                        )
             return {packet.port for packet in found if packet.source == leak.CLIENT6}
 
         assert leaves() == {547, 9999}, "the control"
@@ -365,7 +315,7 @@ def test_a_container_does_not_answer_in_the_hosts_name(
     port, caller = 8022, 9999
     with contextlib.ExitStack() as stack:
         inner = stack.enter_context(container(space.client, 3))
-        one = stack.enter_context(forged(inner))
+        one = stack.enter_context(talk.forged(inner))
         ends = []
         for net, *bound in (space.client, leak.CLIENT6, port), (space.gateway, leak.FAR6, caller):
             with net.entered():
@@ -373,7 +323,7 @@ def test_a_container_does_not_answer_in_the_hosts_name(
             ends[-1].settimeout(PATIENT)
             ends[-1].bind(tuple(bound))
         server, calls = ends
-        forgery = datagram6(leak.CLIENT6, leak.FAR6, port, caller)
+        forgery = talk.datagram6(leak.CLIENT6, leak.FAR6, port, caller)
 
         def forge() -> bool:
             with detector.watching() as found:
@@ -384,31 +334,10 @@ def test_a_container_does_not_answer_in_the_hosts_name(
         assert forge(), "the control"
         holder.apply(inbound=[port])
         assert not forge()
-        send(calls, leak.CLIENT6, port)
+        talk.send(calls, leak.CLIENT6, port)
         assert server.recv(100) == b"ping"
         assert not forge()
         with detector.watching() as found:
-            send(server, leak.FAR6, caller)
+            talk.send(server, leak.FAR6, caller)
         assert any(packet.port == caller for packet in found)
         holder.end()
-
-
-@contextlib.contextmanager
-def forged(net: Namespace) -> Iterator[socket.socket]:
-    with net.entered():
-        one = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    with one:
-        yield one
-
-
-def datagram6(source: str, destination: str, sport: int, dport: int) -> bytes:
-    """A UDP datagram with its IPv6 header."""
-    ends = b"".join(socket.inet_pton(socket.AF_INET6, host) for host in (source, destination))
-    length = 12
-    udp = struct.pack("!HHHH4s", sport, dport, length, 0, b"ping")
-    words = struct.unpack("!26H", ends + struct.pack("!II", length, socket.IPPROTO_UDP) + udp)
-    total = sum(words)
-    while total >> 16:
-        total = (total >> 16) + (total & 0xFFFF)
-    udp = udp[:6] + struct.pack("!H", ~total & 0xFFFF) + udp[8:]
-    return struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + ends + udp

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import client
-from tests.netns.child import ROOT, Child, until
-from tests.netns.host import leak
+from tests.kits.netns import client, leak
+from tests.kits.netns.child import ROOT, Child, until
+from tests.kits.netns.lab import NOBODY
+from tests.kits.netns.leak import Detector, Prober, Probers, Space
+from tests.kits.netns.talk import ALL, BRIEF, NONE, PATIENT, RP_FILTER, echo, new_socket, reaches
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.leak import Detector, Prober, Probers, Space
-from tests.netns.host.talk import ALL, BRIEF, NONE, PATIENT, RP_FILTER, echo, new_socket, reaches
-from tests.netns.lab import NOBODY
-from zks_lwip.host.config import MARK
+from zks_lwip.host.plan.config import MARK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -292,7 +291,9 @@ def test_a_failure_once_ready_does_not_open(
 def test_the_tun_is_removed_by_somebody(holder: Holder, space: Space) -> None:
     holder.apply()
     space.client.ip("link del zks0")
-    holder.child.wait_for("DeviceError: somebody has removed the interface zks0", after=holder.seen)
+    holder.child.wait_for(
+        "DeviceError: the interface zks0 was removed by another program", after=holder.seen
+    )
     holder.end()
 
 
@@ -309,9 +310,9 @@ def test_two_instances_refuse(holder: Holder, space: Space) -> None:
 
 
 CONFLICTS = {
-    "rule add priority 50 fwmark 0x7a6b lookup 99": "somebody else uses what would be ours",
-    "rule add priority 999 lookup 31339": "somebody else uses what would be ours",
-    f"route add default via {leak.GATEWAY4} table 31339": "somebody else uses what would be ours",
+    "rule add priority 50 fwmark 0x7a6b lookup 99": "another program uses what would be ours",
+    "rule add priority 999 lookup 31339": "another program uses what would be ours",
+    f"route add default via {leak.GATEWAY4} table 31339": "another program uses what would be ours",
     "link add zks0 type bridge": "the interface name zks0 is taken",
 }
 
@@ -357,7 +358,7 @@ def test_without_nft(holder: Holder, space: Space, what: str) -> None:
     """It refuses, names the package, and has changed nothing."""
     instead = "/dev/null" if what == "missing" else "/bin/false"
     order = {"config": {"state_dir": str(holder.directory)}, "wait": 1}
-    argv = space.client.command([sys.executable, "-m", "tests.netns.host.hold_host"])
+    argv = space.client.command([sys.executable, "-m", "tests.kits.netns.hold_host"])
     script = f'mount --bind {instead} "$(command -v nft || echo /usr/sbin/nft)"; exec "$@"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *argv],
@@ -370,7 +371,7 @@ def test_recover_needs_root(holder: Holder, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from zks_lwip.errors import PrivilegeError\n"
-        "from zks_lwip.host.recover import recover\n"
+        "from zks_lwip.host.linux.recover import recover\n"
         "try: recover(pathlib.Path(sys.argv[1]))\n"
         "except PrivilegeError as error: print(error)\n"
     )

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.host import leak
+from tests.kits.netns import leak
+from tests.kits.netns.lab import NOBODY
+from tests.kits.netns.leak import Detector, Packet, Prober, Probers, Space
+from tests.kits.netns.talk import RP_FILTER
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.leak import Detector, Packet, Prober, Probers, Space
-from tests.netns.host.talk import RP_FILTER
-from tests.netns.lab import NOBODY
-from zks_lwip.device._netns import run_in_netns
+from zks_lwip.net.netns import run_in_netns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 

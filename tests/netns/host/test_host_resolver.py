@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.child import Child
+from tests.kits.netns.child import Child
+from tests.kits.netns.leak import Space
 from tests.netns.host.conftest import Holder
-from tests.netns.host.leak import Space
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -45,7 +45,7 @@ class Resolver:
         self._read, self.write = os.pipe()
         argv = ["nsenter", f"--net={space.client.path}", "unshare", "-m", "-p", "-f",
                 "--mount-proc", "sh", "-ec", AS_INIT, "sh", name,
-                sys.executable, "-m", "tests.netns.host.hold_host"]  # fmt: skip
+                sys.executable, "-m", "tests.kits.netns.hold_host"]  # fmt: skip
         path = f"{directory}:{os.environ['PATH']}"
         self.child = Child("resolver", argv, stdin=self._read, env={"PATH": path})
         os.close(self._read)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import re
 import select
 import shutil
@@ -13,16 +12,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns.child import ROOT, Child, until
-from tests.netns.lab import NOBODY, USER, Namespace
+from tests.kits.netns.child import ROOT, Child, until
+from tests.kits.netns.lab import NOBODY, USER, Namespace
+from tests.kits.netns.terminal import Terminal
 from zks_lwip.errors import CommandError, PrivilegeError
-from zks_lwip.host.rootless import Rootless, spawn
+from zks_lwip.host.rootless.spawn import Rootless, spawn
 
 pytestmark = [
     pytest.mark.usefixtures("machine_is_left_as_found"),
@@ -59,7 +58,7 @@ def run(net: Namespace, place: Path) -> Run:
         argv = [
             sys.executable,
             "-m",
-            "tests.netns.host.rootless_command",
+            "tests.kits.netns.rootless_command",
             str(place / "tun"),
             *command,
         ]
@@ -291,48 +290,8 @@ def test_the_command_dies_with_its_parent(run: Run) -> None:
         until(lambda: not Path(f"/proc/{pid}/exe").exists())
 
 
-class Terminal:
-    """A session of its own with a terminal."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.fd, inner = pty.openpty()
-        self.text = ""
-        """What nobody has expected yet."""
-        self.all = ""
-        environment = {**os.environ, "PS1": "$ ", "TERM": "dumb", "HISTFILE": ""}
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *argv], stdin=inner, stdout=inner, stderr=inner,
-            env=environment, cwd=ROOT)  # fmt: skip
-        os.close(inner)
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def expect(self, pattern: str) -> None:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(pattern, self.text)):
-            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.text!r}"
-            more = os.read(self.fd, 1000).decode()
-            self.text += more
-            self.all += more
-        self.text = self.text[found.end() :]
-
-    def in_front(self) -> str:
-        """The name of the program that the terminal's keys are for."""
-        try:
-            return Path(f"/proc/{os.tcgetpgrp(self.fd)}/comm").read_text().strip()
-        except FileNotFoundError:
-            return ""
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.fd)
-
-
 def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: Path) -> None:
-    argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
+    argv = [sys.executable, "-m", "tests.kits.netns.rootless_command", str(place / "tun"),
             "bash", "--norc", "-i"]  # fmt: skip
     with contextlib.closing(Terminal(net.command(argv, user=USER))) as terminal:
         terminal.expect(r"\$ ")
@@ -356,7 +315,7 @@ def test_an_interactive_shell_has_its_terminal_and_jobs(net: Namespace, place: P
 def test_ctrl_c_reaches_the_command_once(net: Namespace, place: Path) -> None:
     wait = "while [ $n = 0 ]; do sleep 0.1; done; sleep 0.5"  # that is for a second one
     script = f"n=0; trap 'n=$((n+1))' INT; echo ready; {wait}; echo got $n; exit 4"
-    argv = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"),
+    argv = [sys.executable, "-m", "tests.kits.netns.rootless_command", str(place / "tun"),
             "bash", "-c", script]  # fmt: skip
     with contextlib.closing(Terminal(net.command(argv, user=USER))) as terminal:
         terminal.expect("ready")
@@ -382,7 +341,7 @@ def test_why_there_is_no_tun(run: Run, place: Path) -> None:
 def test_why_there_are_no_namespaces(place: Path, kind: str) -> None:
     """A limit of 0 in a user namespace around us, as an administrator sets it for everybody."""
     limit = f"echo 0 > /proc/sys/user/max_{kind}_namespaces"
-    inner = [sys.executable, "-m", "tests.netns.host.rootless_command", str(place / "tun"), "true"]
+    inner = [sys.executable, "-m", "tests.kits.netns.rootless_command", str(place / "tun"), "true"]
     script = f'{limit} && exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all -- "$@"'
     argv = ["unshare", "-U", "-r", "sh", "-c", script, "x", *inner]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=60)

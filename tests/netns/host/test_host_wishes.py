@@ -11,33 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.child import Child, until
-from tests.netns.containers import INTERFACE, address4, container
-from tests.netns.host import leak
+from tests.kits.netns import leak, talk
+from tests.kits.netns.child import Child, until
+from tests.kits.netns.containers import INTERFACE, address4, container
+from tests.kits.netns.lab import NOBODY, Namespace
+from tests.kits.netns.leak import Detector, Prober, Probers, Space
+from tests.kits.netns.talk import ALL, BRIEF, NONE, PATIENT
 from tests.netns.host.conftest import Holder, execute, nothing, same
-from tests.netns.host.leak import Detector, Prober, Probers, Space
-from tests.netns.host.talk import (
-    ALL,
-    BRIEF,
-    NONE,
-    PATIENT,
-    RP_FILTER,
-    answered,
-    echo,
-    new_socket,
-    reaches,
-)
-from tests.netns.lab import NOBODY, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
 
 @pytest.mark.parametrize("lan", [True, False])
 def test_the_lan(holder: Holder, space: Space, lan: bool) -> None:
-    with echo(space.gateway, leak.NEIGHBOUR4, 8443):
+    with talk.echo(space.gateway, leak.NEIGHBOUR4, 8443):
         holder.apply(lan=lan)
         timeout = PATIENT if lan else BRIEF
-        found = reaches(space.client, leak.NEIGHBOUR4, 8443, timeout=timeout)
+        found = talk.reaches(space.client, leak.NEIGHBOUR4, 8443, timeout=timeout)
         assert found == (ALL if lan else NONE)
         holder.end()
 
@@ -60,27 +50,29 @@ def test_forwarded_traffic(holder: Holder, space: Space, detector: Detector, for
                 assert bool(tunnelled) == forward
                 prober.rounds()
             nothing(found)
-        with echo(inner, address4(0), 80):
+        with talk.echo(inner, address4(0), 80):
             holder.apply(forward=forward, lan=False)
-            assert reaches(space.client, address4(0), 80) == ALL, "its own containers are no LAN"
+            assert talk.reaches(space.client, address4(0), 80) == ALL, (
+                "its own containers are no LAN"
+            )
             holder.end()
 
 
 @pytest.mark.parametrize("rp_filter", [0, 1])
 def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> None:
-    execute(space, RP_FILTER.format(rp_filter))
+    execute(space, talk.RP_FILTER.format(rp_filter))
     space.gateway.ip(f"route add 10.77.0.0/24 dev lo src {leak.FAR4}")
 
     def call(kind: int, timeout: float) -> bool:
-        with new_socket(space.gateway, kind, timeout=timeout) as one:
+        with talk.new_socket(space.gateway, kind, timeout=timeout) as one:
             one.bind((leak.FAR4, 0))
-            return answered(one, leak.CLIENT4, 8022)
+            return talk.answered(one, leak.CLIENT4, 8022)
 
     def call_both(timeout: float = PATIENT) -> tuple[bool, bool]:
         return call(socket.SOCK_STREAM, timeout), call(socket.SOCK_DGRAM, timeout)
 
     try:
-        with echo(space.client, leak.CLIENT4, 8022):
+        with talk.echo(space.client, leak.CLIENT4, 8022):
             assert call_both() == ALL, "the control"
             holder.apply()
             assert call_both(BRIEF) == NONE
@@ -94,7 +86,7 @@ def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> N
             holder.end()
     finally:
         space.gateway.ip("route del 10.77.0.0/24")
-        execute(space, RP_FILTER.format(0))
+        execute(space, talk.RP_FILTER.format(0))
 
 
 def leaving(detector: Detector, prober: Prober | Probers) -> set[tuple[str, int]]:
@@ -122,6 +114,8 @@ def test_bypass_and_only(holder: Holder, space: Space, detector: Detector) -> No
 
 def test_pause_and_resume(holder: Holder, detector: Detector, fast_probers: Probers) -> None:
     holder.apply()
+    # The kernel adds the routes of an address some time after the address, this one last.
+    until(lambda: "anycast fdb5:7a6b:7301:: dev zks0" in holder.picture())
     before = holder.picture()
     holder.update("pause")
     assert (leak.FAR4, 80) in leaving(detector, fast_probers)

@@ -14,10 +14,12 @@ import dns.rrset
 import pytest
 import trio
 
-from tests.unit.dns import servers
-from zks_lwip.dns.bootstrap import Bootstrap, addresses_in
+from tests.kits import dns_servers as servers
+from zks_lwip.dns.bootstrap import Bootstrap
+from zks_lwip.dns.local import parse_static_name
+from zks_lwip.dns.message.addresses import addresses_in
+from zks_lwip.dns.message.wire import Type, WireError
 from zks_lwip.dns.options import DnsOptions
-from zks_lwip.dns.wire import Type, WireError
 from zks_lwip.errors import DnsError
 
 
@@ -72,7 +74,8 @@ async def test_a_name_is_looked_up_over_https(tmp_path: Path) -> None:
         assert Bootstrap.outside(options) == tuple(
             ipaddress.ip_network(text) for text in ("192.0.2.53", "127.0.0.1")
         )
-        static = ["here.example=192.0.2.99", "here.example=2001:db8::99"]
+        texts = ["here.example=192.0.2.99", "here.example=2001:db8::99"]
+        static = [parse_static_name(text) for text in texts]
         async with running(options, ca_file=authority, static=static) as bootstrap:
             # (The server has no AAAA record.)
             assert await bootstrap.addresses("ok.example") == ["192.0.2.1"]

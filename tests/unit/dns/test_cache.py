@@ -6,8 +6,8 @@ import dns.message
 import dns.rrset
 
 from zks_lwip.dns import Cache
-from zks_lwip.dns.answer import Answer, answer_from_upstream
-from zks_lwip.dns.intercept import Query, examine
+from zks_lwip.dns.message.answer import Answer, answer_from_upstream
+from zks_lwip.dns.message.query import Query, examine
 
 
 def entry(name: str, ttl: int = 300, size: int = 1) -> tuple[Query, Answer]:

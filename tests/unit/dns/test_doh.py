@@ -13,14 +13,14 @@ import pytest
 import trio
 import trustme
 
-from tests.unit.dns import servers
-from tests.unit.dns.servers import AUTHORITY, NAME, Server, http2, listening, server_context
-from tests.unit.worker_kit import until
-from zks_lwip.dns import DnsService, Resolver, ResolverError
-from zks_lwip.dns.dial import direct
-from zks_lwip.dns.doh import DohResolver
-from zks_lwip.dns.intercept import Query, examine
-from zks_lwip.dns.link import MAX_RETIRED
+from tests.kits import dns_servers as servers
+from tests.kits.dns_servers import AUTHORITY, NAME, Server, http2, listening, server_context
+from tests.kits.worker import until
+from zks_lwip.dns import DnsService, ResolverError, Upstream
+from zks_lwip.dns.message.query import Query, examine
+from zks_lwip.dns.upstream.dial import direct
+from zks_lwip.dns.upstream.doh import DohResolver
+from zks_lwip.dns.upstream.encrypted import MAX_RETIRED
 
 
 def query(name: str = "ok.example", kind: str = "A") -> bytes:
@@ -51,7 +51,7 @@ async def pair(server: Server | None = None) -> AsyncIterator[tuple[Server, DohR
             yield served, resolver
 
 
-async def ask(resolver: Resolver, name: str, kind: str = "A") -> dns.message.Message:
+async def ask(resolver: Upstream, name: str, kind: str = "A") -> dns.message.Message:
     with trio.fail_after(120):
         return dns.message.from_wire(await resolver.resolve(query(name, kind)))
 
@@ -242,7 +242,7 @@ async def test_down_at_start_and_then_up() -> None:
             assert not resolver.unreachable
 
 
-async def test_the_address_that_answers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_address_that_answers_is_found() -> None:
     """127.0.0.2 refuses, 127.0.0.3 takes the connection and says nothing."""
     async with listening(http2, None, server_context("h2")) as server:
         silent = trio.socket.socket()
@@ -253,7 +253,7 @@ async def test_the_address_that_answers_is_found(monkeypatch: pytest.MonkeyPatch
             start = trio.current_time()
             assert (await ask(resolver, "ok.example")).answer
             assert trio.current_time() - start < 4
-            monkeypatch.setattr("zks_lwip.dns.dial.STAGGER", 20.0)
+            resolver.attempt_delay = 20.0
             server.disconnect()
             assert (await ask(resolver, "ok2.example")).answer
         # The second time, the address that had answered was tried first.

@@ -9,13 +9,13 @@ import dns.message
 import pytest
 import trio
 
-from tests.unit.dns import servers
-from tests.unit.dns.servers import AUTHORITY, NAME, Server, listening, over_tls, server_context
+from tests.kits import dns_servers as servers
+from tests.kits.dns_servers import AUTHORITY, NAME, Server, listening, over_tls, server_context
 from tests.unit.dns.test_doh import ask
 from zks_lwip.dns import ResolverError
-from zks_lwip.dns.dial import direct
-from zks_lwip.dns.dot import DotResolver
-from zks_lwip.dns.framing import frame
+from zks_lwip.dns.message.framing import frame
+from zks_lwip.dns.upstream.dial import direct
+from zks_lwip.dns.upstream.dot import DotResolver
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zks_lwip.dns import Via
-from zks_lwip.dns.options import DnsOptions, Dot, make_service
+from zks_lwip.dns.options import DnsOptions, Dot, make_service, parse_static_name
 from zks_lwip.errors import ConfigError
 
 
@@ -39,9 +39,9 @@ def test_what_is_asked_from_this_machine() -> None:
     assert options.outside(embedded=True) == both
     assert options.outside(embedded=False) == (lan,)
     assert DnsOptions(via=Via.DIRECT).outside(embedded=False)[0] == ipaddress.ip_network("1.1.1.1")
-    with pytest.raises(ConfigError, match="--dns-via worker"):
+    with pytest.raises(ConfigError, match="`dns.via` worker"):
         DnsOptions(via=Via.WORKER).outside(embedded=True)
-    with pytest.raises(ConfigError, match="--protocol v1"):
+    with pytest.raises(ConfigError, match="`protocol` v1"):
         options.outside(embedded=False, v1=True)
     assert DnsOptions().outside(embedded=False, v1=True) == ()
     by_worker = DnsOptions.parse(forward=["cluster.local=worker", "lan=192.168.1.1"])
@@ -62,13 +62,13 @@ def test_dns_over_tls_of_the_applications() -> None:
 
 
 def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--dns-forward"):
+    with pytest.raises(ConfigError, match="`dns.forward`"):
         DnsOptions.parse(forward=["lan"])
-    with pytest.raises(ConfigError, match="--dns-block"):
+    with pytest.raises(ConfigError, match="`dns.block`"):
         DnsOptions.parse(block=[tmp_path / "none"])
-    with pytest.raises(ConfigError, match="--dns 9.9.9.9"):
+    with pytest.raises(ConfigError, match="`dns.servers` 9.9.9.9"):
         DnsOptions.parse(servers=["9.9.9.9"])
-    with pytest.raises(ConfigError, match="--dns-via worker"):
+    with pytest.raises(ConfigError, match="`dns.via` worker"):
         DnsOptions.parse(servers=["https://1.1.1.1/"], via="worker")
 
 
@@ -76,7 +76,9 @@ def test_the_service_that_comes_of_it(tmp_path: Path) -> None:
     block = tmp_path / "block"
     block.write_text("ads.example\n")
     options = DnsOptions.parse(block=[block], forward=["lan=192.168.1.1"])
-    service = make_service(options, Tunnel(), embedded=False, static=["a.test=192.0.2.1"])
+    service = make_service(
+        options, Tunnel(), embedded=False, static=[parse_static_name("a.test=192.0.2.1")]
+    )
     names = [name for name in service.stats() if name.startswith("asked")]
     assert names == [
         "asked https://cloudflare-dns.com/dns-query",

@@ -13,11 +13,11 @@ import dns.rcode
 import pytest
 import trio
 
-from tests import dns_daemons
-from tests.dns_daemons import Daemons, ask_plain
-from tests.unit.ports import on_one_port, own_loopback
-from zks_lwip.dns import Cache, DnsService, Resolver, make_upstreams, parse_server, serve_stream
-from zks_lwip.dns.link import LinkedResolver
+from tests.kits import dns_daemons
+from tests.kits.dns_daemons import Daemons, ask_plain
+from tests.kits.ports import on_one_port, own_loopback
+from zks_lwip.dns import Cache, DnsService, Upstream, make_upstreams, parse_server, serve_stream
+from zks_lwip.dns.upstream.encrypted import EncryptedResolver, Timeouts
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
 
@@ -27,12 +27,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     folder = tmp_path_factory.mktemp("dns")
     with dns_daemons.daemons(folder, address=own_loopback()) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processes may keep the servers from answering for some seconds."""
-    monkeypatch.setattr("zks_lwip.dns.link.SILENCE", 60.0)
 
 
 class NoTunnel:
@@ -49,7 +43,7 @@ class NoTunnel:
 
 
 @asynccontextmanager
-async def service(running: Daemons, *kinds: str) -> AsyncIterator[tuple[DnsService, Resolver]]:
+async def service(running: Daemons, *kinds: str) -> AsyncIterator[tuple[DnsService, Upstream]]:
     """The service over one of the servers: "unbound", "dnsdist", "get", "dot"."""
     urls = {
         "unbound": running.url(running.unbound_doh),
@@ -63,6 +57,7 @@ async def service(running: Daemons, *kinds: str) -> AsyncIterator[tuple[DnsServi
         tunnel=NoTunnel(),
         embedded=True,
         ca_file=running.ca_file,
+        timeouts=Timeouts(probe=60.0),  # other processes may keep the servers busy for seconds
     )
     cache = Cache(clock=trio.current_time)
     made_service = DnsService(made.resolvers, hosts=None, deadline=60, cache=cache)
@@ -144,7 +139,7 @@ async def test_two_thousand_names_at_once(servers: Daemons, kind: str) -> None:
             seen = dns.message.from_wire(answer)
             number = int(str(seen.question[0].name).split(".")[0][1:])
             assert str(seen.answer[0][0]) == f"192.0.2.{number % 254 + 1}"
-        assert isinstance(resolver, LinkedResolver) and resolver.connections == 1
+        assert isinstance(resolver, EncryptedResolver) and resolver.connections == 1
 
 
 async def test_the_second_resolver_stands_in_for_the_first(servers: Daemons) -> None:

@@ -18,7 +18,9 @@ import trio
 import trio.testing
 
 from zks_lwip.dns import Cache, DnsService, ResolverError, WorkerResolver, frame, serve_stream
-from zks_lwip.dns.service import MAX_WAITING_BYTES
+from zks_lwip.dns.forwarder import MAX_WAITING_BYTES
+from zks_lwip.dns.local import parse_static_name
+from zks_lwip.dns.upstream.resolver import OnResult
 from zks_lwip.errors import ConfigError, DnsError
 
 
@@ -39,6 +41,9 @@ class Upstream:
         self.gate: Switch | None = None
 
     async def run(self) -> None:
+        pass
+
+    def start_query(self, query: bytes, on_result: OnResult) -> None:
         pass
 
     async def resolve(self, query: bytes) -> bytes:
@@ -319,7 +324,7 @@ async def test_authenticated_data_of_the_workers_servers_is_not_passed_on() -> N
 
 
 async def test_too_much_at_once_is_refused_not_kept(autojump_clock: trio.testing.MockClock) -> None:
-    async with running(Upstream(delay=1), max_flights=10, max_waiting=20) as service:
+    async with running(Upstream(delay=1), max_in_flight=10, max_waiting=20) as service:
         answers: list[bytes] = []
         for number in range(30):
             service.submit(query(f"n{number}.example"), answers.append)
@@ -424,7 +429,7 @@ async def test_a_program_that_asks_100000_dead_names_does_not_cost_others_their_
 async def test_where_every_query_has_its_own_port_the_oldest_give_way(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with running(Mixed(), max_flights=100, max_waiting=200) as service:
+    async with running(Mixed(), max_in_flight=100, max_waiting=200) as service:
         answers: dict[int, bytes] = {}
         for number in range(150):
             service.submit(
@@ -446,7 +451,7 @@ async def test_queries_that_wait_are_bounded_in_bytes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """One program's are of 4 KB each; others still have theirs asked."""
-    async with running(Mixed(), max_flights=100_000) as service:
+    async with running(Mixed(), max_in_flight=100_000) as service:
         dead: list[bytes] = []
         for number in range(4000):
             service.submit(raw(f"dead{number}.example", 3900), dead.append, source="heavy")
@@ -494,7 +499,7 @@ async def test_a_dead_forward_holds_up_no_other_names(
 async def test_who_gives_up_a_query_asks_no_more(autojump_clock: trio.testing.MockClock) -> None:
     """What gives way is cancelled at the upstream, too."""
     upstream = Mixed()
-    async with running(upstream, max_flights=2) as service:
+    async with running(upstream, max_in_flight=2) as service:
         for number in range(5):
             service.submit(query(f"dead{number}.example"), lambda _: None, source=number)
             await trio.testing.wait_all_tasks_blocked()
@@ -505,7 +510,7 @@ async def test_answers_that_give_way_do_not_grow_the_stack(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Each answer has another connection ask, for whose query yet another one gives way."""
-    async with running(Mixed(), max_flights=1000) as service:
+    async with running(Mixed(), max_in_flight=1000) as service:
         asked = 0
 
         def ask_again(source: int) -> None:
@@ -553,7 +558,10 @@ async def test_names_that_are_answered_here(
         upstream,
         hosts=hosts,
         block=[block],
-        static=["Db.test=192.0.2.7", "db.test=2001:db8::7", "bad.example=192.0.2.8"],
+        static=map(
+            parse_static_name,
+            ["Db.test=192.0.2.7", "db.test=2001:db8::7", "bad.example=192.0.2.8"],
+        ),
     ) as service:
 
         def ask(name: str, kind: str = "A") -> str:
@@ -601,12 +609,9 @@ async def test_names_that_are_answered_here(
         assert ask("new.example") == "NXDOMAIN"
 
 
-async def test_a_changed_hosts_file_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zks_lwip.dns.service.HOSTS_INTERVAL", 0.01)
+async def test_a_changed_hosts_file_is_noticed(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
-    async with running(Upstream(), hosts=hosts) as service:
+    async with running(Upstream(), hosts=hosts, hosts_interval=0.01) as service:
         assert service.answer_now(query("host.example")) is None
         hosts.write_text("192.0.2.9 host.example\n")
         with trio.fail_after(60):
@@ -616,8 +621,8 @@ async def test_a_changed_hosts_file_is_noticed(
 
 @pytest.mark.parametrize("text", ["a.test", "=192.0.2.1", "a.test=", "a..test=192.0.2.1", "a=b"])
 def test_a_malformed_static_name_is_a_clear_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="--dns-static"):
-        DnsService([], static=[text])
+    with pytest.raises(ConfigError, match="`dns_static`"):
+        DnsService([], static=[parse_static_name(text)])
 
 
 async def test_no_datagram_is_larger_than_one_can_be() -> None:
@@ -692,34 +697,34 @@ async def test_what_is_repeated_below_counts_down_and_is_forgotten(
 ) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("192.0.2.9 host.example\n")
-    repeater = Repeater()
+    packets = PacketCache()
     cache = Cache(clock=trio.current_time)
     async with running(Upstream(), cache=cache, hosts=hosts) as service:
-        service.repeat_by(repeater)
+        service.use_packet_cache(packets)
         asked, local = query(), query("host.example")
         await service.answer(asked)
-        assert not repeater.known  # the first answer of an upstream may be the last, too
+        assert not packets.known  # the first answer of an upstream may be the last, too
         await trio.sleep(1.25)
         service.answer_now(asked)
-        answer, ttls, age, seconds = repeater.known[asked[2:]]
+        answer, ttls, age, seconds = packets.known[asked[2:]]
         assert read(asked[:2] + answer).answer[0].ttl == 300
         assert [int.from_bytes(answer[at : at + 4], "big") for at in ttls] == [300]
         assert (age, seconds) == (pytest.approx(1.25), pytest.approx(298.75))
         assert read(service.answer_now(asked)).answer[0].ttl == 299
         service.answer_now(local)
-        assert repeater.known[local[2:]][1:] == ([], 0, 60)
+        assert packets.known[local[2:]][1:] == ([], 0, 60)
         # Queries that will never come again are not kept, nor what was asked over TCP.
         service.answer_now(query(use_edns=0, options=[dns.edns.GenericOption(10, b"x" * 8)]))
         service.answer_now(query(use_edns=0), transport="tcp")
-        assert len(repeater.known) == 2
+        assert len(packets.known) == 2
         service.answer_now(query(use_edns=0))
-        assert len(repeater.known) == 3
+        assert len(packets.known) == 3
         service.flush()
-        assert not repeater.known
+        assert not packets.known
         assert service.stats()["repeated"] == 7
 
 
-class Repeater:
+class PacketCache:
     hits = 7
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zks_lwip.dns.intercept import Query, examine
-from zks_lwip.dns.local import LocalNames
+from zks_lwip.dns.local import LocalNames, parse_static_name
+from zks_lwip.dns.message.query import Query, examine
 from zks_lwip.dns.special import ENDINGS, ZONES
 from zks_lwip.errors import ConfigError
 
@@ -214,7 +214,7 @@ def test_what_the_user_has_named_comes_first(tmp_path: Path) -> None:
     hosts.write_text("192.168.1.5 nas.local nas\n")
     block.write_text("ads.local\n0.0.0.0 zero.local\n")
     local = LocalNames(
-        static=["db.home.arpa=10.0.0.9", "printer=10.0.0.8"],
+        static=map(parse_static_name, ["db.home.arpa=10.0.0.9", "printer=10.0.0.8"]),
         hosts=hosts,
         block=[block],
         forward=["corp.local", "168.192.in-addr.arpa", "server", "one.onion"],
@@ -246,7 +246,7 @@ def test_what_the_user_has_named_comes_first(tmp_path: Path) -> None:
 
 def test_a_malformed_domain_is_a_clear_error() -> None:
     with pytest.raises(ConfigError):
-        LocalNames(hosts=None, static=["a..local=192.0.2.1"])
+        LocalNames(hosts=None, static=[parse_static_name("a..local=192.0.2.1")])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are other ones elsewhere")

@@ -17,8 +17,8 @@ import dns.rcode
 import pytest
 import trio
 
-from tests.unit.dns import servers
-from tests.unit.dns.servers import (
+from tests.kits import dns_servers as servers
+from tests.kits.dns_servers import (
     AUTHORITY,
     Server,
     answer_to,
@@ -27,13 +27,14 @@ from tests.unit.dns.servers import (
     listening,
     server_context,
 )
-from tests.unit.ports import on_one_port
-from tests.unit.worker_kit import until
+from tests.kits.ports import on_one_port
+from tests.kits.worker import until
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
-from zks_lwip.dns.dial import direct
-from zks_lwip.dns.framing import Deframer, frame
-from zks_lwip.dns.plain import MAX_SOCKETS, MAX_STREAMS, MAX_WAITING, PlainResolver
-from zks_lwip.dns.wire import Ede
+from zks_lwip.dns.message.framing import Deframer, frame
+from zks_lwip.dns.message.wire import Ede
+from zks_lwip.dns.upstream.dial import direct
+from zks_lwip.dns.upstream.encrypted import Timeouts
+from zks_lwip.dns.upstream.plain import MAX_SOCKETS, MAX_STREAMS, MAX_WAITING, PlainResolver
 from zks_lwip.errors import ConfigError, TunnelError
 
 
@@ -83,14 +84,8 @@ def test_worker_with_the_embedded_worker_would_leak() -> None:
         choose_via(Via.WORKER, embedded=True)
 
 
-def test_what_is_contacted_outside_the_tunnel() -> None:
-    made = make_upstreams(
-        tunnel=Tunnel(), embedded=True, mark=7, forward=["lan=192.168.1.1", "b=[fd00::1]:99"]
-    )
-    assert ("1.1.1.1", 443, "tcp") in made.direct and ("2620:fe::fe", 443, "tcp") in made.direct
-    assert ("192.168.1.1", 53, "udp") in made.direct and ("fd00::1", 99, "tcp") in made.direct
+def test_the_worker_is_asked_last_or_alone() -> None:
     inside = make_upstreams(tunnel=Tunnel(), embedded=False)
-    assert inside.direct == ()
     assert [resolver.name for resolver in inside.resolvers][-1] == "worker"
     only = make_upstreams(tunnel=Tunnel(), embedded=False, via=Via.WORKER)
     assert [resolver.name for resolver in only.resolvers] == ["worker"]
@@ -100,7 +95,6 @@ async def test_the_worker_is_asked_for_a_forwarded_domain() -> None:
     """Also for names of special use, which are asked nowhere else; and for no other."""
     tunnel, forward = Tunnel(), ["cluster.local=worker", "10.in-addr.arpa=worker"]
     made = make_upstreams(tunnel=tunnel, embedded=False, forward=forward)
-    assert made.direct == ()
     async with running(DnsService([], forward=made.forward, hosts=None)) as service:
         assert (await ask(service, "ok.default.svc.cluster.local")).answer
         assert len(tunnel.asked) == 1
@@ -115,9 +109,9 @@ async def test_the_worker_is_asked_for_a_forwarded_domain() -> None:
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:
     server = Server(port=443).at()
-    with pytest.raises(ConfigError, match="--dns-via worker"):
+    with pytest.raises(ConfigError, match="`dns.via` worker"):
         make_upstreams([server], tunnel=Tunnel(), embedded=False, via=Via.WORKER)
-    with pytest.raises(ConfigError, match="--ca-file"):
+    with pytest.raises(ConfigError, match="`ca_file`"):
         make_upstreams(tunnel=Tunnel(), embedded=False, ca_file=tmp_path / "none")
 
 
@@ -186,14 +180,13 @@ async def test_a_tunnel_that_goes_down_does_not_count_as_out_of_reach(tmp_path: 
         assert not tunnel.asked
 
 
-async def test_a_resolver_that_takes_the_connection_and_says_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_resolver_that_takes_the_connection_and_says_nothing() -> None:
     """It can be reached, so the worker's name servers are not asked instead."""
-    monkeypatch.setattr("zks_lwip.dns.link.CONNECT_TIME", 0.3)
     tunnel = Tunnel()
     async with listening(blackhole) as server:
-        made = make_upstreams([server.at()], tunnel=tunnel, embedded=False)
+        made = make_upstreams(
+            [server.at()], tunnel=tunnel, embedded=False, timeouts=Timeouts(connect=0.3)
+        )
         async with running(DnsService(made.resolvers, hosts=None)) as service:
             seen = await ask(service)
             assert seen.rcode() == dns.rcode.SERVFAIL

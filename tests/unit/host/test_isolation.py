@@ -14,8 +14,9 @@ if sys.platform != "linux":
 from zks_lwip._lwip import lib
 
 from zks_lwip.errors import PrivilegeError
-from zks_lwip.host import _rootless_errors
-from zks_lwip.host._isolation import (
+from zks_lwip.host.resolv_conf import ResolvConf
+from zks_lwip.host.rootless.errors import explain
+from zks_lwip.host.rootless.mounts import (
     Mount,
     MountKind,
     isolation,
@@ -23,8 +24,6 @@ from zks_lwip.host._isolation import (
     own_copies,
     resolv_conf,
 )
-from zks_lwip.host._rootless_errors import explain
-from zks_lwip.host.resolv_conf import ResolvConf
 
 R = "nameserver 1.2.3.4\n"
 
@@ -147,7 +146,6 @@ def test_a_user_whom_only_a_covered_service_knows(
 )
 def test_the_setting_is_named(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     setting: str,
     value: str,
     step: str,
@@ -157,6 +155,5 @@ def test_the_setting_is_named(
     path = tmp_path / setting
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{value}\n")
-    monkeypatch.setattr(_rootless_errors, "_SYSCTL", tmp_path)
-    error = explain(getattr(lib, f"ZKS_NSRUN_{step}"), code, "/x")
+    error = explain(getattr(lib, f"ZKS_NSRUN_{step}"), code, "/x", tmp_path)
     assert isinstance(error, PrivilegeError) and message in str(error)

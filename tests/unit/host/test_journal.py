@@ -19,8 +19,8 @@ from zks_lwip.errors import HostError
 if sys.platform != "linux":
     pytest.skip("the journal is for Linux", allow_module_level=True)
 
-from zks_lwip.host.journal import RESERVE, Journal, JournalError, journal_path, parse, running
-from zks_lwip.host.steps import Nftables, Route, Rule, Sysctl
+from zks_lwip.host.linux.journal import RESERVE, Journal, JournalError, journal_path, parse, running
+from zks_lwip.host.plan.steps import Nftables, Route, Rule, Sysctl
 
 STEPS = [
     Rule(4, 101, None, fwmark=7),

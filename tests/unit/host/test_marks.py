@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.host.marks import ALL_BITS, MarkUse, read_iptables, read_nftables
+from zks_lwip.host.plan.marks import ALL_BITS, MarkUse, read_iptables, read_nftables
 
 MARK = 0x7A6B
 RECORDED = Path(__file__).parent / "recorded"

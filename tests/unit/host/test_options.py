@@ -14,7 +14,7 @@ if sys.platform == "win32":
 import pwd
 
 from zks_lwip.errors import ConfigError
-from zks_lwip.host.options import HostOptions, parse_duration
+from zks_lwip.host.options import HostOptions, parse_duration, parse_network, parse_user
 
 
 def test_defaults() -> None:
@@ -43,26 +43,26 @@ def test_what_is_bypassed() -> None:
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ({"bypass": ["192.0.2.1/24"]}, "--bypass 192.0.2.1/24: .*host bits"),
-        ({"bypass": ["192.0.2"]}, "--bypass 192.0.2: "),
-        ({"bypass": ["0x7f.1"]}, "--bypass 0x7f.1: "),
-        ({"bypass": ["a b"]}, "--bypass a b: "),
-        ({"bypass": [""]}, "--bypass : "),
-        ({"bypass": ["fe80::1%eth0"]}, "--bypass fe80"),
+        ({"bypass": ["192.0.2.1/24"]}, "`host.bypass` 192.0.2.1/24: .*host bits"),
+        ({"bypass": ["192.0.2"]}, "`host.bypass` 192.0.2: "),
+        ({"bypass": ["0x7f.1"]}, "`host.bypass` 0x7f.1: "),
+        ({"bypass": ["a b"]}, "`host.bypass` a b: "),
+        ({"bypass": [""]}, "`host.bypass` : "),
+        ({"bypass": ["fe80::1%eth0"]}, "`host.bypass` fe80"),
         ({"bypass": ["user:"]}, "no user"),
-        ({"bypass": ["user:no-such-user"]}, "--bypass user:no-such-user"),
+        ({"bypass": ["user:no-such-user"]}, "`host.bypass` user:no-such-user"),
         ({"bypass": ["0.0.0.0/0"]}, "nothing would be tunnelled"),
         ({"bypass": ["10.0.0.0/8", "10.1.0.0/16"]}, "overlaps"),
         ({"only": ["10.0.0.0/8", "10.0.0.0/9"]}, "overlaps"),
         ({"only": ["10.0.0.0/8"], "bypass": ["192.0.2.1"]}, "exclude"),
         ({"only": ["10.0.0.0/8"], "bypass": ["a.example"]}, "exclude"),
-        ({"only": ["example.com"]}, "--only example.com"),
-        ({"inbound": [0]}, "--allow-inbound 0"),
-        ({"mark": "0"}, "--mark 0x0 is out of range"),
-        ({"mark": "0xffffffff"}, "--mark 0xffffffff is out of range"),
-        ({"mark": "zk"}, "--mark zk: give a number such as 0x7a6b"),
-        ({"mark": "-1"}, "--mark -1: give a number"),
-        ({"mark": "0x100000000"}, "--mark 0x100000000: give a number"),
+        ({"only": ["example.com"]}, "`host.only` example.com"),
+        ({"inbound": [0]}, "`host.inbound` 0"),
+        ({"mark": "0"}, "`host.mark` 0x0 is out of range"),
+        ({"mark": "0xffffffff"}, "`host.mark` 0xffffffff is out of range"),
+        ({"mark": "zk"}, "`host.mark` zk: give a number such as 0x7a6b"),
+        ({"mark": "-1"}, "`host.mark` -1: give a number"),
+        ({"mark": "0x100000000"}, "`host.mark` 0x100000000: give a number"),
     ],
 )
 def test_what_is_refused(options: dict[str, object], hint: str) -> None:
@@ -81,3 +81,14 @@ def test_a_duration(text: str, seconds: float) -> None:
 def test_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match="--for .*90s, 5m or 1h"):
         parse_duration(text, "--for", most=3600)
+
+
+def test_reading_options() -> None:
+    assert parse_network("10.0.0.0/8", "host.bypass") == ipaddress.ip_network("10.0.0.0/8")
+    assert parse_network("fd00::1", "host.bypass") == ipaddress.ip_network("fd00::1/128")
+    for wrong in ("", "10.0.0.1/8", "300.1.1.1", "10.0.0.0/33", "a.example"):
+        with pytest.raises(ConfigError, match="`host.only` "):
+            parse_network(wrong, "host.only")
+    assert parse_user("root", "host.bypass") == 0 and parse_user("1234", "host.bypass") == 1234
+    with pytest.raises(ConfigError, match="no user of that name"):
+        parse_user("no-such-user", "host.bypass")

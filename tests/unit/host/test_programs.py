@@ -12,9 +12,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("these programs are Linux's", allow_module_level=True)
 
-from zks_lwip._descriptors import is_scarcity
 from zks_lwip.errors import HostError
-from zks_lwip.host._programs import read_program, run_program
+from zks_lwip.host.linux.programs import read_program, run_program
+from zks_lwip.net.descriptors import is_scarcity
 
 
 def test_what_it_says() -> None:

@@ -11,21 +11,21 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("namespaces are Linux's", allow_module_level=True)
 
-from zks_lwip.host import _ssh_config
-from zks_lwip.host._ssh_config import ConfigFile, included_files
+from zks_lwip.host.rootless.ssh_config import (
+    MAX_BYTES,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    ConfigFile,
+    included_files,
+)
 
 # Of the files that a test makes all belong to us, and what is copied are those of another.
 OTHER = 4242
 
 
-@pytest.fixture(autouse=True)
-def _another_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ssh_config.os, "geteuid", lambda: OTHER)
-
-
-def files(root: Path, owner: int | None = None) -> dict[str, ConfigFile]:
+def files(root: Path, owner: int | None = None, caller: int = OTHER) -> dict[str, ConfigFile]:
     owner = os.getuid() if owner is None else owner
-    found = included_files(root, home=root / "home", owner=owner)
+    found = included_files(root, home=root / "home", owner=owner, caller=caller)
     return {file.path.removeprefix(f"{root}/"): file for file in found}
 
 
@@ -77,7 +77,7 @@ def test_the_forms_of_include(tmp_path: Path, line: str, monkeypatch: pytest.Mon
 
 
 def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home that somebody else manages: ~/.ssh/config is a link to another's file."""
+    """A home that another user manages: ~/.ssh/config is a link to another's file."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write(tmp_path / "store/config", "Include hosts ~/.ssh/keys.d/* %d/third\n")
     (tmp_path / "home/.ssh").mkdir(parents=True)
@@ -88,11 +88,10 @@ def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(files(tmp_path)) == expected
 
 
-def test_nothing_is_needed_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ssh_config.os, "geteuid", os.getuid)
+def test_nothing_is_needed_for_ones_own(tmp_path: Path) -> None:
     write(tmp_path / "etc/ssh/ssh_config", "Include more.conf\n")
     write(tmp_path / "etc/ssh/more.conf", "User x\n")
-    assert files(tmp_path) == {}
+    assert files(tmp_path, caller=os.getuid()) == {}
 
 
 def test_what_is_odd_neither_hangs_nor_grows(
@@ -103,24 +102,24 @@ def test_what_is_odd_neither_hangs_nor_grows(
     write(tmp_path / "etc/ssh/ssh_config", "Include d/*\nInclude many/*\n")
     write(folder / "self", "Include d/self\nInclude d/*\n")
     write(folder / "nul", "User x\0y\n")
-    write(folder / "large", "#" * (_ssh_config._MAX_FILE_BYTES + 1))
+    write(folder / "large", "#" * (MAX_FILE_BYTES + 1))
     os.mkfifo(folder / "fifo")
     (folder / "folder").mkdir()
     assert set(files(tmp_path)) == {"etc/ssh/d/self"}
     assert "large is too large" in caplog.text
-    for number in range(_ssh_config._MAX_FILES + 50):
+    for number in range(MAX_FILES + 50):
         write(tmp_path / f"etc/ssh/many/{number:04}", "User x\n")
-    assert len(files(tmp_path)) < _ssh_config._MAX_FILES
+    assert len(files(tmp_path)) < MAX_FILES
     assert caplog.text.count("more OpenSSH configuration") == 1
 
 
 def test_bytes_are_bounded(tmp_path: Path) -> None:
     write(tmp_path / "etc/ssh/ssh_config", "Include many/*\n")
-    size = _ssh_config._MAX_FILE_BYTES
+    size = MAX_FILE_BYTES
     for number in range(20):
         write(tmp_path / f"etc/ssh/many/{number}", "#" * size)
     total = sum(len(file.content) for file in files(tmp_path).values())
-    assert total <= _ssh_config._MAX_BYTES + size
+    assert total <= MAX_BYTES + size
 
 
 def test_one_that_we_may_not_read_is_left_alone(tmp_path: Path) -> None:

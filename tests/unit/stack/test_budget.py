@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .packets import (
+from ...kits.packets import (
     ACK,
     APP,
     FAR,
@@ -27,8 +27,8 @@ async def test_windows_shrink_as_the_budget_fills_and_each_keeps_some() -> None:
         told = []
         for port in range(2000):
             c = await _open(p, 10_000 + port, told)
-            c.flow.push(bytes(1 << 20))  # nobody acknowledges any of it
-            await _drain(p)
+            c.flow.push(bytes(1 << 20))  # none of it is acknowledged
+            await p.drain()
         assert told[0] == LEAST  # of 4 MiB, a newcomer gets not more
         assert p.stack.memory == p.counter("memory")
         # The pieces that a push makes have a price, too.
@@ -71,7 +71,7 @@ async def test_what_one_holds_is_what_is_left_for_the_others() -> None:
         for port in range(12):
             c = await _open(p, 10_000 + port, [])
             taken.append(c.flow.push(bytes(1 << 20)))
-            await _drain(p)
+            await p.drain()
         assert taken == sorted(taken, reverse=True)
         assert taken[0] > memory // 3 and taken[-1] >= LEAST - 4096
         assert sum(taken) < memory + 12 * LEAST
@@ -95,7 +95,7 @@ async def test_a_flow_goes_on_when_the_budget_is_used_up() -> None:
             while sent < LEAST - 1400:
                 await c.send(bytes(1400))
                 sent += 1400
-            await _drain(p)
+            await p.drain()
             assert len(c.handler.read()) == sent
             assert (await p.receive()).window << 4 >= LEAST // 2
         total, got = 100_000, 0
@@ -109,9 +109,3 @@ async def test_a_flow_goes_on_when_the_budget_is_used_up() -> None:
             c.ack = segment.seq + len(segment.data)
             await p.send(c.segment())
         assert left == 0
-
-
-async def _drain(p: Probe) -> None:
-    """Look at nothing of what the stack has sent."""
-    while p.seen or p.device._receive.statistics().current_buffer_used:
-        await p.receive()

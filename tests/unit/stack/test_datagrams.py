@@ -10,7 +10,7 @@ import trio
 
 from zks_lwip.stack import Datagram, Reject, UdpListener
 
-from .packets import (
+from ...kits.packets import (
     APP,
     FAR,
     FRAGMENT,
@@ -300,7 +300,7 @@ async def test_an_atomic_fragment_is_a_datagram() -> None:
         assert [bytes(d.payload) for d in got] == [b"whole"]
 
 
-async def test_what_nobody_takes_is_dropped_oldest_first() -> None:
+async def test_what_is_not_taken_is_dropped_oldest_first() -> None:
     async with probe(max_datagrams=10_000) as p:
         got: list[Datagram] = []
         p.stack.on_datagrams = got.extend
@@ -377,6 +377,17 @@ async def test_pings_of_the_world(family: int) -> None:
         assert not p.stack.send_echo_reply(FAR[family], APP[family], 1, 2, bytes(65508))
 
 
+async def test_what_waits_for_a_flow_holds_nothing_of_its_batch() -> None:
+    async with probe() as p:
+        listener = UdpListener(p.stack)
+        batch = bytearray(1 << 18)
+        with memoryview(batch) as whole, whole[:1] as payload:
+            listener.on_datagram(Datagram((APP[4], 1), (FAR[4], 53), payload))
+        batch.clear()
+        assert await (await listener.accept()).receive() == (b"\0", (FAR[4], 53))
+        await listener.aclose()
+
+
 async def test_udp_flows_for_embedding() -> None:
     async with probe() as p:
         listener = UdpListener(p.stack, queue=4)
@@ -392,9 +403,9 @@ async def test_udp_flows_for_embedding() -> None:
             (99, 1),
             b"answer",
         )
-        flow.close()
+        await flow.aclose()
         with pytest.raises(trio.ClosedResourceError):
             await flow.receive()
         await p.send(udp((APP[4], 1), (FAR[4], 53), b"again"))
         assert await (await listener.accept()).receive() == (b"again", (FAR[4], 53))
-        listener.close()
+        await listener.aclose()

@@ -8,7 +8,7 @@ import trio
 from zks_lwip.device import memory_device_pair
 from zks_lwip.stack import Flow, TcpStream, connect_tcp, open_stack
 
-from .packets import ACK, APP, FAR, RST, SYN, parse, tcp
+from ...kits.packets import ACK, APP, FAR, RST, SYN, parse, tcp
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

@@ -10,8 +10,8 @@ import trio
 from zks_lwip.errors import StackError
 from zks_lwip.stack import TcpListener, TcpStream
 
-from .packets import ACK, FIN, PSH, RST, Connection, Probe, Seen, connect, probe
-from .wires import PUMPS, wire
+from ...kits.packets import ACK, FIN, PSH, RST, Connection, Probe, Seen, connect, probe
+from ...kits.wires import PUMPS, wire
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 PERIOD = 70.0  # seconds: the default
@@ -58,7 +58,7 @@ async def test_a_kernel_that_has_forgotten_it_ends_it(family: int, autojump_cloc
 
 
 async def test_a_half_closed_one_that_is_forgotten_ends_in_order(autojump_clock) -> None:
-    """Its last bytes, which nobody has taken yet, are not lost."""
+    """Its last bytes, which have not been taken yet, are not lost."""
     async with probe() as p:
         c = await connect(p)
         await c.send(b"last", FIN | PSH | ACK)
@@ -82,7 +82,7 @@ async def test_a_stream_whose_other_end_is_gone_can_be_read_to_its_end(autojump_
         await time_of_probe(p, c)
         await reset(c)
         with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
-            await stream.send_all(b"nobody takes it")
+            await stream.send_all(b"never taken")
         assert await stream.receive_some() == b"last"
         assert await stream.receive_some() == b""
 

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .packets import (
-    ACK,
-    FIN,
-    PSH,
-    RST,
-    SYN,
-    connect,
-    mss,
-    probe,
-    wscale,
-)
+from ...kits.packets import ACK, FIN, PSH, RST, SYN, connect, mss, probe, wscale
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
@@ -62,17 +52,36 @@ async def test_a_window_that_closes_and_opens(autojump_clock) -> None:
             answer = await p.receive()
             sent = answer.ack - c.seq
             window = answer.window
-        assert 65_000 < sent <= 65_520  # of a flow that nobody reads, a SYN's worth
+        assert 65_000 < sent <= 65_520  # of a flow that is not read, a SYN's worth
         # A probe of the closed window is answered, and not taken.
         await p.send(c.segment(data=b"!", seq=c.seq + sent))
         answer = await p.receive()
         assert (answer.ack, answer.window) == (c.seq + sent, 0)
-        # So is an empty ACK, once, or not at all: an answer to each would be a storm.
-        await p.send(c.segment(seq=c.seq + sent))
-        await p.silence(0.2)
+        # So is an empty ACK, once, or not at all: an answer to each would be a storm. One that
+        # follows the refused probe has its sequence number.
+        for ahead in (0, 1):
+            await p.send(c.segment(seq=c.seq + sent + ahead))
+            await p.silence(0.2)
         # The reader takes what waits: the window opens.
         assert len(c.handler.read()) == min(sent, 1 << 20)
         assert (await p.receive()).window > 0
+
+
+async def test_an_empty_ack_beyond_a_closed_window_counts(autojump_clock) -> None:
+    """What it says of their window is believed, and none of its bytes are taken to be there."""
+    async with probe() as p:
+        c = await connect(p, window=0)
+        assert c.flow.push(b"hello") == 5
+        assert len((await p.receive(10)).data) <= 1
+        sent, window = 0, 1
+        while window:
+            await p.send(c.segment(data=bytes(1460), seq=c.seq + sent, window=0))
+            answer = await p.receive()
+            sent, window = answer.ack - c.seq, answer.window
+        await p.send(c.segment(seq=c.seq + sent + 1, window=1000))
+        segment = await p.receive(0.05)
+        assert segment.data and segment.ack == c.seq + sent and segment.window == 0
+        await p.silence(0.05)
 
 
 async def test_a_closed_window_of_theirs_is_probed(autojump_clock) -> None:

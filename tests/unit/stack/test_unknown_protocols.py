@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from .packets import APP, FAR, FRAGMENT, ICMP, ICMP6, fragments, ip, probe
+from ...kits.packets import APP, FAR, FRAGMENT, ICMP, ICMP6, fragments, ip, probe
 
 GRE, ESP, SCTP, UNASSIGNED = 47, 50, 132, 253
 PROTOCOLS = pytest.mark.parametrize("protocol", [GRE, ESP, SCTP, UNASSIGNED])

@@ -3,7 +3,7 @@
 #ifndef ZKS_LWIPOPTS_H
 #define ZKS_LWIPOPTS_H
 
-/* No threads inside lwIP: native/zks_core.c holds one lock around every call and runs the timers itself. */
+/* No threads inside lwIP: core/context.c holds one lock around every call, core/flow_timer.c runs the timers. */
 #define NO_SYS 1
 #define SYS_LIGHTWEIGHT_PROT 0
 #define LWIP_TIMERS 0
@@ -11,7 +11,7 @@
 #define LWIP_SOCKET 0
 #define LWIP_DONT_PROVIDE_BYTEORDER_FUNCTIONS 1 /* htonl() and its kin are the system's (winsock2.h) */
 
-/* Memory comes from the heap, through the allocator of native/zks_mem.c, so nothing is sized in advance. */
+/* Memory comes from the heap, through the allocator of core/mem.c, so nothing is sized in advance. */
 #define MEM_CUSTOM_ALLOCATOR 1
 #define MEM_CUSTOM_MALLOC zks_mem_malloc
 #define MEM_CUSTOM_CALLOC zks_mem_calloc
@@ -40,7 +40,7 @@
 #define LWIP_IGMP 0
 #define IP_OPTIONS_ALLOWED 0
 
-/* The glue itself takes in, puts together and sends all that is not TCP. lwIP 2.2.1 does not link without ICMPv6,
+/* Our core itself takes in, puts together and sends all that is not TCP. lwIP 2.2.1 does not link without ICMPv6,
  * of which nothing reaches it. */
 #define LWIP_RAW 0
 #define LWIP_UDP 0
@@ -54,7 +54,7 @@
 #define LWIP_IPV6_REASS 0
 #define LWIP_IPV6_FRAG 0
 
-/* Checksums are verified and made by the glue, which knows what the device has offloaded. */
+/* Checksums are verified and made by our core, which knows what the device has offloaded. */
 #define CHECKSUM_GEN_IP 1
 #define CHECKSUM_GEN_TCP 0
 #define CHECKSUM_GEN_ICMP6 1

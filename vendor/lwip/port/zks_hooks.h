@@ -1,4 +1,4 @@
-/* What lwIP calls of ours: initial sequence numbers (RFC 6528) and the allocator. */
+/* What lwIP calls of ours beyond arch/cc.h: initial sequence numbers (RFC 6528). */
 #ifndef ZKS_HOOKS_H
 #define ZKS_HOOKS_H
 #include "lwip/ip_addr.h"

@@ -1,0 +1,207 @@
+"""What is measured, in steps: each gives some figures of one contender that is up."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from tests.bench.compare.figures import Figure, quantile
+from tests.bench.compare.site import Running, Site
+from tests.kits.netns.child import Child
+
+__all__ = ["MEASURES", "Settings", "Step"]
+
+Figures = Iterable[tuple[Figure, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is done for one value."""
+
+    seconds: float = 3.0
+    """Of bulk, of pings and of connections."""
+    flows: int = 20_000
+    """Connections that are open at a time."""
+    streams: tuple[int, ...] = (1, 8, 64)
+    ways: tuple[str, ...] = ("up", "down", "both")
+    udp_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that is measured in one go."""
+
+    group: str
+    name: str
+    work: Callable[[Site, Running], Figures]
+    udp: bool = False
+    """Needs datagrams."""
+    fresh: bool = False
+    """Needs a contender that has done nothing yet."""
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.name}"
+
+
+def _throughput(
+    way: str, streams: int, seconds: float, site: Site, running: Running
+) -> Iterator[tuple[Figure, float]]:
+    before = running.cpu()
+    (line,) = site.load(running.host, "bulk", way, streams, seconds)
+    after = running.cpu()
+    size, took = map(float, line.split())
+    name = f"{way} {streams}"
+    yield Figure("throughput", name, "Gbit/s", higher_is_better=True), size * 8 / took / 1e9
+    for role, used in after.items():
+        yield Figure("CPU", f"{name}, {role}", "s/GB"), (used - before[role]) / (size / 1e9)
+
+
+def throughput(settings: Settings) -> Iterator[Step]:
+    for way in settings.ways:
+        for streams in settings.streams:
+            work = partial(_throughput, way, streams, settings.seconds)
+            yield Step("throughput", f"{way} {streams}", work)
+
+
+def _idle(seconds: float, site: Site, running: Running) -> Figures:
+    times = [float(line) for line in site.load(running.host, "ping", 20_000, seconds)]
+    yield Figure("latency", "idle, median", "µs", digits=0), statistics.median(times)
+    yield Figure("latency", "idle, p99", "µs", digits=0), quantile(times, 0.99)
+
+
+def _loaded(way: str, seconds: float, site: Site, running: Running) -> Figures:
+    with site.start_load(running.host, "bulk", way, 4, seconds + 2) as bulk:
+        time.sleep(1)
+        times = [float(line) for line in site.load(running.host, "ping", 20_000, seconds)]
+        bulk.succeed(120)
+    milliseconds = [value / 1000 for value in times]
+    name = f"under bulk {way}"
+    yield Figure("latency", f"{name}, median", "ms"), statistics.median(milliseconds)
+    yield Figure("latency", f"{name}, p99", "ms"), quantile(milliseconds, 0.99)
+
+
+def latency(settings: Settings) -> Iterator[Step]:
+    yield Step("latency", "idle", partial(_idle, settings.seconds))
+    for way in ("up", "down"):
+        yield Step("latency", f"under bulk {way}", partial(_loaded, way, settings.seconds))
+
+
+def _connections(at_once: int, seconds: float, site: Site, running: Running) -> Figures:
+    before = running.cpu()
+    (line,) = site.load(running.host, "connect", at_once, 30_000, seconds)
+    after = running.cpu()
+    count, took = map(float, line.split())
+    name = f"{at_once} at a time"
+    yield Figure("connections", name, "a second", higher_is_better=True, digits=0), count / took
+    for role, used in after.items():
+        each = (used - before[role]) / count * 1e6
+        yield Figure("connections", f"{name}, CPU of {role}", "µs each", digits=0), each
+
+
+def connections(settings: Settings) -> Iterator[Step]:
+    for at_once in (1, 32):
+        work = partial(_connections, at_once, settings.seconds)
+        yield Step("connections", f"{at_once} at a time", work)
+
+
+def _pings(hold: Child, count: int) -> list[float]:
+    """Have ``load hold`` ping on random flows: microseconds."""
+    assert hold.process.stdin is not None
+    hold.process.stdin.write(f"{count}\n".encode())
+    hold.process.stdin.flush()
+    hold.wait_for("^done$", 60)
+    return [float(line) for line in list(hold.stdout) if line[:1].isdigit()]
+
+
+def _flows(count: int, site: Site, running: Running) -> Figures:
+    """Memory of flows, and what a packet of a random one costs where there are few and many."""
+    few, pings = 10, 3000
+    cost: dict[tuple[str, int], float] = {}
+    trip: dict[int, float] = {}
+    memory = running.memory()
+    for flows in (few, count):
+        with site.start_load(running.host, "hold", flows, stdin=subprocess.PIPE) as hold:
+            hold.wait_for("^open$", 120)
+            time.sleep(1)
+            if flows == few:
+                memory = running.memory()
+            else:
+                for role, now in running.memory().items():
+                    each = (now - memory[role]) / count
+                    name = f"memory of each of {count:,}, {role}"
+                    yield Figure("flows", name, "bytes", digits=0), each
+            before = running.cpu()
+            times = _pings(hold, pings)
+            trip[flows] = statistics.median(times)
+            for role, used in running.cpu().items():
+                cost[role, flows] = (used - before[role]) / len(times)
+            hold.process.kill()
+            hold.wait()
+    name = f"round trip, of {count:,} against {few}"
+    yield Figure("flows", name, "times"), trip[count] / trip[few]
+    for role in running.processes:
+        if cost[role, few]:
+            name = f"CPU of a round trip, of {count:,} against {few}, {role}"
+            yield Figure("flows", name, "times"), cost[role, count] / cost[role, few]
+
+
+def flows(settings: Settings) -> Iterator[Step]:
+    yield Step("flows", "many", partial(_flows, settings.flows), fresh=True)
+
+
+UDP_RATES = tuple(1000 * rate for rate in (5, 10, 20, 30, 40, 60, 80, 100, 130, 160, 200))
+UDP_LOSS = 0.001
+"""Share of datagrams that counts as none lost."""
+
+
+def _udp(way: str, seconds: float, site: Site, running: Running) -> Figures:
+    """Climb until datagrams are lost, or the load cannot send as many."""
+    best, failed = 0.0, 0
+    for rate in UDP_RATES:
+        (line,) = site.load(running.host, "udp", way, rate, seconds)
+        sent, received = map(int, line.split())
+        if sent < 0.95 * rate * seconds:
+            break
+        if received >= (1 - UDP_LOSS) * sent:
+            best, failed = received / seconds, 0
+        else:
+            failed += 1
+            if failed == 2:
+                break
+    figure = Figure("UDP", f"{way}, without loss", "datagrams/s", higher_is_better=True, digits=0)
+    yield figure, best
+
+
+def udp(settings: Settings) -> Iterator[Step]:
+    for way in ("up", "down"):
+        yield Step("UDP", way, partial(_udp, way, settings.udp_seconds), udp=True)
+
+
+def _dns(at_once: int, seconds: float, site: Site, running: Running) -> Figures:
+    times = [float(line) for line in site.load(running.host, "dns", at_once, seconds)]
+    name = f"{at_once} at a time"
+    yield (
+        Figure("DNS", f"{name}", "answers/s", higher_is_better=True, digits=0),
+        len(times) / seconds,
+    )
+    yield Figure("DNS", f"{name}, median", "µs", digits=0), statistics.median(times)
+
+
+def dns(settings: Settings) -> Iterator[Step]:
+    for at_once in (1, 32):
+        yield Step("DNS", f"{at_once}", partial(_dns, at_once, settings.seconds), udp=True)
+
+
+MEASURES: dict[str, Callable[[Settings], Iterator[Step]]] = {
+    "throughput": throughput,
+    "latency": latency,
+    "connections": connections,
+    "flows": flows,
+    "udp": udp,
+    "dns": dns,
+}
+"""Those whose contenders are up on a link of the kernel's, in the order of the table."""

@@ -1,0 +1,173 @@
+"""A sitting: every step by every contender in turn, round after round."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+
+from tests.bench.compare.contenders import Contender
+from tests.bench.compare.figures import Figure, Results
+from tests.bench.compare.links import LINKS, links
+from tests.bench.compare.measures import MEASURES, Settings, Step
+from tests.bench.compare.site import Running, Site, steal_seconds
+from tests.bench.compare.starts import start
+from tests.kits.netns.lab import Namespace
+from tests.kits.netns.link import Link
+
+__all__ = ["NAMES", "sit"]
+
+NAMES = (*MEASURES, "links", "start")
+"""Everything that can be measured, in the order of the table."""
+_MAX_MESSAGE = 300
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def sit(
+    names: Sequence[str],
+    contenders: Sequence[Contender],
+    settings: Settings,
+    rounds: int,
+    results: Results,
+) -> None:
+    """Measure, and note what came of it; what goes wrong with one contender is noted, too.
+
+    :param names: of :data:`NAMES`.
+    """
+    shared = [step for name in MEASURES if name in names for step in MEASURES[name](settings)]
+    if shared:
+        _steps(shared, contenders, rounds, results, {})
+    if "links" in names:
+        first = next(iter(LINKS.values()))
+        _steps(list(links(settings)), contenders, rounds, results, first)
+    if "start" in names:
+        _starts([one for one in contenders if not one.direct], rounds, results)
+
+
+class _Places:
+    """The hosts of the contenders, and those that are up."""
+
+    def __init__(self, site: Site, contenders: Sequence[Contender], link: dict[str, float]) -> None:
+        self.site = site
+        self._hosts = {one.name: site.add_host(one, **link) for one in contenders}
+        self._up: dict[str, tuple[Running, ExitStack]] = {}
+        self.given_up: dict[str, str] = {}
+        """Contenders that did not come up, and why; they are not waited for again."""
+
+    def host(self, contender: Contender) -> tuple[Namespace, Link | None]:
+        return self._hosts[contender.name]
+
+    def running(self, contender: Contender) -> Running:
+        """Return the contender, brought up where it is not."""
+        if contender.name not in self._up:
+            with ExitStack() as stack:
+                running = stack.enter_context(self.site.up(contender, *self.host(contender)))
+                self._up[contender.name] = running, stack.pop_all()
+        return self._up[contender.name][0]
+
+    def down(self, contender: Contender) -> None:
+        _, stack = self._up.pop(contender.name, (None, None))
+        if stack is not None:
+            stack.close()
+
+    def close(self) -> None:
+        for _, stack in self._up.values():
+            with _noted("the end of a contender"):
+                stack.close()
+        self._up.clear()
+
+
+@contextlib.contextmanager
+def _noted(what: str) -> Iterator[None]:
+    """Say what goes wrong at the end of something, and go on."""
+    try:
+        yield
+    except Exception as error:
+        _say(f"{what}: {_message(error)}")
+
+
+def _message(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    half = _MAX_MESSAGE // 2  # the end is what a program said last
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+
+
+def _steps(
+    steps: Sequence[Step],
+    contenders: Sequence[Contender],
+    rounds: int,
+    results: Results,
+    link: dict[str, float],
+) -> None:
+    with ExitStack() as stack:
+        site = Site(stack)
+        places = _Places(site, contenders, link)
+        stack.callback(places.close)
+        for number in range(rounds):
+            for step in steps:
+                _say(f"round {number + 1} of {rounds}: {step}")
+                for contender in contenders:
+                    if (str(step), contender.name) in results.failures:
+                        continue
+                    if why := places.given_up.get(contender.name):
+                        results.fail(str(step), contender.name, why)
+                    elif not step.udp or contender.udp:
+                        _one(places, step, contender, results)
+
+
+def _one(places: _Places, step: Step, contender: Contender, results: Results) -> None:
+    try:
+        if step.fresh:
+            places.down(contender)
+        running = places.running(contender)
+    except Exception as error:
+        _say(f"{contender.name} does not come up: {_message(error)}")
+        places.given_up[contender.name] = _message(error)
+        results.fail(str(step), contender.name, _message(error))
+        return
+    before = steal_seconds()
+    try:
+        found = list(step.work(places.site, running))
+    except Exception as error:
+        _say(f"{contender.name}: {_message(error)}")
+        results.fail(str(step), contender.name, _message(error))
+        with _noted(contender.name):
+            places.down(contender)  # the next step finds a new one
+        return
+    _note(found, contender, before, results)
+
+
+def _note(
+    found: Iterable[tuple[Figure, float]],
+    contender: Contender,
+    before: tuple[float, float],
+    results: Results,
+) -> None:
+    after = steal_seconds()
+    stolen = (after[0] - before[0]) / max(1.0, after[1] - before[1])
+    for figure, value in found:
+        results.add(figure, contender.name, value, stolen)
+
+
+def _starts(contenders: Sequence[Contender], rounds: int, results: Results) -> None:
+    with ExitStack() as stack:
+        site = Site(stack)
+        places = _Places(site, contenders, {})
+        for number in range(rounds + 1):
+            _say(f"round {number} of {rounds}: start" + ("" if number else " (not counted)"))
+            for contender in contenders:
+                if ("start", contender.name) in results.failures:
+                    continue
+                before = steal_seconds()
+                try:
+                    found = list(start(site, contender, places.host(contender)[0]))
+                except Exception as error:
+                    _say(f"{contender.name}: {_message(error)}")
+                    results.fail("start", contender.name, _message(error))
+                    continue
+                if number:  # the first fills caches, and writes bytecode
+                    _note(found, contender, before, results)

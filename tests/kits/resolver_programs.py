@@ -1,0 +1,45 @@
+"""systemd-resolved, resolvconf and openresolv for the tests, without installing them: ``python -m
+tests.kits.resolver_programs``.
+
+Installed, they would take over the machine's /etc/resolv.conf, and exclude each other. So their
+packages are only unpacked, each into a folder of its own below ``build/test-programs``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from tests.kits import programs
+
+PACKAGES = {
+    "systemd-resolved": "lib/systemd/systemd-resolved",
+    "resolvconf": "sbin/resolvconf",
+    "openresolv": "sbin/resolvconf",
+}
+
+
+@cache
+def unpacked(package: str) -> Path | None:
+    """The folder that the package is unpacked in; None if it is not to be had."""
+    root = programs.ROOT / package
+    found = [root / PACKAGES[package], root / "usr" / PACKAGES[package]]
+    for attempt in range(2):
+        if any(path.is_file() for path in found):
+            return root
+        if attempt or not programs.fetch(package, root):
+            break
+    return None
+
+
+def main() -> int:
+    """Bring all of them; those that cannot be had are named."""
+    missing = [package for package in PACKAGES if unpacked(package) is None]
+    if missing:
+        print(f"Not to be had, so that some tests are skipped: {', '.join(missing)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

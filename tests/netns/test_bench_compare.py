@@ -1,0 +1,54 @@
+"""The comparison (``python -m tests.bench compare``) works: a moment of everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kits.netns.child import Child
+from tests.kits.netns.lab import PYTHON
+
+_BROKEN = """#!/bin/sh
+echo "$1 $BENCH_CLIENT_NETNS $BENCH_PORT" >>"$(dirname "$0")/steps"
+echo "no such tunnel"
+exit 3
+"""
+
+
+@pytest.mark.slow
+def test_a_moment_of_everything(tmp_path: Path) -> None:
+    script = tmp_path / "peer.sh"
+    script.write_text(_BROKEN)
+    script.chmod(0o755)
+    written = tmp_path / "values.json"
+    argv = [*PYTHON, "-m", "tests.bench", "compare", "throughput", "latency", "flows"]
+    argv += ["udp", "dns", "start", "--quick", "--rounds", "1", "--seconds", "0.1"]
+    argv += ["--streams", "2", "--flows", "100", "--peer", f"broken={script}"]
+    argv += ["--only", "direct", "--only", "ours ws", "--only", "broken", "--json", str(written)]
+    with Child("compare", argv) as child:
+        table = child.succeed(200)
+    told = json.loads(written.read_text())
+    found = {
+        f"{figure['group']} {figure['name']}": figure["contenders"] for figure in told["figures"]
+    }
+    assert told["contenders"] == ["direct", "ours ws", "broken"]
+    for name in (
+        "throughput up 2",
+        "throughput down 2",
+        "latency idle, median",
+        "UDP up, without loss",
+    ):
+        assert found[name]["direct"]["median"] > 0, name
+    for name, contenders in found.items():
+        if not name.startswith(("UDP", "flows memory")):
+            # A machine that is busy may lose even the fewest datagrams, and few flows show nothing.
+            assert contenders["ours ws"]["median"] > 0, name
+    assert found["CPU up 2, client"].keys() == {"ours ws"}
+    assert "start until the first byte has come back" in found
+    failed = {(one["contender"], one["message"].rpartition(": ")[2]) for one in told["failures"]}
+    assert failed == {("broken", "no such tunnel")}
+    assert "failed" in table and "no such tunnel" in table
+    steps = [line.split()[0] for line in (tmp_path / "steps").read_text().splitlines()]
+    assert steps == ["up", "down"] * 2  # in the shared sitting, and to see how long it takes

@@ -1,0 +1,193 @@
+"""The arithmetic of the comparison, its table, and its plot; and that a contender that fails does
+not end it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.bench.compare import run
+from tests.bench.compare.figures import Figure, Results, quantile, ratio, spread
+from tests.bench.compare.main import main
+from tests.bench.compare.measures import MEASURES, Settings, Step
+from tests.bench.compare.plot import draw
+from tests.bench.compare.report import add_json, as_json, markdown
+
+SPEED = Figure("throughput", "up 8", "Gbit/s", higher_is_better=True)
+TRIP = Figure("latency", "idle, median", "µs", digits=0)
+
+
+def _results() -> Results:
+    results = Results(["direct", "ours", "other"])
+    for ours, other in ((4.0, 2.0), (5.0, 2.5), (3.0, 1.0)):
+        results.add(SPEED, "direct", 16.0)
+        results.add(SPEED, "ours", ours)
+        results.add(SPEED, "other", other)
+    results.add(TRIP, "ours", 400.0)
+    results.add(TRIP, "other", 1234.0, steal=0.2)
+    results.fail("latency idle", "direct", "it fell over")
+    return results
+
+
+def test_medians_and_spread() -> None:
+    results = _results()
+    assert results.median(SPEED, "ours") == 4.0
+    assert results.spread(SPEED, "ours") == pytest.approx(0.25)
+    assert results.median(TRIP, "direct") is None
+    assert spread([7.0]) == 0.0 and spread([0.0, 0.0]) == 0.0
+    assert spread([1.0, 2.0, 9.0]) == pytest.approx(2.0)
+
+
+def test_ratios_say_how_many_times_as_good() -> None:
+    results = _results()
+    assert results.ratio(SPEED, "ours", "other") == 2.0
+    assert results.ratio(TRIP, "ours", "other") == pytest.approx(3.085)
+    assert results.ratio(TRIP, "direct", "other") is None
+    results.add(SPEED, "huge", 300.0)
+    results.contenders.append("huge")
+    assert "300.00 (150×)" in markdown(results, "other", {})
+    assert ratio(SPEED, 0.0, 3.0) is None and ratio(TRIP, 3.0, 0.0) is None
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    values = [float(number) for number in range(100, 0, -1)]
+    assert quantile(values, 0.99) == 100.0
+    assert quantile(values, 0.5) == 51.0
+    assert quantile([3.0], 0.99) == 3.0
+    with pytest.raises(ValueError, match="nothing was measured"):
+        quantile([], 0.5)
+
+
+def test_the_table() -> None:
+    text = markdown(_results(), "other", {"machine": "two cores"})
+    about, rows = text.split("\n\n", 1)
+    assert about.splitlines() == [
+        "machine: two cores  ",
+        "median ± half of the range; in brackets how many times as good as other  ",
+        "\\* measured while other machines took up to 20% of this one's CPU  ",
+    ]
+    assert rows.splitlines() == [
+        "|                  |         direct |           ours |     other |",
+        "|------------------|---------------:|---------------:|----------:|",
+        "| **throughput**   |                |                |           |",
+        "| up 8, Gbit/s     | 16.00 ±0% (8×) | 4.00 ±25% (2×) | 2.00 ±38% |",
+        "| **latency**      |                |                |           |",
+        "| idle, median, µs |         failed |     400 (3.1×) |    1,234* |",
+        "",
+        "- direct: it fell over (latency idle)",
+    ]
+
+
+def test_json_has_every_value() -> None:
+    told = json.loads(json.dumps(as_json(_results(), "other", {"machine": "two cores"})))
+    assert [figure["name"] for figure in told["figures"]] == ["up 8", "idle, median"]
+    ours = told["figures"][0]["contenders"]["ours"]
+    assert ours["values"] == [4.0, 5.0, 3.0] and ours["median"] == 4.0 and ours["ratio"] == 2.0
+    assert told["figures"][1]["contenders"]["other"]["steal"] is True
+    assert told["failures"] == [
+        {"step": "latency idle", "contender": "direct", "message": "it fell over"}
+    ]
+
+
+def test_pieces_are_put_together() -> None:
+    whole = _results()
+    first, second = Results(["direct", "ours"]), Results(["ours", "other"])
+    for name, part in (("direct", first), ("ours", first), ("other", second)):
+        for figure, by_name in whole.values.items():
+            for value in by_name.get(name, ()):
+                part.add(figure, name, value, 0.2 if (figure, name) in whole.marked else 0.0)
+    second.failures.update(whole.failures)
+    add_json(first, json.loads(json.dumps(as_json(second, None, {}))))
+    assert markdown(first, "other", {}) == markdown(whole, "other", {})
+
+
+def test_the_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "plot.svg"
+    draw(_results(), path, "two cores")
+    text = path.read_text()
+    assert text.startswith("<?xml") and "throughput: up 8" in text
+
+
+class _Contender:
+    """Stands for one: it is up, down, or breaks."""
+
+    udp = True
+    direct = False
+
+    def __init__(self, name: str, *, up: bool = True) -> None:
+        self.name = name
+        self.up = up
+        self.started = 0
+
+
+class _Site:
+    """Stands for the namespaces."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        pass
+
+    def add_host(self, contender: _Contender, **link: float) -> tuple[None, None]:
+        return None, None
+
+    @contextmanager
+    def up(self, contender: _Contender, *where: object) -> Iterator[_Contender]:
+        contender.started += 1
+        if not contender.up:
+            raise RuntimeError("does not start")
+        yield contender
+
+
+def test_a_contender_that_fails_is_reported_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, breaks, absent = _Contender("good"), _Contender("breaks"), _Contender("absent", up=False)
+
+    def work(site: object, running: object) -> list[tuple[Figure, float]]:
+        if running is breaks:
+            raise RuntimeError("broke\nin two lines")
+        return [(SPEED, 3.0)]
+
+    steps = [Step("throughput", "up 8", work), Step("throughput", "down 8", work, fresh=True)]
+    monkeypatch.setattr(run, "Site", _Site)
+    monkeypatch.setitem(run.MEASURES, "throughput", lambda _: iter(steps))
+    results = Results(["good", "breaks", "absent"])
+    contenders = [good, breaks, absent]
+    run.sit(["throughput"], contenders, Settings(), 2, results)  # type: ignore[arg-type]
+    assert results.values[SPEED] == {"good": [3.0] * 4}
+    assert good.started == 3  # and anew for the step that needs a fresh one, in both rounds
+    assert breaks.started == 2  # anew after a failure; what failed is not tried again
+    assert absent.started == 1
+    assert results.failures == {
+        ("throughput up 8", "breaks"): "broke in two lines",
+        ("throughput down 8", "breaks"): "broke in two lines",
+        ("throughput up 8", "absent"): "does not start",
+        ("throughput down 8", "absent"): "does not start",
+    }
+    assert "absent does not come up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_no_two_steps_are_called_the_same(name: str) -> None:
+    steps = [str(step) for step in MEASURES[name](Settings())]
+    assert steps and len(set(steps)) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["walking"], "there is no measure 'walking'"),
+        (["--without", "nobody"], "there is no contender 'nobody'"),
+        (["--peer", "x"], "give NAME=SCRIPT"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and said in capsys.readouterr().err

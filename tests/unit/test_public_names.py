@@ -1,0 +1,122 @@
+"""The package's public names, what an import of them loads, and the layout that is documented."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import zks_lwip
+from zks_lwip import errors
+
+PACKAGE = Path(zks_lwip.__file__).parent
+
+
+@pytest.mark.parametrize("name", zks_lwip.__all__)
+def test_every_name_resolves(name: str) -> None:
+    assert getattr(zks_lwip, name) is not None and name in dir(zks_lwip)
+
+
+def test_all_errors_are_there() -> None:
+    assert set(errors.__all__) <= set(zks_lwip.__all__)
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'open_sesame'"):
+        getattr(zks_lwip, "open_sesame")  # noqa: B009
+
+
+def test_importing_it_takes_neither_libraries_nor_the_compiled_part() -> None:
+    code = "import sys, zks_lwip; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "zks_lwip.errors" in loaded
+    assert not loaded & {"trio_websocket", "h2", "pyroute2", "trio", "click", "zks_lwip._lwip"}
+
+
+def test_the_options_are_read_without_the_compiled_part() -> None:
+    code = "import sys, zks_lwip.config; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"trio_websocket", "pyroute2", "click", "zks_lwip._lwip"}
+    assert not loaded & {
+        "zks_lwip.stack._core",
+        "zks_lwip.gateway.gateway",
+        "zks_lwip.tunnel.tunnel",
+    }
+
+
+@pytest.mark.parametrize(
+    "package", "daemon device dns gateway proxy stack tunnel vpn worker".split()
+)
+def test_every_name_of_a_package_resolves(package: str) -> None:
+    module = import_module(f"zks_lwip.{package}")
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'open_sesame'"):
+        getattr(module, "open_sesame")  # noqa: B009
+
+
+def test_what_the_layout_names_exists() -> None:
+    named = set(
+        re.findall(r"``((?:[a-z_0-9]+/)+[a-z_0-9.]*|[a-z_]+\.py)``", zks_lwip.__doc__ or "")
+    )
+    assert len(named) > 20
+    root = PACKAGE.parent
+    missing = [
+        name
+        for name in named
+        if not any(
+            (base / (name + end)).exists() for base in (PACKAGE, root) for end in ("", ".py")
+        )
+    ]
+    assert missing == []
+
+
+def layout(text: str) -> list[str]:
+    """Return the lines of the layout in a text, without their indentation."""
+    lines = [line.strip() for line in text.splitlines()]
+    start = next(n for n, line in enumerate(lines) if line.startswith("cli  "))
+    end = next(n for n, line in enumerate(lines) if line.startswith("native/  "))
+    return lines[start : end + 1]
+
+
+def test_the_layout_names_every_package() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert packages | modules <= set(re.findall(r"\w+", "\n".join(layout(zks_lwip.__doc__ or ""))))
+
+
+def test_readme_says_the_same() -> None:
+    doc = zks_lwip.__doc__ or ""
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert layout(readme) == layout(doc)
+    table = readme.partition("| to change | look at |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").replace(" | ", ": ") for line in table.splitlines()[2:]]
+    listed = doc.partition("Where to change what:\n\n")[2].partition("\n\n")[0]
+    assert [" ".join(item.split()) for item in listed.replace("``", "`")[2:].split("\n- ")] == rows
+
+
+def test_what_readme_names_of_the_life_of_a_connection_exists() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    life = readme.partition("### The life of a connection")[2].partition("\n### ")[0]
+    named = re.findall(r"`((?:\w+/)+\w+\.[a-z]+)`", life)
+    assert len(named) > 12
+    assert [name for name in named if not (PACKAGE / name).exists()] == []
+
+
+def test_no_name_is_that_of_a_module_beside_it() -> None:
+    """An import of the module would put it in the place of the name."""
+    for path in PACKAGE.glob("*/__init__.py"):
+        package = import_module(f"zks_lwip.{path.parent.name}")
+        if not hasattr(package, "__getattr__"):
+            continue  # it has loaded its names, and they have won
+        names = set(package.__all__)
+        assert not names & {each.stem for each in path.parent.iterdir()}, path

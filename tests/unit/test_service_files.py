@@ -1,0 +1,111 @@
+"""The files for other programs under examples/: each is judged by the program that it is for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.kits import programs
+from tests.kits.worker import running_worker, until
+from zks_lwip.worker.access_log import format_entry
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+UNITS = sorted((EXAMPLES / "systemd").iterdir())
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for unit in UNITS:  # ours is not installed there
+        text = unit.read_text().replace("/usr/local/bin/zks-lwip", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    units = [str(tmp_path / unit.name) for unit in UNITS]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=120
+    )
+    ours = [line for line in done.stderr.splitlines() if "zks-lwip" in line]
+    assert done.returncode == 0 and ours == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_workers_unit_is_hardened() -> None:
+    unit = EXAMPLES / "systemd" / "zks-lwip-worker.service"
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-200:]  # an exposure of 2.5 of 10 at most
+
+
+@pytest.fixture(scope="module")
+def fail2ban(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """fail2ban-regex with our filter among its own, and its environment."""
+    root = programs.unpacked("fail2ban")
+    if root is None:
+        pytest.skip("fail2ban is not to be had")
+    config = tmp_path_factory.mktemp("fail2ban") / "etc"
+    shutil.copytree(root / "etc" / "fail2ban", config)
+    shutil.copy(EXAMPLES / "fail2ban" / "zks-lwip.conf", config / "filter.d")
+    command = ["/usr/bin/python3", str(root / "usr/bin/fail2ban-regex"), "-c", str(config)]
+    return command, {"PYTHONPATH": str(root / "usr/lib/python3/dist-packages"), "PATH": "/usr/bin"}
+
+
+def banned(fail2ban: tuple[list[str], dict[str, str]], tmp_path: Path, lines: list[str]) -> str:
+    """The lines that the filter takes for failed attempts."""
+    command, environment = fail2ban
+    (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
+    done = subprocess.run(
+        [*command, "-o", "row", str(tmp_path / "lines"), "zks-lwip"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_fail2ban_reads_what_a_worker_writes(
+    fail2ban: tuple[list[str], dict[str, str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tokens").write_text(
+        "alice " + "a" * 32 + "\nbob " + "b" * 32 + " expires=2020-01-01"
+    )
+    (tmp_path / "tokens").chmod(0o600)
+    log = tmp_path / "log"
+    async with running_worker(token_file=tmp_path / "tokens", access_log=log) as (_, address):
+        for credentials in (
+            "",
+            "Authorization: Bearer x\r\n",
+            f"Authorization: Bearer {'b' * 32}\r\n",
+        ):
+            async with await trio.open_tcp_stream(*address) as stream:
+                request = f"GET /tunnel HTTP/1.1\r\nHost: x\r\n{credentials}\r\n"
+                await stream.send_all(request.encode())
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 401")
+        await until(lambda: log.read_text().count("\n") == 3)
+    rows = banned(fail2ban, tmp_path, log.read_text().splitlines())
+    assert rows.count("['127.0.0.1'") == 2  # a token that has expired was once right
+    written = [r.getMessage() for r in caplog.records if "authentication" in r.getMessage()]
+    assert len(written) == 2
+    stamp = "2026-11-29T11:10:12.664123+00:00 host zks-lwip[77]: zks-lwip: "
+    assert banned(fail2ban, tmp_path, [stamp + line for line in written]).count("['127.0.0.1'") == 2
+
+
+def test_what_a_client_says_bans_nobody(
+    fail2ban: tuple[list[str], dict[str, str]], tmp_path: Path
+) -> None:
+    forged = 'refused client=198.51.100.1 status=401 reason="wrong token"'
+    told = "authentication failed from 198.51.100.1: wrong token"
+    lines = [
+        format_entry("session", {"token": "alice", "reason": f"1000 {forged}"}),
+        format_entry("session", {"token": "alice", "reason": f"1000 \n{forged}"}),
+        f"2026-11-29T11:10:12+00:00 host zks-lwip[7]: zks-lwip: a session of x ended: 1000 {told}",
+    ]
+    assert banned(fail2ban, tmp_path, lines).strip() == ""

@@ -1,0 +1,257 @@
+"""A worker that lies, floods or talks nonsense costs the client its WebSocket, and little else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from zks_lwip.tunnel.tunnel import Tunnel
+
+from ...kits.hostile_worker import (
+    CONNECT,
+    HELLO,
+    UDP,
+    Conversation,
+    HostileWorker,
+    Script,
+    connected,
+    data,
+    goaway,
+    head40,
+    udp,
+)
+from ...kits.tunnel import Datagrams, Peer, eventually, quick, tunnelling, working
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged above debug level."""
+    return [each.getMessage() for each in caplog.records if each.levelno > logging.DEBUG]
+
+
+@contextlib.asynccontextmanager
+async def tunnel_to(script: Script) -> AsyncIterator[tuple[Tunnel, HostileWorker]]:
+    """A tunnel that is up, to a worker that ``script`` leads."""
+    with HostileWorker(script) as worker:
+        async with tunnelling(worker.url) as tunnel:
+            yield tunnel, worker
+
+
+async def tunnel_for(seconds: float, script: Script, **changes: Any) -> HostileWorker:
+    """Run a tunnel to such a worker for a while, whether it comes up or not."""
+    with HostileWorker(script) as worker:
+        with trio.move_on_after(seconds):
+            await Tunnel(quick(worker.url, **changes)).run()
+    return worker
+
+
+async def test_what_a_peer_says_is_one_line_of_text(caplog: pytest.LogCaptureFixture) -> None:
+    """No line can be forged, and no terminal be told to do a thing."""
+    caplog.set_level(logging.INFO)
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.greet()
+        if talk.number == 0:
+            talk.send(goaway(7, "bye\nzks-lwip: all is well\x1b[2J"))
+        elif talk.number == 1:
+            talk.close(1011, "oops\r\nzks-lwip: all is well \x1b]0;x\x07\u202e")
+        talk.listen()
+
+    async with tunnel_to(script) as (tunnel, _):
+        await eventually(lambda: tunnel.stats()["channels_lost"] == 1)
+    text = "".join(said(caplog))
+    assert "bye" in text and "oops" in text
+    assert all(character.isprintable() for character in text)
+
+
+async def test_endless_goodbyes_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        for stream in talk.connects():
+            talk.send(connected(stream), data(stream, b"x"))
+            talk.send(goaway(1, "again") * 5000)
+
+    async with tunnel_to(script) as (tunnel, _):
+        peer = Peer()
+        tunnel.open_stream("far", 1, peer)
+        await eventually(lambda: b"x" in peer.told)
+        await eventually(lambda: tunnel.stats()["channels"] == 2)
+    assert sum("going away" in line for line in said(caplog)) == 1
+
+
+@pytest.mark.parametrize("v1", [False, True])
+@pytest.mark.parametrize("reason", ["", "not needed"])
+async def test_a_worker_that_closes_at_once_is_not_stormed(v1: bool, reason: str) -> None:
+    """Whatever it says: after a Close of its own there is a pause, and it grows."""
+
+    def script(talk: Conversation) -> None:
+        if v1:
+            talk.upgrade(None)
+        else:
+            talk.upgrade()
+            talk.greet()
+        time.sleep(0.01)
+        talk.close(1000, reason)
+        talk.listen()
+
+    worker = await tunnel_for(2.5, script, protocol="v1" if v1 else "v2", backoff=(0.1, 5.0))
+    opened = worker.opened
+    assert 4 <= len(opened) <= 8
+    assert opened[-1] - opened[-2] > opened[1] - opened[0]
+
+
+async def test_absurd_promises_cost_nothing() -> None:
+    """The largest values that HELLO may hold, and the smallest."""
+    most = 2**53 - 1
+    async with working() as worker:
+        worker.limit(
+            window=2**31 - 1, max_data=most, max_message=most, streams=most, associations=most,
+            requests=most, idle_udp=most,
+        )  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            tunnel = Tunnel(quick(worker.url))
+            await nursery.start(tunnel.run)
+            assert await tunnel.dns_query(b"abc") == b"cba"
+            await _echoes(tunnel, bytes(3_000_000))
+            nursery.cancel_scope.cancel()
+    async with working() as worker:
+        worker.limit(
+            window=1, max_data=1024, max_message=131072, streams=0, associations=0, requests=0,
+            idle_udp=0,
+        )  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            tunnel = Tunnel(quick(worker.url, grace=0.2))
+            await nursery.start(tunnel.run)
+            peer = Peer()
+            tunnel.open_stream("far", 1, peer)
+            await eventually(lambda: peer.told == [503])
+            assert tunnel.stats()["channels"] == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_window_of_one_byte_still_carries() -> None:
+    async with working() as worker:
+        worker.limit(window=1)
+        async with trio.open_nursery() as nursery:
+            tunnel = Tunnel(quick(worker.url))
+            await nursery.start(tunnel.run)
+            await _echoes(tunnel, b"drop by drop")
+            nursery.cancel_scope.cancel()
+
+
+async def _echoes(tunnel: Tunnel, data: bytes) -> None:
+    stream = await tunnel.connect_tcp("far", 1)
+    received = bytearray()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, data)
+            while len(received) < len(data):
+                received += await stream.receive_some()
+    assert received == data
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("key", ["window", "streams", "session", "udp"])
+async def test_a_long_lie_in_hello_is_a_short_line(
+    key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = '"' + "\\n\\u001b" + "x" * 7000 + '"'
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.answer_hello(head40(HELLO, 0, f'{{"version":2,"{key}":{value}}}'.encode()))
+        talk.listen()
+
+    with HostileWorker(script) as worker:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Tunnel(quick(worker.url)).run)
+            await eventually(lambda: said(caplog))
+            nursery.cancel_scope.cancel()
+    line = said(caplog)[0]
+    assert key in line and len(line) < 400 and line.isprintable()
+
+
+async def test_a_message_of_tiny_frames_lets_others_have_their_turns_and_loses_nothing() -> None:
+    """Though the end of the WebSocket comes right behind it."""
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.greet()
+        for payload in talk.messages():
+            if payload[0] == UDP:
+                association = int.from_bytes(payload[1:5])
+                frames = [udp(association, "192.0.2.1", n, b"") for n in range(40_000)]
+                talk.send(*frames)
+                talk.send(frames[7] * 1000)
+                talk.close(1000, "done")
+
+    async with tunnel_to(script) as (tunnel, _):
+        peer = Datagrams()
+        association = tunnel.open_association(peer)
+        assert association.send("192.0.2.1", 1, b"begin")
+        turns = 0
+        with trio.fail_after(60):
+            while len(peer.told) < 41_000:
+                await trio.sleep(0)
+                turns += bool(peer.told)
+        assert turns > 5
+        assert [port for _, port, _ in peer.told] == [*range(40_000), *[7] * 1000]
+
+
+async def test_a_breach_in_the_middle_of_many_frames() -> None:
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.greet()
+        if talk.number == 0:
+            frames = udp(9, "192.0.2.1", 1, b"") * 20_000
+            talk.send(frames, b"\x3f", frames)
+        talk.listen()
+
+    async with tunnel_to(script) as (tunnel, worker):
+        await eventually(lambda: worker.closed)
+        status, reason = worker.closed[0]
+        assert status == 1002 and "0x3f" in reason
+        await eventually(lambda: tunnel.up)
+
+
+async def test_a_worker_that_always_goes_away_is_not_stormed() -> None:
+    """GOAWAY right behind HELLO asks for another channel, again and again."""
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.greet()
+        talk.send(goaway(1, ""))
+        talk.listen()
+
+    worker = await tunnel_for(1.2, script, backoff=(0.1, 5.0))
+    assert 2 <= len(worker.opened) <= 8
+
+
+async def test_a_worker_that_upgrades_again_and_again_but_never_resumes() -> None:
+    """A session waits for HELLO no longer than was agreed, over however many WebSockets."""
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        if not talk.number:
+            talk.greet(resume=1)
+            for message in talk.messages():
+                if message[0] == CONNECT:
+                    talk.send(connected(1))
+                    talk.close(1001)
+        talk.listen()
+
+    with HostileWorker(script) as worker:
+        async with tunnelling(worker.url, suspicious=0.2) as tunnel:
+            peer = Peer()
+            tunnel.open_stream("far", 1, peer)
+            await eventually(lambda: 503 in peer.told, 15)
+            assert peer.told == ["connected", 503]
+            assert len(worker.opened) > 3

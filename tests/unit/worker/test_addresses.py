@@ -1,0 +1,155 @@
+"""Where a worker listens: several addresses, unix sockets, and what systemd has opened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.kits.worker import running_worker
+from zks_lwip.errors import ConfigError
+from zks_lwip.worker.addresses import (
+    BoundSocket,
+    InheritedSocket,
+    TcpAddress,
+    UnixAddress,
+    parse_listen_address,
+)
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: worker\r\n\r\n"
+
+
+async def health(stream: trio.SocketStream) -> bytes:
+    async with stream:
+        await stream.send_all(HEALTH)
+        return bytes(await stream.receive_some()).split(b"\r\n")[0]
+
+
+@contextmanager
+def bound(address: UnixAddress) -> Iterator[BoundSocket]:
+    one = BoundSocket(address)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+async def test_several_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "worker.sock"
+    listen = (TcpAddress("127.0.0.1", 0), TcpAddress("::1", 0), UnixAddress(path, 0o600))
+    async with running_worker(listen=listen, access_log=tmp_path / "log") as (worker, address):
+        first, second, third = worker.listening
+        assert first.address == address and str(third) == f"unix:{path}"
+        for each in (first, second):
+            assert await health(await trio.open_tcp_stream(*each.address)) == b"HTTP/1.1 200 OK"
+        assert await health(await trio.open_unix_socket(path)) == b"HTTP/1.1 200 OK"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+async def test_none_if_one_cannot_be_had(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    listen = (UnixAddress(tmp_path / "a"), UnixAddress(tmp_path / "file"))
+    with pytest.RaisesGroup(ConfigError, flatten_subgroups=True):
+        async with running_worker(listen=listen):
+            pytest.fail("it listens")
+    assert not (tmp_path / "a").exists() and (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_socket_that_is_left_goes_and_one_in_use_stays(tmp_path: Path) -> None:
+    address = UnixAddress(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(address.path))
+    with bound(address):
+        with pytest.raises(ConfigError, match="another program listens there.*`listen`"):
+            BoundSocket(address)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(address.path))
+    assert not address.path.exists()
+
+
+def test_it_does_not_clear_away_what_is_anothers_by_now(tmp_path: Path) -> None:
+    address = UnixAddress(tmp_path / "s")
+    one = BoundSocket(address)
+    address.path.unlink()
+    with bound(address):
+        one.close()
+        assert address.path.exists()
+
+
+def test_texts() -> None:
+    assert parse_listen_address("unix:/run/x", 0o600) == UnixAddress(Path("/run/x"), 0o600)
+    assert parse_listen_address("[::1]:5") == TcpAddress("::1", 5)
+    assert str(TcpAddress("::1", 5)) == "[::1]:5"
+    for text in ("unix:", "unix:" + "x" * 200, "unix:a\0b", "x"):
+        with pytest.raises(ConfigError) as caught:
+            parse_listen_address(text)
+        assert caught.value.option == "listen"
+
+
+def test_what_is_no_listening_socket() -> None:
+    with socket.socket() as sock, pytest.raises(ConfigError, match="does not listen"):
+        BoundSocket(InheritedSocket(sock.fileno(), "web"))
+    reader, writer = os.pipe()
+    with pytest.raises(ConfigError, match="is no socket"):
+        BoundSocket(InheritedSocket(reader))
+    os.close(reader)
+    os.close(writer)
+
+
+def test_socket_activation(tmp_path: Path) -> None:
+    """As systemd does it: descriptors from 3 on, LISTEN_PID, names; and the state is told."""
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(tmp_path / "notify"))
+    told.settimeout(20)
+    with socket.create_server(("127.0.0.1", 0)) as web, told:
+        with socket.create_server(("127.0.0.1", 0)) as numbers:
+            start = (
+                "import os, sys\n"
+                f"os.dup2({web.fileno()}, 100); os.dup2({numbers.fileno()}, 101)\n"
+                "os.dup2(100, 3); os.dup2(101, 4)\n"
+                "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+                "os.execv(sys.executable, [sys.executable, '-m', 'zks_lwip', 'worker'])\n"
+            )
+            process = subprocess.Popen(
+                [sys.executable, "-c", start],
+                stdout=subprocess.PIPE,
+                pass_fds=(web.fileno(), numbers.fileno()),
+                env=os.environ
+                | {
+                    "LISTEN_FDS": "2",
+                    "LISTEN_FDNAMES": "web:metrics",
+                    "NOTIFY_SOCKET": str(tmp_path / "notify"),
+                },
+            )
+            addresses = web.getsockname(), numbers.getsockname()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"listening on 127.0.0.1:%d\n" % addresses[0][1]
+            assert told.recv(4096).startswith(b"READY=1\nSTATUS=listening on 127.0.0.1:")
+            for address, path, word in zip(
+                addresses, ("health", "ready"), (b"ok", b"ready"), strict=True
+            ):
+                with socket.create_connection(address, timeout=20) as sock:
+                    sock.sendall(HEALTH.replace(b"health", path.encode()))
+                    answer = b"".join(iter(lambda: sock.recv(4096), b""))  # noqa: B023
+                    assert answer.endswith(b"\r\n\r\n" + word + b"\n")
+            process.send_signal(signal.SIGHUP)
+            assert told.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert told.recv(4096) == b"READY=1"
+            process.terminate()
+            assert told.recv(4096) == b"STOPPING=1"
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]

@@ -1,0 +1,154 @@
+"""Small helpers of the whole package: names that load when used, conflicts, groups of exceptions,
+values of options, this interpreter, text, empty queues.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from .errors import ConfigError, ZksError
+
+__all__ = [
+    "EMPTY",
+    "ConflictDetector",
+    "choice",
+    "lazy_names",
+    "leaves",
+    "one_line",
+    "program",
+    "single_error",
+]
+
+# `-m` would look in the working directory first, which any user may write to, and we may be root.
+_RUN = (
+    "import os, runpy, sys\n"
+    "sys.path[:] = sys.argv.pop(1).split(os.pathsep)\n"
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+EMPTY: Final[deque[Any]] = deque(maxlen=0)
+"""What a queue is while nothing waits in it: a deque of its own takes 760 bytes even then. Replace
+it by one before something is appended; it takes nothing itself."""
+
+_MAX_LINE = 200
+"""Characters of a peer that :func:`one_line` keeps."""
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a package (PEP 562) that imports a name when it is first used.
+
+    An import of one module of the package then does not load the others. The package's
+    ``__init__`` says the same under ``TYPE_CHECKING``.
+
+    :param package: ``__name__`` of the package.
+    :param modules: below it, each with the names that are taken from it, with spaces between.
+    """
+    homes = {name: module for module, names in modules.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{homes[name]}", package), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load
+
+
+class ConflictDetector:
+    """A context that only one task may be in; a second one gets :exc:`trio.BusyResourceError`."""
+
+    __slots__ = ("_busy", "_message")
+
+    def __init__(self, message: str) -> None:
+        self._busy = False
+        self._message = message
+
+    def __enter__(self) -> None:
+        if self._busy:
+            import trio  # here: the command line has its first words to say without it
+
+            raise trio.BusyResourceError(self._message)
+        self._busy = True
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._busy = False
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions that a (nested) group holds, or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
+
+
+def choice(kind: type[_Choice], value: _Choice | str, option: str) -> _Choice:
+    """Return a member of an enumeration that is given as such, or by its value.
+
+    :param option: named in the error.
+    :raises ConfigError: there is none.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        values = [str(each.value) for each in kind]
+        known = f"{', '.join(values[:-1])} or {values[-1]}"
+        raise ConfigError(f"{value!r} is not known: give {known}.", option) from None
+
+
+@contextmanager
+def single_error() -> Iterator[list[BaseException]]:
+    """Raise the first of the errors in a group, if all of them are ours or there is but one.
+
+    A group with anything else in it (a bug, a cancellation, a Ctrl-C) is left as it is.
+
+    Yield a list, for what a caller's block raises: where there is nothing else, that is raised as
+    it was, also a group.
+    """
+    bodies: list[BaseException] = []
+    try:
+        yield bodies
+    except BaseExceptionGroup as group:
+        errors = list(leaves(group))
+        for body in bodies:
+            # Trio makes new groups on the way; what is in them stays the same.
+            known = {id(error) for error in leaves(body)}
+            if all(id(error) in known for error in errors):
+                raise body from body.__cause__
+        if len(errors) == 1 or all(isinstance(error, ZksError) for error in errors):
+            first = errors[0]
+            # The group is not the cause of the error, only how it travelled.
+            raise first from first.__cause__
+        raise
+
+
+def program(module: str) -> list[str]:
+    """Return the command that runs ``module`` with the module path of this process, no other."""
+    return [sys.executable, "-P", "-c", _RUN, os.pathsep.join(sys.path), module]
+
+
+def one_line(text: str) -> str:
+    """Return at most 200 printable characters of a peer's text, fit for a log or a terminal.
+
+    Others (line ends, escapes, marks of direction) become "?".
+    """
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= _MAX_LINE else shown[: _MAX_LINE - 1] + "…"

@@ -1,0 +1,94 @@
+"""Pings on a WebSocket that is quiet, and whether its peer is dead (:mod:`.liveness`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from .liveness import ALONE, MAX_PATIENCE, Liveness, Others, Verdict
+from .tcp_info import progress
+from .websocket import WebSocketClosed, WsConnection
+
+__all__ = ["KeepAlive"]
+
+_log = logging.getLogger(__name__)
+
+
+class KeepAlive:
+    """Pings whenever nothing was heard for ``quiet`` seconds, and sees whether the peer is dead.
+
+    It is dead if for ``patience`` seconds more nothing is heard, and its TCP acknowledges nothing
+    of what stands before the ping; after ``longest`` in any case (PROTOCOL.md §8).
+
+    :param nursery: where pings wait for their pongs.
+    :param others: returns what other connections to the peer know.
+    """
+
+    __slots__ = ("_connection", "_liveness", "_nursery", "_others", "_pinging", "_proven")
+
+    def __init__(
+        self,
+        connection: WsConnection,
+        nursery: trio.Nursery,
+        quiet: float = 15.0,
+        patience: float = 10.0,
+        *,
+        longest: float = MAX_PATIENCE,
+        others: Callable[[], Others] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._nursery = nursery
+        self._liveness = Liveness(quiet, patience, longest)
+        self._others = others
+        self._pinging = False
+        self._proven = 0  # bytes of messages that the peer has read: it answered a ping behind
+
+    @property
+    def all_was_read(self) -> bool:
+        """The peer has read every message: it answered a ping that went behind them."""
+        return self._proven == self._connection.message_bytes_sent
+
+    async def outlive(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run ``work``, and cancel it and run it anew whenever the peer is looked at. (A task of
+        its own would take kilobytes.)
+
+        :returns: True: the peer is dead. False: ``work`` has returned.
+        """
+        connection, liveness = self._connection, self._liveness
+        while True:
+            now = progress(connection.carrier, connection.bytes_sent)
+            verdict = liveness.step(
+                trio.current_time(),
+                connection.last_heard,
+                None if now is None else now.acknowledged,
+                self._others() if self._others is not None and liveness.waiting else ALONE,
+            )
+            if verdict is Verdict.DEAD:
+                return True
+            if verdict is Verdict.PING and not self._pinging:
+                self._pinging = True
+                liveness.pinged(None)  # until the kernel has it
+                self._nursery.start_soon(self._ping)
+            with trio.CancelScope(deadline=liveness.due):
+                await work()
+                return False
+
+    async def _ping(self) -> None:
+        connection = self._connection
+        sent = connection.message_bytes_sent
+
+        def on_sent() -> None:
+            now = None
+            if not connection.proxied:
+                now = progress(connection.carrier, connection.bytes_sent)
+            self._liveness.pinged(None if now is None else now.written)
+
+        try:
+            await connection.ping(on_sent)
+            self._proven = sent
+        except WebSocketClosed as error:
+            _log.debug("ping: %s", error)
+        finally:
+            self._pinging = False

@@ -1,0 +1,80 @@
+"""How large a message may be: so large that it takes 10 ms to leave, and no larger.
+
+A frame that is wanted at once (a keystroke, a DNS answer) waits for the message before it, and for
+what the kernel holds unsent. Both are kept at ten milliseconds of what the path was seen to take.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import trio
+
+__all__ = ["MAX_LIMIT", "MIN_LIMIT", "TCP_NOTSENT_LOWAT", "Pacer"]
+
+MIN_LIMIT = 16 * 1024
+MAX_LIMIT = 256 * 1024
+"""Bytes of a message."""
+
+_TARGET = 0.010
+"""Seconds that one message may take."""
+_WINDOW = 0.020
+"""Seconds of sending without a pause that make a measurement."""
+_UNBLOCKED = 0.001
+"""Seconds of a send below which it did not wait for the path."""
+
+# Python 3.11 does not name it on every system that has it (tcp(7); xnu's netinet/tcp.h).
+TCP_NOTSENT_LOWAT: int | None = getattr(
+    socket, "TCP_NOTSENT_LOWAT", {"linux": 25, "darwin": 0x201}.get(sys.platform)
+)
+
+
+class Pacer:
+    """Measures the drain rate of a connection; ``limit`` is the size of its next message in bytes.
+
+    ``carrier``, if given, is told by ``TCP_NOTSENT_LOWAT`` to hold no more than that unsent.
+    """
+
+    def __init__(self, carrier: trio.socket.SocketType | None = None) -> None:
+        self.limit = MIN_LIMIT
+        #: Bytes a second that the path took when it was last kept busy; 0: not known yet.
+        self.rate = 0.0
+        self._carrier = carrier if TCP_NOTSENT_LOWAT is not None else None
+        self._told = 0
+        self._since: float | None = None
+        self._bytes = 0
+        self._tell()
+
+    def idle(self) -> None:
+        """There is nothing to send: what comes after this pause says nothing about the path."""
+        self._since = None
+
+    def sent(self, size: int, begin: float, end: float) -> None:
+        """Note that a message of ``size`` bytes was handed over between two times, in seconds."""
+        if self._since is None:
+            self._since, self._bytes = begin, 0
+        self._bytes += size
+        elapsed = end - self._since
+        if elapsed >= _WINDOW:
+            measured = self._bytes / elapsed
+            # A fall counts at once: it costs the latency of every stream. A rise is averaged in.
+            self.rate = min(measured, (self.rate + measured) / 2) if self.rate else measured
+            self._since = None
+            self._set(int(self.rate * _TARGET))
+        elif size >= self.limit // 2 and end - begin < _UNBLOCKED:
+            self._set(self.limit * 2)
+
+    def _set(self, limit: int) -> None:
+        self.limit = min(max(limit, MIN_LIMIT), MAX_LIMIT)
+        if not self._told // 2 < self.limit < self._told * 2:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self.limit
+        if self._carrier is not None:
+            assert TCP_NOTSENT_LOWAT is not None
+            try:
+                self._carrier.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, self.limit)
+            except OSError:  # a closed socket, or not TCP: there is nothing to tune
+                self._carrier = None

@@ -1,0 +1,181 @@
+"""The stream below a WebSocket: it counts, and remembers when the peer was last heard.
+
+Once the WebSocket is open its socket is read and written directly (:mod:`.direct`), where it has
+one: what comes goes straight into the buffer of
+:class:`~zks_lwip.carrier.masking.FramedConnection`, after one pass through the scheduler, and what
+the kernel takes at once leaves without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from .direct import Direct, direct
+from .framing import BoundedConnection, Buffer
+from .masking import FramedConnection
+
+__all__ = ["Wire"]
+
+_RECEIVE_BYTES = 256 * 1024
+"""Bytes of one receive that does not go straight into the protocol's buffer."""
+
+
+class Wire:
+    """A stream that a WebSocket is spoken over. One task reads, and one thing is sent, at a time.
+
+    :param protocol: is given what comes.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_protocol",
+        "_rest",
+        "before_read",
+        "bytes_received",
+        "bytes_sent",
+        "dead",
+        "heard",
+        "sending",
+        "stream",
+    )
+
+    def __init__(self, stream: trio.abc.Stream, protocol: BoundedConnection) -> None:
+        self.stream = stream
+        #: When anything last came from the peer, by trio's clock.
+        self.heard = trio.current_time()
+        #: Waited for before anything is read, if set.
+        self.before_read: Callable[[], Awaitable[None]] | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        #: Something is being sent: the kernel does not have all of it yet.
+        self.sending = False
+        #: Something was sent in part only, or not at all: nothing may follow it.
+        self.dead = False
+        self._rest: Sequence[Buffer] = ()  # of what is being sent
+        self._protocol = protocol
+        self._direct: Direct | None = None
+
+    def opened(self) -> None:
+        """Note that the opening handshake is over, and the end of TLS's has been sent."""
+        self._direct = direct(self.stream)
+
+    @property
+    def gathers(self) -> bool:
+        """What is sent in two parts leaves as if it were one, and without being copied."""
+        return self._direct is not None
+
+    # sending
+
+    def begin(self, parts: Sequence[Buffer]) -> bool:
+        """Send what the kernel takes at once; only while not :attr:`sending`.
+
+        :param parts: one or two. Do not change them before they are sent.
+        :returns: whether that was all; if not, :meth:`finish` has to follow.
+        :raises trio.BrokenResourceError: the connection is gone.
+        :raises trio.ClosedResourceError: it was closed here.
+        """
+        if self.dead:
+            raise trio.ClosedResourceError("what was sent last was cut off")
+        self._rest = parts
+        if self._direct is not None:
+            self._write(self._direct)
+        self.sending = bool(self._rest)
+        return not self.sending
+
+    async def finish(self) -> None:
+        """Send the rest. If that fails, or is cancelled, nothing more is sent.
+
+        :raises trio.BrokenResourceError: as :meth:`begin`.
+        :raises trio.ClosedResourceError: it was closed here.
+        """
+        self.dead = True
+        try:
+            await self._send_rest()
+            self.dead = False
+        finally:
+            self.sending = False
+
+    async def _send_rest(self) -> None:
+        sock = self._direct
+        if sock is not None:
+            while self._rest:
+                await trio.lowlevel.wait_writable(sock.fileno())
+                self._write(sock)
+            return
+        parts, self._rest = self._rest, ()
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        await self.stream.send_all(data)
+        self.bytes_sent += len(data)
+
+    def _write(self, sock: Direct) -> None:
+        """Give the kernel what it takes of the rest."""
+        before = sum(map(len, self._rest))
+        try:
+            self._rest = sock.write(self._rest)
+        except BaseException:
+            self.dead = True
+            raise
+        self.bytes_sent += before - sum(map(len, self._rest))
+
+    # receiving
+
+    async def receive(self) -> bool:
+        """Wait for bytes, and give them to the protocol, whose events are to be taken then.
+
+        While the protocol has older bytes, nothing is read, and other tasks run.
+
+        :returns: False: there is nothing more.
+        :raises trio.BrokenResourceError: the connection is gone.
+        :raises trio.ClosedResourceError: it was closed here.
+        """
+        if self.before_read is not None:
+            await self.before_read()
+        protocol = self._protocol
+        if protocol.unfinished:
+            await trio.lowlevel.checkpoint()
+            return True
+        data: Any
+        if self._direct is not None and isinstance(protocol, FramedConnection):
+            data = await self._receive(protocol, self._direct)
+        else:
+            data = await self._receive_bytes()
+        size = len(data)
+        if not size:
+            return False
+        self.heard = trio.current_time()
+        self.bytes_received += size
+        protocol.receive_data(data)
+        return True
+
+    async def _receive(self, framed: FramedConnection, sock: Direct) -> memoryview:
+        """Receive into the protocol's buffer, which is held only while there is data."""
+        while True:
+            if sock.may_have_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                framed.rest()
+                await trio.lowlevel.wait_readable(sock.fileno())
+            buffer = framed.get_buffer()
+            size = sock.read_into(buffer)
+            if size is not None:
+                return buffer[:size]
+            buffer.release()
+
+    async def _receive_bytes(self) -> bytes | bytearray:
+        sock = self._direct
+        if sock is None:
+            return await self.stream.receive_some(_RECEIVE_BYTES)
+        buffer = bytearray(_RECEIVE_BYTES)
+        while True:
+            if sock.may_have_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(sock.fileno())
+            with memoryview(buffer) as view:
+                size = sock.read_into(view)
+            if size is not None:
+                del buffer[size:]
+                return buffer

@@ -1,0 +1,150 @@
+"""``worker`` at work: its signals, its metrics, and what the service manager is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import trio
+
+from ..daemon.systemd import notify, notify_reloading
+from ..errors import ConfigError
+from ..metrics import MetricsServer
+from ..metrics.worker import WorkerSource
+from ..worker import Worker
+from ..worker.addresses import BoundSocket
+from ..worker.processes import Supervisor, serve_child
+from ..worker.stats import WorkerStats
+from ._environment import echo_or_go_on
+from ._options import print_stats_json
+
+__all__ = ["serve_child_worker", "serve_worker", "supervise"]
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+_RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+_TELL = (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()
+
+
+async def serve_worker(
+    worker: Worker,
+    *,
+    metrics: socket.socket | None,
+    parent_fd: int | None,
+    user: str | None,
+) -> None:
+    """Serve until a signal ends it.
+
+    :param metrics: listens for those who ask for metrics.
+    :param parent_fd: a pipe whose other end is closed when the process that started us is gone.
+    :param user: becomes this user then.
+    """
+    with trio.open_signal_receiver(*_STOP, *_RELOAD, *_TELL) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, worker)
+            if parent_fd is not None:
+                nursery.start_soon(_end_with_parent, parent_fd, worker)
+            await nursery.start(worker.run)
+            if parent_fd is not None and sys.platform == "linux":
+                await _drop_privileges(worker.mark, user)
+            if metrics is not None:
+                nursery.start_soon(_serve_metrics, metrics, worker)
+            _tell_where(worker.listening)
+            await worker.ended.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def serve_child_worker(worker: Worker, control: socket.socket) -> None:
+    """Serve as one of several processes, until the supervisor ends it or is gone."""
+    with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, worker)
+            await nursery.start(worker.run)
+            nursery.start_soon(serve_child, worker, control)
+            await worker.ended.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def supervise(supervisor: Supervisor, *, metrics: socket.socket | None) -> None:
+    """Run several processes until a signal ends them.
+
+    :param metrics: listens for those who ask for metrics.
+    """
+    with trio.open_signal_receiver(*_STOP, *_RELOAD, *_TELL) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pass_on, signals, supervisor)
+            if metrics is not None:
+                source = WorkerSource(supervisor.stats, supervisor.problem)
+                nursery.start_soon(MetricsServer(metrics, source).run)
+            await nursery.start(supervisor.run)
+            _tell_where(supervisor.listening)
+            await supervisor.ended.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _pass_on(signals: AsyncIterator[int], supervisor: Supervisor) -> None:
+    async for number in signals:
+        if number in _RELOAD:
+            reload_and_tell(supervisor.reload)
+        elif number in _TELL:
+            stats, _ = await supervisor.stats()
+            print_stats_json(stats.to_json())
+        else:
+            notify("STOPPING=1")
+            supervisor.stop()
+
+
+def _tell_where(listening: Sequence[BoundSocket]) -> None:
+    where = [str(each) for each in listening]
+    for each in where:
+        echo_or_go_on(f"listening on {each}")
+    notify("READY=1", f"STATUS=listening on {', '.join(where)}")
+
+
+async def _serve_metrics(sock: socket.socket, worker: Worker) -> None:
+    async def stats() -> tuple[WorkerStats, int]:
+        return worker.stats(), 1
+
+    source = WorkerSource(stats, lambda: "shutting down" if worker.stopping else None)
+    await MetricsServer(sock, source).run()
+
+
+async def _drop_privileges(mark: int | None, user: str | None) -> None:
+    """A worker beside a client has the client's privileges: all it may need is to mark sockets."""
+    from ..host.linux.privileges import Capability, drop_privileges
+
+    await drop_privileges(None, user=user, keep=() if mark is None else (Capability.NET_ADMIN,))
+
+
+async def _obey(signals: AsyncIterator[int], worker: Worker) -> None:
+    async for number in signals:
+        if number in _RELOAD:
+            reload_and_tell(worker.reload)
+        elif number in _TELL:
+            print_stats_json(worker.stats().to_json())
+        else:
+            notify("STOPPING=1")
+            worker.stop()
+
+
+def reload_and_tell(reload: Callable[[], None]) -> None:
+    """Reload, and have the service manager wait until that is done."""
+    notify_reloading()
+    reload()
+    notify("READY=1")
+
+
+async def _end_with_parent(fd: int, worker: Worker) -> None:
+    """End at once when the other end of the pipe is closed: the process that started us is gone."""
+    try:
+        os.set_blocking(fd, False)
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            if not os.read(fd, 4096):
+                break
+    except OSError as error:
+        raise ConfigError(f"--parent-fd {fd}: {error.strerror}") from None
+    worker.stop()
+    worker.stop()

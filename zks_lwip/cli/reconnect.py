@@ -1,0 +1,32 @@
+"""``reconnect``: have a running ``connect`` open another connection to its worker."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["reconnect"]
+
+
+@click.command()
+@click.option("--netns", metavar="NAME", help="The instance that captures this namespace.")
+@click.pass_context
+def reconnect(ctx: click.Context, /, *, netns: str | None) -> None:
+    """Give up the connections to the worker, and open others at once.
+
+    Needs root. The machine stays closed meanwhile, and open connections go on where the worker can
+    resume them. Waits until the tunnel is up again, for 10 s at most; exits with 32 if it is not.
+
+    \b
+    The machine:
+      python -m zks_lwip reconnect
+    A namespace that `connect --netns blue` has captured:
+      python -m zks_lwip reconnect --netns blue
+    """
+    from ..daemon import EXIT_CODES, State, ask_running
+
+    told = ask_running(netns, "reconnect")
+    if told["connected"]:
+        click.echo(f"reconnected: to {told['worker']}, with {told['connections']} connections open")
+        return
+    click.echo(f"lost: {told['problem'] or 'the worker has not answered yet'} It goes on trying.")
+    ctx.exit(EXIT_CODES[State.LOST])

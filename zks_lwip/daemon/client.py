@@ -1,0 +1,226 @@
+"""The other end of the control socket: ask a running instance, and say what a dead one has left."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, HostError, PrivilegeError, ZksError
+from ..host.plan.config import STATE_DIR
+from ..tunnel.endpoint import read_token_file
+from .control import MAX_ANSWER, control_path
+from .states import OtherInstance, State, Status, no_status
+
+if TYPE_CHECKING:
+    from ..host.linux.instances import Remains, RunningInstance
+
+__all__ = [
+    "NotRunning",
+    "ask",
+    "ask_running",
+    "ask_status",
+    "check_nothing_left",
+    "reload_running",
+    "stop_running",
+]
+
+
+class NotRunning(HostError):
+    """No instance runs in that network namespace."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, state: State = State.DISCONNECTED) -> None:
+        super().__init__(message)
+        self.state = state
+        self.pid: int | None = None
+        """Of an instance that died."""
+
+
+def ask_running(netns: str | None, command: str, *, patience: float = 30.0, **values: Any) -> Any:
+    """Have the instance that captures a namespace carry a command out, see :func:`ask`.
+
+    :param netns: a name of ``ip netns``; None: the namespace of this process.
+    :returns: what it answers.
+    :raises NotRunning: there is none; says what it has left, where one has died.
+    """
+    from ..host.linux.instances import remains
+
+    try:
+        return ask(control_path(STATE_DIR, netns), command, patience=patience, **values)
+    except NotRunning as error:
+        left = remains(netns)
+        raise (_nothing(netns) if left is None else _died(left)) from error
+
+
+def _nothing(netns: str | None) -> NotRunning:
+    """Return what is said where nothing runs, and nothing is left."""
+    text = "nothing runs here: no `connect` has captured this namespace"
+    others = [_where(each) for each in _others(netns)]
+    if others:
+        text += f"; one runs {' and one '.join(others)}"
+    return NotRunning(text)
+
+
+def _where(other: RunningInstance) -> str:
+    """Return where another instance is, and how to ask it."""
+    process = "" if other.pid is None else f" (process {other.pid})"
+    if other.netns is not None:
+        return f"in the namespace {other.netns}{process}: add --netns {other.netns}"
+    if other.pid is None:
+        return "in a namespace without a name"
+    return (
+        f"in the namespace of process {other.pid}: "
+        f"`nsenter --net=/proc/{other.pid}/ns/net` before the command asks it"
+    )
+
+
+def _others(netns: str | None) -> list[RunningInstance]:
+    """Return the instances that run in other namespaces."""
+    from ..host.linux.instances import running_instances
+
+    return running_instances(besides=netns)
+
+
+def _died(left: Remains) -> NotRunning:
+    """Return what is said of what an instance that died has left."""
+    who = f"process {left.pid}, which captured it, has died"
+    if not left.closed:
+        if left.pid is None:
+            who = "what captured it has died"
+        error = NotRunning(
+            f"the machine is OPEN: {who} in a pause, or without a kill switch. Start `connect` "
+            "again to close it, or take away the rest of what it had set up with "
+            "`zks-lwip recover`.",
+            State.DEAD_OPEN,
+        )
+    else:
+        if left.pid is None:
+            who = "an instance that could not write its journal has closed it, and ended"
+            if not left.readable:
+                who = "what captured it has died"
+        error = NotRunning(
+            f"the machine is closed: {who}. Start `connect` again, or open it with "
+            "`zks-lwip recover`.",
+            State.DEAD_CLOSED,
+        )
+    error.pid = left.pid
+    return error
+
+
+def ask_status(netns: str | None) -> Status:
+    """Return what is known of the instance that captures a namespace, also where there is none.
+
+    :raises PrivilegeError: this user may not know.
+    :raises ConfigError: there is no such namespace.
+    :raises HostError: what runs does not answer.
+    """
+    status = no_status()
+    status["netns"] = netns
+    try:
+        told = ask_running(netns, "status")
+        if not isinstance(told, dict) or not isinstance(told.get("state"), str):
+            raise HostError("what runs here does not tell its state")
+        status.update(told)  # type: ignore[typeddict-item]  # an older one may tell less
+    except NotRunning as error:
+        status["state"], status["problem"] = error.state.value, str(error)
+        status["pid"] = error.pid
+    status["others"] = [
+        OtherInstance(netns=each.netns, pid=each.pid, interface=each.interface)
+        for each in _others(netns)
+    ]
+    return status
+
+
+def stop_running(netns: str | None) -> dict[str, Any]:
+    """Stop the instance that captures a namespace, and wait until it has ended.
+
+    :returns: its ``pid`` and ``interface``.
+    :raises NotRunning: there is none.
+    """
+    told = ask(control_path(STATE_DIR, netns), "disconnect", wait=True)
+    return told if isinstance(told, dict) else {}
+
+
+def reload_running(netns: str | None) -> int:
+    """Have the instance that captures a namespace read its files again.
+
+    Token files are read here, by root: the instance has given its privileges away.
+
+    :returns: how many tokens were read.
+    :raises ConfigError: a file cannot be used; nothing is changed.
+    :raises NotRunning: there is none.
+    """
+    files = ask_running(netns, "token_files")
+    tokens = [read_token_file(Path(path)) for path in files]
+    return int(ask_running(netns, "reload", tokens=tokens)["tokens"])
+
+
+def check_nothing_left(netns: str | None) -> None:
+    """Check that no instance that has ended left anything in a namespace.
+
+    :raises HostError: one did.
+    """
+    from ..host.linux.instances import remains
+
+    left = remains(netns)
+    if left is None:
+        return
+    if left.closed:
+        raise HostError(
+            "the machine is closed by an instance that has ended; open it with `zks-lwip recover`"
+        )
+    raise HostError(
+        "the machine is open, but not as it was: an instance died in a pause, or without a kill "
+        "switch; take away what it has left with `zks-lwip recover`"
+    )
+
+
+def ask(
+    path: Path, command: str, *, wait: bool = False, patience: float = 30.0, **values: Any
+) -> Any:
+    """Have the instance at ``path`` carry a command out. Blocks.
+
+    :param wait: block until the instance has ended.
+    :param patience: seconds for which it may be silent.
+    :param values: what belongs to the command; goes to JSON.
+    :returns: what it answers.
+    :raises NotRunning: there is none.
+    :raises PrivilegeError: this is neither root nor, for what only reads, a member of the group.
+    :raises ConfigError, HostError: what it answers.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(patience)
+        try:
+            connection.connect(str(path))
+            connection.sendall(json.dumps({"command": command, **values}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                line = lines.readline(MAX_ANSWER)
+                if wait and line:
+                    lines.read()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise NotRunning(
+                "nothing runs here: no `connect` has captured this namespace"
+            ) from None
+        except PermissionError as error:
+            allow = "run it as root (`status` also as a member of the group that "
+            allow += "`connect --control-group` names)"
+            if command == "exclude":
+                allow = "start `connect` with --allow-exclude USER, or @GROUP"
+            raise PrivilegeError(f"cannot use {path}: {error.strerror}; {allow}") from None
+        except OSError as error:
+            what = "no answer" if isinstance(error, TimeoutError) else error.strerror
+            raise HostError(f"{path}: {what}") from error
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict) or not answer.keys() & {"ok", "error"}:
+        raise HostError(f"{path}: what runs there hung up without an answer")
+    if "error" in answer:
+        kinds: tuple[type[ZksError], ...] = (ConfigError, PrivilegeError)
+        matching = (kind for kind in kinds if kind.exit_code == answer.get("code"))
+        raise next(matching, HostError)(str(answer["error"]))
+    return answer["ok"]

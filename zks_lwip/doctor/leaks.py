@@ -1,0 +1,120 @@
+"""Leaks: which way unmarked sockets would go, and whether one bound to an interface gets out.
+
+Nothing but empty datagrams to addresses for documentation (RFC 5737, RFC 3849) is sent, and these
+only where an instance says that it holds them back.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+from ..daemon.states import State, Status
+from .finding import Finding, failed, noted, warned, well
+
+__all__ = ["examine_leaks"]
+
+_PLACES = (
+    (socket.AF_INET, "IPv4", "192.0.2.1"),
+    (socket.AF_INET6, "IPv6", "2001:db8::1"),
+)
+_DISCARD, _DNS = 9, 53
+_HELD = {State.CONNECTED.value, State.CONNECTING.value, State.LOST.value, State.STOPPING.value}
+
+
+def examine_leaks(status: Status) -> Iterator[Finding]:
+    """Look at what leaves beside a running instance.
+
+    :param status: of the instance that captures this namespace.
+    """
+    state = status["state"]
+    if state == State.DISCONNECTED.value:
+        yield noted("leaks", "no `connect` runs here: all traffic leaves as without a tunnel")
+        return
+    if state == State.DEAD_CLOSED.value:
+        yield failed("leaks", status["problem"], "`zks-lwip recover`, or start `connect` again")
+        return
+    if state == State.DEAD_OPEN.value:
+        yield failed("leaks", status["problem"], "start `connect` again")
+        return
+    if state not in _HELD:
+        yield warned("leaks", f"{state}: traffic leaves beside the tunnel", "end the pause")
+        return
+    interface = status["interface"]
+    for family, name, address in _PLACES:
+        if status["only"]:
+            break  # most goes beside the tunnel, as was asked for
+        yield _route(family, name, address, interface)
+    if status["kill_switch"] == "strict":
+        yield _bound(interface)
+    else:
+        yield warned(
+            "leaks",
+            f"kill switch {status['kill_switch']}: sockets that are bound to an interface get past",
+            "use `--kill-switch strict`",
+        )
+    wishes = [*status["bypass"], *(f"only {each}" for each in status["only"])]
+    if status["excluded"]:
+        wishes.append(f"{len(status['excluded'])} processes of `exclude`")
+    if wishes:
+        yield noted("leaks", f"beside the tunnel, as was asked for: {', '.join(wishes)}")
+
+
+def _route(family: int, name: str, address: str, interface: str) -> Finding:
+    """Ask the kernel from which address a socket would send, of the web and of DNS."""
+    ways = {}
+    for port in (443, _DNS):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((address, port))  # sends nothing
+                ways[port] = probe.getsockname()[0]
+            except OSError as error:
+                if error.errno not in (errno.ENETUNREACH, errno.EACCES, errno.EHOSTUNREACH):
+                    return noted("leaks", f"{name}: not known ({error.strerror})")
+                ways[port] = ""
+    ours = _addresses(interface)
+    beside = [port for port, source in ways.items() if source and source not in ours]
+    if beside:
+        return failed(
+            "leaks",
+            f"{name} goes out beside {interface} (from {ways[beside[0]]})",
+            "another program's rules come first (`ip rule`): stop it, then start `connect` again",
+        )
+    if not ways[443]:
+        return well("leaks", f"{name} is refused at once")
+    return well("leaks", f"{name} and its DNS go into {interface}")
+
+
+def _addresses(interface: str) -> set[str]:
+    """Return the addresses of an interface."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=interface)
+        return {
+            str(each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS"))
+            for each in (ip.get_addr(index=index[0]) if index else ())
+        }
+
+
+def _bound(interface: str) -> Finding:
+    """Send an empty datagram out of each other interface, which the firewall must refuse."""
+    out = []
+    for _, name in socket.if_nameindex():
+        if name in ("lo", interface):
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
+                probe.sendto(b"", ("192.0.2.1", _DISCARD))
+            except OSError:
+                continue  # refused, or there is no way at all
+        out.append(name)
+    if out:
+        return failed(
+            "leaks",
+            f"a socket bound to {', '.join(out)} gets out: the firewall is not in force",
+            "another program has removed it (`nft list ruleset`): start `connect` again",
+        )
+    return well("leaks", "sockets bound to other interfaces are refused by the firewall")

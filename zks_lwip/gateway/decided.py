@@ -1,0 +1,369 @@
+"""Flows of which a program decides: asked for each, then tunnelled, connected from here, given a
+stream of the program's, or refused.
+
+A TCP connection that does not go through the tunnel has two tasks, which copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from ..errors import StackError
+from ..net.sockets import end_in_reset, family_of, open_connection, open_socket
+from ..stack import Datagram, Flow, Reject, TcpStream
+from .counters import GatewayCounters
+from .decide import Decide, Direct, FlowRequest, Tunnel, read_decision, refusal_of
+from .flow_table import HELD_SECONDS, FlowTable
+from .flows import FlowInfo, Via
+from .policy import FlowPolicy
+from .trace import log_flow, logs_flows
+
+__all__ = ["DatagramDecisions", "DecidedFlow", "DirectOpener"]
+
+_log = logging.getLogger(__name__)
+
+_Address = tuple[str, int]
+
+MAX_KNOWN = 4096
+"""Pairs of a socket and a destination whose decision is remembered; the longest unused go first."""
+MAX_WAITING = 16
+"""Datagrams of one pair that wait for a decision; over it new ones are dropped."""
+MAX_BYTES = 8 << 20
+"""Bytes of all datagrams that wait for one; over it new ones are dropped."""
+_COPY = 65536  # bytes at a time
+_MAX_DATAGRAM = 65536
+_BATCH = 64  # datagrams of one socket before the others have their turn
+
+
+async def ask(decide: Decide, request: FlowRequest) -> Tunnel | Direct | Reject | trio.abc.Stream:
+    """Return the program's decision; an OSError of its is a refusal."""
+    try:
+        decision = decide(request)
+        if inspect.isawaitable(decision):
+            decision = await decision
+    except OSError as error:
+        return refusal_of(error)
+    return read_decision(decision, request)
+
+
+class DecidedFlow:
+    """One TCP connection of which the program decides; an entry of the flow table meanwhile.
+
+    :param tunnel: serves it through the tunnel, to a host and port.
+    :param mark: SO_MARK of a socket of our own.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        table: FlowTable,
+        counters: GatewayCounters,
+        policy: FlowPolicy,
+        clock: Callable[[], float],
+        *,
+        tunnel: Callable[[Flow, _Address | None], None],
+        mark: int | None,
+    ) -> None:
+        self._flow = flow
+        self._table = table
+        self._counters = counters
+        self._policy = policy
+        self._clock = clock
+        self._tunnel = tunnel
+        self._mark = mark
+        self._scope = trio.CancelScope()
+        self._via: Via = "tunnel"
+        self._accepted = False
+        self._up = self._down = 0
+        self.since = clock()
+        flow.handler = self
+        table.hold(self)
+
+    async def run(self, decide: Decide) -> None:
+        """Ask, and serve the connection until its end."""
+        request = FlowRequest("tcp", self._flow.source, self._flow.destination)
+        with self._scope:
+            try:
+                await self._serve(await ask(decide, request))
+            finally:
+                self._table.remove(self)
+
+    async def _serve(self, decision: Tunnel | Direct | Reject | trio.abc.Stream) -> None:
+        flow = self._flow
+        host, port = flow.destination
+        if isinstance(decision, Reject):
+            self._refuse(decision, "as decided")
+        elif isinstance(decision, Tunnel):
+            if self._scope.cancel_called:
+                return  # it has ended, and nothing here has waited since
+            to = None
+            if decision != Tunnel():
+                to = (
+                    self._policy.to_worker(host) if decision.host is None else decision.host,
+                    port if decision.port is None else decision.port,
+                )
+                if not _can_be_host(to[0]):
+                    self._refuse(Reject.HOST_UNREACHABLE, f"{to[0]!r} is no host")
+                    return
+            self._table.remove(self)
+            flow.handler = None
+            self._tunnel(flow, to)
+        elif isinstance(decision, Direct):
+            self._via = "direct"
+            try:
+                far = await open_connection(self._policy.to_worker(host), port, self._mark)
+            except OSError as error:
+                self._refuse(refusal_of(error), f"not connected: {error.strerror or error}")
+            else:
+                await self._relay(far)
+        else:
+            self._via = "stream"
+            await self._relay(decision)
+
+    def _refuse(self, how: Reject, why: str) -> None:
+        if logs_flows():
+            log_flow("tcp", self._flow.source, self._flow.destination, f"refused here: {why}")
+        self._flow.reject(how)
+
+    async def _relay(self, far: trio.abc.Stream) -> None:
+        """Copy both ways; the end of one end's bytes is told to the other, and so is a reset."""
+        assert isinstance(far, trio.abc.HalfCloseableStream)
+        near = TcpStream(self._flow)
+        whole = False
+        try:
+            self._accepted = True
+            self._table.accept(self)
+            self._counters.flows_accepted += 1
+            self._flow.accept()
+            await near.wait_established()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._copy, near, far, self._count_up)
+                nursery.start_soon(self._copy, far, near, self._count_down)
+            whole = True
+        except* (trio.BrokenResourceError, StackError) as errors:
+            _log.debug("tcp %s: %s", self._flow.source, errors.exceptions[0])
+            self._counters.flows_reset += 1
+        finally:
+            if not whole:  # what has come of it is not to look like all of it
+                near.abort()
+                if isinstance(far, trio.SocketStream):
+                    with contextlib.suppress(OSError):
+                        end_in_reset(far.socket)
+            with trio.CancelScope(shield=True):
+                await near.aclose()
+                await trio.aclose_forcefully(far)
+
+    async def _copy(
+        self,
+        source: trio.abc.ReceiveStream,
+        target: trio.abc.HalfCloseableStream,
+        count: Callable[[int], None],
+    ) -> None:
+        while data := await source.receive_some(_COPY):
+            await target.send_all(data)
+            count(len(data))
+        await target.send_eof()
+
+    def _count_up(self, count: int) -> None:
+        self._up += count
+        self._counters.bytes_up += count
+
+    def _count_down(self, count: int) -> None:
+        self._down += count
+        self._counters.bytes_down += count
+
+    def info(self, now: float) -> FlowInfo:
+        """Return what is told of it."""
+        return FlowInfo(
+            "tcp",
+            self._flow.source,
+            self._flow.destination,
+            self._via,
+            "open" if self._accepted else "connecting",
+            now - self.since,
+            self._up,
+            self._down,
+        )
+
+    # an entry of the table
+
+    def refuse(self, how: Reject) -> None:
+        """Give it up while it is held."""
+        self._flow.reject(how)
+        self._give_up()
+
+    def end(self) -> None:
+        """End it; a SYN that is held is refused."""
+        if not self._accepted:
+            self._flow.reject(Reject.RST)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Make room at once, and have its tasks end."""
+        self._table.remove(self)
+        self._scope.cancel()
+
+    def expire_orphan(self, now: float) -> None:
+        """Do nothing: its tasks end with the application."""
+
+    # a FlowHandler, until it is accepted
+
+    def on_established(self) -> None:
+        """Nothing: it is held."""
+
+    def on_readable(self) -> None:
+        """Nothing: it is held."""
+
+    def on_writable(self) -> None:
+        """Nothing: it is held."""
+
+    def on_reset(self) -> None:
+        """The application has given up."""
+        self._counters.flows_reset += 1
+        self._give_up()
+
+    def on_closed(self) -> None:
+        """The application is gone."""
+        self._give_up()
+
+
+def _can_be_host(host: str) -> bool:
+    """Return whether a worker can be asked for it."""
+    try:
+        return 1 <= len(host.encode()) <= 255 and "\0" not in host
+    except UnicodeEncodeError:
+        return False
+
+
+class DatagramDecisions:
+    """What the program has decided of datagrams, by their source and destination.
+
+    :param nursery: for the calls that wait.
+    :param deliver: is given the datagrams that waited, when it has decided.
+    """
+
+    def __init__(
+        self,
+        decide: Decide,
+        nursery: trio.Nursery,
+        counters: GatewayCounters,
+        deliver: Callable[[list[Datagram]], None],
+    ) -> None:
+        self._decide = decide
+        self._nursery = nursery
+        self._counters = counters
+        self._deliver = deliver
+        self._known: OrderedDict[tuple[_Address, _Address], Tunnel | Direct | Reject] = (
+            OrderedDict()
+        )
+        self._waiting: dict[tuple[_Address, _Address], list[Datagram]] = {}
+        self._bytes = 0  # of those that wait
+
+    def of(self, datagram: Datagram) -> Tunnel | Direct | Reject | None:
+        """Return the decision; None: the datagram waits for it, or is dropped."""
+        pair = datagram.source, datagram.destination
+        decision = self._known.get(pair)
+        if decision is not None:
+            self._known.move_to_end(pair)
+            return decision
+        waiting = self._waiting.get(pair)
+        if waiting is None and len(self._waiting) < MAX_KNOWN:
+            waiting = self._waiting[pair] = []
+            self._nursery.start_soon(self._ask, pair)
+        size = len(datagram.payload)
+        if waiting is None or len(waiting) >= MAX_WAITING or self._bytes + size > MAX_BYTES:
+            self._counters.datagrams_dropped += 1
+        else:
+            kept = memoryview(bytes(datagram.payload))  # lest it pin those that came with it
+            waiting.append(Datagram(*pair, kept, datagram.hop_limit, datagram.traffic_class))
+            self._bytes += size
+        return None
+
+    async def _ask(self, pair: tuple[_Address, _Address]) -> None:
+        try:
+            with trio.move_on_after(HELD_SECONDS) as asking:
+                decision = await ask(self._decide, FlowRequest("udp", *pair))
+                assert isinstance(decision, (Tunnel, Direct, Reject))  # read_decision sees to it
+                self._known[pair] = decision
+                if len(self._known) > MAX_KNOWN:
+                    self._known.popitem(last=False)
+        finally:
+            waiting = self._waiting.pop(pair)
+            self._bytes -= sum(len(each.payload) for each in waiting)
+        if asking.cancelled_caught:  # the next datagram asks again
+            self._counters.datagrams_dropped += len(waiting)
+        else:
+            self._deliver(waiting)
+
+
+class UdpPeer(Protocol):
+    """What a socket's datagrams are given to."""
+
+    def on_datagram(self, host: str, port: int, payload: memoryview, /) -> None: ...
+
+
+class DirectOpener:
+    """Opens UDP sockets of this machine in place of the tunnel's associations.
+
+    :param nursery: for the tasks that receive.
+    :param mark: SO_MARK of the sockets.
+    """
+
+    def __init__(self, nursery: trio.Nursery, mark: int | None) -> None:
+        self._nursery = nursery
+        self._mark = mark
+
+    def open_association(self, peer: UdpPeer, sink: object = None) -> DirectSockets:
+        """Return what sends for ``peer``; what comes for it is given to it, not to ``sink``."""
+        return DirectSockets(peer, self._nursery, self._mark)
+
+
+class DirectSockets:
+    """A UDP socket of either family, opened when it is needed."""
+
+    identifier = 0
+    """It has no frames."""
+
+    def __init__(self, peer: UdpPeer, nursery: trio.Nursery, mark: int | None) -> None:
+        self._peer = peer
+        self._nursery = nursery
+        self._mark = mark
+        self._sockets: dict[int, socket.socket] = {}
+        self._scope = trio.CancelScope()
+
+    def send(self, host: str, port: int, payload: bytes | memoryview) -> bool:
+        """Send a datagram; False if it was dropped: the system has no room, or no way."""
+        family = family_of(host)
+        try:
+            known = self._sockets.get(family)
+            if known is None:
+                known = open_socket(family, socket.SOCK_DGRAM, self._mark)
+                self._sockets[family] = known
+                self._nursery.start_soon(self._receive, known)
+            known.sendto(payload, (host, port))
+        except OSError as error:
+            _log.debug("udp %s:%d: %s", host, port, error)
+            return False
+        return True
+
+    async def _receive(self, raw: socket.socket) -> None:
+        with trio.socket.from_stdlib_socket(raw) as sock, self._scope:
+            while True:
+                try:
+                    data, (host, port, *_) = await sock.recvfrom(_MAX_DATAGRAM)
+                except OSError as error:  # the ICMP error of one that was sent
+                    _log.debug("udp: %s", error)
+                    continue
+                self._peer.on_datagram(host.partition("%")[0], port, memoryview(data))
+
+    def close(self) -> None:
+        """Close the sockets. Harmless twice."""
+        self._scope.cancel()

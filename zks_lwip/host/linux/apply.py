@@ -1,0 +1,95 @@
+"""Do and undo steps, and say what failed; runs in a thread in the network namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+
+from ...errors import HostError, PrivilegeError, ZksError
+from ..plan.step import Step
+from ..plan.system import System
+from .resolver_helper import ResolverHelper
+from .rtnetlink import NetlinkError
+
+__all__ = ["Applier", "undo_all"]
+
+
+class Applier:
+    """Does and undoes steps through a system, in that system's thread."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.helper: ResolverHelper | None = None
+        """Does the steps of the system's resolver, where this process may not."""
+
+    def do(self, step: Step) -> None:
+        """Do a step; harmless where it is done already.
+
+        :raises HostError: it cannot be done; says what and why.
+        :raises PrivilegeError: for want of a privilege.
+        """
+        helper = self._helper_for(step)
+        if helper is None:
+            _explained(step.commands(), lambda: step.do(self._system))
+        else:
+            _explained(step.commands(), lambda: helper.do(step))
+
+    def undo(self, step: Step, *, stays: bool = False) -> None:
+        """Take a step back; harmless where it has gone already.
+
+        :param stays: the TUN stays, so that what else vanishes with it is undone, too.
+        :raises HostError, PrivilegeError: as :meth:`do`.
+        """
+        if step.vanishes and not stays:
+            return
+        helper = self._helper_for(step)
+        if helper is None:
+            _explained(step.undo_commands(), lambda: step.undo(self._system))
+        else:
+            _explained(step.undo_commands(), lambda: helper.undo(step))
+
+    def _helper_for(self, step: Step) -> ResolverHelper | None:
+        return self.helper if self.helper is not None and step in self.helper else None
+
+
+def undo_all(steps: list[Step], undo: Callable[[Step], None]) -> list[str]:
+    """Undo steps in reverse, each once, whatever fails.
+
+    :returns: what failed.
+    """
+    problems = []
+    for step in dict.fromkeys(reversed(steps)):
+        try:
+            undo(step)
+        except ZksError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _explained(commands: Sequence[str], action: Callable[[], None]) -> None:
+    """Do something, and name the command that it stands for where it fails."""
+    try:
+        action()
+    except NetlinkError as error:
+        raise _explain(commands, error.code) from error
+    except OSError as error:
+        raise _explain(commands, error.errno or 0) from error
+    except subprocess.SubprocessError as error:
+        raise HostError(f"{_shown(commands)}: {error}") from error
+
+
+def _shown(commands: Sequence[str]) -> str:
+    return commands[0].split("\n")[0] if commands else "this step"
+
+
+def _explain(commands: Sequence[str], code: int) -> HostError | PrivilegeError:
+    message = f"`{_shown(commands)}` failed: {os.strerror(code)}"
+    if code in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(
+            f"{message}; `connect` needs root or CAP_NET_ADMIN, `run -- COMMAND` needs neither"
+        )
+    if code == errno.EOPNOTSUPP:
+        return HostError(f"{message}; the kernel lacks CONFIG_IP_MULTIPLE_TABLES, perhaps")
+    return HostError(message)

@@ -1,0 +1,48 @@
+"""Look up the next hop that the kernel would use."""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+from ...net.descriptors import is_scarcity, warn_of_scarcity
+from .rtnetlink import IPRoute, NetlinkError
+
+__all__ = ["NextHop", "next_hop"]
+
+
+class NextHop(NamedTuple):
+    """Where a packet is sent first, and from which address."""
+
+    link: int
+    """Index of the interface."""
+    gateway: str
+    """Address of the router; empty if the destination is on the link."""
+    source: str
+    """Source address that a socket would get; empty if the kernel names none."""
+
+
+def next_hop(address: str, mark: int | None) -> NextHop | None:
+    """Return the next hop that the kernel would use in the network namespace of this thread.
+
+    Blocks.
+
+    :param address: the destination.
+    :param mark: SO_MARK of the socket, None for a socket without one.
+    :returns: None if there is no route, or if it cannot be looked up now.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    request = {"dst": address, "family": family} | ({} if mark is None else {"mark": mark})
+    try:
+        with IPRoute() as ip:
+            (message, *_) = ip.route("get", **request)
+    except NetlinkError:
+        return None
+    except OSError as error:
+        if not is_scarcity(error):
+            raise
+        warn_of_scarcity(f"the way to {address} cannot be looked up", error)
+        return None
+    link = message.get_attr("RTA_OIF") or 0
+    gateway = message.get_attr("RTA_GATEWAY") or ""
+    return NextHop(link, str(gateway), str(message.get_attr("RTA_PREFSRC") or ""))

@@ -1,0 +1,73 @@
+"""Listening for TCP: where, and the socket."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+
+from ..errors import ConfigError, PrivilegeError
+from .names import join_host_port, parse_address_port
+from .sockets import family_of, open_socket
+
+__all__ = ["is_loopback", "listen", "parse_listen"]
+
+_BACKLOG = 1024
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Read ``ADDRESS:PORT`` or ``[IPV6]:PORT``; ``localhost`` is 127.0.0.1.
+
+    :returns: address and port; 0 is any free one.
+    :raises ConfigError: it is neither.
+    """
+    host, colon, rest = text.partition(":")
+    written = f"127.0.0.1:{rest}" if colon and host == "localhost" else text
+    try:
+        address, port = parse_address_port(written, least=0)
+        return str(address), port
+    except ValueError as error:
+        raise ConfigError(
+            f"{text}: {error}; give for example 127.0.0.1:8787 or [::1]:8787", "listen"
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address, which is given in text."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def listen(host: str, port: int) -> tuple[socket.socket, tuple[str, int]]:
+    """Listen at an address, with a non-blocking socket; no name is looked up.
+
+    :param host: an address in text; ``::`` is all addresses, those of IPv4 too.
+    :param port: 0 is any free one.
+    :returns: the socket, and the address and port that it has.
+    :raises ConfigError: the address is not this machine's, or is in use.
+    :raises PrivilegeError: the port needs privilege.
+    """
+    family = family_of(host)
+    sock = open_socket(family, socket.SOCK_STREAM, None)
+    try:
+        if os.name == "posix":  # on Windows it lets another program take the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        message = f"cannot listen on {join_host_port(host, port)}: {error.strerror}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise PrivilegeError(f"{message}; ports below 1024 need privilege") from None
+        if error.errno == errno.EADDRINUSE:
+            message += (
+                "; end what listens there (`ss -ltnp` shows it), or give `listen` another port"
+            )
+        elif error.errno == errno.EADDRNOTAVAIL:
+            message += (
+                "; give `listen` an address of this machine, or 0.0.0.0 or [::] for all of them"
+            )
+        raise ConfigError(message) from None
+    return sock, sock.getsockname()[:2]

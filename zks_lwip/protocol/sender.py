@@ -1,0 +1,177 @@
+"""Which message leaves next, and what is kept of it (PROTOCOL.md §4 to §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import spares
+from .credit import RoundTrip
+from .frames import Buffer
+from .hello import Hello
+from .in_flight import QueriesInFlight
+from .kept import Kept
+from .multiplexer import Multiplexer
+from .outbox import Outbox
+from .stats import SessionStats
+from .taken import Taken
+from .wakeup import Wakeup
+
+__all__ = ["Sender"]
+
+_MIN_LIMIT = 4096
+_MIN_ROOM = 64
+"""Bytes of room in a message below which no DATA is begun in it."""
+_SMALL = 32 << 10
+"""Bytes of a message up to which it is copied out of the buffer that it was written in."""
+
+
+class Sender:
+    """Makes the messages of a session.
+
+    :param on_hello_sent: called when our HELLO leaves.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        mux: Multiplexer,
+        kept: Kept,
+        taken: Taken,
+        queries: QueriesInFlight,
+        stats: SessionStats,
+        round_trip: RoundTrip,
+        clock: Callable[[], float],
+        wakeup: Wakeup,
+        on_hello_sent: Callable[[], None],
+    ) -> None:
+        self.peer: Hello | None = None
+        """The peer's HELLO, while frames may be sent: it has come on this WebSocket."""
+        self._outbox = outbox
+        self._mux = mux
+        self._kept = kept
+        self._taken = taken
+        self._queries = queries
+        self._stats = stats
+        self._round_trip = round_trip
+        self._clock = clock
+        self._wakeup = wakeup
+        self._on_hello_sent = on_hello_sent
+        self._alone = False  # the next frame that is sent again is too large to share a message
+
+    @property
+    def counted(self) -> int:
+        """Counted frames (PROTOCOL.md §6) sent so far."""
+        return self._outbox.counted + self._mux.frames
+
+    @property
+    def has_output(self) -> bool:
+        """See :attr:`Session.has_output`."""
+        outbox = self._outbox
+        if outbox.hello is not None:
+            return True
+        if self.peer is None:
+            return False
+        kept = self._kept
+        if not kept.full and self._mux:
+            return True
+        if outbox and (not kept.stuffed or outbox.has_uncounted):
+            return True
+        return kept.unsent or self._taken.is_due()
+
+    def clear(self) -> None:
+        """Count from 0, as at the start of a session."""
+        self._outbox.counted = 0
+        self._mux.forget_frames()
+
+    def next_message(self, limit: int) -> bytearray | None:
+        """See :meth:`Session.next_message`."""
+        if limit < _MIN_LIMIT:
+            raise ValueError(f"a limit of {limit} bytes is below {_MIN_LIMIT}")
+        self._kept.was_sent()
+        outbox, peer = self._outbox, self.peer
+        message: bytearray | None = None
+        if outbox.hello is not None:
+            message = bytearray(outbox.hello)
+            outbox.hello = None
+            self._on_hello_sent()
+            self._alone = False
+        elif peer is not None:
+            limit = min(limit, peer.max_message)
+            message = self._assemble(limit, peer.max_data, bool(self._mux))
+            if not message and outbox:
+                # What waits had left its share to streams, which turned out to have nothing
+                message = self._assemble(limit, peer.max_data, False)
+        if not message:
+            self._wakeup.told = False
+            return None
+        self._stats.messages_out += 1
+        self._stats.bytes_out += len(message)
+        if not self.has_output:
+            self._wakeup.told = False
+        return message
+
+    def _assemble(self, limit: int, max_data: int, streams: bool) -> bytearray:
+        outbox, kept, taken = self._outbox, self._kept, self._taken
+        parts: list[Buffer] = []
+        size = 0
+        if kept.unsent and self._alone:
+            return self._send_again(parts, size, limit)
+        waiting = bool(outbox)
+        if taken.count != taken.said and taken.active:
+            if waiting or streams or kept.unsent or taken.is_due():
+                parts.append(taken.ack())
+                size = len(parts[0])
+        if waiting and outbox.has_uncounted:
+            pinged = outbox.pings
+            shared = streams or outbox.has_counted or kept.unsent
+            size = outbox.take_uncounted(parts, size, limit, shared)
+            if pinged and not outbox.pings:
+                self._round_trip.sent(self._clock())
+            for answer in outbox.answered:
+                self._queries.left(answer)
+            outbox.answered.clear()
+        if kept.unsent:
+            return self._send_again(parts, size, limit)
+        start = size  # of the counted frames
+        before = self.counted
+        if waiting and not kept.stuffed:
+            size = outbox.take_counted(parts, size, limit)
+        # While control frames wait, a stream's CONNECT or CONNECTED may be among them
+        if self._mux and not outbox.control and limit - size >= _MIN_ROOM and not kept.full:
+            message = self._fill(parts, size, limit, max_data)
+        else:
+            message = bytearray().join(parts)
+        if kept.active:
+            after = self.counted
+            if after > before:
+                kept.put(message, start, after, self._clock())
+        return message
+
+    def _fill(self, parts: list[Buffer], size: int, limit: int, max_data: int) -> bytearray:
+        """Return a message of these parts, with DATA and EOF behind them."""
+        buffer = spares.take(limit)
+        mux = self._mux
+        payload = mux.payload
+        with memoryview(buffer) as whole, whole[:limit] as view:
+            if parts:
+                view[:size] = b"".join(parts)
+            end = mux.fill(view, size, max_data)
+        self._stats.data_out += mux.payload - payload
+        # A message that is kept may not hold a buffer that is much larger
+        if end <= _SMALL or (self._kept.active and end * 4 < len(buffer) * 3):
+            message = buffer[:end]
+            spares.give(buffer)  # from here on it may be another thread's
+            return message
+        del buffer[end:]
+        return buffer
+
+    def _send_again(self, parts: list[Buffer], size: int, limit: int) -> bytearray:
+        """Return a message of these parts, with frames behind them that were sent before."""
+        self._alone = bool(size) and self._kept.next_length > limit - size
+        if self._alone:
+            return bytearray().join(parts)
+        view, frames = self._kept.send_again(limit - size, self._clock())
+        self._stats.frames_resent += frames
+        self._stats.bytes_resent += len(view)
+        return bytearray().join((*parts, view))

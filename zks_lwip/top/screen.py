@@ -1,0 +1,222 @@
+"""The screen itself: ask the instance, read keys, draw, until ``q`` or Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from ..daemon.client import NotRunning, ask_running, ask_status
+from ..errors import ConfigError, HostError, PrivilegeError, ZksError
+from ..host.linux.socket_owners import Source, socket_owners
+from ..net.netns import run_in_netns
+from .model import Model, Row
+from .view import frame, next_sort, plain_only
+
+__all__ = ["run_top"]
+
+_LOOK = 0.2
+"""Seconds after which a new size of the terminal is seen."""
+_PATIENCE = 10.0
+_CLOSE_QUESTION = "close {}? y: yes, any other key: no"
+_ESCAPE = "\x1b"
+_ARROWS = {"\x1b[A": "k", "\x1b[B": "j", "\x1bOA": "k", "\x1bOB": "j"}
+_SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]")
+"""Keys such as F5 or Home."""
+_MAX_FILTER = 100
+
+
+class _Instance:
+    """What answers for the screen.
+
+    :param netns: whose namespace is captured, as for `status`.
+    """
+
+    def __init__(self, netns: str | None) -> None:
+        self.netns = netns
+
+    def ask(self, model: Model) -> None:
+        """Put what an instance says into the model.
+
+        :raises ZksError: it cannot be asked.
+        """
+        status = ask_status(self.netns)
+        if status["tunnel"] is None:
+            model.gone(status)
+            return
+        flows = ask_running(self.netns, "flows", patience=_PATIENCE)
+        owners = run_in_netns(self.netns, socket_owners, _sources(flows))
+        model.told(status, flows, owners, time.monotonic())
+
+    def close(self, row: Row) -> str:
+        """Have a flow closed; return what to say of it."""
+        told = ask_running(
+            self.netns,
+            "close_flow",
+            patience=_PATIENCE,
+            protocol=row.protocol,
+            source=row.source,
+            destination=row.destination,
+        )
+        return f"{row.target}: {'closed' if told['closed'] else 'it had ended already'}"
+
+
+def _sources(flows: Mapping[str, Any]) -> list[Source]:
+    return [
+        (flow["protocol"], flow["source"][0], flow["source"][1])
+        for flow in flows["flows"]
+        if flow["source"] is not None
+    ]
+
+
+def run_top(netns: str | None, *, interval: float, once: bool, sort: str, filter_text: str) -> None:
+    """Show what an instance does.
+
+    :param interval: seconds between two answers.
+    :param once: print one frame, with the rates of a second, and return.
+    :raises NotRunning: nothing runs there.
+    :raises ZksError: it cannot be asked.
+    """
+    model = Model(sort=sort, filter=filter_text)
+    instance = _Instance(netns)
+    instance.ask(model)
+    if model.status["tunnel"] is None:
+        raise NotRunning(str(model.status["problem"]))
+    console = Console(highlight=False)
+    plain = plain_only(sys.stdout.encoding)
+    if once:
+        time.sleep(min(interval, 1.0))
+        instance.ask(model)
+        width, height = console.size
+        model.selected = -1
+        console.print(frame(model, width, height - 1, plain=plain), end="")
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("this is no terminal: `top --once` prints one frame, `status` has more")
+    _run(model, instance, console, interval, plain)
+
+
+def _run(model: Model, instance: _Instance, console: Console, interval: float, plain: bool) -> None:
+    """Draw, and obey keys."""
+    held = False
+    asked: Row | None = None  # whether to close it; what is selected may be another by the answer
+    due = time.monotonic() + interval
+    size = None
+    with (
+        _keys() as read_key,
+        Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        changed = True
+        while True:
+            if time.monotonic() >= due:
+                if not held:
+                    _refresh(model, instance)
+                    changed = True
+                due = time.monotonic() + interval
+            if changed or console.size != size:
+                size = console.size
+                live.update(frame(model, *size, plain=plain), refresh=True)
+                changed = False
+            key = read_key(min(_LOOK, max(0.0, due - time.monotonic())))
+            if not key:
+                continue
+            changed = True
+            model.message = ""
+            if model.typing:
+                _type(model, key)
+            elif asked is not None:
+                row, asked = asked, None
+                if key == "y":
+                    _close(model, instance, row)
+            elif key == "q":
+                return
+            elif key == "x":
+                asked = model.current()
+                model.message = "" if asked is None else _CLOSE_QUESTION.format(asked.target)
+            elif key == " ":
+                held = not held
+                model.message = "held: space goes on" if held else ""
+            else:
+                _steer(model, key)
+
+
+def _steer(model: Model, key: str) -> None:
+    if key == "s":
+        model.sort = next_sort(model.sort)
+    elif key == "r":
+        model.reverse = not model.reverse
+    elif key == "/":
+        model.typing, model.filter = True, ""
+    elif key == "j":
+        model.selected += 1
+    elif key == "k":
+        model.selected = max(0, model.selected - 1)
+    elif key == _ESCAPE:
+        model.filter = ""
+
+
+def _type(model: Model, key: str) -> None:
+    """Change the filter."""
+    if key in ("\r", "\n"):
+        model.typing = False
+    elif key == _ESCAPE:
+        model.typing, model.filter = False, ""
+    elif key in ("\x7f", "\b"):
+        model.filter = model.filter[:-1]
+    elif key.isprintable() and len(model.filter) < _MAX_FILTER:
+        model.filter += key
+
+
+def _refresh(model: Model, instance: _Instance) -> None:
+    try:
+        instance.ask(model)
+    except ZksError as error:
+        model.message = str(error)
+
+
+def _close(model: Model, instance: _Instance, row: Row) -> None:
+    try:
+        model.message = instance.close(row)
+    except (HostError, PrivilegeError, ConfigError) as error:
+        model.message = str(error)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Any]:
+    """Read single keys for the length of a ``with``; yield a function that waits for one."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    waiting: list[str] = []
+
+    def read_key(seconds: float) -> str:
+        """Return a key; empty after that time, or at the end of the terminal ``q``."""
+        if not waiting:
+            if not select.select([fd], [], [], seconds)[0]:
+                return ""
+            try:
+                text = os.read(fd, 64).decode(errors="replace")
+            except OSError:
+                return "q"  # the terminal has gone
+            if not text:
+                return "q"
+            for arrow, letter in _ARROWS.items():
+                text = text.replace(arrow, letter)
+            waiting.extend(_SEQUENCE.sub("", text))  # other keys mean nothing here
+        return waiting.pop(0) if waiting else ""
+
+    tty.setcbreak(fd)
+    try:
+        yield read_key
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
