@@ -187,7 +187,10 @@ class Receiver:
                         position = mux.position
                         taken.count += mux.applied
                         for event in payloads:
-                            if event.stream in mux.open:  # its owner may have closed it
+                            stream = mux.open.get(event.stream)
+                            if stream is not None:  # its owner may have closed it
+                                # Or, over bytes before these, have C push to it again
+                                stream.unbind(pull=False)
                                 yield event
                         yield None
                         if epoch != self._epoch:

@@ -421,7 +421,7 @@ class Session:
 
         It pulls until the target has ended or failed, and then asks the source. It pushes until the
         target does not take all of some DATA: the rest, and what follows, are events, until this is
-        called again. What it has pushed counts as consumed.
+        called again over the last of them. What it has pushed counts as consumed.
 
         :param target: a ``struct zks_mux_target *``.
         :param handle: the target's name for the stream's connection.

@@ -75,9 +75,11 @@ class Stream:
         if push:
             c.pushes = 1
 
-    def unbind(self) -> None:
-        """Have C neither pull nor push any more."""
-        self.c.pulls = self.c.pushes = 0
+    def unbind(self, *, pull: bool = True) -> None:
+        """Have C push no more, and pull no more either, unless ``pull`` is False."""
+        self.c.pushes = 0
+        if pull:
+            self.c.pulls = 0
 
     @property
     def credit(self) -> int:

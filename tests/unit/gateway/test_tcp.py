@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import random
+from typing import Any
 
 import pytest
+from zks_lwip._lwip import ffi
 
 from tests.kits.gateway import FakeFlow, FakeStream, FakeTunnel
+from tests.kits.session import connected_client, drain
 from zks_lwip.gateway.counters import GatewayCounters
 from zks_lwip.gateway.flow_table import HELD_SECONDS, FlowTable
 from zks_lwip.gateway.policy import FlowPolicy
 from zks_lwip.gateway.tcp import ORPHAN_SECONDS, TcpBridge
+from zks_lwip.protocol import Data, DataReceived, Session
 from zks_lwip.stack import Reject
 
 
@@ -133,6 +138,71 @@ def test_credit_is_given_back_only_for_what_the_stack_took() -> None:
     flow.handler.on_writable()
     assert flow.delivered == b"abcdefghi" and stream.credit == 9
     assert bench.counters.bytes_down == 9
+
+
+class SessionStream(FakeStream):
+    """Stream 1 of a real session, in which C moves bytes as soon as it is told to."""
+
+    session: Session
+
+    def bind(self, target: Any, handle: int, **directions: bool) -> None:
+        self.session.bind(1, target, handle, **directions)
+
+    def unbind(self) -> None:
+        self.session.unbind(1)
+
+    def consumed(self, n: int) -> None:
+        super().consumed(n)
+        self.session.consumed(1, n)
+
+
+class SessionTunnel(FakeTunnel):
+    def open_stream(self, host: str, port: int, peer: Any) -> FakeStream:
+        self.streams.append(SessionStream(host, port, peer))
+        return self.streams[-1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bytes_stay_in_order_whether_c_moves_them_or_the_bridge(seed: int) -> None:
+    """The stack's own thread makes room at any time, and tells of it later."""
+    chance = random.Random(seed)
+    bench = Bench()
+    bench.tunnel = SessionTunnel()
+    flow, stream = bench.connected()
+    assert isinstance(stream, SessionStream)
+    session = stream.session = connected_client()
+    by_c = 0
+
+    @ffi.callback("int64_t(void *, uint64_t, const uint8_t *, size_t)")
+    def push(_context: object, _handle: int, data: Any, length: int) -> int:
+        nonlocal by_c
+        taken = flow.push(bytes(ffi.buffer(data, length)))
+        by_c += taken
+        return taken
+
+    flow.target = ffi.new("struct zks_mux_target *", {"push": push}), 7
+    sent = b""
+    for _ in range(300):
+        frames = []
+        for _ in range(chance.randint(1, 5)):
+            data = chance.randbytes(chance.choice([1, 20, 300]))
+            frames.append(Data(1, data).encode())
+            sent += data
+        flow.room = chance.choice([0, 10, 200, 1000])
+        for event in session.work_through(b"".join(frames)):
+            if chance.random() < 0.5:
+                flow.room = chance.choice([0, 10, 200, 1000])
+            if isinstance(event, DataReceived):
+                stream.peer.on_data(event.payload)
+        if chance.random() < 0.5:
+            flow.room = 1000
+            flow.handler.on_writable()
+        drain(session)
+        assert sent.startswith(flow.delivered)
+    flow.room = 1 << 30
+    flow.handler.on_writable()
+    assert flow.delivered == sent
+    assert by_c and stream.credit
 
 
 def test_what_is_kept_is_a_copy() -> None:

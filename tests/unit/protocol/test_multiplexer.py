@@ -185,6 +185,33 @@ def test_what_a_socket_does_not_take_is_the_owners_until_it_binds_again(pair: Pa
     assert window.held == 0
 
 
+def test_what_comes_does_not_overtake_a_rest_that_was_kept_after_binding_again() -> None:
+    """Of two DATA of one message the target takes nothing, then the owner passes the first on and
+    binds again; it keeps the second. There is room again when a third one comes."""
+    session = opened(1)
+    session.accept(1, Bytes())
+    session.connected(1)
+    room = 0
+
+    @ffi.callback("int64_t(void *, uint64_t, const uint8_t *, size_t)")
+    def push(_context: object, _handle: int, _data: object, length: int) -> int:
+        return min(length, room)
+
+    target = ffi.new("struct zks_mux_target *", {"push": push})
+    session.bind(1, target, 0, push=True)
+    assert feed(session, Data(1, b"first")) == [came(1, b"first")]
+    session.bind(1, target, 0, push=True)
+    work = session.work_through(Data(1, b"second").encode() + Data(1, b"third").encode())
+    assert next(work) == came(1, b"second")
+    session.bind(1, target, 0, push=True)  # it was passed on
+    assert next(work) == came(1, b"third")
+    assert list(work) == [None]
+    room = 1000
+    assert feed(session, Data(1, b"fourth")) == [came(1, b"fourth")]
+    session.bind(1, target, 0, push=True)
+    assert feed(session, Data(1, b"fifth")) == []
+
+
 def test_an_error_of_a_socket_is_told_once(pair: Pair) -> None:
     session = opened(2)
     (ours, theirs), (other, peer) = pair(), pair()
