@@ -12,7 +12,7 @@ from zks_lwip.host.plan.state import HostState, Leftover
 class FakeSystem:
     """Stands for one network namespace: writes down what steps ask of it, and does none of it.
 
-    It fulfils :class:`zks_lwip.host.linux.system.HostSystem`.
+    It fulfils :class:`zks_lwip.host.linux.system.LinuxHostSystem`.
     """
 
     def __init__(self, state: HostState | None = None) -> None:

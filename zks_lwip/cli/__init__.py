@@ -59,7 +59,8 @@ _written: dict[str, str] = {}
 _IN_EXAMPLES, _CALLED = "python -m zks_lwip", ("zks-lwip",)
 _COMPILED = ("zks_lwip._lwip", "_lwip")
 _ANYWHERE = ("config", "doctor", "man", "proxy", "worker")
-_LINUX = tuple(name for name in _COMMANDS if name not in _ANYWHERE)
+_LINUX = ("exclude", "run")
+"""What no other system can do; the rest captures a host, or asks who does."""
 
 
 class _Failure(click.ClickException):
@@ -111,12 +112,8 @@ class _Commands(click.Group):
             ctx.fail(f"There is no command {args[0]!r}. {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         asks = not {"-h", "--help"}.isdisjoint(rest)
-        if sys.platform != "linux" and name in _LINUX and not asks:
-            raise _Failure(
-                f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is the "
-                "worker, the proxy, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
-                HostError.exit_code,
-            )
+        if sys.platform != "linux" and name not in _ANYWHERE and not asks:
+            _check_system(name)
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -129,6 +126,18 @@ class _Commands(click.Group):
             if explained is error:
                 raise
             raise explained from error
+
+
+def _check_system(name: str | None) -> None:
+    """Check that this system, which is not Linux, has a command."""
+    from ..host.platform import is_supported
+
+    if name in _LINUX or not is_supported():
+        raise _Failure(
+            f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is the "
+            "worker, the proxy, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
+            HostError.exit_code,
+        )
 
 
 def _explained(error: BaseException) -> BaseException:

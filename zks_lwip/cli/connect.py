@@ -24,7 +24,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from ..config import VpnConfig
-    from ..host.linux.ssh import SshConnection
+    from ..host.ssh import SshConnection
     from ..vpn import Vpn
 
 __all__ = ["connect"]
@@ -87,8 +87,8 @@ def connect(
     import trio
 
     from ..daemon import parse_allow_exclude, run_instance
-    from ..host.linux.privileges import find_group, find_user
-    from ..host.linux.ssh import ssh_connection
+    from ..host.accounts import find_group, find_user
+    from ..host.ssh import ssh_connection
     from ..net.descriptors import raise_descriptor_limit
     from ..settings.vpn import make_config
 

@@ -28,11 +28,11 @@ def recover(*, verbose: bool) -> None:
       python -m zks_lwip recover -v
     """
     from ..errors import HostError
-    from ..host.linux.privileges import check_net_admin
-    from ..host.linux.recover import recover as undo
+    from ..host.platform import current
 
-    check_net_admin("recover")
-    recovery = undo()
+    platform = current()
+    platform.check_privileges("recover")
+    recovery = platform.recover()
     if verbose:
         for command in recovery.undone:
             click.echo(f"[#] {command}")

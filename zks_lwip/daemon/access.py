@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from ..errors import ConfigError, PrivilegeError
-from ..host.linux.privileges import find_group, find_user
+from ..host.accounts import find_group, find_user
 
 __all__ = ["EXCLUDING", "READING", "Access", "Peer", "parse_allow_exclude"]
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, HostError, PrivilegeError, ZksError
 from ..host.plan.config import STATE_DIR
+from ..host.platform import current
 from ..tunnel.endpoint import read_token_file
 from .control import MAX_ANSWER, control_path
 from .states import OtherInstance, State, Status, no_status
 
 if TYPE_CHECKING:
-    from ..host.linux.instances import Remains, RunningInstance
+    from ..host.reports import Remains, RunningInstance
 
 __all__ = [
     "NotRunning",
@@ -46,12 +47,10 @@ def ask_running(netns: str | None, command: str, *, patience: float = 30.0, **va
     :returns: what it answers.
     :raises NotRunning: there is none; says what it has left, where one has died.
     """
-    from ..host.linux.instances import remains
-
     try:
         return ask(control_path(STATE_DIR, netns), command, patience=patience, **values)
     except NotRunning as error:
-        left = remains(netns)
+        left = current().remains(netns)
         raise (_nothing(netns) if left is None else _died(left)) from error
 
 
@@ -79,9 +78,7 @@ def _where(other: RunningInstance) -> str:
 
 def _others(netns: str | None) -> list[RunningInstance]:
     """Return the instances that run in other namespaces."""
-    from ..host.linux.instances import running_instances
-
-    return running_instances(besides=netns)
+    return current().running_instances(besides=netns)
 
 
 def _died(left: Remains) -> NotRunning:
@@ -163,9 +160,7 @@ def check_nothing_left(netns: str | None) -> None:
 
     :raises HostError: one did.
     """
-    from ..host.linux.instances import remains
-
-    left = remains(netns)
+    left = current().remains(netns)
     if left is None:
         return
     if left.closed:

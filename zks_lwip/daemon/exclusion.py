@@ -20,7 +20,7 @@ _RENEW_SECONDS = 3.0
 
 
 class ExcludingHost(Protocol):
-    """What is needed of :class:`~zks_lwip.host.linux.host.Host`."""
+    """What is needed of :class:`~zks_lwip.host.base.BaseHost`."""
 
     async def exclude(self, pid: int) -> None: ...
     async def renew_exclusion(self) -> bool: ...

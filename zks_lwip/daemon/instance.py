@@ -15,8 +15,9 @@ import trio
 
 from .._util import one_line
 from ..errors import ConfigError, HostError, PrivilegeError
-from ..host.linux.privileges import drop_privileges, find_group
+from ..host.accounts import find_group
 from ..host.plan.config import KillSwitch
+from ..host.platform import current
 from .access import Access, parse_allow_exclude
 from .control import Command, control_path, serve_control
 from .exclusion import exclude_process, keep_excluded
@@ -96,7 +97,7 @@ class Instance:
         self._nursery.start_soon(self._pauses.run)
         if self._config.allow_exclude:
             self._nursery.start_soon(keep_excluded, capture.host)
-        await drop_privileges(capture.host, user=self._config.user)
+        await current().drop_privileges(capture.host, user=self._config.user)
         if self._config.host.always_on:
             notify("READY=1", "STATUS=closed; connecting")
 

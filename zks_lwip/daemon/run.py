@@ -16,7 +16,7 @@ from .systemd import notify
 
 if TYPE_CHECKING:
     from ..config import VpnConfig
-    from ..host.linux.ssh import SshConnection
+    from ..host.ssh import SshConnection
     from ..vpn import Vpn
 
 __all__ = ["Display", "run_instance"]

@@ -17,8 +17,8 @@ from ..errors import HostError, PrivilegeError, ZksError
 from ..host.linux.cgroup import find_cgroups
 from ..host.linux.find_resolver import find_name_server, find_resolver
 from ..host.linux.privileges import check_net_admin
-from ..host.linux.programs import run_program
 from ..host.linux.table import nft_path
+from ..host.programs import run_program
 from ..host.resolv_conf import read_name_servers
 from ..host.rootless.errors import explain_user_namespace
 from ..net.netns import CLONE_NEWNET, NamespaceThread, namespace_id

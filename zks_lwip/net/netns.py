@@ -32,7 +32,6 @@ CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 # Where ip(8) keeps named namespaces.
 _NAMED = Path("/run/netns")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def namespace_path(netns: str | None) -> Path:
@@ -51,8 +50,13 @@ def namespace_path(netns: str | None) -> Path:
 def namespace_id(netns: str | None) -> int:
     """The inode number of a network namespace: equal for two names of the same namespace.
 
+    :returns: 0 on systems that have none.
     :raises ConfigError: there is no such namespace.
     """
+    if sys.platform != "linux":
+        if netns is not None:
+            raise ConfigError(f"{netns}: only Linux has network namespaces; leave `--netns` out")
+        return 0
     path = namespace_path(netns)
     try:
         return path.stat().st_ino
@@ -63,8 +67,10 @@ def namespace_id(netns: str | None) -> int:
 def namespace_cookie() -> int:
     """What tells this thread's network namespace from every other since the machine's start.
 
-    An inode number is used again once its namespace has gone. 0 before Linux 5.14.
+    An inode number is used again once its namespace has gone. 0 before Linux 5.14, and elsewhere.
     """
+    if sys.platform != "linux":
+        return 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             cookie = one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
@@ -80,12 +86,13 @@ def enter(netns: str) -> None:
     :raises ConfigError: there is no such namespace.
     :raises HostError: the file is none.
     """
+    namespace_id(netns)
     try:
         fd = os.open(namespace_path(netns), os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _no_namespace(netns, error) from error
     try:
-        if _libc.setns(fd, CLONE_NEWNET) != 0:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
             if code == errno.EPERM:
                 raise PrivilegeError(

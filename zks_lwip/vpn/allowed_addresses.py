@@ -19,7 +19,7 @@ from ..net.backoff import Backoff
 from ..net.happy_eyeballs import interleave
 
 if TYPE_CHECKING:
-    from ..host.plan.make import Plan
+    from ..host.plan.plan import Plan
 
 __all__ = ["MAX_PEERS", "AllowedAddresses", "known_peers", "needs_names", "to_network"]
 

@@ -23,15 +23,15 @@ from ..config import DEFAULT_HOST_LOOPBACK, Ipv6, VpnConfig
 from ..dns.options import Dot
 from ..errors import HostError
 from ..host.plan.config import HostConfig
+from ..host.platform import current
 from .allowed_addresses import AllowedAddresses, known_peers, to_network
 from .lookups import LookUps
 from .roaming import Roaming, follow_uplinks
 
 if TYPE_CHECKING:
-    from ..device import TunDevice
-    from ..host.linux.host import Host
-    from ..host.linux.ssh import SshConnection
-    from ..host.plan.make import Plan
+    from ..host.base import BaseHost, HostDevice
+    from ..host.plan.plan import Plan
+    from ..host.ssh import SshConnection
     from ..tunnel import Tunnel
 
 __all__ = ["Capture"]
@@ -54,7 +54,7 @@ class Capture:
         self.config = config
         self.plan = plan
         """What is done at first; :attr:`host` knows what is in force."""
-        self._host: Host | None = None
+        self._host: BaseHost | None = None
         self._allowed = AllowedAddresses(config, plan.mark, lambda: self.host)
         self._lookups = LookUps(config, plan.mark, self._allowed.add_peers)
 
@@ -62,14 +62,13 @@ class Capture:
     async def planned(cls, config: VpnConfig, *, ssh: SshConnection | None = None) -> Capture:
         """Look at the host and decide what to change; nothing is changed.
 
-        :param ssh: the connection that must not be cut, see :mod:`zks_lwip.host.linux.ssh`.
+        :param ssh: the connection that must not be cut, see :mod:`zks_lwip.host.ssh`.
         :raises ConfigError: that would cut it, or there is no such namespace.
         :raises HostError: the host cannot be captured as it is.
         """
-        from ..host.linux.observe import observe
-        from ..host.linux.ssh import check_ssh
-        from ..host.plan.make import make_plan
+        from ..host.ssh import check_ssh
 
+        platform = current()
         wishes = config.host
         wanted = HostConfig(
             tun=config.device.tun,
@@ -89,9 +88,9 @@ class Capture:
             block_dot=config.dns is not None and config.dns.dot is Dot.BLOCK,
             peers=known_peers(config),
         )
-        state = await observe(config.netns)
+        state = await platform.observe(config.netns)
         check_ssh(wanted, state, ssh)
-        return cls(config, make_plan(wanted, state))
+        return cls(config, platform.make_plan(wanted, state))
 
     @property
     def mark(self) -> int | None:
@@ -123,7 +122,7 @@ class Capture:
         return tuple(notes)
 
     @property
-    def host(self) -> Host:
+    def host(self) -> BaseHost:
         """The host as it is set up, inside of :meth:`in_force`.
 
         :raises HostError: outside of it.
@@ -133,7 +132,7 @@ class Capture:
         return self._host
 
     @property
-    def device(self) -> TunDevice:
+    def device(self) -> HostDevice:
         """The TUN."""
         return self.host.device
 
@@ -158,19 +157,19 @@ class Capture:
         :raises HostError: a step failed, or another instance runs in this namespace.
         :raises PrivilegeError: for want of a privilege.
         """
-        from ..host.linux.host import applied
         from ..host.plan.conflicts import LEAVES_HERE
-        from ..host.plan.make import make_plan
 
+        platform = current()
         if proxy := await self._lookups.find_proxy():
             peers = (self.plan.config.peers or ()) + tuple(map(to_network, proxy))
-            self.plan = make_plan(replace(self.plan.config, peers=peers), self.plan.state)
+            config = replace(self.plan.config, peers=peers)
+            self.plan = platform.make_plan(config, self.plan.state)
         for note in self.plan.notes:
             if note != LEAVES_HERE:  # the user who names no worker has been told
                 _log.warning("%s", note)
         always_on = self.config.host.always_on
         async with (
-            applied(self.plan, hold=always_on) as self._host,
+            platform.applied(self.plan, hold=always_on) as self._host,
             trio.open_nursery() as nursery,
         ):
             # What an instance that died has left closed is not opened by our failure, either.
@@ -201,8 +200,6 @@ class Capture:
 
         :raises DeviceError: the TUN has been removed.
         """
-        from ..host.linux.monitor import watch
-
         roaming = Roaming(tunnel, self.mark)
         async with trio.open_nursery() as nursery:
             if not self.config.embedded:  # that is on loopback
@@ -210,7 +207,7 @@ class Capture:
                 if self.mark is None:
                     nursery.start_soon(follow_uplinks, roaming.moved)
             on_move = _ignore if self.mark is None else roaming.moved
-            nursery.start_soon(watch, self.host, on_move)
+            nursery.start_soon(current().watch, self.host, on_move)
             nursery.start_soon(self._allowed.follow_bypassed, self._lookups.look_up)
 
 

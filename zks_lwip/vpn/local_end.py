@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import VpnConfig
 from ..device import FdDevice, PacketDevice
-from ..host.linux.privileges import check_net_admin
 from ..host.plan.addresses import TUN_IPV4, TUN_IPV6
+from ..host.platform import current, is_supported
 from .capture import Capture
 from .roaming import follow_network
 
 if TYPE_CHECKING:
-    from ..host.linux.ssh import SshConnection
+    from ..host.ssh import SshConnection
     from ..tunnel import Tunnel
 
 __all__ = ["GivenDevice", "LocalEnd", "OnCaptured", "Resolve", "choose_local_end"]
@@ -94,7 +93,7 @@ class GivenDevice:
 
     async def follow(self, tunnel: Tunnel) -> None:
         """Keep the tunnel where the network is, until cancelled."""
-        if sys.platform == "linux" and not self._config.embedded:  # that is on loopback
+        if is_supported() and not self._config.embedded:  # that is on loopback
             await follow_network(tunnel, self.mark)
 
     def hold(self) -> None:
@@ -118,5 +117,5 @@ async def choose_local_end(
     """
     if not capture:
         return GivenDevice(config, device)
-    check_net_admin()
+    current().check_privileges()
     return await Capture.planned(config, ssh=ssh)

@@ -31,7 +31,7 @@ from .vpn import Vpn
 from .worker_end import open_worker_end
 
 if TYPE_CHECKING:
-    from ..host.linux.ssh import SshConnection
+    from ..host.ssh import SshConnection
 
 __all__ = ["open_vpn"]
 
@@ -55,7 +55,7 @@ async def open_vpn(
     With ``capture`` a TUN is made and the host led into it, in the namespace of ``config.netns`` or
     in ours, before the worker is looked for. That is undone at the end; but once the tunnel was up,
     an error (also one of the caller's) leaves the host closed, until the next start or
-    :func:`zks_lwip.host.linux.recover.recover`.
+    :meth:`zks_lwip.host.platform.Platform.recover`.
 
     The block is entered when the worker has said HELLO. Until then TunnelError is raised for what
     does not pass by itself (a refused token, a bad certificate, no worker there; of several

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from ..host.platform import current
+
 if TYPE_CHECKING:
-    from ..host.linux.route_lookup import NextHop
+    from ..host.reports import NextHop
 
 __all__ = ["Roaming", "follow_network", "follow_uplinks"]
 
@@ -73,9 +75,7 @@ class Roaming:
         """Have the tunnel connect again when it must, until cancelled."""
         if self._look_up is None:
             # Not later: without a descriptor no module can be loaded.
-            from ..host.linux.route_lookup import next_hop
-
-            self._look_up = next_hop
+            self._look_up = current().next_hop
         while True:
             with trio.move_on_after(self._learn_seconds):
                 await self._news.wait()
@@ -138,9 +138,7 @@ async def follow_network(tunnel: RoamingTunnel, mark: int | None) -> None:
 
 async def follow_uplinks(moved: Callable[[bool], None]) -> None:
     """Call ``moved`` after changes in the namespace of this process, where that is not captured."""
-    from ..host.linux.monitor import follow
-
     try:
-        await follow(moved)
+        await current().follow(moved)
     except OSError as error:
         _log.info("changes of the network are not followed: %s", error.strerror)

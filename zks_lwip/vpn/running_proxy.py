@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from .._memory import give_back
 from .._util import single_error
 from ..config import Proxy, VpnConfig, WorkerUrl
 from ..errors import ConfigError
+from ..host.platform import is_supported
 from ..net.listen import is_loopback
 from ..proxy import ProxyConfig, ProxyServer
 from ..tunnel import Tunnel
@@ -124,7 +124,7 @@ async def open_proxy(config: VpnConfig, options: ProxyConfig) -> AsyncIterator[R
             nursery = await parts.enter_async_context(trio.open_nursery())
             nursery.start_soon(give_back, lambda: tunnel.memory)
             nursery.start_soon(worker.watch)
-            if sys.platform == "linux" and not config.embedded:  # that is on loopback
+            if is_supported() and not config.embedded:  # that is on loopback
                 from .roaming import follow_network
 
                 nursery.start_soon(follow_network, tunnel, None)

@@ -17,7 +17,7 @@ if sys.platform != "linux":
 from tests.kits.host import FakeSystem
 from tests.unit.host.test_plan import LAPTOP
 from zks_lwip.errors import HostError, PrivilegeError
-from zks_lwip.host.linux.apply import Applier, undo_all
+from zks_lwip.host.apply import Applier, undo_all
 from zks_lwip.host.linux.host import Host
 from zks_lwip.host.linux.table import Table, table_presence
 from zks_lwip.host.plan.config import HostConfig

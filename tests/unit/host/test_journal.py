@@ -19,7 +19,7 @@ from zks_lwip.errors import HostError
 if sys.platform != "linux":
     pytest.skip("the journal is for Linux", allow_module_level=True)
 
-from zks_lwip.host.linux.journal import RESERVE, Journal, JournalError, journal_path, parse, running
+from zks_lwip.host.journal import RESERVE, Journal, JournalError, journal_path, parse, running
 from zks_lwip.host.plan.steps import Nftables, Route, Rule, Sysctl
 
 STEPS = [
@@ -115,14 +115,14 @@ def test_whether_it_may_tell_of_a_firewall(tmp_path: Path) -> None:
     """Where it cannot be read, too: a table of our name is then ours, and can be removed."""
     path = written(tmp_path)
     text = path.read_text()
-    assert not parse(text).may_know_table
+    assert not parse(text).may_know(Nftables)
     journal = Journal(tmp_path, 42)
     journal.append(Nftables(""))
     journal.close()
-    assert parse(path.read_text()).may_know_table
+    assert parse(path.read_text()).may_know(Nftables)
     lines = text.split("\n")
     for damaged in ("\0" * 40, text.replace("_journal", "_x"), "\n".join([*lines[:2], "x", "y"])):
-        assert parse(damaged).may_know_table
+        assert parse(damaged).may_know(Nftables)
 
 
 def test_whatever_it_holds(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 if sys.platform != "linux":
     pytest.skip("routes are looked up on Linux", allow_module_level=True)
 
-from zks_lwip.host.linux.monitor import watch_clock
 from zks_lwip.host.linux.route_lookup import next_hop
+from zks_lwip.host.monitor import watch_clock
 
 
 def test_the_kernel_is_asked() -> None:

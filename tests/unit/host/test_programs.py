@@ -13,7 +13,7 @@ if sys.platform != "linux":
     pytest.skip("these programs are Linux's", allow_module_level=True)
 
 from zks_lwip.errors import HostError
-from zks_lwip.host.linux.programs import read_program, run_program
+from zks_lwip.host.programs import read_program, run_program
 from zks_lwip.net.descriptors import is_scarcity
 
 

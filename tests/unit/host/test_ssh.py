@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.host.test_plan import LAPTOP, networks
 from zks_lwip.errors import ConfigError
-from zks_lwip.host.linux.ssh import SshConnection, check_ssh, ssh_connection
 from zks_lwip.host.plan.config import HostConfig
+from zks_lwip.host.ssh import SshConnection, check_ssh, ssh_connection
 
 SERVER = "192.168.7.20"
 
@@ -26,7 +26,7 @@ def test_the_variable() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_sudo_takes_the_variable_but_not_our_parents() -> None:
-    code = "from zks_lwip.host.linux.ssh import ssh_connection; print(*ssh_connection({}))"
+    code = "from zks_lwip.host.ssh import ssh_connection; print(*ssh_connection({}))"
     environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 5 10.0.0.1 2222"}
     script = 'env -u SSH_CONNECTION "$0" -c "$1"; true'
     done = subprocess.run(

@@ -17,7 +17,7 @@ if sys.platform != "linux":
 
 from tests.kits.host import FakeSystem
 from tests.unit.host.test_plan import CASES, LAPTOP, address
-from zks_lwip.host.linux.apply import Applier
+from zks_lwip.host.apply import Applier
 from zks_lwip.host.plan import steps
 from zks_lwip.host.plan.make import make_plan
 from zks_lwip.host.plan.state import HostState, Link

@@ -12,7 +12,7 @@ import trio
 if sys.platform != "linux":
     pytest.skip("routes are looked up on Linux", allow_module_level=True)
 
-from zks_lwip.host.linux.route_lookup import NextHop
+from zks_lwip.host.reports import NextHop
 from zks_lwip.vpn.roaming import Roaming
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...errors import HostError, PrivilegeError
 from ..plan.marks import MarkUse, NftMarks, read_iptables, read_nftables
+from ..programs import read_program, search_path
 from .privileges import check_net_admin
-from .programs import read_program, search_path
 
 __all__ = ["find_marks"]
 

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from ...net.netns import namespace_cookie
+from ..programs import search_path
 from ..resolv_conf import read_name_servers, read_resolv_conf
-from .programs import search_path
 
 __all__ = ["find_name_server", "find_resolver", "record_prefix", "record_wishes"]
 

@@ -7,84 +7,41 @@
     async with applied(plan) as host:
         ...  # host.device is the TUN; sockets of the tunnel are marked with plan.mark
 
-All of it happens in one thread that lives in the captured namespace. A step is written into the
-journal before it is done.
+All of it happens in one thread that lives in the captured namespace, see :mod:`..base`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import socket
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
-import trio
-
-from ...device import TunDevice
-from ...errors import DeviceError, HostError, ZksError
-from ...net.netns import NamespaceThread, namespace_cookie, namespace_id
-from ..plan.config import HostConfig, KillSwitch
-from ..plan.make import Plan, make_plan, missing, with_state
-from ..plan.state import HostState
-from ..plan.step import Step
-from ..plan.steps import Cgroup, Marking, Nftables, ResolverStep
-from .apply import Applier, undo_all
+from ...errors import HostError
+from ..base import BaseHost, OnStep, hold_host
+from ..plan import make
+from ..plan.plan import Plan
+from ..plan.steps import Cgroup, Marking, Nftables
 from .cgroup import is_populated, processes
-from .journal import Journal, JournalError
 from .resolver_helper import ResolverHelper
-from .system import HostSystem, LinuxSystem
+from .system import LinuxHostSystem, LinuxSystem
 from .table import count_refused
 
 __all__ = ["Host", "applied"]
 
-T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, Step], None]
-
-
-@contextlib.asynccontextmanager
-async def applied(
+def applied(
     plan: Plan, *, hold: bool = False, on_step: OnStep | None = None
-) -> AsyncIterator[Host]:
-    """Do all steps of a plan, and undo them at the end, in reverse; also after a failure half-way.
-
-    Where :attr:`Host.hold` is set when the block is left, the host stays closed, as after SIGKILL.
-    What an instance that died has left is taken over, without opening anything in between; if
-    *that* fails, the host stays as closed as it was.
+) -> AbstractAsyncContextManager[Host]:
+    """Return a context in which a plan is in force, see :func:`~zks_lwip.host.base.hold_host`.
 
     :param hold: close the host whatever fails, also where there can be no journal, and set
         :attr:`Host.hold` from the start.
     :param on_step: called, in the namespace's thread, with the number of a step and the step, when
         it is in the journal and not yet done.
-    :raises HostError: a step failed, or another instance runs in this namespace.
-    :raises PrivilegeError: for want of a privilege.
     """
-    host = Host(plan, on_step, hold=hold)
-    keep = hold and plan.config.kill_switch is not KillSwitch.OFF
-    try:
-        await host.start()
-    except Exception as error:  # of every kind: with ``hold`` none may leave the host open
-        problems = await host.close_only(error) if keep else []
-        try:
-            await host.stop(keep=keep or plan.state.leftover is not None)
-        except HostError as second:
-            problems.append(str(second))
-        if problems:
-            raise HostError("; ".join([str(error), *problems])) from error
-        raise
-    except BaseException:
-        await host.stop()
-        raise
-    try:
-        yield host
-    finally:
-        await host.stop(keep=host.hold and plan.config.kill_switch is not KillSwitch.OFF)
+    return hold_host(Host(plan, on_step, hold=hold))
 
 
-class Host:
+class Host(BaseHost):
     """A network namespace that has been set up; made by :func:`applied`.
 
     :param on_step: called as :func:`applied` says.
@@ -98,125 +55,15 @@ class Host:
         on_step: OnStep | None = None,
         *,
         hold: bool = False,
-        open_system: Callable[[], HostSystem] = LinuxSystem,
+        open_system: Callable[[], LinuxHostSystem] = LinuxSystem,
     ) -> None:
-        self.plan = plan
-        """What is in force."""
-        self.paused = False
-        """Between :meth:`pause` and :meth:`resume`."""
-        self.hold = hold
-        """However the block ends, leave the host closed: set it once the tunnel was up, so that a
-        failure does not open it, and clear it when told to stop."""
-        self._on_step = on_step or (lambda number, step: None)
-        self._thread = NamespaceThread(plan.config.netns)
-        self._lock = trio.Lock()
-        self._journal: Journal | None = None
-        self._unwritten = False
-        self._open_system = open_system
-        self._system: HostSystem | None = None
-        self._applier: Applier | None = None
-        self._done: list[Step] = []
+        self._linux: LinuxHostSystem | None = None
 
-    @property
-    def device(self) -> TunDevice:
-        """The TUN; closed at the end of :func:`applied`."""
-        device = self._require_system().device
-        if device is None:
-            raise HostError(f"the interface {self.plan.config.tun} has gone")
-        return device
+        def open_linux() -> LinuxHostSystem:
+            self._linux = open_system()
+            return self._linux
 
-    def _require_system(self) -> HostSystem:
-        if self._system is None:
-            raise HostError("the host is not set up")
-        return self._system
-
-    def _require_applier(self) -> Applier:
-        if self._applier is None:
-            raise HostError("the host is not set up")
-        return self._applier
-
-    async def start(self) -> None:
-        """Do the plan; for :func:`applied`."""
-        await self._thread.run(self._open)
-        for number, step in enumerate(self.plan.steps):
-            # One job each: a cancellation is seen between two.
-            await self._thread.run(self._do, number, step)
-            await trio.lowlevel.checkpoint()
-        for step in self.plan.stale:
-            await self._thread.run(self._undo, step)
-
-    async def close_only(self, error: Exception) -> list[str]:
-        """Do what closes and is found again without a journal, after a failed start.
-
-        The TUN, sysctls and the resolver stay as they are, and everything does where another
-        instance holds the journal. For :func:`applied`.
-
-        :param error: why the start has failed.
-        :returns: what failed now.
-        """
-        problems: list[str] = []
-        if self._journal is None and not isinstance(error, JournalError):
-            return problems
-        for number, step in enumerate(self.plan.steps):
-            try:
-                if step.closes:
-                    await self._thread.run(self._do, number, step)
-            except ZksError as other:
-                if str(other) != str(error):
-                    problems.append(str(other))
-        return problems
-
-    async def stop(self, *, keep: bool = False) -> None:
-        """Undo everything; a cancellation does not interrupt it.
-
-        :param keep: leave it closed instead, until ``recover`` or the next instance.
-        :raises HostError: something could not be undone; the journal keeps it for ``recover``.
-        """
-        with trio.CancelScope(shield=True):
-            try:
-                await self._thread.run(self._close, keep)
-            finally:
-                self._thread.close()
-
-    async def update(self, config: HostConfig) -> None:
-        """Change to another configuration with nothing open in between; the TUN stays as it is.
-
-        :raises HostError: see :func:`make_plan` and :func:`applied`.
-        """
-        async with self._lock:
-            await self._thread.run(self._change, make_plan(config, self.plan.state, keep=self.plan))
-
-    async def reassert(self) -> HostState:
-        """Look again; bring back what others have removed, follow the subnets that are connected.
-
-        :raises DeviceError: the TUN itself has gone.
-        """
-        async with self._lock:
-            return await self._thread.run(self._reassert)
-
-    async def pause(self) -> None:
-        """Open the host: its own routes, resolvers and settings and no firewall, until
-        :meth:`resume`.
-        """
-        async with self._lock:
-            self.paused = True
-            for step in reversed(self._pausing()):
-                await self._thread.run(self._undo, step, True)
-
-    async def resume(self) -> None:
-        """Close what :meth:`pause` has opened.
-
-        A resolver that does not take it is logged only: its questions are captured anyway.
-        """
-        async with self._lock:
-            for number, step in enumerate(self._pausing()):
-                try:
-                    await self._thread.run(self._do, number, step)
-                except HostError as error:
-                    if not isinstance(step, ResolverStep):
-                        raise
-                    _log.error("%s", error)
-            self.paused = False
+        super().__init__(plan, on_step, hold=hold, planner=make, open_system=open_linux)
 
     async def delegate(self, *, other_user: bool) -> None:
         """Leave what needs root to a helper, as this process gives its privileges away.
@@ -249,9 +96,9 @@ class Host:
         async with self._lock:
             for step in self.plan.steps:
                 if isinstance(step, Cgroup):
-                    await self._thread.run(self._require_system().add_process, step.path, pid)
+                    await self._thread.run(self._require_linux().add_process, step.path, pid)
                 elif isinstance(step, Marking):
-                    await self._thread.run(step.renew, self._require_system())
+                    await self._thread.run(step.renew, self._require_linux())
 
     def excluded(self) -> list[int]:
         """Return the ids of the processes that send beside the tunnel."""
@@ -267,128 +114,11 @@ class Host:
         async with self._lock:
             for step in self.plan.steps:
                 if isinstance(step, Marking) and is_populated(step.path):
-                    await self._thread.run(step.renew, self._require_system())
+                    await self._thread.run(step.renew, self._require_linux())
                     return True
         return False
 
-    def _pausing(self) -> list[Step]:
-        return [step for step in self.plan.steps if step.paused]
-
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function in the captured namespace's thread."""
-        return await self._thread.run(function, *args)
-
-    def _open(self) -> None:
-        inode = namespace_id(None)
-        self._system = self._open_system()
-        self._applier = Applier(self._system)
-        self._journal = Journal(self.plan.config.state_dir, inode, namespace_cookie())
-        try:
-            self._journal.begin(self.plan.config.netns, self.plan.config.tun)
-        except JournalError:
-            self._journal.close()
-            self._journal = None
-            raise
-
-    def _do(self, number: int, step: Step) -> None:
-        known = not self._record(step)
-        for command in step.commands():
-            _log.info("[#] %s", command)
-        self._on_step(number, step)
-        try:
-            self._require_applier().do(step)
-        except ZksError:
-            if step.atomic and not known:
-                self._done.remove(step.recorded())  # there is nothing to undo
-            raise
-
-    def _record(self, step: Step) -> bool:
-        """Have the step undone at the end; return whether that is new."""
-        step = step.recorded()
-        if step in self._done:
-            return False
-        try:
-            if self._journal is not None:  # without one, only what closes is done
-                self._journal.append(step)
-        except JournalError as error:
-            if step.in_journal_only:
-                raise
-            # What bears our name, or vanishes with the TUN, is found without a journal.
-            if not self._unwritten:
-                self._unwritten = True
-                _log.error("%s; `recover` will look for what is not in it", error)
-        self._done.append(step)
-        return True
-
-    def _undo(self, step: Step, stays: bool = False) -> None:
-        if stays or not step.vanishes:
-            for command in step.undo_commands():
-                _log.info("[#] %s", command)
-        self._require_applier().undo(step, stays=stays)
-
-    def _change(self, plan: Plan) -> None:
-        old, self.plan = self.plan, plan
-        if self.paused:
-            return
-        try:
-            self._replace(old.steps, plan.steps)
-        except ZksError:
-            self.plan = old  # so that another look at the host tries again
-            raise
-
-    def _replace(self, before: tuple[Step, ...], wanted: tuple[Step, ...]) -> None:
-        after = set(wanted)
-        for number, step in enumerate(wanted):
-            if step not in before:
-                self._do(number, step)
-        for step in reversed(before):
-            if step not in after and not any(new.replaces(step) for new in wanted):
-                self._undo(step)
-
-    def _reassert(self) -> HostState:
-        first = self.plan.state
-        state = self._require_system().observe(first.netns, first.own_inode)
-        if self.paused:
-            return state
-        tun = self.plan.config.tun
-        gone = DeviceError(f"the interface {tun} was removed by another program")
-        if state.link(tun) is None:
-            raise gone
-        wanted = with_state(self.plan, state)
-        self._change(wanted)
-        for step in missing(wanted, state):
-            command = step.commands()[0].split("\n")[0]
-            _log.warning("another program has undone `%s`: done again", command)
-            try:
-                self._require_applier().do(step)
-            except HostError as error:
-                if tun in (name for _, name in socket.if_nameindex()):
-                    raise
-                raise gone from error  # just now
-        return state
-
-    def _close(self, keep: bool) -> None:
-        journal, applier = self._journal, self._applier
-        problems: list[str] = []
-        if journal is not None and applier is not None and not keep:
-            record = journal.record
-            old = () if record is None else record.steps
-            problems = undo_all([*old, *self._done], self._undo)
-        if self._system is not None:
-            self._system.close()
-        if applier is not None and applier.helper is not None:
-            applier.helper.close()
-        if keep and (journal is not None or self._done):
-            _log.error("the host stays closed; `zks-lwip recover` opens it")
-        if journal is None:
-            return
-        if keep or problems:
-            journal.close()
-        else:
-            journal.finish()
-        self._journal = None
-        if problems:
-            raise HostError(
-                "not everything could be undone, `zks-lwip recover` tries again: "
-                + "; ".join(problems)
-            )
+    def _require_linux(self) -> LinuxHostSystem:
+        if self._linux is None:
+            raise HostError("the host is not set up")
+        return self._linux

@@ -8,50 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import PrivilegeError, ZksError
 from ...net.netns import namespace_cookie, namespace_id, run_in_netns
+from ..journal import Record, boot_id, journal_path, parse, read_journal, running
 from ..plan.config import STATE_DIR, TABLE
-from ..plan.steps import Route, Rule
-from .journal import Record, boot_id, journal_path, parse, read_journal, running
+from ..plan.steps import Nftables, Route, Rule
+from ..recover import NO_RECORD
+from ..reports import Remains, RunningInstance
 from .observe import look
 from .rtnetlink import IPRoute
 
-__all__ = ["NAMED", "NO_RECORD", "Remains", "RunningInstance", "remains", "running_instances"]
+__all__ = ["NAMED", "remains", "running_instances"]
 
 NAMED = Path("/run/netns")
 """Where ip(8) keeps named namespaces."""
-NO_RECORD = Record(0, "", None, 0, "")
-"""What is known without a journal."""
 
 _JOURNAL = re.compile(r"net-(\d+)\.journal")
 _LOCKS = Path("/proc/locks")
-
-
-@dataclass(frozen=True, slots=True)
-class Remains:
-    """What an instance that does not run any more has left."""
-
-    pid: int | None
-    """Of its process; None: it could not write its journal (``--always-on`` closes without), or
-    that may not be read."""
-    closed: bool
-    """It refuses what does not go through the tunnel. What is there counts, not what was planned:
-    it may have died in a pause, or have had no kill switch."""
-    readable: bool = True
-    """Its journal may be read by this process."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunningInstance:
-    """One that runs, as far as this process may know."""
-
-    netns: str | None
-    """A name of ``ip netns`` of the namespace that it captures; None: it has none."""
-    pid: int | None
-    interface: str | None
 
 
 def remains(netns: str | None, directory: Path = STATE_DIR) -> Remains | None:
@@ -121,7 +96,7 @@ def _held(directory: Path, inode: int) -> bool | None:
 
 
 def _is_closed(netns: str | None, record: Record) -> bool:
-    known = record.may_know_table and record.is_of(namespace_cookie())
+    known = record.may_know(Nftables) and record.is_of(namespace_cookie())
     with IPRoute() as ip:
         state = look(ip, netns, namespace_id(None), None, table_known=known)
     captures = any(isinstance(step, Rule) and step.table == TABLE for step in state.ours)

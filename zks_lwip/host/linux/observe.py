@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ...net.netns import NamespaceThread, namespace_cookie, namespace_id
+from ..journal import boot_id, journal_path, parse, read_journal
 from ..plan.config import STATE_DIR, TABLE, Network
 from ..plan.make import PRIORITY_ALL
 from ..plan.marks import ALL_BITS, MarkUse
 from ..plan.state import HostAddress, HostState, Leftover, Link
-from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Route, Rule, Step
+from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Nftables, Route, Rule, Step
 from .cgroup import find_cgroups
 from .find_marks import find_marks
 from .find_resolver import find_name_server, find_resolver, record_prefix, record_wishes
-from .journal import boot_id, journal_path, parse, read_journal
 from .rtnetlink import IPRoute
 from .sysctl import read_sysctl
 from .table import nft_path, table_presence
@@ -58,7 +58,7 @@ def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
         same = record.boot == boot_id() and record.is_of(namespace_cookie())
         if record.version and same:
             leftover = record.leftover()
-        known = bool(text) and record.may_know_table and (same or not record.version)
+        known = bool(text) and record.may_know(Nftables) and (same or not record.version)
     with IPRoute() as ip:
         state = look(ip, netns, own_inode, leftover, table_known=known)
     uses, unseen = find_marks(state.nft)

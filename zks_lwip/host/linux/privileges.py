@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from ...errors import ConfigError, HostError, PrivilegeError
+from ...errors import HostError, PrivilegeError
+from ..accounts import find_user
 from .capabilities import Capability, limit, prepare
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ __all__ = [
     "Capability",
     "check_net_admin",
     "drop_privileges",
-    "find_group",
-    "find_user",
     "held_capabilities",
 ]
 
@@ -62,39 +61,6 @@ def check_net_admin(command: str = "connect") -> None:
                 f"{command} needs root or CAP_NET_ADMIN, to change devices and routes: run it "
                 "with sudo. `zks-lwip run -- COMMAND` needs neither."
             )
-
-
-def find_user(name: str, option: str = "user") -> pwd.struct_passwd:
-    """Return the entry of the user of that name.
-
-    :param option: named in the error.
-    :raises ConfigError: there is no such user.
-    """
-    import pwd  # not on Windows
-
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigError(
-            f"{name}: there is no user of that name; give one that `getent passwd` shows", option
-        ) from None
-
-
-def find_group(name: str, option: str = "control_group") -> int:
-    """Return the id of the group of that name.
-
-    :param option: named in the error.
-    :raises ConfigError: there is no such group.
-    """
-    import grp  # not on Windows
-
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ConfigError(
-            f"{name}: there is no group of that name; give one that `getent group` shows",
-            option,
-        ) from None
 
 
 async def drop_privileges(

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from ..._util import program
 from ...errors import HostError, ZksError
 from ..plan.steps import Cgroup, ResolverStep, Step, from_json, to_json
+from ..programs import run_program
 from .capabilities import Capability, limit
 from .cgroup import make_cgroup, remove_cgroup
-from .programs import run_program
 
 __all__ = ["ResolverHelper"]
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
 
 from ...net.descriptors import is_scarcity, warn_of_scarcity
+from ..reports import NextHop
 from .rtnetlink import IPRoute, NetlinkError
 
-__all__ = ["NextHop", "next_hop"]
-
-
-class NextHop(NamedTuple):
-    """Where a packet is sent first, and from which address."""
-
-    link: int
-    """Index of the interface."""
-    gateway: str
-    """Address of the router; empty if the destination is on the link."""
-    source: str
-    """Source address that a socket would get; empty if the kernel names none."""
+__all__ = ["next_hop"]
 
 
 def next_hop(address: str, mark: int | None) -> NextHop | None:

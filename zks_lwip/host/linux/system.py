@@ -13,27 +13,25 @@ from typing import Any, Literal, Protocol
 
 from ...device import TunDevice, open_tun
 from ...errors import HostError
+from ..base import HostSystem
 from ..plan.state import HostState, Leftover
 from ..plan.system import System
+from ..programs import run_program
 from .cgroup import add_process, make_cgroup, remove_cgroup
 from .observe import look
-from .programs import run_program
 from .rtnetlink import IPRoute, NetlinkError
 from .sysctl import read_sysctl, write_sysctl
 from .table import Table
 
-__all__ = ["HostSystem", "LinuxSystem"]
+__all__ = ["LinuxHostSystem", "LinuxSystem"]
 
 
 _INTERFACES = ("index", "oif")
 """Fields of requests that take the index of an interface."""
 
 
-class HostSystem(System, Protocol):
+class LinuxHostSystem(HostSystem, System, Protocol):
     """What a :class:`~zks_lwip.host.linux.host.Host` needs besides what its steps do."""
-
-    device: TunDevice | None
-    """The TUN, while it is open."""
 
     def observe(
         self,
@@ -51,10 +49,6 @@ class HostSystem(System, Protocol):
 
         :raises HostError: it cannot be moved.
         """
-        ...
-
-    def close(self) -> None:
-        """Let go of the TUN, with which it vanishes, and of all else; the rest stays as it is."""
         ...
 
 
@@ -93,9 +87,10 @@ class LinuxSystem:
             found = {name: _index(request[name]) for name in _INTERFACES if name in request}
             getattr(self._ip, kind)(command, **{**request, **found})
         except (NetlinkError, OSError) as error:
-            code = error.code if isinstance(error, NetlinkError) else error.errno
-            if code not in tolerate:
-                raise
+            if isinstance(error, NetlinkError):
+                error = OSError(error.code, os.strerror(error.code))
+            if error.errno not in tolerate:
+                raise error from None
 
     def read_sysctl(self, name: str) -> str | None:
         return read_sysctl(name)

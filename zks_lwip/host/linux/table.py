@@ -13,7 +13,7 @@ from ...errors import HostError
 from ...net.descriptors import is_scarcity
 from ..plan.firewall import is_ours
 from ..plan.steps import TABLE_NAME
-from .programs import read_program, run_program, search_path
+from ..programs import read_program, run_program, search_path
 
 __all__ = ["Table", "count_refused", "list_table", "nft_path", "table_presence"]
 
@@ -48,7 +48,7 @@ def list_table(nft: str, read: Callable[..., tuple[int, str]] = read_program) ->
     """Return our table as it is: rules, chains, sets and flags, without what counts.
 
     :param nft: the path of nft(8).
-    :param read: runs it, see :func:`~zks_lwip.host.linux.programs.read_program`.
+    :param read: runs it, see :func:`~zks_lwip.host.programs.read_program`.
     :returns: its text; empty if there is no such table.
     :raises HostError: it cannot be told.
     """
@@ -129,7 +129,7 @@ def table_presence(
     :param nft: the path of nft(8), None if it is not installed.
     :param known: a table of our name is ours whatever it looks like; None: not known.
     :param loaded: what :func:`list_table` gave when it had been loaded, if this process did that.
-    :param read: runs a program, see :func:`~zks_lwip.host.linux.programs.read_program`.
+    :param read: runs a program, see :func:`~zks_lwip.host.programs.read_program`.
     :raises HostError: with ``loaded``, for want of descriptors or memory: to be tried again.
     """
     if nft is None:

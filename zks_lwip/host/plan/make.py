@@ -1,4 +1,4 @@
-"""From a configuration and a host's state to the list of changes: pure, golden-tested.
+"""From a configuration and a Linux host's state to the list of changes: pure, golden-tested.
 
 The order is the point. What closes comes first (firewall, then routes that refuse, then the rules
 that lead to them), what opens a way comes last (the TUN's routes); taking down goes backwards. So a
@@ -26,14 +26,14 @@ Rules, for each family (table ``main`` is the host's own, T is ours)::
 
 from __future__ import annotations
 
-import ipaddress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...device import queue_length_for
 from .addresses import free_addresses, other_host
 from .config import TABLE, HostConfig, KillSwitch, Network
 from .conflicts import check, notes
 from .firewall import Firewall, ruleset
+from .plan import Plan, missing
 from .state import HostState, internal_bridges, lan_networks
 from .steps import (
     CGROUP_PREFIX,
@@ -51,7 +51,6 @@ from .steps import (
     Step,
     Sysctl,
     Tun,
-    render,
 )
 
 __all__ = ["Plan", "make_plan", "missing", "with_state"]
@@ -64,37 +63,6 @@ PRIORITY_BYPASS, PRIORITY_LAN, PRIORITY_ALL = 115, 120, 130
 # Where the packets that this machine sends itself come from, as rules see it.
 _OWN = "lo"
 _SRC_VALID_MARK, _RP_FILTER, _ACCEPT_MARK, _ROUTE_LOCALNET = SYSCTLS
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done to one network namespace, in order."""
-
-    config: HostConfig
-    state: HostState
-    ipv4: ipaddress.IPv4Interface
-    """The TUN's address; the other host of its network is ours, in the tunnel."""
-    ipv6: ipaddress.IPv6Interface
-    steps: tuple[Step, ...]
-    stale: tuple[Step, ...] = ()
-    """Left by an instance that died, and not wanted any more: taken away after all steps."""
-    notes: tuple[str, ...] = ()
-    """What a user should know: limits of what was asked for."""
-
-    @property
-    def peer4(self) -> ipaddress.IPv4Address:
-        """The tunnel's own address next to the TUN's: DNS server, and the host's loopback."""
-        return other_host(self.ipv4)
-
-    @property
-    def mark(self) -> int | None:
-        """The SO_MARK that the tunnel's sockets need; None: they are in another namespace."""
-        return self.config.mark if self.state.own else None
-
-    def render(self) -> list[str]:
-        """Return the commands that do the same, in order."""
-        stale = [command for step in self.stale for command in step.undo_commands()]
-        return [*render(self.steps), *stale]
 
 
 def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None) -> Plan:
@@ -154,12 +122,6 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
         steps += [group, Marking(group.path, config.mark_excluded)]
     stale = _stale(state, steps) if keep is None else ()
     return Plan(config, state, ipv4, ipv6, tuple(steps), stale, notes(config, state))
-
-
-def missing(plan: Plan, state: HostState) -> list[Step]:
-    """Return the steps of a plan in force that, as the state shows, are not there any more."""
-    view = replace(state, ours=frozenset(state.ours))  # a set, as each rule is looked for in it
-    return [step for step in plan.steps if step.is_there(view) is False]
 
 
 def _taken(state: HostState) -> list[Network]:

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from .system import System, View
-
 __all__ = ["Step", "from_json", "kind", "render", "to_json"]
 
 KINDS: dict[str, type[Step]] = {}
-"""Every kind of step by its name in the journal, which is the name of its class."""
+"""Every kind of step by its name in the journal, which is the name of its class: those of the
+systems whose steps have been imported, in a program just its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,8 @@ class Step:
     """A pause takes it back."""
     atomic: ClassVar[bool] = False
     """It is done as a whole or not at all: where it fails, there is nothing to undo."""
+    optional: ClassVar[bool] = False
+    """Where it cannot be done again at the end of a pause, that is logged, and the rest done."""
     needs_root: ClassVar[bool] = False
     """CAP_NET_ADMIN is not enough for it: a helper of root's does it, once this process has no
     more than that, or is another user's."""
@@ -45,8 +46,10 @@ class Step:
         """Return what one would type to take it back; empty where it only vanishes with the TUN."""
         raise NotImplementedError
 
-    def do(self, system: System) -> None:
+    def do(self, system: Any) -> None:
         """Do it; harmless where it is done already.
+
+        :param system: what steps of its system act through, see :mod:`.system`.
 
         :raises HostError: it cannot be done.
         :raises PrivilegeError: for want of a privilege.
@@ -54,7 +57,7 @@ class Step:
         """
         raise NotImplementedError
 
-    def undo(self, system: System) -> None:
+    def undo(self, system: Any) -> None:
         """Take it back; harmless where it has gone already.
 
         Not called where it vanishes by itself and the TUN is about to go.
@@ -63,11 +66,14 @@ class Step:
         """
         raise NotImplementedError
 
-    def is_there(self, view: View) -> bool | None:
-        """Return whether it is in force; None: a look at the host does not tell."""
+    def is_there(self, view: Any) -> bool | None:
+        """Return whether it is in force; None: a look at the host does not tell.
+
+        :param view: the state of a host of its system.
+        """
         return None
 
-    def remains(self, view: View) -> bool:
+    def remains(self, view: Any) -> bool:
         """Return whether it is to be undone when the instance that has done it is dead."""
         return self.is_there(view) is True
 

@@ -19,8 +19,8 @@ To add a kind:
 5. Give ``tests/unit/host/test_steps.py`` an example of it; the tests there hold for every kind.
 
 The journal, doing, undoing, pausing and ``recover`` ask the step. A few kinds are also asked for by
-name: the firewall (``Nftables``) in ``linux/journal.py``, ``linux/recover.py`` and
-``linux/host.py``, the resolver's steps in ``linux/host.py``, and ``Route`` and ``Rule``, which
+name: the firewall (``Nftables``) in ``linux/recover.py``, ``linux/instances.py`` and
+``linux/host.py``, and ``Route`` and ``Rule``, which
 ``linux/observe.py`` makes of what it sees and ``linux/recover.py`` tells a closed host by.
 """
 

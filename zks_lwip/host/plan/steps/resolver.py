@@ -25,6 +25,7 @@ class ResolverStep(Step):
 
     paused: ClassVar[bool] = True
     needs_root: ClassVar[bool] = True
+    optional: ClassVar[bool] = True  # its questions are captured anyway
 
     def do(self, system: Programs) -> None:
         raise NotImplementedError

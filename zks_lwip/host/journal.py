@@ -1,8 +1,9 @@
 """The journal: what has been changed on a host, written down before it is changed.
 
-One file per network namespace, ``/run/zks_lwip/net-INODE.journal`` (0600): a line of JSON that says
-which process and where, then one per step. The writer holds a lock on it, so whether it lives is
-seen without looking at process ids. A line that is torn was never acted on.
+One file per network namespace, ``/run/zks_lwip/net-INODE.journal`` (0600; ``net-0.journal`` where a
+system has none): a line of JSON that says which process and where, then one per step. The writer
+holds a lock on it, so whether it lives is seen without looking at process ids. A line that is torn
+was never acted on.
 
 Room for later lines is taken at the start, as zeros at the end, so that a disk that other programs
 fill meanwhile does not matter.
@@ -15,13 +16,15 @@ import errno
 import fcntl
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import HostError, PrivilegeError
-from ..plan.state import Leftover
-from ..plan.steps import Nftables, Step, from_json, to_json
+from ..errors import HostError, PrivilegeError
+from .plan.state import Leftover
+from .plan.step import Step, from_json, to_json
+from .programs import run_program
 
 __all__ = ["Journal", "JournalError", "Record", "journal_path", "parse", "read_journal", "running"]
 
@@ -57,10 +60,9 @@ class Record:
         """Return whether it is about the namespace with that cookie, as far as one can tell."""
         return not cookie or not self.cookie or cookie == self.cookie
 
-    @property
-    def may_know_table(self) -> bool:
-        """Its writer has loaded the firewall, or what it says of that cannot be read."""
-        return bool(self.problems) or any(isinstance(step, Nftables) for step in self.steps)
+    def may_know(self, kind: type[Step]) -> bool:
+        """Return whether its writer has done such a step, or what it says cannot be read."""
+        return bool(self.problems) or any(isinstance(step, kind) for step in self.steps)
 
     def leftover(self) -> Leftover:
         """Return the steps as those of an instance that died."""
@@ -74,6 +76,8 @@ def journal_path(directory: Path, inode: int) -> Path:
 
 def boot_id() -> str:
     """Return what changes with every boot of the machine."""
+    if sys.platform == "darwin":
+        return run_program(["sysctl", "-n", "kern.bootsessionuuid"]).strip()
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import ConfigError
-from ..plan.config import HostConfig
-from ..plan.state import HostState, lan_networks
+from ..errors import ConfigError
+from .plan.config import HostConfig
+from .plan.state import HostState, lan_networks
 
 __all__ = ["SshConnection", "check_ssh", "ssh_connection"]
 

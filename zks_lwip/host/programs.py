@@ -9,8 +9,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from ...errors import HostError, PrivilegeError
-from ...net.descriptors import scarcity_in
+from ..errors import HostError, PrivilegeError
+from ..net.descriptors import scarcity_in
 
 __all__ = ["read_program", "run_program", "search_path"]
 

@@ -1,28 +1,45 @@
-"""Do and undo steps, and say what failed; runs in a thread in the network namespace."""
+"""Do and undo steps, and say what failed; runs in the host's thread."""
 
 from __future__ import annotations
 
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from ...errors import HostError, PrivilegeError, ZksError
-from ..plan.step import Step
-from ..plan.system import System
-from .resolver_helper import ResolverHelper
-from .rtnetlink import NetlinkError
+from ..errors import HostError, PrivilegeError, ZksError
+from .plan.step import Step
 
-__all__ = ["Applier", "undo_all"]
+__all__ = ["Applier", "StepHelper", "undo_all"]
+
+_PRIVILEGES = {
+    "linux": "`connect` needs root or CAP_NET_ADMIN, `run -- COMMAND` needs neither",
+    "darwin": "`connect` needs root: run it with sudo",
+}
+"""What to do for want of a privilege, by system."""
+
+
+class StepHelper(Protocol):
+    """Another process, which does the steps that this one may not do any more."""
+
+    def __contains__(self, step: Step) -> bool: ...
+    def do(self, step: Step) -> None: ...
+    def undo(self, step: Step) -> None: ...
+    def close(self) -> None: ...
 
 
 class Applier:
-    """Does and undoes steps through a system, in that system's thread."""
+    """Does and undoes steps through a system, in that system's thread.
 
-    def __init__(self, system: System) -> None:
+    :param system: what the steps of this system act through.
+    """
+
+    def __init__(self, system: Any) -> None:
         self._system = system
-        self.helper: ResolverHelper | None = None
-        """Does the steps of the system's resolver, where this process may not."""
+        self.helper: StepHelper | None = None
+        """Does steps that this process may not."""
 
     def do(self, step: Step) -> None:
         """Do a step; harmless where it is done already.
@@ -50,7 +67,7 @@ class Applier:
         else:
             _explained(step.undo_commands(), lambda: helper.undo(step))
 
-    def _helper_for(self, step: Step) -> ResolverHelper | None:
+    def _helper_for(self, step: Step) -> StepHelper | None:
         return self.helper if self.helper is not None and step in self.helper else None
 
 
@@ -72,8 +89,6 @@ def _explained(commands: Sequence[str], action: Callable[[], None]) -> None:
     """Do something, and name the command that it stands for where it fails."""
     try:
         action()
-    except NetlinkError as error:
-        raise _explain(commands, error.code) from error
     except OSError as error:
         raise _explain(commands, error.errno or 0) from error
     except subprocess.SubprocessError as error:
@@ -87,9 +102,7 @@ def _shown(commands: Sequence[str]) -> str:
 def _explain(commands: Sequence[str], code: int) -> HostError | PrivilegeError:
     message = f"`{_shown(commands)}` failed: {os.strerror(code)}"
     if code in (errno.EPERM, errno.EACCES):
-        return PrivilegeError(
-            f"{message}; `connect` needs root or CAP_NET_ADMIN, `run -- COMMAND` needs neither"
-        )
-    if code == errno.EOPNOTSUPP:
+        return PrivilegeError(f"{message}; {_PRIVILEGES.get(sys.platform, 'it needs more rights')}")
+    if code == errno.EOPNOTSUPP and sys.platform == "linux":
         return HostError(f"{message}; the kernel lacks CONFIG_IP_MULTIPLE_TABLES, perhaps")
     return HostError(message)

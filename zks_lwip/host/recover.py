@@ -1,0 +1,90 @@
+"""Take down what instances that died have left, from their journals: the same on every system.
+
+Harmless where there is nothing, and when repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import HostError, PrivilegeError
+from .journal import Journal, Record, journal_path, running
+from .reports import Recovery
+
+__all__ = ["NO_RECORD", "TakeDown", "recover_journals"]
+
+NO_RECORD = Record(0, "", None, 0, "")
+"""What is known without a journal."""
+
+TakeDown = Callable[[str | None, Record, Recovery], None]
+"""Takes down what a record says, and what is seen to be ours, in a namespace (None: this one), and
+notes in the recovery what was undone and what could not be."""
+
+_NAME = re.compile(r"net-(\d+)\.journal")
+
+
+def recover_journals(
+    directory: Path,
+    own: int,
+    take_down: TakeDown,
+    *,
+    find: Callable[[int, Record], str | None] = lambda inode, record: None,
+) -> Recovery:
+    """Undo every journal of an instance that does not run any more; blocks.
+
+    In this namespace also what bears our name without being in a journal.
+
+    :param directory: where journals are.
+    :param own: of the namespace that this is; 0 where a system has none.
+    :param find: returns a name or path of the namespace with that inode; None: it has gone, with
+        all in it.
+    :raises PrivilegeError: this is not root.
+    """
+    recovery = Recovery()
+    seen = set()
+    try:
+        names = sorted(path.name for path in directory.iterdir() if not path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot read {directory}: {error.strerror}; run it as root") from None
+    for name in names:
+        if match := _NAME.fullmatch(name):
+            inode = int(match[1])
+            seen.add(inode)
+            if running(journal_path(directory, inode)):
+                recovery.running.append(str(journal_path(directory, inode)))
+                continue
+            try:
+                journal = Journal(directory, inode)
+            except PrivilegeError:
+                raise
+            except HostError as error:
+                recovery.left.append(str(error))
+                continue
+            with contextlib.closing(journal):
+                record = journal.record or NO_RECORD
+                where = None if inode == own else find(inode, record)
+                gone = inode != own and where is None
+                if gone or _take_down(where, record, take_down, recovery):
+                    journal.path.with_suffix(".sock").unlink(missing_ok=True)
+                    journal.finish()
+    if own not in seen:
+        take_down(None, NO_RECORD, recovery)
+    return recovery
+
+
+def _take_down(where: str | None, record: Record, take_down: TakeDown, recovery: Recovery) -> bool:
+    """Take down what a record says; return whether nothing of it is left for another try."""
+    known = len(recovery.left)
+    take_down(where, record, recovery)
+    if len(recovery.left) > known:
+        return False
+    recovery.left += [
+        f"{problem}: settings that only it knew (sysctl, resolver) were left as they are"
+        for problem in record.problems
+    ]
+    return True
