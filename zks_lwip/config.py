@@ -18,7 +18,7 @@ from types import UnionType
 from typing import TYPE_CHECKING
 
 from ._util import choice
-from .device.options import DEFAULT_MTU, DeviceOptions
+from .device.options import DEFAULT_MTU, DEFAULT_TUN, DeviceOptions
 from .dns.options import DnsOptions, StaticName, parse_static_name
 from .errors import ConfigError
 from .gateway.options import (
@@ -54,6 +54,7 @@ __all__ = [
     "DEFAULT_HOST_LOOPBACK",
     "DEFAULT_KEEPALIVE",
     "DEFAULT_MTU",
+    "DEFAULT_TUN",
     "DnsOptions",
     "HostOptions",
     "Icmp",
@@ -134,7 +135,7 @@ class VpnConfig:
     then they are reset."""
 
     # The device: see DeviceOptions.
-    tun: str = "zks0"
+    tun: str = DEFAULT_TUN
     """The name of the TUN: 1 to 15 letters, digits, ``_``, ``-`` or ``.``."""
     mtu: int = DEFAULT_MTU
     """Bytes, 1280 to 65535."""

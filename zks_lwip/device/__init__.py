@@ -1,8 +1,8 @@
 """Network devices: where IP packets come from and go to.
 
 A stack takes either kind: :class:`FdDevice`, a descriptor that the C pump reads and writes, or
-:class:`PacketDevice`, which trio tasks pump. ``_linux`` makes TUN devices, ``_memory`` wires for
-tests and programs that have no device.
+:class:`PacketDevice`, which trio tasks pump. ``_linux`` and ``_macos`` make TUN devices, ``_fd``
+takes one that another program has made, ``_memory`` has wires for tests and programs without one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,27 @@ from .._util import lazy_names
 
 if TYPE_CHECKING:
     from ._abc import FdDevice, PacketDevice
+    from ._fd import GivenTun, adopt_tun
+    from ._macos import UtunControl, UtunDevice, open_utun, utun_name
     from ._memory import MemoryDevice, memory_device_pair
     from ._queue import queue_length_for
 
     if sys.platform == "linux":
         from ._linux import TUN_NODE, Offload, TunDevice, open_tun, set_offloads
 
-__all__ = ["FdDevice", "MemoryDevice", "PacketDevice", "memory_device_pair", "queue_length_for"]
+__all__ = [
+    "FdDevice",
+    "GivenTun",
+    "MemoryDevice",
+    "PacketDevice",
+    "UtunControl",
+    "UtunDevice",
+    "adopt_tun",
+    "memory_device_pair",
+    "open_utun",
+    "queue_length_for",
+    "utun_name",
+]
 
 if sys.platform == "linux":
     __all__ += ["TUN_NODE", "Offload", "TunDevice", "open_tun", "set_offloads"]
@@ -28,6 +42,8 @@ if sys.platform == "linux":
 if not TYPE_CHECKING:  # type checkers read the imports above
     _names = {
         "_abc": "FdDevice PacketDevice",
+        "_fd": "GivenTun adopt_tun",
+        "_macos": "UtunControl UtunDevice open_utun utun_name",
         "_memory": "MemoryDevice memory_device_pair",
         "_queue": "queue_length_for",
     }

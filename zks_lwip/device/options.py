@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["DEFAULT_MTU", "MAX_MTU", "MAX_NAME", "MIN_MTU", "DeviceOptions"]
+__all__ = ["DEFAULT_MTU", "DEFAULT_TUN", "MAX_MTU", "MAX_NAME", "MIN_MTU", "DeviceOptions"]
 
 DEFAULT_MTU = 1500
 """Bytes."""
+DEFAULT_TUN = "utun" if sys.platform == "darwin" else "zks0"
+"""Of macOS the first number that is free is added."""
 MIN_MTU = 1280
 """Bytes, which IPv6 needs (RFC 8200 §5)."""
 MAX_MTU = 65535
@@ -25,7 +28,7 @@ class DeviceOptions:
     :raises ConfigError: a value cannot be used; names the option.
     """
 
-    tun: str = "zks0"
+    tun: str = DEFAULT_TUN
     """1 to 15 letters, digits, ``_``, ``-`` or ``.``, the first no ``-`` or ``.``: what Linux takes
     (``dev_valid_name``), and what needs no quoting anywhere."""
     mtu: int = DEFAULT_MTU

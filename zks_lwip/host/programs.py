@@ -25,10 +25,11 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/local/sbin"
 
 
-def run_program(argv: Sequence[str], text: str = "") -> str:
+def run_program(argv: Sequence[str], text: str = "", *, errors: bool = False) -> str:
     """Run a program to its end. Blocks, up to 20 s.
 
     :param text: its standard input.
+    :param errors: return what it printed on standard error, too, behind the rest.
     :returns: what it printed.
     :raises HostError: it is not installed, or failed; with what it said. Where that is a want of
         descriptors or memory, such an OSError is its cause.
@@ -49,7 +50,8 @@ def run_program(argv: Sequence[str], text: str = "") -> str:
             raise PrivilegeError(f"{' '.join(argv)}: {reason}; that needs root or CAP_NET_ADMIN")
         failed = HostError(f"{' '.join(argv)} failed: {reason or done.returncode}")
         raise failed from scarcity_in(reason)
-    return done.stdout.decode(errors="replace")
+    said = done.stdout + done.stderr if errors else done.stdout
+    return said.decode(errors="replace")
 
 
 def read_program(

@@ -1,4 +1,9 @@
-"""Sockets of client and worker: non-blocking, marked, and connected without any name look-up."""
+"""Sockets of client and worker: non-blocking, marked, and connected without any name look-up.
+
+A mark is what keeps a socket out of the TUN. On Linux it is SO_MARK, which rules of routing and the
+firewall see. macOS has no marks: there a socket with one, whatever its number, is bound to the
+interface of the default route (:mod:`.uplinks`), whose routes alone it then uses.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,24 @@ import errno
 import os
 import socket
 import struct
+import sys
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
 
 import trio
 
 from ..errors import PrivilegeError
+from .darwin import IP_BOUND_IF, IPV6_BOUND_IF
+from .uplinks import uplink
 
 __all__ = [
     "HAS_MARKS",
     "IN_PROGRESS",
     "IPAddress",
+    "KEEPS_OUT",
     "MarkRefused",
+    "bind_to_uplink",
     "check_mark",
     "close_in_order",
     "connect",
@@ -34,6 +46,12 @@ IPAddress = IPv4Address | IPv6Address
 _SO_MARK: int | None = getattr(socket, "SO_MARK", None)
 HAS_MARKS = _SO_MARK is not None
 """Whether this system has marks of sockets (SO_MARK, Linux only)."""
+KEEPS_OUT = HAS_MARKS or sys.platform == "darwin"
+"""Whether a mark keeps a socket out of the TUN of a captured host."""
+_BOUND_IF: Mapping[int, tuple[int, int, int]] = {
+    socket.AF_INET: (4, socket.IPPROTO_IP, IP_BOUND_IF),
+    socket.AF_INET6: (6, socket.IPPROTO_IPV6, IPV6_BOUND_IF),
+}
 # struct linger {on, 0 seconds}: two shorts on Windows, two ints elsewhere
 _LINGER_ZERO = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 _LINGER_OFF = struct.pack("hh" if os.name == "nt" else "ii", 0, 0)
@@ -67,7 +85,7 @@ def family_of(address: IPAddress | str) -> socket.AddressFamily:
 def open_socket(family: int, kind: int, mark: int | None, proto: int = 0) -> socket.socket:
     """Return a non-blocking socket, which no program inherits, marked before anything can leave.
 
-    :param mark: SO_MARK; None: no mark.
+    :param mark: SO_MARK, or what stands for it; None: no mark.
     :raises MarkRefused: it cannot be marked.
     :raises OSError: there is no such socket, or none is left.
     """
@@ -82,7 +100,27 @@ def open_socket(family: int, kind: int, mark: int | None, proto: int = 0) -> soc
     return sock
 
 
+class _Optioned(Protocol):
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def bind_to_uplink(sock: _Optioned, family: int) -> None:
+    """Have a socket of macOS leave by the interface of the default route alone.
+
+    :param family: AF_INET or AF_INET6.
+    :raises OSError: there is no default route (ENETUNREACH), or the interface has just gone.
+    """
+    version, level, option = _BOUND_IF[family]
+    index = uplink(version)
+    if index is None:
+        raise OSError(errno.ENETUNREACH, f"there is no default route of IPv{version}")
+    sock.setsockopt(level, option, index)
+
+
 def _set_mark(sock: socket.socket, mark: int) -> None:
+    if sys.platform == "darwin":
+        bind_to_uplink(sock, sock.family)
+        return
     if _SO_MARK is None:
         raise MarkRefused(errno.EPERM, "this system has no marks of sockets (SO_MARK)")
     try:

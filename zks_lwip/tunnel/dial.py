@@ -33,7 +33,7 @@ from ..errors import (
 from ..net.descriptors import is_scarcity, warn_of_scarcity
 from ..net.happy_eyeballs import ATTEMPT_DELAY, interleave, race
 from ..net.names import join_host_port
-from ..net.sockets import HAS_MARKS, MarkRefused, open_socket
+from ..net.sockets import KEEPS_OUT, MarkRefused, open_socket
 from ..net.tls import client_context
 from ..protocol import Hello
 from .endpoint import WorkerUrl
@@ -433,7 +433,7 @@ def _make_socket(
     family, kind, proto, _, target = socket.getaddrinfo(
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )[0]
-    if mark is not None and not HAS_MARKS:
+    if mark is not None and not KEEPS_OUT:
         raise ConfigError("sockets cannot be marked on this system: leave the mark out.")
     try:
         sock = trio.socket.from_stdlib_socket(open_socket(family, kind, mark, proto))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ MARK = 0x7A6B
 """SO_MARK of the tunnel's own sockets ("zk"): they stay out of the TUN. ``--mark`` is another."""
 TABLE = 0x7A6B
 """Our routing table, 31339."""
-STATE_DIR = Path("/run/zks_lwip")
-"""Journals and control sockets; root only."""
+STATE_DIR = Path("/var/run/zks_lwip" if sys.platform == "darwin" else "/run/zks_lwip")
+"""Journals and control sockets; root only, and empty after a start of the machine."""
 
 
 class KillSwitch(enum.Enum):
