@@ -133,9 +133,11 @@ def _check_system(name: str | None) -> None:
     from ..host.platform import is_supported
 
     if name in _LINUX or not is_supported():
+        connect = "`connect`, " if is_supported() else ""
         raise _Failure(
-            f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is the "
-            "worker, the proxy, and the TCP/IP stack for programs of yours (zks_lwip.stack).",
+            f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is "
+            f"{connect}the worker, the proxy, and the TCP/IP stack for programs of yours "
+            "(zks_lwip.stack).",
             HostError.exit_code,
         )
 

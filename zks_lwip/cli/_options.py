@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..device.options import DEFAULT_MTU
+from ..device.options import DEFAULT_MTU, DEFAULT_TUN
 from ..gateway.options import DEFAULT_HOST_LOOPBACK, Icmp, Ipv6
 from ..stack.options import DEFAULT_KEEPALIVE
 from ..tunnel.endpoint import Protocol
@@ -95,7 +95,7 @@ _CAPTURE = (
     click.option(
         "--tun",
         metavar="NAME",
-        default="zks0",
+        default=DEFAULT_TUN,
         show_default=True,
         help="The name of the TUN device.",
     ),

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import trio
 
 from ..errors import ConfigError, PrivilegeError
 from ..host.accounts import find_group, find_user
+from ..net.darwin import LOCAL_PEERCRED, LOCAL_PEERPID, SOL_LOCAL, XUCRED
 
 __all__ = ["EXCLUDING", "READING", "Access", "Peer", "parse_allow_exclude"]
 
@@ -41,11 +43,21 @@ class Peer:
 
         :raises OSError: it does not tell.
         """
+        if sys.platform == "darwin":
+            credentials = connection.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size)
+            pid = connection.getsockopt(SOL_LOCAL, LOCAL_PEERPID)
+            return cls.of_xucred(credentials, pid)
         size = struct.calcsize("3i")
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         assert isinstance(packed, bytes)
         pid, uid, gid = struct.unpack("3i", packed)
         return cls(pid, uid, frozenset({gid, *_groups(connection, uid, gid)}))
+
+    @classmethod
+    def of_xucred(cls, credentials: bytes, pid: int) -> Peer:
+        """Read what macOS tells of who has connected (``struct xucred``)."""
+        _, uid, count, *groups = XUCRED.unpack(credentials)
+        return cls(pid, uid, frozenset(groups[:count]))
 
     @property
     def commands(self) -> bool:

@@ -9,6 +9,7 @@ import trio
 
 from ..config import VpnConfig
 from ..errors import ZksError
+from ..host.platform import is_supported
 from ..net.netns import run_in_netns
 from .download import Source
 from .finding import Finding, noted, well
@@ -44,7 +45,12 @@ async def examine(
                 yield well("instance", f"process {status['pid']}: {status['state']}")
         captured = status["tunnel"] is not None
     else:
-        yield noted("kernel", f"{sys.platform}: `worker` and `proxy` work, `connect` and `run` not")
+        able = (
+            "`connect`, `worker` and `proxy` work"
+            if is_supported()
+            else ("`worker` and `proxy` work, `connect` not")
+        )
+        yield noted("kernel", f"{sys.platform}: {able}, and `run` on Linux only")
         captured = False
     if captured:
         yield noted(

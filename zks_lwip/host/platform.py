@@ -20,6 +20,7 @@ from .plan.config import STATE_DIR
 if TYPE_CHECKING:
     from .base import BaseHost
     from .linux import platform as _linux
+    from .macos import platform as _macos
     from .plan.config import HostConfig
     from .plan.plan import Plan
     from .plan.state import HostState
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Platform", "current", "is_supported"]
 
-_SYSTEMS = {"linux": "linux"}
+_SYSTEMS = {"linux": "linux", "darwin": "macos"}
 """The package of each system, by ``sys.platform``."""
 
 
@@ -122,7 +123,7 @@ class Platform(Protocol):
 
 
 if TYPE_CHECKING:
-    _CHECKED: tuple[Platform, ...] = (_linux,)
+    _CHECKED: tuple[Platform, ...] = (_linux, _macos)
 
 
 def is_supported() -> bool:
