@@ -177,7 +177,7 @@ def test_a_mark_in_somebodys_firewall(
             assert child.wait() == 4, child.output
         where = f"in chain theirs of the nftables table {family} other {MARKS[what]}"
         assert where in child.stderr[-1] and "another VPN perhaps" in child.stderr[-1]
-        advice = child.stderr[-1].split("choose another (`")[1].split("`")[0]
+        advice = child.stderr[-1].split("choose another (")[1].split(")")[0]
         with net.connect(host, *advice.split()), host.entered():
             assert client.who(lab.FAR4) == lab.MID4
         with net.connect(host, *advice.split()) as child:

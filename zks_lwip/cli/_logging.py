@@ -10,8 +10,7 @@ import time
 
 import click
 
-from ..errors import ConfigError
-from .flags import describe
+from .flags import name_flags
 
 __all__ = ["log_format_option", "set_up_logging", "tell", "tell_error"]
 
@@ -93,9 +92,6 @@ def tell_error(text: str) -> bool:
 
 
 def _name_flags(record: logging.LogRecord) -> bool:
-    """Let a ConfigError that is logged name flags, as one that ends a command does."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            describe(each) if isinstance(each, ConfigError) else each for each in record.args
-        )
+    """Let what is logged name flags, as an error that ends a command does."""
+    record.msg, record.args = name_flags(record.getMessage()), ()
     return True

@@ -21,6 +21,7 @@ from ._options import (
     show_worker,
     tunnel_options,
 )
+from .flags import name_flags
 
 if TYPE_CHECKING:
     from ..config import VpnConfig
@@ -120,7 +121,7 @@ async def _dry_run(config: VpnConfig, ssh: SshConnection | None) -> None:
 
     capture = await Capture.planned(config, ssh=ssh)
     for note in (*capture.notes, *capture.plan.notes):
-        click.echo(f"# {note}")
+        click.echo(f"# {name_flags(note)}")
     for command in capture.plan.render():
         click.echo(command)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from ..errors import ConfigError, PrivilegeError, TunnelError, ZksError
+from ..errors import ZksError
 
 __all__ = ["FLAGS", "ORIGINS", "Origin", "describe", "name_flags"]
 
@@ -23,6 +23,7 @@ FLAGS = {
     "dns.servers": "--dns",
     "dns.via": "--dns-via",
     "dns_static": "--dns-static",
+    "download": "--download",
     "grace": "--grace",
     "host.always_on": "--always-on",
     "host.bypass": "--bypass",
@@ -39,6 +40,7 @@ FLAGS = {
     "metrics": "--metrics",
     "mtu": "--mtu",
     "netns": "--netns",
+    "once": "--once",
     "origins": "--allow-origin",
     "password_file": "--password-file",
     "plaintext": "--plaintext",
@@ -57,10 +59,12 @@ FLAGS = {
     "worker": "--worker",
     "worker_address": "--worker-address",
     "workers": "--worker",
+    "yes": "--yes",
 }
 """Options of :class:`~zks_lwip.config.VpnConfig`, :class:`~zks_lwip.worker.WorkerConfig` and
 :class:`~zks_lwip.proxy.ProxyConfig` that an error may name; ``publish`` is
-:func:`~zks_lwip.vpn.run_command`'s, ``metrics`` the commands' own."""
+:func:`~zks_lwip.vpn.run_command`'s; ``download``, ``metrics``, ``once`` and ``yes`` are the
+commands' own."""
 
 ORIGINS = "zks_lwip.origins"
 """Where a context's ``meta`` has the :class:`Origin` of each flag that was not given as such."""
@@ -82,13 +86,11 @@ def describe(error: ZksError) -> str:
 
     What is in force by a file or by an environment variable is named so.
     """
-    text = str(error)
-    known = isinstance(error, (ConfigError, PrivilegeError, TunnelError))
-    return name_flags(text) if known else text
+    return name_flags(str(error))
 
 
 def name_flags(text: str) -> str:
-    """Return a text of an error with flags where it names options."""
+    """Return a text, of an error or a note, with flags where it names options."""
     context = click.get_current_context(silent=True)
     origins: dict[str, Origin] = {}
     if context is not None:

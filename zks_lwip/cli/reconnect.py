@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .flags import name_flags
+
 __all__ = ["reconnect"]
 
 
@@ -28,5 +30,6 @@ def reconnect(ctx: click.Context, /, *, netns: str | None) -> None:
     if told["connected"]:
         click.echo(f"reconnected: to {told['worker']}, with {told['connections']} connections open")
         return
-    click.echo(f"lost: {told['problem'] or 'the worker has not answered yet'} It goes on trying.")
+    problem = name_flags(told["problem"]) or "the worker has not answered yet"
+    click.echo(f"lost: {problem} It goes on trying.")
     ctx.exit(EXIT_CODES[State.LOST])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ConfigError, HostError, ZksError
-from .flags import describe
+from .flags import describe, name_flags
 from .show import status_lines
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def status(
             told = no_status()
             told["netns"], told["problem"] = netns, describe(error)
             return told, error.exit_code
+        _name_flags(told)
         return told, EXIT_CODES.get(State(told["state"]), 1)
 
     def show(told: Status) -> list[str]:
@@ -114,6 +115,14 @@ def status(
     for line in show(told):
         click.echo(line)
     ctx.exit(code)
+
+
+def _name_flags(told: Status) -> None:
+    """Put flags where an instance names options."""
+    told["problem"] = name_flags(told["problem"])
+    told["notes"] = [name_flags(note) for note in told["notes"]]
+    for worker in told["workers"]:
+        worker["problem"] = name_flags(worker["problem"])
 
 
 def _awaited(text: str) -> tuple[str, float | None]:
@@ -181,7 +190,7 @@ def _watch(ask: Ask, show: Callable[[Status], list[str]], interval: float, as_js
                 told, _ = ask()
                 lines, now = show(told), (told["state"], told["problem"])
             except HostError as error:
-                lines, now = [f"unknown: {error}"], ("unknown", str(error))
+                lines, now = [f"unknown: {describe(error)}"], ("unknown", str(error))
             if terminal:
                 width, height = shutil.get_terminal_size()
                 lines = [line[:width] for line in lines[: height - 1]]

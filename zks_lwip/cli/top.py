@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .flags import name_flags
+
 __all__ = ["top"]
 
 _SORTS = ("rate", "down", "up", "age", "target", "program")
@@ -48,4 +50,11 @@ def top(*, netns: str | None, once: bool, interval: float, sort: str, filter_tex
     """
     from ..top.screen import run_top
 
-    run_top(netns, interval=interval, once=once, sort=sort, filter_text=filter_text)
+    run_top(
+        netns,
+        interval=interval,
+        once=once,
+        sort=sort,
+        filter_text=filter_text,
+        name_options=name_flags,
+    )

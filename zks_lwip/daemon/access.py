@@ -119,10 +119,10 @@ class Access:
             return
         if command in EXCLUDING:
             raise PrivilegeError(
-                f"user {peer.uid} may not `{command}`: start `connect` with --allow-exclude USER, "
+                f"user {peer.uid} may not `{command}`: start `connect` with `allow_exclude` USER, "
                 "or @GROUP, or run this as root"
             )
-        how = " (or a member of the group that `connect --control-group` names)"
+        how = " (or a member of the group that `control_group` of `connect` names)"
         also = how if command in READING else ""
         raise PrivilegeError(f"only root{also} may `{command}`: run it as root")
 

@@ -67,7 +67,7 @@ def _where(other: RunningInstance) -> str:
     """Return where another instance is, and how to ask it."""
     process = "" if other.pid is None else f" (process {other.pid})"
     if other.netns is not None:
-        return f"in the namespace {other.netns}{process}: add --netns {other.netns}"
+        return f"in the namespace {other.netns}{process}: add `netns` {other.netns}"
     if other.pid is None:
         return "in a namespace without a name"
     return (
@@ -201,9 +201,9 @@ def ask(
             ) from None
         except PermissionError as error:
             allow = "run it as root (`status` also as a member of the group that "
-            allow += "`connect --control-group` names)"
+            allow += "`control_group` of `connect` names)"
             if command == "exclude":
-                allow = "start `connect` with --allow-exclude USER, or @GROUP"
+                allow = "start `connect` with `allow_exclude` USER, or @GROUP"
             raise PrivilegeError(f"cannot use {path}: {error.strerror}; {allow}") from None
         except OSError as error:
             what = "no answer" if isinstance(error, TimeoutError) else error.strerror

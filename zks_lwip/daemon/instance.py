@@ -205,7 +205,7 @@ class Instance:
         if not self._config.allow_exclude:
             raise ConfigError(
                 "this instance lets no program send beside the tunnel: start `connect` with "
-                "--allow-exclude USER, or @GROUP"
+                "`allow_exclude` USER, or @GROUP"
             )
         pid, uid = int(request["pid"]), int(request["uid"])
         await exclude_process(self._capture.host, pid, uid)

@@ -233,7 +233,7 @@ def _explain_create(name: str, error: OSError) -> DeviceError | PrivilegeError:
         return DeviceError(
             f"the interface name {name} is taken: is another instance running? (`ip link show "
             f"{name}`; "
-            "another name with `--tun NAME`)"
+            "another name with `tun` NAME)"
         )
     if error.errno == errno.EPERM:
         return PrivilegeError(

@@ -170,7 +170,7 @@ def _explain(name: str, error: OSError) -> DeviceError | PrivilegeError:
     if error.errno in (errno.EBUSY, errno.EADDRINUSE):
         return DeviceError(
             f"the interface {name} is taken, by another VPN perhaps (`ifconfig {name}`); leave its "
-            "number out (`--tun utun`) and a free one is found"
+            "number out (`tun` utun) and a free one is found"
         )
     if error.errno in (errno.EPERM, errno.EACCES):
         return PrivilegeError(

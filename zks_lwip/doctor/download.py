@@ -46,10 +46,10 @@ class Source:
             if ":" not in host:
                 host = host_name(host)
         except (ValueError, InvalidName) as error:
-            raise ConfigError(f"--download {url}: {error}; give https://HOST/FILE") from None
+            raise ConfigError(f"{url}: {error}; give https://HOST/FILE", "download") from None
         plain = all("!" <= char <= "~" for char in url)
         if parts.scheme not in ("http", "https") or parts.username or not plain:
-            raise ConfigError(f"--download {url}: give https://HOST/FILE, or http://")
+            raise ConfigError(f"{url}: give https://HOST/FILE, or http://", "download")
         secure = parts.scheme == "https"
         target = parts.path or "/"
         if parts.query:

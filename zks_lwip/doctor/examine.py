@@ -59,7 +59,7 @@ async def examine(
             "stop it to have its worker looked at",
         )
     elif config.embedded:
-        yield noted("worker", "none is named: name it with `--worker`, or in the settings")
+        yield noted("worker", "none is named: name it with `worker`, or in the settings")
     else:
         for endpoint in config.endpoints:
             async for finding in examine_worker(config, endpoint, source):

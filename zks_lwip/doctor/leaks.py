@@ -52,7 +52,7 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
         yield warned(
             "leaks",
             f"kill switch {status['kill_switch']}: sockets that are bound to an interface get past",
-            "use `--kill-switch strict`",
+            "use `kill_switch` strict",
         )
     wishes = [*status["bypass"], *(f"only {each}" for each in status["only"])]
     if status["excluded"]:

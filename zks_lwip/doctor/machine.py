@@ -159,7 +159,7 @@ def _nft(admin: bool) -> Finding:
         return failed(
             "nft",
             "nft is not installed: no kill switch",
-            "install the package nftables, or say `--kill-switch route`",
+            "install the package nftables, or say `kill_switch` route",
         )
     try:
         version = run_program([path, "--version"]).split(" (")[0].strip()

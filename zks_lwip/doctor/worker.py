@@ -297,7 +297,7 @@ async def _round_trip(tunnel: Tunnel, hello: Hello) -> Finding:
             return warned(
                 "DNS",
                 f"the worker's name servers do not answer ({error or 'nothing within 5 s'})",
-                "look at the worker's resolv.conf, or name one with its `--resolver`",
+                "look at the worker's resolv.conf, or name one with its `resolvers`",
             )
         asked = trio.current_time() - began
         trip = next((each["round_trip"] for each in tunnel.sessions() if each["round_trip"]), 0.0)
@@ -314,7 +314,7 @@ async def _throughput(tunnel: Tunnel, source: Source | None) -> Finding:
         return noted(
             "throughput",
             "not measured",
-            "name a large file that may be downloaded: `--download https://HOST/FILE`",
+            "name a large file that may be downloaded: `download` https://HOST/FILE",
         )
     try:
         count, seconds = await measure(tunnel, source)

@@ -85,7 +85,7 @@ def check_ssh(config: HostConfig, state: HostState, connection: SshConnection | 
         return
     raise ConfigError(
         f"this would cut the SSH connection from {client} that the command came over: keep it with "
-        f"`--bypass {client}` or `--allow-inbound {port}`, or insist with `--yes`"
+        f"`host.bypass` {client} or `host.inbound` {port}, or insist with `yes`"
     )
 
 

@@ -55,7 +55,7 @@ def namespace_id(netns: str | None) -> int:
     """
     if sys.platform != "linux":
         if netns is not None:
-            raise ConfigError(f"{netns}: only Linux has network namespaces; leave `--netns` out")
+            raise ConfigError(f"{netns}: only Linux has network namespaces; leave `netns` out")
         return 0
     path = namespace_path(netns)
     try:

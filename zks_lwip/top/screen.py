@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -39,11 +39,13 @@ _MAX_FILTER = 100
 class _Instance:
     """What answers for the screen.
 
-    :param netns: whose namespace is captured, as for `status`.
+    :param netns: whose namespace is captured, as for ``status``.
+    :param name_options: puts what the user calls options into a text that names them.
     """
 
-    def __init__(self, netns: str | None) -> None:
+    def __init__(self, netns: str | None, name_options: Callable[[str], str]) -> None:
         self.netns = netns
+        self._name_options = name_options
 
     def ask(self, model: Model) -> None:
         """Put what an instance says into the model.
@@ -51,6 +53,7 @@ class _Instance:
         :raises ZksError: it cannot be asked.
         """
         status = ask_status(self.netns)
+        status["problem"] = self._name_options(status["problem"])
         if status["tunnel"] is None:
             model.gone(status)
             return
@@ -79,16 +82,25 @@ def _sources(flows: Mapping[str, Any]) -> list[Source]:
     ]
 
 
-def run_top(netns: str | None, *, interval: float, once: bool, sort: str, filter_text: str) -> None:
+def run_top(
+    netns: str | None,
+    *,
+    interval: float,
+    once: bool,
+    sort: str,
+    filter_text: str,
+    name_options: Callable[[str], str],
+) -> None:
     """Show what an instance does.
 
     :param interval: seconds between two answers.
     :param once: print one frame, with the rates of a second, and return.
+    :param name_options: puts what the user calls options into a text that names them.
     :raises NotRunning: nothing runs there.
     :raises ZksError: it cannot be asked.
     """
     model = Model(sort=sort, filter=filter_text)
-    instance = _Instance(netns)
+    instance = _Instance(netns, name_options)
     instance.ask(model)
     if model.status["tunnel"] is None:
         raise NotRunning(str(model.status["problem"]))
@@ -102,7 +114,7 @@ def run_top(netns: str | None, *, interval: float, once: bool, sort: str, filter
         console.print(frame(model, width, height - 1, plain=plain), end="")
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ConfigError("this is no terminal: `top --once` prints one frame, `status` has more")
+        raise ConfigError("this is no terminal: `once` prints one frame, `status` has more")
     _run(model, instance, console, interval, plain)
 
 

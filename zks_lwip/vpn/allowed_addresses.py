@@ -98,7 +98,7 @@ class AllowedAddresses:
                     known[name] = await look_up(name)
                     await self._let_out(known.values())
                 except OSError as error:
-                    _log.warning("--bypass %s: it has no addresses now: %s", name, error)
+                    _log.warning("`host.bypass` %s: it has no addresses now: %s", name, error)
                     failed = True
             if not failed:
                 backoff.succeeded()

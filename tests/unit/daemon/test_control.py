@@ -293,4 +293,4 @@ async def test_a_member_that_floods_holds_nobody_up(shared: Path) -> None:
 @as_root
 async def test_who_may_not_is_told_so_by_the_client(shared: Path) -> None:
     with another_user(function=lambda: repr(ask(shared, "status"))) as pipe:
-        assert "--control-group" in await said(pipe)
+        assert "`control_group`" in await said(pipe)

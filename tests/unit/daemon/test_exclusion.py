@@ -88,7 +88,7 @@ def test_who_may_what() -> None:
     assert access.of(Peer(1, 2000, frozenset({1000}))) == frozenset()
     access.check(root, "disconnect")
     access.check(user, "exclude")
-    with pytest.raises(PrivilegeError, match="--allow-exclude"):
+    with pytest.raises(PrivilegeError, match="`allow_exclude`"):
         access.check(reader, "exclude")
     with pytest.raises(PrivilegeError, match=r"only root \(or a member"):
         access.check(user, "status")

@@ -383,6 +383,6 @@ def test_what_macos_cannot_do_is_refused(
 
 
 def test_a_number_that_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="the interface utun0 is taken.*--tun utun"):
+    with pytest.raises(DeviceError, match="the interface utun0 is taken.*`tun` utun"):
         planned(FakeMac(), config_in(tmp_path, tun="utun0"))
     assert planned(FakeMac(), config_in(tmp_path, tun="utun7")).config.tun == "utun7"

@@ -221,7 +221,7 @@ def seen(first: int, mask: int = 0xFFFFFFFF, where: str = "a rule") -> MarkUse:
 
 def test_a_table_of_our_name_that_is_not_ours() -> None:
     state = replace(LAPTOP, foreign_table=True)
-    with pytest.raises(HostError, match=r"zks_lwip is not of our making .*`--kill-switch route`"):
+    with pytest.raises(HostError, match=r"zks_lwip is not of our making .*`kill_switch` route"):
         make_plan(WORKER, state)
     plan = make_plan(replace(WORKER, kill_switch=KillSwitch.ROUTE), state)
     assert Nftables("") not in plan.stale, "it would be removed"
@@ -239,7 +239,7 @@ def test_a_mark_that_another_program_uses(use: MarkUse) -> None:
     for kill_switch in KillSwitch:
         with pytest.raises(HostError, match=why) as refused:
             make_plan(replace(WORKER, kill_switch=kill_switch), state)
-        (advice,) = re.findall(r"--mark (0x[0-9a-f]+)", str(refused.value)) or ["0x20000"]
+        (advice,) = re.findall(r"`host.mark` (0x[0-9a-f]+)", str(refused.value)) or ["0x20000"]
         make_plan(replace(WORKER, mark=int(advice, 16), kill_switch=kill_switch), state)
     # Our packets have none, where they are not in the captured namespace.
     make_plan(replace(WORKER, netns="blue"), replace(state, netns="blue", inode=2))
@@ -269,7 +269,7 @@ def test_a_flag_that_our_mark_has_by_chance_is_told_only() -> None:
     """Container engines and kube-proxy mark packets by one bit."""
     state = replace(LAPTOP, mark_uses=(seen(0x2000, 0x2000), seen(0x8000, 0x8000)))
     (note,) = make_plan(WORKER, state).notes
-    assert "a rule (0x2000/0x2000); if that does harm, choose another (`--mark 0x1a6b`)" in note
+    assert "a rule (0x2000/0x2000); if that does harm, choose another (`host.mark` 0x1a6b)" in note
     assert make_plan(replace(WORKER, mark=0x1A6B), state).notes == ()
 
 

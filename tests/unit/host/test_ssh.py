@@ -64,7 +64,7 @@ def test_it_survives(client: str, options: dict[str, object]) -> None:
 def test_it_would_be_cut(client: str, options: dict[str, object]) -> None:
     config = HostConfig(**options)  # type: ignore[arg-type]
     for server in (SERVER, f"::ffff:{SERVER}"):
-        with pytest.raises(ConfigError, match=r"--bypass 19.* or `--allow-inbound 22`, .* `--yes`"):
+        with pytest.raises(ConfigError, match=r"`host.bypass` 19.* or `host.inbound` 22, .* `yes`"):
             check_ssh(config, LAPTOP, SshConnection(client, server, 22))
     elsewhere = SshConnection(client, "192.0.2.77", 22)
     check_ssh(config, LAPTOP, elsewhere)  # its end is in another namespace

@@ -152,7 +152,7 @@ async def test_names_to_bypass_are_followed(
     nursery.start_soon(allowed.follow_bypassed, look_up)
     await trio.sleep(0.1)
     assert host.config.bypass == networks("192.0.2.0/24", "198.51.100.1"), "but for what is in it"
-    assert "--bypass b.example: it has no addresses now: no such name" in caplog.text
+    assert "`host.bypass` b.example: it has no addresses now: no such name" in caplog.text
     found["b.example"] = ["203.0.113.1"]
     await trio.sleep(31)
     assert host.config.bypass[-1] == ip_network("203.0.113.1")

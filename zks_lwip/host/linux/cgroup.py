@@ -61,7 +61,7 @@ def make_cgroup(path: str) -> int:
         return os.open(os.path.join(path, _PROCESSES), os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
-            f"cannot make the cgroup {path}: {error.strerror}; `--allow-exclude` needs cgroup v2 "
+            f"cannot make the cgroup {path}: {error.strerror}; `allow_exclude` needs cgroup v2 "
             "that root may write (in a container, often not)"
         ) from error
 

@@ -26,7 +26,7 @@ def check(config: HostConfig, state: HostState, *, running: bool) -> None:
     if config.kill_switch is KillSwitch.STRICT and state.nft is None:
         raise HostError(
             "the kill switch needs nft, which is not installed: install the package nftables "
-            "(`apt install nftables`), or do without the firewall (`--kill-switch route`)"
+            "(`apt install nftables`), or do without the firewall (`kill_switch` route)"
         )
     if uses := _foreign_uses(config, state):
         raise HostError(
@@ -35,7 +35,7 @@ def check(config: HostConfig, state: HostState, *, running: bool) -> None:
     if not running and state.link(config.tun) is not None:
         raise DeviceError(
             f"the interface name {config.tun} is taken (`ip link show {config.tun}`), by another "
-            "`connect` perhaps (`zks-lwip status`); choose another with `--tun NAME`"
+            "`connect` perhaps (`zks-lwip status`); choose another with `tun` NAME"
         )
     if config.inbound and config.kill_switch is not KillSwitch.STRICT:
         raise ConfigError("needs `kill_switch` strict: the firewall does it", "host.inbound")
@@ -49,7 +49,7 @@ def _check_exclude(config: HostConfig, state: HostState) -> None:
         raise ConfigError("needs `kill_switch` strict: the firewall does it", "allow_exclude")
     if state.cgroup is None:
         raise HostError(
-            "`--allow-exclude` needs cgroup v2 in /sys/fs/cgroup, and it is not mounted there: do "
+            "`allow_exclude` needs cgroup v2 in /sys/fs/cgroup, and it is not mounted there: do "
             "`mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified`, or "
             "leave the option out"
         )
@@ -62,7 +62,7 @@ def _foreign_uses(config: HostConfig, state: HostState) -> list[str]:
         table = f"table inet {TABLE_NAME}"
         uses.append(
             f"the nftables {table} is not of our making (`nft list {table}` shows it): remove it "
-            f"(`nft delete {table}`), or do without the firewall (`--kill-switch route`)"
+            f"(`nft delete {table}`), or do without the firewall (`kill_switch` route)"
         )
     if taken := [use for use in _mark_uses(config, state) if not use.flag]:
         uses.append(
@@ -90,8 +90,8 @@ def _other_mark(state: HostState) -> str:
     """Return the option for a mark that no other program uses, nor the next two."""
     for mark in range(MARK & 0xFFF | 0x1000, 1 << 16, 0x1F5):
         if not any(use.is_of(mark + n) for n in range(3) for use in state.mark_uses):
-            return f"`--mark {mark:#x}`"
-    return "`--mark NUMBER`"
+            return f"`host.mark` {mark:#x}"
+    return "`host.mark` NUMBER"
 
 
 def notes(config: HostConfig, state: HostState) -> tuple[str, ...]:
@@ -99,12 +99,12 @@ def notes(config: HostConfig, state: HostState) -> tuple[str, ...]:
     found = []
     if config.kill_switch is KillSwitch.ROUTE:
         found.append(
-            "--kill-switch route: a program that binds its sockets to another interface goes "
+            "`kill_switch` route: a program that binds its sockets to another interface goes "
             "around the tunnel; only `strict` stops it"
         )
     elif config.kill_switch is KillSwitch.OFF:
         found.append(
-            "--kill-switch off: when this process ends, traffic goes out as without a tunnel"
+            "`kill_switch` off: when this process ends, traffic goes out as without a tunnel"
         )
     if state.own and config.peers is None and config.kill_switch is KillSwitch.STRICT:
         found.append(LEAVES_HERE)

@@ -107,14 +107,15 @@ def _explain(port: PublishedPort, error: OSError) -> ConfigError | PrivilegeErro
     if error.errno in (errno.EACCES, errno.EPERM):
         return PrivilegeError(
             f"cannot publish {port}: {error.strerror}; ports below 1024 need privilege: publish it "
-            f"as another one (`-p {8000 + port.port % 1000}:{port.inside}`), or allow them to "
+            f"as another one (`publish` {8000 + port.port % 1000}:{port.inside}), or allow them to "
             f"everybody (`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.port}`)"
         )
     if error.errno == errno.EADDRINUSE:
         kind = "t" if transport is Transport.TCP else "u"
         message += (
             f"; end what uses it (`ss -l{kind}np` shows it), or publish the command's port "
-            f"{port.inside} as another one of the host, or as any free one (`-p 0:{port.inside}`)"
+            f"{port.inside} as another one of the host, or as any free one (`publish` "
+            f"0:{port.inside})"
         )
     elif error.errno == errno.EADDRNOTAVAIL:
         message += "; give an address of this machine, or 0.0.0.0 or [::] for all of them"

@@ -152,7 +152,7 @@ def test_a_port_that_is_taken(kind: int) -> None:
             bind_all(parse_published(["0:1", f"{port}:80"]))
     assert f"127.0.0.1:{port}:80/{name}: cannot listen on" in str(caught.value)
     assert f"ss -{flag}" in str(caught.value)
-    assert "-p 0:80" in str(caught.value)
+    assert "`publish` 0:80" in str(caught.value)
 
 
 def test_an_address_of_another_machine() -> None:

@@ -115,7 +115,7 @@ def _free_tun(name: str, state: MacosState) -> str:
     if state.link(name) is not None:
         raise DeviceError(
             f"the interface {name} is taken (`ifconfig {name}`), by another VPN perhaps; leave its "
-            "number out (`--tun utun`) and a free one is found"
+            "number out (`tun` utun) and a free one is found"
         )
     return name
 
@@ -139,7 +139,7 @@ def _check_host(config: HostConfig, state: MacosState) -> None:
             f"pf's main ruleset would not evaluate our anchor {ANCHOR}, so the kill switch would "
             'not hold: another program has replaced it (`pfctl -s rules` shows no `anchor "'
             "com.apple/*\"`, or a `pass quick` before it). Load the system's again "
-            "(`pfctl -f /etc/pf.conf`), or do without (`--kill-switch off`)"
+            "(`pfctl -f /etc/pf.conf`), or do without (`kill_switch` off)"
         )
 
 
@@ -185,7 +185,7 @@ def _notes(config: HostConfig) -> tuple[str, ...]:
     """Return what a user should know: limits of what was asked for."""
     if config.kill_switch is KillSwitch.OFF:
         return (
-            "--kill-switch off: when this process ends, traffic goes out as without a tunnel, and "
+            "`kill_switch` off: when this process ends, traffic goes out as without a tunnel, and "
             "a program that binds its sockets to an interface goes around it",
         )
     return ()

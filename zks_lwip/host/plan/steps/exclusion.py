@@ -118,7 +118,7 @@ class Marking(Step):
             system.run(["nft", "-f", "-"], self.ruleset)
         except HostError as error:
             raise HostError(
-                f"{error}. `--allow-exclude` needs Linux 5.13 and nft 0.9.9 (`socket cgroupv2`)"
+                f"{error}. `allow_exclude` needs Linux 5.13 and nft 0.9.9 (`socket cgroupv2`)"
             ) from error
 
     def renew(self, system: Programs) -> None:
