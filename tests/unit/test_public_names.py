@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -120,3 +121,26 @@ def test_no_name_is_that_of_a_module_beside_it() -> None:
             continue  # it has loaded its names, and they have won
         names = set(package.__all__)
         assert not names & {each.stem for each in path.parent.iterdir()}, path
+
+
+#: What a program says of a flow (``zks_lwip.Tunnel``, ``zks_lwip.Direct``), and what carries it.
+TWICE = {"Direct", "Tunnel"}
+
+
+def classes(package: Path) -> list[tuple[str, str]]:
+    """Return the name and place of every class."""
+    return [
+        (node.name, f"{path.relative_to(package)}:{node.lineno}")
+        for path in sorted(package.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+
+
+def test_one_name_is_one_class() -> None:
+    """Who looks for a class by its name finds it, and no other."""
+    places: dict[str, list[str]] = {}
+    for name, where in classes(PACKAGE):
+        places.setdefault(name, []).append(where)
+    found = {name: where for name, where in places.items() if len(where) > 1}
+    assert "Hello" in places and found.keys() == TWICE, found

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from ..errors import ConfigError
 from ..settings.files import SYSTEM_FILE
-from ..settings.layers import Setting, Settings, read_settings
+from ..settings.layers import FileSettings, Setting, read_settings
 from ._environment_variables import key_of, unknown_variables, variable_in_force
 from ._help import GroupedHelp, option_group
 from .flags import ORIGINS, Origin
@@ -165,7 +165,7 @@ def _other_commands(ctx: click.Context) -> list[str]:
     return parent.list_commands(ctx) if isinstance(parent, click.Group) else []
 
 
-def settings_in_force(ctx: click.Context) -> tuple[Settings, Mapping[str, Setting]]:
+def settings_in_force(ctx: click.Context) -> tuple[FileSettings, Mapping[str, Setting]]:
     """Return the files that a command has read, and what they say for it.
 
     :param ctx: of a :class:`ConfiguredCommand` that has parsed its arguments.

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from ..errors import ConfigError
 from ..settings.judge import faults
 from ..settings.keys import COMMANDS, FILE_ONLY
-from ..settings.layers import Setting, Settings, read_settings
+from ..settings.layers import FileSettings, Setting, read_settings
 from ._configured import settings_in_force
 from ._environment_variables import PREFIX, key_of, name_variables, variable_in_force
 from ._help import GroupedHelp
@@ -115,7 +115,7 @@ def _command(ctx: click.Context, name: str) -> click.Command:
     return command
 
 
-def _read_lines(settings: Settings) -> Iterator[str]:
+def _read_lines(settings: FileSettings) -> Iterator[str]:
     """Yield a comment for each file that was looked for."""
     read = {source.path for source in settings.sources}
     for path in settings.looked_for:
@@ -190,7 +190,7 @@ def check(ctx: click.Context, /, *, file: Path | None) -> None:
         click.echo(f"there is no file: {', '.join(map(str, settings.looked_for))}")
 
 
-def _first_look(file: Path | None) -> tuple[list[str], Settings | None]:
+def _first_look(file: Path | None) -> tuple[list[str], FileSettings | None]:
     """Read the files, and return what is wrong with keys and types."""
     try:
         settings = read_settings(file, os.environ, judged=False)
@@ -199,7 +199,7 @@ def _first_look(file: Path | None) -> tuple[list[str], Settings | None]:
     return [fault for source in settings.sources for fault in faults(source)], settings
 
 
-def _second_look(ctx: click.Context, settings: Settings, file: Path | None) -> Iterator[str]:
+def _second_look(ctx: click.Context, settings: FileSettings, file: Path | None) -> Iterator[str]:
     """Yield what each command has against the values, without a profile and with each."""
     for command in COMMANDS:
         for profile in (None, *settings.profiles):

@@ -18,7 +18,7 @@ from .flags import name_flags
 if TYPE_CHECKING:
     from ..config import VpnConfig
     from ..doctor import Finding
-    from ..doctor.download import Source
+    from ..doctor.download import Download
 
 __all__ = ["doctor", "make_doctor_config"]
 
@@ -83,22 +83,22 @@ def doctor(
     ctx.exit(DOCTOR_FAILED if any(each.level.value == "failure" for each in findings) else 0)
 
 
-def make_doctor_config(download: str | None, **options: Any) -> tuple[VpnConfig, Source | None]:
+def make_doctor_config(download: str | None, **options: Any) -> tuple[VpnConfig, Download | None]:
     """Return what ``doctor`` is to look at.
 
     :raises ConfigError: an option cannot be used.
     """
-    from ..doctor.download import Source
+    from ..doctor.download import Download
     from ..settings.vpn import make_config
 
     if not options["worker"]:
         options["ca_file"] = None  # for the resolvers, which are not asked here
     config = make_config(**options)
-    return config, None if download is None else Source.parse(download)
+    return config, None if download is None else Download.parse(download)
 
 
 async def _examine(
-    config: VpnConfig, netns: str | None, source: Source | None, tell: bool
+    config: VpnConfig, netns: str | None, source: Download | None, tell: bool
 ) -> list[Finding]:
     from ..doctor import examine
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..tunnel import Tunnel
     from ..vpn import Vpn
     from ..vpn.capture import Capture
-    from .states import Pause, Session, WorkerStatus
+    from .states import Pause, SessionStatus, WorkerStatus
 
 __all__ = ["Instance"]
 
@@ -247,7 +247,7 @@ class Instance:
             "worker": str(self._tunnel.worker),
             "workers": cast("list[WorkerStatus]", self._tunnel.workers()),
             "abilities": self._tunnel.abilities(),
-            "sessions": cast("list[Session]", self._tunnel.sessions()),
+            "sessions": cast("list[SessionStatus]", self._tunnel.sessions()),
             "embedded": self._config.embedded,
             "interface": plan.config.tun,
             "netns": plan.config.netns,

@@ -15,7 +15,7 @@ __all__ = [
     "TIME_OVER",
     "OtherInstance",
     "Pause",
-    "Session",
+    "SessionStatus",
     "State",
     "Status",
     "Traffic",
@@ -79,7 +79,7 @@ class WorkerStatus(TypedDict):
     problem: str  #: why it is not well; empty if it is
 
 
-class Session(TypedDict):
+class SessionStatus(TypedDict):
     """A session with a worker."""
 
     worker: str  #: the worker's URL
@@ -138,7 +138,7 @@ class Status(TypedDict):
     worker: str  #: URL of the worker in use
     workers: list[WorkerStatus]
     abilities: dict[str, bool]  #: whether the worker carries "udp", "ipv6", "icmp" …; {}: not known
-    sessions: list[Session]
+    sessions: list[SessionStatus]
     embedded: bool  #: the worker is a child process
     kill_switch: str  #: strict, route, off; empty: no instance runs
     holds: bool  #: there is a kill switch

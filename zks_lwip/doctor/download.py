@@ -14,7 +14,7 @@ from ..net.names import InvalidName, host_name, join_host_port
 from ..net.tls import client_context
 from ..tunnel import Tunnel
 
-__all__ = ["Source", "measure"]
+__all__ = ["Download", "measure"]
 
 _SECONDS = 5.0
 """For which it is downloaded at most."""
@@ -24,7 +24,7 @@ _CHUNK = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Download:
     """A file at an HTTP server."""
 
     url: str
@@ -34,7 +34,7 @@ class Source:
     target: str
 
     @classmethod
-    def parse(cls, url: str) -> Source:
+    def parse(cls, url: str) -> Download:
         """Read ``https://HOST[:PORT]/PATH``, or ``http://``.
 
         :raises ConfigError: it is none.
@@ -57,7 +57,7 @@ class Source:
         return cls(url, secure, host, port or (443 if secure else 80), target)
 
 
-async def measure(tunnel: Tunnel, source: Source) -> tuple[int, float]:
+async def measure(tunnel: Tunnel, source: Download) -> tuple[int, float]:
     """Download, for some seconds at most.
 
     :returns: bytes, and the seconds from the first of them to the last.
@@ -87,7 +87,7 @@ async def measure(tunnel: Tunnel, source: Source) -> tuple[int, float]:
         await trio.aclose_forcefully(stream)
 
 
-async def _fetch(stream: trio.abc.Stream, source: Source) -> tuple[int, float]:
+async def _fetch(stream: trio.abc.Stream, source: Download) -> tuple[int, float]:
     client = h11.Connection(h11.CLIENT)
     default = 443 if source.secure else 80
     request = h11.Request(

@@ -11,7 +11,7 @@ from ..config import VpnConfig
 from ..errors import ZksError
 from ..host.platform import is_supported
 from ..net.netns import run_in_netns
-from .download import Source
+from .download import Download
 from .finding import Finding, noted, well
 from .worker import examine_worker
 
@@ -19,7 +19,7 @@ __all__ = ["examine"]
 
 
 async def examine(
-    config: VpnConfig, *, netns: str | None = None, source: Source | None = None
+    config: VpnConfig, *, netns: str | None = None, source: Download | None = None
 ) -> AsyncIterator[Finding]:
     """Look at everything that a tunnel needs; each finding comes as soon as it is there.
 

@@ -31,7 +31,7 @@ from ..protocol import Hello
 from ..tunnel import Tunnel
 from ..tunnel.dial import open_transport
 from ..tunnel.options import TunnelConfig
-from .download import Source, measure
+from .download import Download, measure
 from .finding import Finding, failed, noted, warned, well
 
 __all__ = ["examine_worker"]
@@ -56,7 +56,7 @@ _OPTIONS = {
 
 
 async def examine_worker(
-    config: VpnConfig, endpoint: WorkerEndpoint, source: Source | None
+    config: VpnConfig, endpoint: WorkerEndpoint, source: Download | None
 ) -> AsyncIterator[Finding]:
     """Look at one worker, from its name to what it carries; ends where it goes no further.
 
@@ -228,7 +228,7 @@ async def _session(config: TunnelConfig) -> AsyncIterator[tuple[Tunnel, Hello]]:
             nursery.cancel_scope.cancel()
 
 
-async def _use(config: TunnelConfig, source: Source | None) -> AsyncIterator[Finding]:
+async def _use(config: TunnelConfig, source: Download | None) -> AsyncIterator[Finding]:
     """Open a session, and see what it carries."""
     findings: list[Finding] = []
     try:
@@ -309,7 +309,7 @@ async def _round_trip(tunnel: Tunnel, hello: Hello) -> Finding:
     return well("round trip", f"{trip * 1e3:.0f} ms to the worker")
 
 
-async def _throughput(tunnel: Tunnel, source: Source | None) -> Finding:
+async def _throughput(tunnel: Tunnel, source: Download | None) -> Finding:
     if source is None:
         return noted(
             "throughput",

@@ -304,7 +304,7 @@ class DatagramDecisions:
             self._deliver(waiting)
 
 
-class UdpPeer(Protocol):
+class DatagramPeer(Protocol):
     """What a socket's datagrams are given to."""
 
     def on_datagram(self, host: str, port: int, payload: memoryview, /) -> None: ...
@@ -321,7 +321,7 @@ class DirectOpener:
         self._nursery = nursery
         self._mark = mark
 
-    def open_association(self, peer: UdpPeer, sink: object = None) -> DirectSockets:
+    def open_association(self, peer: DatagramPeer, sink: object = None) -> DirectSockets:
         """Return what sends for ``peer``; what comes for it is given to it, not to ``sink``."""
         return DirectSockets(peer, self._nursery, self._mark)
 
@@ -332,7 +332,7 @@ class DirectSockets:
     identifier = 0
     """It has no frames."""
 
-    def __init__(self, peer: UdpPeer, nursery: trio.Nursery, mark: int | None) -> None:
+    def __init__(self, peer: DatagramPeer, nursery: trio.Nursery, mark: int | None) -> None:
         self._peer = peer
         self._nursery = nursery
         self._mark = mark

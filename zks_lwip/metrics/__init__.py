@@ -8,6 +8,6 @@
 from __future__ import annotations
 
 from .metered import Metered
-from .server import MetricsServer, Source, listen_for_metrics, parse_metrics
+from .server import MetricsServer, MetricsSource, listen_for_metrics, parse_metrics
 
-__all__ = ["Metered", "MetricsServer", "Source", "listen_for_metrics", "parse_metrics"]
+__all__ = ["Metered", "MetricsServer", "MetricsSource", "listen_for_metrics", "parse_metrics"]

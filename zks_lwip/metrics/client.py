@@ -42,7 +42,7 @@ class RunningClient(Protocol):
 
 
 class ClientSource:
-    """Measures a client: see :class:`~zks_lwip.metrics.Source`.
+    """Measures a client: see :class:`~zks_lwip.metrics.MetricsSource`.
 
     :param running: returns what is measured; None: it is still being started.
     """

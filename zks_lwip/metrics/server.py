@@ -19,7 +19,7 @@ from ..net.names import join_host_port
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-__all__ = ["MetricsServer", "Source", "listen_for_metrics", "parse_metrics"]
+__all__ = ["MetricsServer", "MetricsSource", "listen_for_metrics", "parse_metrics"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _FRESH = 0.2
 """Seconds for which an answer is given again: whoever asks in a loop costs little."""
 
 
-class Source(Protocol):
+class MetricsSource(Protocol):
     """What is measured."""
 
     async def families(self) -> Iterable[Metric]:
@@ -83,7 +83,7 @@ class MetricsServer:
     :param process: whether metrics of this process (CPU, memory, descriptors) are of interest.
     """
 
-    def __init__(self, sock: socket.socket, source: Source, *, process: bool = True) -> None:
+    def __init__(self, sock: socket.socket, source: MetricsSource, *, process: bool = True) -> None:
         from prometheus_client import CollectorRegistry, ProcessCollector
 
         self._sock = sock

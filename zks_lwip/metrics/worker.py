@@ -15,7 +15,7 @@ __all__ = ["WorkerSource"]
 
 
 class WorkerSource:
-    """Measures a worker: see :class:`~zks_lwip.metrics.Source`.
+    """Measures a worker: see :class:`~zks_lwip.metrics.MetricsSource`.
 
     :param stats: returns its numbers, and those of how many processes they are.
     :param problem: returns why it takes no sessions; None: it does.

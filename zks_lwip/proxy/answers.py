@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from .socks5 import Reply
 
-__all__ = ["Answer", "answer_for", "proxy_status", "sentence_for"]
+__all__ = ["ProxyAnswer", "answer_for", "proxy_status", "sentence_for"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProxyAnswer:
     """What one code becomes."""
 
     reply: Reply
@@ -28,23 +28,33 @@ class Answer:
 
 
 _ANSWERS = {
-    0: Answer(Reply.REFUSED, 502, "connection_terminated", "the far end closed the connection"),
-    101: Answer(
+    0: ProxyAnswer(
+        Reply.REFUSED, 502, "connection_terminated", "the far end closed the connection"
+    ),
+    101: ProxyAnswer(
         Reply.NETWORK_UNREACHABLE, 502, "destination_ip_unroutable", "the network is unreachable"
     ),
-    104: Answer(Reply.REFUSED, 502, "connection_terminated", "the far end reset the connection"),
-    110: Answer(Reply.TTL_EXPIRED, 504, "connection_timeout", "the far end did not answer in time"),
-    111: Answer(Reply.REFUSED, 502, "connection_refused", "the far end refused the connection"),
-    113: Answer(
+    104: ProxyAnswer(
+        Reply.REFUSED, 502, "connection_terminated", "the far end reset the connection"
+    ),
+    110: ProxyAnswer(
+        Reply.TTL_EXPIRED, 504, "connection_timeout", "the far end did not answer in time"
+    ),
+    111: ProxyAnswer(
+        Reply.REFUSED, 502, "connection_refused", "the far end refused the connection"
+    ),
+    113: ProxyAnswer(
         Reply.HOST_UNREACHABLE, 502, "destination_ip_unroutable", "the host is unreachable"
     ),
-    403: Answer(
+    403: ProxyAnswer(
         Reply.NOT_ALLOWED, 403, "destination_ip_prohibited", "the worker does not allow it"
     ),
-    429: Answer(Reply.FAILURE, 503, "connection_limit_reached", "a limit of the tunnel is reached"),
-    503: Answer(Reply.FAILURE, 503, "destination_unavailable", "the tunnel is down"),
+    429: ProxyAnswer(
+        Reply.FAILURE, 503, "connection_limit_reached", "a limit of the tunnel is reached"
+    ),
+    503: ProxyAnswer(Reply.FAILURE, 503, "destination_unavailable", "the tunnel is down"),
 }
-_OTHER = Answer(
+_OTHER = ProxyAnswer(
     Reply.HOST_UNREACHABLE, 502, "destination_unavailable", "the far end cannot be reached"
 )
 """For 502, which the worker also says of a name that does not exist."""
@@ -52,7 +62,7 @@ _EXPLAINED = frozenset((403, 429, 502, 503))
 """Codes whose ERROR says why; with the others comes the name of an errno."""
 
 
-def answer_for(code: int) -> Answer:
+def answer_for(code: int) -> ProxyAnswer:
     """Return what a code of ERROR becomes; 0 is CLOSE."""
     return _ANSWERS.get(code, _OTHER)
 
@@ -65,6 +75,6 @@ def sentence_for(code: int, message: str) -> str:
     return message if message and code in _EXPLAINED else answer_for(code).text
 
 
-def proxy_status(answer: Answer) -> tuple[bytes, bytes]:
+def proxy_status(answer: ProxyAnswer) -> tuple[bytes, bytes]:
     """Return the Proxy-Status header (RFC 9209) of an answer."""
     return (b"Proxy-Status", f"zks-lwip; error={answer.error}".encode("ascii"))

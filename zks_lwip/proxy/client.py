@@ -10,7 +10,7 @@ import trio
 from ..net.names import join_host_port
 from ..net.sockets import end_in_order, end_in_reset
 
-__all__ = ["Client"]
+__all__ = ["ProxyClient"]
 
 _DRAIN = 1.0
 """Seconds that a client has to close after a refusal; what it still sends is dropped."""
@@ -19,7 +19,7 @@ _KEEPALIVE_IDLE = 60
 """Seconds; a client that vanished is noticed within some ten minutes."""
 
 
-class Client:
+class ProxyClient:
     """One client.
 
     :param sock: non-blocking, as it was accepted.

@@ -10,7 +10,7 @@ import h11
 import trio
 
 from .._util import single_error
-from .client import Client
+from .client import ProxyClient
 from .counters import ProxyCounters
 from .handshake import Page
 from .http import MAX_HEAD, end_to_end, forwarded_head
@@ -30,7 +30,7 @@ class OriginFailed(Exception):
 
 
 async def forward(
-    client: Client, page: Page, origin: trio.abc.HalfCloseableStream, counters: ProxyCounters
+    client: ProxyClient, page: Page, origin: trio.abc.HalfCloseableStream, counters: ProxyCounters
 ) -> None:
     """Send a request on, and its response back.
 
@@ -53,7 +53,7 @@ class _OriginLeft(Exception):
 class _Exchange:
     def __init__(
         self,
-        client: Client,
+        client: ProxyClient,
         page: Page,
         origin: trio.abc.HalfCloseableStream,
         counters: ProxyCounters,

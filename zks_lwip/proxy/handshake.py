@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import h11
 
-from .answers import Answer, proxy_status
-from .client import Client
+from .answers import ProxyAnswer, proxy_status
+from .client import ProxyClient
 from .http import (
     MAX_HEAD,
     BadRequest,
@@ -31,7 +31,7 @@ from .socks5 import (
     encode_reply,
 )
 
-__all__ = ["Associate", "Connect", "HandshakeFailed", "Page", "WrongPassword", "handshake"]
+__all__ = ["Associate", "ConnectRequest", "HandshakeFailed", "Page", "WrongPassword", "handshake"]
 
 _SOCKS4, _TLS = 4, 0x16
 _SOCKS4_REJECTED = b"\0\x5b" + bytes(6)
@@ -55,7 +55,7 @@ class WrongPassword(HandshakeFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
+class ConnectRequest:
     """A TCP connection, as it is."""
 
     host: str
@@ -64,7 +64,7 @@ class Connect:
     """What the client has sent behind its request."""
     granted: bytes
     """What it is told when the far end is connected."""
-    refused: Callable[[Answer, str], bytes]
+    refused: Callable[[ProxyAnswer, str], bytes]
     """Returns what it is told when not; the text is a sentence about that."""
 
 
@@ -85,15 +85,15 @@ class Page:
     request: h11.Request
     connection: h11.Connection
 
-    def refused(self, answer: Answer, text: str) -> bytes:
+    def refused(self, answer: ProxyAnswer, text: str) -> bytes:
         """Return what the client is told when the origin cannot be had."""
         return _http_refusal(answer, text, with_body=self.request.method != b"HEAD")
 
 
-Wanted = Connect | Associate | Page
+Wanted = ConnectRequest | Associate | Page
 
 
-async def handshake(client: Client, passwords: PasswordFile | None) -> Wanted | None:
+async def handshake(client: ProxyClient, passwords: PasswordFile | None) -> Wanted | None:
     """Read what a client wants, and who it is.
 
     :returns: None if it has closed before it said so.
@@ -118,7 +118,9 @@ async def handshake(client: Client, passwords: PasswordFile | None) -> Wanted | 
 # SOCKS5
 
 
-async def _socks(client: Client, passwords: PasswordFile | None, first: bytes) -> Wanted | None:
+async def _socks(
+    client: ProxyClient, passwords: PasswordFile | None, first: bytes
+) -> Wanted | None:
     socks = Socks5()
     socks.receive(first)
     try:
@@ -157,7 +159,7 @@ def _choose(socks: Socks5, methods: bytes, passwords: PasswordFile | None) -> by
 def _socks_wanted(request: Request, rest: bytes) -> Wanted:
     if request.command == Command.CONNECT:
         granted = encode_reply(Reply.SUCCEEDED)
-        return Connect(request.host, request.port, rest, granted, _socks_refusal)
+        return ConnectRequest(request.host, request.port, rest, granted, _socks_refusal)
     if request.command == Command.UDP_ASSOCIATE:
         return Associate(request.host, request.port)
     raise HandshakeFailed(
@@ -165,14 +167,14 @@ def _socks_wanted(request: Request, rest: bytes) -> Wanted:
     )
 
 
-def _socks_refusal(answer: Answer, text: str) -> bytes:
+def _socks_refusal(answer: ProxyAnswer, text: str) -> bytes:
     return encode_reply(answer.reply)
 
 
 # HTTP
 
 
-async def _http(client: Client, passwords: PasswordFile | None, first: bytes) -> Wanted | None:
+async def _http(client: ProxyClient, passwords: PasswordFile | None, first: bytes) -> Wanted | None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     connection.receive_data(first)
     try:
@@ -195,10 +197,12 @@ async def _http(client: Client, passwords: PasswordFile | None, first: bytes) ->
     if target.path is not None:
         return Page(target, event, connection)
     early = bytes(connection.trailing_data[0])
-    return Connect(target.host, target.port, early, _ESTABLISHED, _http_refusal)
+    return ConnectRequest(target.host, target.port, early, _ESTABLISHED, _http_refusal)
 
 
-def _authenticate(client: Client, request: h11.Request, passwords: PasswordFile | None) -> None:
+def _authenticate(
+    client: ProxyClient, request: h11.Request, passwords: PasswordFile | None
+) -> None:
     if passwords is None:
         return
     offered = credentials_in(request.headers)
@@ -214,5 +218,5 @@ def _authenticate(client: Client, request: h11.Request, passwords: PasswordFile 
     raise WrongPassword("wrong name or password", answer)
 
 
-def _http_refusal(answer: Answer, text: str, *, with_body: bool = True) -> bytes:
+def _http_refusal(answer: ProxyAnswer, text: str, *, with_body: bool = True) -> bytes:
     return encode_answer(answer.status, text, (proxy_status(answer),), with_body=with_body)

@@ -9,7 +9,7 @@ import ipaddress
 import struct
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -17,6 +17,9 @@ from ..dns.message.addresses import addresses_in
 from ..dns.message.wire import HEADER, RD, Type, WireError, encode_name, walk
 from ..errors import DnsError
 from ..net.names import InvalidName, ends_in_number, host_name
+
+if TYPE_CHECKING:
+    from ..dns import DnsTunnel
 
 __all__ = ["MAX_NAMES", "Names", "literal"]
 
@@ -39,12 +42,6 @@ def literal(host: str) -> str | None:
             return None
         address = address.ipv4_mapped or address
     return str(address)
-
-
-class DnsTunnel(Protocol):
-    """What is needed of a tunnel."""
-
-    async def dns_query(self, message: bytes) -> bytes: ...
 
 
 class Names:

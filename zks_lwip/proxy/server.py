@@ -15,12 +15,12 @@ from .._util import one_line
 from ..net.descriptors import is_scarcity, raise_descriptor_limit, warn_of_scarcity
 from ..net.listen import listen
 from ..net.readiness import Readiness, make_readiness
-from .client import Client
+from .client import ProxyClient
 from .counters import ProxyCounters
 from .handshake import HandshakeFailed, Wanted, WrongPassword, handshake
 from .options import ProxyConfig
 from .passwords import PasswordFile
-from .service import ProxyTunnel, Service
+from .service import ProxyService, ProxyTunnel
 
 __all__ = ["ProxyServer"]
 
@@ -56,10 +56,10 @@ class ProxyServer:
         flows = min(config.max_flows, room - self._max_handshakes - 2 * associations)
         self._socket, self.address = listen(config.host, config.port)
         self._readiness = readiness or make_readiness()
-        self._service = Service(
+        self._service = ProxyService(
             config, self._readiness, self.counters, flows=flows, associations=associations
         )
-        self._clients: dict[trio.CancelScope, Client] = {}
+        self._clients: dict[trio.CancelScope, ProxyClient] = {}
         self._handshakes: dict[trio.CancelScope, None] = {}  # the oldest first
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class ProxyServer:
 
     async def _serve(self, sock: socket.socket, scope: trio.CancelScope) -> None:
         try:
-            client = self._clients[scope] = Client(sock)
+            client = self._clients[scope] = ProxyClient(sock)
             with scope:
                 wanted = await self._shake_hands(client)
                 self._handshakes.pop(scope, None)
@@ -149,7 +149,7 @@ class ProxyServer:
             self._clients.pop(scope, None)
             sock.close()
 
-    async def _shake_hands(self, client: Client) -> Wanted | None:
+    async def _shake_hands(self, client: ProxyClient) -> Wanted | None:
         with trio.move_on_after(self.config.handshake_timeout) as limit:
             try:
                 return await handshake(client, self._passwords)

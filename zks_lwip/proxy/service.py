@@ -16,17 +16,17 @@ from ..net.names import join_host_port
 from ..net.readiness import Readiness
 from ..tunnel import Association, StreamPeer, TunnelStream, TunnelTcpStream, UdpPeer
 from .answers import answer_for, sentence_for
-from .client import Client
+from .client import ProxyClient
 from .counters import ProxyCounters
 from .forward import OriginFailed, forward
-from .handshake import Associate, Connect, Page, Wanted
+from .handshake import Associate, ConnectRequest, Page, Wanted
 from .names import Names
 from .options import ProxyConfig
 from .relay import Relay
 from .socks5 import Reply, encode_reply
 from .udp import ProxyAssociation
 
-__all__ = ["ProxyTunnel", "Service", "WorkerAbilities"]
+__all__ = ["ProxyService", "ProxyTunnel", "UdpAbilities"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _TIMED_OUT, _TOO_MANY, _OTHER = 110, 429, 502
 """Codes of ERROR (PROTOCOL.md §4)."""
 
 
-class WorkerAbilities(Protocol):
+class UdpAbilities(Protocol):
     """What the worker's HELLO says (PROTOCOL.md §3)."""
 
     @property
@@ -51,7 +51,7 @@ class ProxyTunnel(Protocol):
     """What the proxy needs of the tunnel."""
 
     @property
-    def peer(self) -> WorkerAbilities | None: ...
+    def peer(self) -> UdpAbilities | None: ...
     def open_stream(self, host: str, port: int, peer: StreamPeer, /) -> TunnelStream: ...
     def linger(self, stream: TunnelStream, /) -> None: ...
     def open_association(self, peer: UdpPeer, /) -> Association: ...
@@ -77,7 +77,7 @@ class _Origin(TunnelTcpStream):
         super().on_end(code, message)
 
 
-class Service:
+class ProxyService:
     """Gives clients what they want, as far as there is room.
 
     :param flows: TCP connections at a time.
@@ -111,7 +111,7 @@ class Service:
         self._tunnel = tunnel
         self._names = Names(tunnel)
 
-    async def give(self, client: Client, wanted: Wanted) -> None:
+    async def give(self, client: ProxyClient, wanted: Wanted) -> None:
         """Serve a client until it has had what it wanted.
 
         :raises OSError: the client has gone, or the system lacks what is needed.
@@ -120,7 +120,7 @@ class Service:
         if isinstance(wanted, Associate):
             await self._associate(client, wanted)
             return
-        if isinstance(wanted, Connect):
+        if isinstance(wanted, ConnectRequest):
             host, port = wanted.host, wanted.port
             self._counters.connects += 1
         else:
@@ -134,7 +134,7 @@ class Service:
                 raise _Refused(_TOO_MANY, f"{self._max_flows} connections are open here")
             self.flows += 1
             try:
-                if isinstance(wanted, Connect):
+                if isinstance(wanted, ConnectRequest):
                     why = await self._connect(client, wanted)
                 else:
                     why = await self._forward(client, wanted)
@@ -147,7 +147,7 @@ class Service:
             await self._end(client, wanted.refused(answer_for(error.code), f"{where}: {text}."))
         _log.debug("tcp %s -> %s: %s", client, where, why)
 
-    async def _connect(self, client: Client, wanted: Connect) -> str:
+    async def _connect(self, client: ProxyClient, wanted: ConnectRequest) -> str:
         """Carry a connection; return how it ended."""
         relay = Relay(client.sock, wanted.early, self._readiness, self._counters)
         try:
@@ -170,7 +170,7 @@ class Service:
         finally:
             relay.abort()
 
-    async def _forward(self, client: Client, page: Page) -> str:
+    async def _forward(self, client: ProxyClient, page: Page) -> str:
         """Carry one request and its response; return how it ended."""
         origin = _Origin(self._tunnel.linger)
         try:
@@ -198,7 +198,7 @@ class Service:
         await self._end(client, b"")  # there is no more
         return "closed"
 
-    async def _end(self, client: Client, answer: bytes) -> None:
+    async def _end(self, client: ProxyClient, answer: bytes) -> None:
         """Send an answer and close in order."""
         self._ending += 1
         try:
@@ -206,7 +206,7 @@ class Service:
         finally:
             self._ending -= 1
 
-    def _reset(self, client: Client) -> None:
+    def _reset(self, client: ProxyClient) -> None:
         self._counters.resets += 1
         client.close()
 
@@ -216,7 +216,7 @@ class Service:
         except ValueError:
             raise _Refused(_OTHER, "that is no host") from None
 
-    async def _associate(self, client: Client, wanted: Associate) -> None:
+    async def _associate(self, client: ProxyClient, wanted: Associate) -> None:
         worker = self._tunnel.peer
         if worker is not None and not worker.udp:
             await self._end(client, encode_reply(Reply.COMMAND_NOT_SUPPORTED))

@@ -22,13 +22,13 @@ from functools import lru_cache
 __all__ = [
     "Command",
     "Credentials",
-    "Datagram",
     "Method",
     "MethodsOffered",
     "Reply",
     "Request",
     "Socks5",
     "Socks5Error",
+    "SocksDatagram",
     "decode_datagram",
     "encode_header",
     "encode_reply",
@@ -111,7 +111,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Datagram:
+class SocksDatagram:
     """What a client sends over UDP (RFC 1928 §7)."""
 
     fragment: int
@@ -278,7 +278,7 @@ def encode_reply(code: Reply, host: str = "0.0.0.0", port: int = 0) -> bytes:
     return bytes((VERSION, code, 0)) + _address(host, port)
 
 
-def decode_datagram(data: memoryview) -> Datagram:
+def decode_datagram(data: memoryview) -> SocksDatagram:
     """Read what a client sent over UDP.
 
     :raises Socks5Error: it is too short, or its address cannot be read.
@@ -287,7 +287,7 @@ def decode_datagram(data: memoryview) -> Datagram:
     if found is None:
         raise Socks5Error("a datagram that ends in its header")
     host, port, end = found
-    return Datagram(data[2], host, port, data[end:])
+    return SocksDatagram(data[2], host, port, data[end:])
 
 
 @lru_cache(maxsize=1024)

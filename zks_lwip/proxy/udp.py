@@ -17,11 +17,11 @@ import trio
 from ..net.readiness import Readiness
 from ..net.sockets import family_of, open_socket
 from ..protocol import MAX_DATAGRAM
-from .client import Client
+from .client import ProxyClient
 from .counters import ProxyCounters
 from .handshake import Associate
 from .names import Names, literal
-from .socks5 import Datagram, Socks5Error, decode_datagram, encode_header
+from .socks5 import Socks5Error, SocksDatagram, decode_datagram, encode_header
 
 __all__ = ["ProxyAssociation", "TunnelAssociation"]
 
@@ -56,7 +56,7 @@ class ProxyAssociation:
 
     def __init__(
         self,
-        client: Client,
+        client: ProxyClient,
         wanted: Associate,
         readiness: Readiness,
         names: Names,
@@ -86,7 +86,7 @@ class ProxyAssociation:
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         """Where the client is to send to."""
 
-    async def run(self, handle: TunnelAssociation, client: Client) -> None:
+    async def run(self, handle: TunnelAssociation, client: ProxyClient) -> None:
         """Carry datagrams until the client ends its TCP connection, or until cancelled.
 
         :raises OSError: the kernel watches no more.
@@ -135,7 +135,7 @@ class ProxyAssociation:
             self._take(datagram)
         self._readiness.rearm(self._sock)
 
-    def _take(self, datagram: Datagram) -> None:
+    def _take(self, datagram: SocksDatagram) -> None:
         if datagram.fragment:
             self._counters.datagrams_fragmented += 1
         elif len(datagram.payload) > MAX_DATAGRAM:  # IPv6 takes a little more than the tunnel
@@ -156,7 +156,7 @@ class ProxyAssociation:
         else:
             self._counters.datagrams_dropped += 1
 
-    def _look_up(self, datagram: Datagram) -> None:
+    def _look_up(self, datagram: SocksDatagram) -> None:
         name, size = datagram.host, len(datagram.payload) + _OVERHEAD
         known = name in self._lookups
         room = self._waiting + size <= _MAX_WAITING or not self._waiting

@@ -13,7 +13,7 @@ from typing import Any
 from .._private import check_private
 from ..errors import ConfigError
 
-__all__ = ["SYSTEM_FILE", "Source", "home_directory", "read_source", "user_file"]
+__all__ = ["SYSTEM_FILE", "SettingsFile", "home_directory", "read_source", "user_file"]
 
 SYSTEM_FILE = Path("/etc/zks_lwip.toml")
 """The settings of the machine."""
@@ -26,7 +26,7 @@ _WRITERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SettingsFile:
     """A file that has been read: what it says, unjudged."""
 
     path: Path
@@ -65,7 +65,7 @@ def read_source(
     required: bool,
     environ: Mapping[str, str],
     warn: Callable[[str], object],
-) -> Source | None:
+) -> SettingsFile | None:
     """Read a file of settings; None: it is not there, and need not be.
 
     :param required: it has been asked for by name.
@@ -98,7 +98,7 @@ def read_source(
     table = _parse(data, path)
     if _holds_token(table):
         check_private(status, path, None, what="a token", warn=warn)
-    return Source(path, table)
+    return SettingsFile(path, table)
 
 
 def _is_there(path: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import Source, home_directory
+from .files import SettingsFile, home_directory
 from .keys import COMMANDS, SHARED, Key, Kind
 
 __all__ = ["PROFILE", "convert", "faults", "nearest", "suggestion"]
@@ -49,7 +49,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return "" if near is None else f": did you mean {near!r}?"
 
 
-def faults(source: Source) -> Iterator[str]:
+def faults(source: SettingsFile) -> Iterator[str]:
     """Yield all that is wrong with a file, a sentence for each, which names file and key."""
     yield from _level(source.path, source.table, "")
     profiles = source.table.get(PROFILE, {})

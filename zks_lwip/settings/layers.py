@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .files import SYSTEM_FILE, Source, read_source, user_file
+from .files import SYSTEM_FILE, SettingsFile, read_source, user_file
 from .judge import PROFILE, convert, faults, suggestion
 from .keys import CLIENTS, COMMANDS
 
-__all__ = ["Setting", "Settings", "read_settings"]
+__all__ = ["FileSettings", "Setting", "read_settings"]
 
 _RIVALS = {"token": "token_file", "token_file": "token"}
 """Of these the one that is given last is in force."""
@@ -32,10 +32,10 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FileSettings:
     """Files without faults, the weakest first."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SettingsFile, ...]
     looked_for: tuple[Path, ...]
     """All files that were, or would have been, read."""
     notes: tuple[str, ...] = ()
@@ -79,7 +79,9 @@ class Settings:
         return f"{text}: write a section [{PROFILE}.{name}] into {looked}"
 
 
-def _said(source: Source, command: str, profile: str | None) -> Iterator[tuple[str, Any, str]]:
+def _said(
+    source: SettingsFile, command: str, profile: str | None
+) -> Iterator[tuple[str, Any, str]]:
     """Yield what one file says for a command, outside of all profiles or in one of them."""
     table, where = source.table, ""
     if profile is not None:
@@ -100,7 +102,7 @@ def read_settings(
     *,
     system: Path = SYSTEM_FILE,
     judged: bool = True,
-) -> Settings:
+) -> FileSettings:
     """Read the files of settings.
 
     :param file: read this one in place of the machine's and the user's.
@@ -128,4 +130,4 @@ def read_settings(
             if judged and (fault := next(faults(source), None)):
                 raise ConfigError(fault)
             sources.append(source)
-    return Settings(tuple(sources), tuple(paths), tuple(notes))
+    return FileSettings(tuple(sources), tuple(paths), tuple(notes))

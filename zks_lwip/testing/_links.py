@@ -13,7 +13,7 @@ import trio
 
 from ..stack import Stack
 
-__all__ = ["HostDevice", "Link", "Links"]
+__all__ = ["Link", "Links", "MachineDevice"]
 
 MTU = 1500
 MAX_WAITING = 16384
@@ -38,7 +38,7 @@ class Link:
             raise ValueError(f"a loss of {self.loss} is none: give 0 to 1")
 
 
-class HostDevice:
+class MachineDevice:
     """The device of one host's stack."""
 
     def __init__(self, links: Links) -> None:
@@ -60,7 +60,7 @@ class HostDevice:
         self._inbox.append(packet)
         self._arrived.unpark()
 
-    def __aiter__(self) -> HostDevice:
+    def __aiter__(self) -> MachineDevice:
         return self
 
     async def __anext__(self) -> list[bytes]:
@@ -82,18 +82,18 @@ class Links:
 
     def __init__(
         self,
-        find: Callable[[HostDevice, bytes], HostDevice | None],
-        link_of: Callable[[HostDevice, HostDevice], Link],
+        find: Callable[[MachineDevice, bytes], MachineDevice | None],
+        link_of: Callable[[MachineDevice, MachineDevice], Link],
         random: random.Random,
     ) -> None:
         self._find = find
         self._link_of = link_of
         self._random = random
-        self._flying: list[tuple[float, int, HostDevice, bytes]] = []
+        self._flying: list[tuple[float, int, MachineDevice, bytes]] = []
         self._count = 0
         self._earlier = trio.Event()
 
-    def carry(self, sender: HostDevice, packet: bytes) -> None:
+    def carry(self, sender: MachineDevice, packet: bytes) -> None:
         """Send a packet to the host that it is for."""
         address = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
         to = self._find(sender, address)

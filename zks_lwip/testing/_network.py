@@ -15,7 +15,7 @@ import trio
 from .._util import single_error
 from ..net.names import InvalidName, host_name
 from ..stack import Datagram, Flow, Reject, Stack, open_stack
-from ._links import HostDevice, Link, Links
+from ._links import Link, Links, MachineDevice
 from ._sockets import LOOPBACKS, Machine, MemorySocket
 
 __all__ = ["Network", "network"]
@@ -32,7 +32,7 @@ class Network:
         self._machines = dict(machines)
         self._default = link
         self._links = links
-        self._between: dict[frozenset[HostDevice], Link] = {}
+        self._between: dict[frozenset[MachineDevice], Link] = {}
 
     @contextmanager
     def host(self, name: str) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Network:
             raise ValueError(f"{one} and {other} are one host, which has no link to itself")
         return self.link_between(a, b)
 
-    def link_between(self, a: HostDevice, b: HostDevice) -> Link:
+    def link_between(self, a: MachineDevice, b: MachineDevice) -> Link:
         """Return the link between two devices."""
         pair = frozenset((a, b))
         link = self._between.get(pair)
@@ -170,25 +170,25 @@ async def network(
     """
     names = _read_hosts(hosts)
     default = Link(delay, loss)
-    by_bytes: dict[bytes, HostDevice] = {}
+    by_bytes: dict[bytes, MachineDevice] = {}
 
-    def find(sender: HostDevice, address: bytes) -> HostDevice | None:
+    def find(sender: MachineDevice, address: bytes) -> MachineDevice | None:
         if address in LOOPBACKS.values():
             return sender
         return by_bytes.get(address, nowhere)
 
-    def link_of(a: HostDevice, b: HostDevice) -> Link:
+    def link_of(a: MachineDevice, b: MachineDevice) -> Link:
         return Link() if nowhere in (a, b) else result.link_between(a, b)
 
     links = Links(find, link_of, random.Random(seed))
-    nowhere = HostDevice(links)
+    nowhere = MachineDevice(links)
     machines: dict[str, Machine] = {}
     with single_error() as bodies:
         async with AsyncExitStack() as parts:
             enter = parts.enter_async_context
             by_address: dict[str, Machine] = {}
             for name, addresses in [*names.items(), ("", _HERE)]:
-                device = HostDevice(links)
+                device = MachineDevice(links)
                 own = [next((a for a in addresses if (":" in a) is six), None) for six in (0, 1)]
                 stack = await enter(open_stack(device, own_addresses=[a for a in own if a]))
                 machines[name] = Machine(name, tuple(addresses), stack, device)

@@ -19,7 +19,7 @@ import trio
 
 from ..errors import StackError
 from ..stack import Stack, TcpListener, TcpStream, UdpSocket, open_tcp_stream, open_udp
-from ._links import HostDevice
+from ._links import MachineDevice
 
 __all__ = ["LOOPBACKS", "Machine", "MemorySocket"]
 
@@ -40,7 +40,7 @@ class Machine:
     name: str
     addresses: tuple[str, ...]
     stack: Stack
-    device: HostDevice
+    device: MachineDevice
 
     def source_for(self, address: str) -> str:
         """Return the address that this host sends from.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .local_end import OnCaptured
     from .open import open_vpn
     from .running_proxy import RunningProxy, open_proxy
-    from .stats import SessionStats, VpnState, VpnStats, WorkerStats
+    from .stats import SessionInfo, VpnState, VpnStats, WorkerInfo
     from .streams import VpnTcpStream, VpnUdpSocket
     from .vpn import Vpn
 
@@ -29,13 +29,13 @@ __all__ = [
     "Capture",
     "OnCaptured",
     "RunningProxy",
-    "SessionStats",
+    "SessionInfo",
     "Vpn",
     "VpnState",
     "VpnStats",
     "VpnTcpStream",
     "VpnUdpSocket",
-    "WorkerStats",
+    "WorkerInfo",
     "open_proxy",
     "open_vpn",
     "run_command",
@@ -50,7 +50,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above
             "local_end": "OnCaptured",
             "open": "open_vpn",
             "running_proxy": "RunningProxy open_proxy",
-            "stats": "SessionStats VpnState VpnStats WorkerStats",
+            "stats": "SessionInfo VpnState VpnStats WorkerInfo",
             "streams": "VpnTcpStream VpnUdpSocket",
             "vpn": "Vpn",
         },

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SessionStats", "VpnState", "VpnStats", "WorkerStats"]
+__all__ = ["SessionInfo", "VpnState", "VpnStats", "WorkerInfo"]
 
 
 class VpnState(enum.StrEnum):
@@ -24,7 +24,7 @@ class VpnState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStats:
+class WorkerInfo:
     """What is known of a worker."""
 
     worker: str
@@ -40,7 +40,7 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionStats:
+class SessionInfo:
     """What is known of a session with a worker; of protocol v1 there are none."""
 
     worker: str
@@ -88,7 +88,7 @@ class VpnStats:
     connections_refused: int
     """By the far end or the worker."""
     dns_queries: int
-    workers: tuple[WorkerStats, ...]
-    sessions: tuple[SessionStats, ...]
+    workers: tuple[WorkerInfo, ...]
+    sessions: tuple[SessionInfo, ...]
     counters: Mapping[str, Any]
     """Every counter of every part; their names are no part of the interface."""

@@ -15,14 +15,14 @@ from ..gateway.flows import FlowInfo
 from ..protocol import MAX_DATAGRAM
 from ..tunnel.tcp_stream import ERRNO, TunnelTcpStream
 
-__all__ = ["Opened", "VpnTcpStream", "VpnUdpSocket"]
+__all__ = ["OpenFlows", "VpnTcpStream", "VpnUdpSocket"]
 
 
 _NUMBERS = ERRNO | {90: errno.EMSGSIZE, 502: errno.EHOSTUNREACH, 503: errno.ENETUNREACH}
 """What a program is told by errno: 502, of names that do not resolve, too; 503: no tunnel."""
 
 
-class Opened:
+class OpenFlows:
     """Those that are open."""
 
     def __init__(self, counters: GatewayCounters) -> None:
@@ -65,7 +65,7 @@ class VpnTcpStream(TunnelTcpStream):
     the far end, or has come and was not received.
     """
 
-    def __init__(self, opened: Opened, linger: Any, where: tuple[str, int]) -> None:
+    def __init__(self, opened: OpenFlows, linger: Any, where: tuple[str, int]) -> None:
         super().__init__(linger)
         self._opened = opened
         self._where = where
@@ -136,7 +136,7 @@ class VpnTcpStream(TunnelTcpStream):
         await super().aclose()
 
 
-class _Association(Protocol):
+class _VpnAssociation(Protocol):
     def send(self, host: str, port: int, payload: memoryview | bytes, /) -> bool: ...
     def close(self) -> None: ...
 
@@ -151,11 +151,11 @@ class VpnUdpSocket(trio.abc.AsyncResource):
     :param queue: datagrams that wait for :meth:`receive`.
     """
 
-    def __init__(self, opened: Opened, queue: int) -> None:
+    def __init__(self, opened: OpenFlows, queue: int) -> None:
         self._opened = opened
         self._received: deque[tuple[bytes, tuple[str, int]] | OSError] = deque()
         self._queue = queue
-        self._handle: _Association | None = None
+        self._handle: _VpnAssociation | None = None
         self._waiting = trio.lowlevel.ParkingLot()
         self._closed = False
         self._ended = False
@@ -167,7 +167,7 @@ class VpnUdpSocket(trio.abc.AsyncResource):
         opened.counters.associations_opened += 1
         opened.add(self)
 
-    def attach(self, handle: _Association) -> None:
+    def attach(self, handle: _VpnAssociation) -> None:
         """Give it its end of the association; to be called once, at once."""
         self._handle = handle
 

@@ -23,8 +23,8 @@ from ..net.histogram import Histogram
 from ..net.names import InvalidName, ends_in_number, host_name, join_host_port
 from ..stack import Reject, Stack
 from ..tunnel import Tunnel
-from .stats import SessionStats, VpnState, VpnStats, WorkerStats
-from .streams import Opened, VpnTcpStream, VpnUdpSocket
+from .stats import SessionInfo, VpnState, VpnStats, WorkerInfo
+from .streams import OpenFlows, VpnTcpStream, VpnUdpSocket
 
 __all__ = ["Vpn"]
 
@@ -56,7 +56,7 @@ class Vpn:
         self._policy = FlowPolicy(
             ipv6=config.ipv6, worker=lambda: tunnel.peer, loopback_alias=config.loopback_alias
         )
-        self._opened = Opened(GatewayCounters() if gateway is None else gateway.counters)
+        self._opened = OpenFlows(GatewayCounters() if gateway is None else gateway.counters)
         self._ended = trio.Event()
 
     # its state
@@ -337,8 +337,8 @@ class Vpn:
             connections_opened=counters.flows_opened,
             connections_refused=sum(counters.refused.values()),
             dns_queries=counters.dns_queries,
-            workers=tuple(WorkerStats(**each) for each in tunnel.workers()),
-            sessions=tuple(SessionStats(**each) for each in tunnel.sessions()),
+            workers=tuple(WorkerInfo(**each) for each in tunnel.workers()),
+            sessions=tuple(SessionInfo(**each) for each in tunnel.sessions()),
             counters=self.counters(),
         )
 

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from zks_lwip.cli import main
-from zks_lwip.settings.files import Source
+from zks_lwip.settings.files import SettingsFile
 from zks_lwip.settings.judge import faults
 
 
@@ -345,7 +345,7 @@ def test_the_example_is_in_order() -> None:
         line.removeprefix("# ") if re.match(r"# (\[|[a-z_]+ = )", line) else line
         for line in example.read_text(encoding="utf-8").splitlines()
     )
-    assert list(faults(Source(example, tomllib.loads(commented)))) == []
+    assert list(faults(SettingsFile(example, tomllib.loads(commented)))) == []
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is missing")

@@ -18,7 +18,7 @@ from zks_lwip.host.plan.config import HostConfig, KillSwitch
 from zks_lwip.host.plan.firewall import is_ours
 from zks_lwip.host.plan.make import MAIN, Plan, make_plan, missing, with_state
 from zks_lwip.host.plan.marks import MarkUse
-from zks_lwip.host.plan.state import HostAddress, HostState, Leftover, Link, lan_networks
+from zks_lwip.host.plan.state import HostAddress, HostLink, HostState, Leftover, lan_networks
 from zks_lwip.host.plan.steps import Nftables, Route, Rule, Sysctl, Tun
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,13 +37,13 @@ LAPTOP = HostState(
     inode=1,
     own_inode=1,
     links=(
-        Link(1, "lo"),
-        Link(2, "eth0"),
-        Link(3, "docker0", "bridge"),
-        Link(4, "veth1", "veth", master=3),
-        Link(5, "br0", "bridge"),
-        Link(6, "eth1", master=5),
-        Link(7, "wlan0", up=False),
+        HostLink(1, "lo"),
+        HostLink(2, "eth0"),
+        HostLink(3, "docker0", "bridge"),
+        HostLink(4, "veth1", "veth", master=3),
+        HostLink(5, "br0", "bridge"),
+        HostLink(6, "eth1", master=5),
+        HostLink(7, "wlan0", up=False),
     ),
     addresses=(
         address("lo", "127.0.0.1/8"),
@@ -208,7 +208,7 @@ def test_refusals() -> None:
     make_plan(replace(WORKER, kill_switch=KillSwitch.ROUTE), replace(LAPTOP, nft=None))
     with pytest.raises(HostError, match="another VPN perhaps: a rule"):
         make_plan(WORKER, replace(LAPTOP, foreign_uses=("a rule",)))
-    taken = replace(LAPTOP, links=(*LAPTOP.links, Link(9, "zks0")))
+    taken = replace(LAPTOP, links=(*LAPTOP.links, HostLink(9, "zks0")))
     with pytest.raises(DeviceError, match="zks0 is taken"):
         make_plan(WORKER, taken)
     with pytest.raises(ConfigError, match="`host.inbound` needs"):
@@ -328,7 +328,7 @@ def test_what_is_missing() -> None:
         LAPTOP,
         ours=ours,
         nft_table=True,
-        links=(*LAPTOP.links, Link(9, "zks0", "tun")),
+        links=(*LAPTOP.links, HostLink(9, "zks0", "tun")),
         addresses=(
             *LAPTOP.addresses,
             address("zks0", str(plan.ipv4)),
@@ -342,7 +342,7 @@ def test_what_is_missing() -> None:
     for step in ours:
         assert missing(plan, replace(fine, ours=tuple(s for s in ours if s != step))) == [step]
     assert len(missing(plan, replace(fine, addresses=()))) == 2
-    down = replace(fine, links=(*LAPTOP.links, Link(9, "zks0", "tun", up=False)))
+    down = replace(fine, links=(*LAPTOP.links, HostLink(9, "zks0", "tun", up=False)))
     assert [type(s).__name__ for s in missing(plan, down)] == ["LinkUp"]
 
 

@@ -20,7 +20,7 @@ from tests.unit.host.test_plan import CASES, LAPTOP, address
 from zks_lwip.host.apply import Applier
 from zks_lwip.host.plan import steps
 from zks_lwip.host.plan.make import make_plan
-from zks_lwip.host.plan.state import HostState, Link
+from zks_lwip.host.plan.state import HostLink, HostState
 from zks_lwip.host.plan.step import KINDS, from_json, kind, to_json
 from zks_lwip.host.plan.steps import (
     SYSCTLS,
@@ -123,7 +123,7 @@ SEEN = replace(
     ours=frozenset(step for step in EXAMPLES if isinstance(step, (Route, Rule))),
     nft_table=True,
     sysctls={SYSCTLS[0]: "1"},
-    links=(*LAPTOP.links, Link(9, "zks0", "tun")),
+    links=(*LAPTOP.links, HostLink(9, "zks0", "tun")),
     addresses=(*LAPTOP.addresses, address("zks0", "198.18.0.1/30")),
 )
 """The host with every example in force."""

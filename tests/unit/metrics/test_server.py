@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.kits.worker import echo, raw_client, running_worker, tcp_server
 from zks_lwip.errors import ConfigError
-from zks_lwip.metrics import MetricsServer, Source, listen_for_metrics, parse_metrics
+from zks_lwip.metrics import MetricsServer, MetricsSource, listen_for_metrics, parse_metrics
 from zks_lwip.metrics.families import counters, histogram
 from zks_lwip.metrics.worker import WorkerSource
 from zks_lwip.net.histogram import Histogram
@@ -37,7 +37,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def serving(source: Source) -> AsyncIterator[tuple[str, int]]:
+async def serving(source: MetricsSource) -> AsyncIterator[tuple[str, int]]:
     sock = listen_for_metrics(("127.0.0.1", 0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(MetricsServer(sock, source).run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.settings.files import Source
+from zks_lwip.settings.files import SettingsFile
 from zks_lwip.settings.judge import convert, faults
 from zks_lwip.settings.keys import Key, Kind
 
@@ -15,7 +15,7 @@ FILE = Path("/etc/f.toml")
 
 
 def judged(text: str) -> list[str]:
-    return list(faults(Source(FILE, tomllib.loads(text))))
+    return list(faults(SettingsFile(FILE, tomllib.loads(text))))
 
 
 RIGHT = """

@@ -9,7 +9,7 @@ import pytest
 
 from zks_lwip import read_config
 from zks_lwip.errors import ConfigError
-from zks_lwip.settings.layers import Settings, read_settings
+from zks_lwip.settings.layers import FileSettings, read_settings
 
 
 def written(path: Path, text: str) -> Path:
@@ -19,14 +19,16 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-def settings(tmp_path: Path, system: str, user: str) -> Settings:
+def settings(tmp_path: Path, system: str, user: str) -> FileSettings:
     written(tmp_path / "system.toml", system)
     written(tmp_path / "zks_lwip" / "config.toml", user)
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
     return read_settings(None, environ, system=tmp_path / "system.toml")
 
 
-def mtu(found: Settings, command: str = "connect", profile: str | None = None) -> tuple[int, str]:
+def mtu(
+    found: FileSettings, command: str = "connect", profile: str | None = None
+) -> tuple[int, str]:
     setting = found.select(command, profile, {})["mtu"]
     return setting.value, setting.key
 

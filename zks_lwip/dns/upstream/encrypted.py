@@ -95,7 +95,7 @@ class EncryptedResolver(ABC):
         self._reached = False
         self._connection: Connection | None = None
         self._retired: list[Connection] = []
-        self._attempt: _Attempt | None = None
+        self._attempt: _Opening | None = None
         self._nursery: trio.Nursery | None = None
         self._started = trio.Event()
 
@@ -171,7 +171,7 @@ class EncryptedResolver(ABC):
         if attempt is None:
             if self._nursery is None:
                 raise ResolverError(f"{self.name}: shutting down")
-            attempt = self._attempt = _Attempt()
+            attempt = self._attempt = _Opening()
             self._nursery.start_soon(self._connect_once, attempt)
         await attempt.done.wait()
         if attempt.connection is None:
@@ -187,7 +187,7 @@ class EncryptedResolver(ABC):
     def _gate_up(self) -> bool:
         return self.gate is None or self.gate.up
 
-    async def _connect_once(self, attempt: _Attempt) -> None:
+    async def _connect_once(self, attempt: _Opening) -> None:
         limit = max(self.timeouts.connect, min(4 * self.slowness(), MAX_SLOW))
         try:
             self._reached = False
@@ -220,7 +220,7 @@ class EncryptedResolver(ABC):
             self._retired.pop(0).close("too many connections are winding down")
 
 
-class _Attempt:
+class _Opening:
     """A connection that is being opened."""
 
     __slots__ = ("connection", "done", "problem")

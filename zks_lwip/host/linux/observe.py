@@ -14,7 +14,7 @@ from ..journal import boot_id, journal_path, parse, read_journal
 from ..plan.config import STATE_DIR, TABLE, Network
 from ..plan.make import PRIORITY_ALL
 from ..plan.marks import ALL_BITS, MarkUse
-from ..plan.state import HostAddress, HostState, Leftover, Link
+from ..plan.state import HostAddress, HostLink, HostState, Leftover
 from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Nftables, Route, Rule, Step
 from .cgroup import find_cgroups
 from .find_marks import find_marks
@@ -123,10 +123,10 @@ def look(
     )
 
 
-def _link(message: Any) -> Link:
+def _link(message: Any) -> HostLink:
     info = message.get_attr("IFLA_LINKINFO")
     kind = info.get_attr("IFLA_INFO_KIND") if info else None
-    return Link(
+    return HostLink(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
         kind=kind or "",
@@ -136,7 +136,7 @@ def _link(message: Any) -> Link:
     )
 
 
-def _addresses(ip: IPRoute, links: dict[int, Link]) -> list[HostAddress]:
+def _addresses(ip: IPRoute, links: dict[int, HostLink]) -> list[HostAddress]:
     found = []
     for message in ip.get_addr():
         if message["family"] not in _FAMILIES or message["index"] not in links:
@@ -199,7 +199,7 @@ def _rule(message: Any, version: int, priority: int) -> Rule:
 
 
 def _routes(
-    ip: IPRoute, links: dict[int, Link]
+    ip: IPRoute, links: dict[int, HostLink]
 ) -> tuple[list[Network], list[str], list[Step], list[str]]:
     """Read the routes.
 
@@ -232,7 +232,7 @@ def _routes(
     return networks, uplinks, ours, claimed
 
 
-def _strict_rp_filter(links: dict[int, Link]) -> bool:
+def _strict_rp_filter(links: dict[int, HostLink]) -> bool:
     names = ["all", *(link.name for link in links.values() if link.name != "lo")]
     values = {name: read_sysctl(f"net.ipv4.conf.{name}.rp_filter") for name in names}
     return any(max(values["all"] or "0", value or "0") == "1" for value in values.values())

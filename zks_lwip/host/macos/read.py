@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from ..plan.macos.state import RouteEntry, Uplink
-from ..plan.state import HostAddress, Link
+from ..plan.state import HostAddress, HostLink
 
 __all__ = [
     "pf_calls_us",
@@ -31,17 +31,17 @@ _ANCHORS = 'anchor "com.apple/*" all'
 
 def read_interfaces(
     text: str, indexes: Mapping[str, int]
-) -> tuple[tuple[Link, ...], tuple[HostAddress, ...]]:
+) -> tuple[tuple[HostLink, ...], tuple[HostAddress, ...]]:
     """Read ``ifconfig -a``.
 
     :param indexes: of interfaces by their names; those without one have just gone.
     """
-    links: list[Link] = []
+    links: list[HostLink] = []
     addresses = []
     for line in text.splitlines():
         if match := _LINK.match(line):
             flags = match[2].split(",")
-            links.append(Link(indexes.get(match[1], 0), match[1], up="UP" in flags))
+            links.append(HostLink(indexes.get(match[1], 0), match[1], up="UP" in flags))
         elif links and (match := _INET.match(line)):
             length = int(match[2], 16).bit_count()
             interface = ipaddress.ip_interface(f"{match[1]}/{length}")

@@ -22,12 +22,12 @@ from .system import MacosHostSystem
 __all__ = ["recover", "remains"]
 
 
-class _System(Looked, Protocol):
+class _RecoverSystem(Looked, Protocol):
     def close(self) -> None: ...
 
 
 def recover(
-    directory: Path = STATE_DIR, *, open_system: Callable[[Path], _System] = MacosHostSystem
+    directory: Path = STATE_DIR, *, open_system: Callable[[Path], _RecoverSystem] = MacosHostSystem
 ) -> Recovery:
     """Undo the journal of an instance that does not run any more, and what bears our name; blocks.
 
@@ -64,7 +64,7 @@ def _undo(system: Looked, record: Record, recovery: Recovery) -> list[str]:
 
 
 def remains(
-    directory: Path = STATE_DIR, *, open_system: Callable[[Path], _System] = MacosHostSystem
+    directory: Path = STATE_DIR, *, open_system: Callable[[Path], _RecoverSystem] = MacosHostSystem
 ) -> Remains | None:
     """Return what an instance that died has left; None: nothing, or it runs.
 

@@ -10,7 +10,7 @@ from .config import Network
 from .marks import MarkUse
 from .step import Step
 
-__all__ = ["HostAddress", "HostState", "Leftover", "Link", "internal_bridges", "lan_networks"]
+__all__ = ["HostAddress", "HostLink", "HostState", "Leftover", "internal_bridges", "lan_networks"]
 
 # Ranges that may be a LAN. Anything else on a link is not believed to be one: a hostile network
 # would only have to call a public range its own subnet (TunnelCrack's LocalNet).
@@ -23,7 +23,7 @@ _VIRTUAL_PORTS = {"veth", "tun"}
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HostLink:
     """A network interface; ``kind`` as rtnetlink has it (``veth``, ``bridge``) or empty."""
 
     index: int
@@ -62,7 +62,7 @@ class HostState:
     """Of the namespace that this process's sockets are in."""
     ipv6: bool = True
     """The kernel has IPv6."""
-    links: tuple[Link, ...] = ()
+    links: tuple[HostLink, ...] = ()
     addresses: tuple[HostAddress, ...] = ()
     routes: tuple[Network, ...] = ()
     """Destinations of the main table, without default routes."""
@@ -107,7 +107,7 @@ class HostState:
         """It is the namespace of this process's sockets: they need marks to stay out of the TUN."""
         return self.inode == self.own_inode
 
-    def link(self, name: str) -> Link | None:
+    def link(self, name: str) -> HostLink | None:
         """Return the interface of that name; None if there is none."""
         return next((link for link in self.links if link.name == name), None)
 
@@ -157,7 +157,7 @@ def _within(network: Network, other: Network) -> bool:
     return isinstance(other, ipaddress.IPv6Network) and network.subnet_of(other)
 
 
-def _is_internal(state: HostState, link: Link) -> bool:
+def _is_internal(state: HostState, link: HostLink) -> bool:
     if link.kind != "bridge":
         return False
     ports = [port for port in state.links if port.master == link.index]

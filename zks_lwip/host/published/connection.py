@@ -16,7 +16,7 @@ import trio
 from ...net.readiness import READ, WRITE, Readiness
 from ...net.sockets import close_in_order, end_in_reset, reset
 
-__all__ = ["LINGER", "Connection"]
+__all__ = ["LINGER", "PublishedConnection"]
 
 _PIECE = 1 << 16
 _TURNS = 8
@@ -51,7 +51,7 @@ class _End:
         """It has been reset after its EOF: it takes no more."""
 
 
-class Connection:
+class PublishedConnection:
     """Owns both sockets, which are non-blocking and connected.
 
     :param client: the host's.

@@ -70,7 +70,7 @@ _Key = tuple[tuple[Any, ...], bytes]
 
 
 @dataclass(eq=False)
-class _Association:
+class _PublishedAssociation:
     key: _Key
     local: Ancillary
     """Our address that the client knows, to answer from."""
@@ -110,7 +110,7 @@ class PublishedDatagrams:
         self._counters = counters
         self._ipv6 = ipv6
         self._most = most
-        self._associations: OrderedDict[_Key, _Association] = OrderedDict()
+        self._associations: OrderedDict[_Key, _PublishedAssociation] = OrderedDict()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class PublishedDatagrams:
                 return
             self._forget(association)
 
-    def _forget(self, association: _Association) -> None:
+    def _forget(self, association: _PublishedAssociation) -> None:
         association.ended = True
         del self._associations[association.key]
         sock, association.sock = association.sock, None
@@ -189,24 +189,24 @@ class PublishedDatagrams:
         else:
             self._counters.dropped += 1
 
-    def _use(self, association: _Association) -> None:
+    def _use(self, association: _PublishedAssociation) -> None:
         self._associations.move_to_end(association.key)
         association.used = trio.current_time()
 
-    def _open(self, key: _Key, local: Ancillary) -> _Association:
+    def _open(self, key: _Key, local: Ancillary) -> _PublishedAssociation:
         assert self._nursery is not None
         client, _ = key
         if len(self._associations) >= self._most:
             self._forget(next(iter(self._associations.values())))
         targets = list(addresses_inside(client[0], ipv6=self._ipv6))
-        association = _Association(key, local, targets, trio.current_time())
+        association = _PublishedAssociation(key, local, targets, trio.current_time())
         self._associations[key] = association
         self._counters.associations += 1
         _log.debug("published %s: datagrams from %s", self._name, join_host_port(*client[:2]))
         self._nursery.start_soon(self._connect, association)
         return association
 
-    async def _connect(self, association: _Association) -> None:
+    async def _connect(self, association: _PublishedAssociation) -> None:
         """Give it a socket that is connected to the first of its targets, and send what waits."""
         sock: socket.socket | None = None
         target = association.targets[0]
@@ -234,7 +234,7 @@ class PublishedDatagrams:
             if sock is not None:
                 sock.close()
 
-    def _send(self, association: _Association, data: memoryview | bytes) -> None:
+    def _send(self, association: _PublishedAssociation, data: memoryview | bytes) -> None:
         if association.sock is None:  # the one before has been refused
             if not association.ended:
                 association.waiting.append(bytes(data))
@@ -251,7 +251,7 @@ class PublishedDatagrams:
             if not association.answered and len(association.targets) > 1:
                 association.last = bytes(data)
 
-    def _refused(self, association: _Association, *data: bytes) -> None:
+    def _refused(self, association: _PublishedAssociation, *data: bytes) -> None:
         """Nothing listens there: send what may be lost to the other address, or forget the client.
 
         Its next datagram then begins anew: the command may listen by then.
@@ -272,7 +272,7 @@ class PublishedDatagrams:
 
     # from the command
 
-    def _on_program(self, association: _Association, directions: int) -> None:
+    def _on_program(self, association: _PublishedAssociation, directions: int) -> None:
         sock = association.sock
         if sock is None:
             return

@@ -18,7 +18,7 @@ from ...net.descriptors import is_scarcity, warn_of_scarcity
 from ...net.names import join_host_port
 from ...net.readiness import make_readiness
 from ...net.sockets import connect, family_of, reset
-from .connection import Connection
+from .connection import PublishedConnection
 from .datagrams import PublishedDatagrams, UdpCounters
 from .inside import SocketMaker, addresses_inside
 from .listeners import Listener, bind_all
@@ -73,7 +73,7 @@ class Publisher:
             raise
         self._tcp = TcpCounters()
         self._udp = UdpCounters()
-        self._connections: set[Connection] = set()
+        self._connections: set[PublishedConnection] = set()
         self._count = 0  # connections, with those that are being made
         self._datagrams: list[PublishedDatagrams] = []
 
@@ -182,11 +182,11 @@ class Publisher:
     ) -> None:
         name = f"published {listener.port}: {join_host_port(*address[:2])}"
         why = "the command has ended"
-        connection: Connection | None = None
+        connection: PublishedConnection | None = None
         try:
             client.setblocking(False)
             program = await self._connect(listener.port.inside, address[0], sockets, ipv6)
-            connection = Connection(client, program, self._readiness, self._add)
+            connection = PublishedConnection(client, program, self._readiness, self._add)
             self._tcp.connected += 1
             self._connections.add(connection)
             _log.debug("%s is connected", name)
