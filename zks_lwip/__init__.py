@@ -38,7 +38,7 @@ Where to change what:
 - a frame of the protocol: PROTOCOL.md, and the recipe in ``protocol/__init__.py``
 - the handshake of the WebSocket: ``carrier/handshake.py``; when a link counts as dead:
   ``carrier/liveness.py``; when as suspect: ``carrier/suspicion.py``
-- how the worker is reached: ``tunnel/dial.py``, ``tunnel/proxy.py``
+- how the worker is reached: ``tunnel/tcp_path.py``, ``tunnel/proxy.py``, then ``tunnel/dial.py``
 - which channels there are: ``tunnel/pool.py``; which stream goes where: ``tunnel/placement.py``
 - which of several workers is in use: ``tunnel/workers.py``; how they are checked:
   ``tunnel/health.py``

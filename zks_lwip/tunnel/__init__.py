@@ -6,10 +6,10 @@ which ``channels`` there are (``channel``: a session and its streams) and has th
 (``opener``); ``placement`` says which takes a new stream, those that none takes wait (``waiting``),
 and ``outcomes`` notes what becomes of channels. A channel's ``session_runner`` has its ``dialler``
 open another WebSocket when one is lost, by ``attempts`` beside each other; each is opened by
-``dial``, over a ``proxy`` if there is one. Which of several workers they go to is decided in
-``workers``, from what channels and the checks of ``health`` show. ``udp`` and ``requests`` outlive
-channels. ``availability`` says for how long to wait while it is down. ``endpoint`` reads the
-worker's URL, and ``options`` holds what a tunnel is told.
+``dial``, over the TCP of ``tcp_path``, through a ``proxy`` if there is one. Which of several
+workers they go to is decided in ``workers``, from what channels and the checks of ``health`` show.
+``udp`` and ``requests`` outlive channels. ``availability`` says for how long to wait while it is
+down. ``endpoint`` reads the worker's URL, and ``options`` holds what a tunnel is told.
 """
 
 from __future__ import annotations

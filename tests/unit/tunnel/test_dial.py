@@ -28,8 +28,9 @@ from zks_lwip.errors import (
     WorkerNotFound,
     WorkerUnreachable,
 )
-from zks_lwip.tunnel.dial import connect_worker, open_tcp
+from zks_lwip.tunnel.dial import connect_worker
 from zks_lwip.tunnel.options import TunnelConfig
+from zks_lwip.tunnel.tcp_path import open_tcp
 
 from ...kits.ports import on_one_port
 from ...kits.tunnel import eventually, listening, quick, raw_server, read_head, working

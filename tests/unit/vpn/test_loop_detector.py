@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from zks_lwip.tunnel.dial import open_tcp
+from zks_lwip.tunnel.tcp_path import open_tcp
 from zks_lwip.vpn.loop_detector import LoopDetector
 
 
