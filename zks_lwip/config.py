@@ -151,7 +151,7 @@ class VpnConfig:
     """The group whose members may ask ``connect`` for its status, besides root; None: none."""
     allow_exclude: tuple[str, ...] = ()
     """Users (``NAME``) and groups (``@NAME``) that may have programs of theirs send beside the
-    tunnel; empty: nobody may, root neither."""
+    tunnel; empty: none may, root neither."""
 
     # The gateway: see GatewayOptions.
     ipv6: Ipv6 = Ipv6.AUTO

@@ -80,9 +80,9 @@ class TunnelError(ZksError):
 class WorkerUnreachable(TunnelError):
     """No connection to the worker: refused, timed out, no route, or its name does not resolve.
 
-    :param answered: somebody has answered, and refused: an attempt made at once would be, too.
+    :param answered: the attempt was refused: one made at once would be, too.
         False: there was silence, or no route.
-    :param nobody_listens: the worker's machine has refused the connection: there is no process.
+    :param port_closed: the worker's machine has refused the connection: no process listens.
     :param status: of HTTP, by which the worker, or a front end, has refused the upgrade.
     """
 
@@ -93,12 +93,12 @@ class WorkerUnreachable(TunnelError):
         message: str,
         *,
         answered: bool = True,
-        nobody_listens: bool = False,
+        port_closed: bool = False,
         status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.answered = answered
-        self.nobody_listens = nobody_listens
+        self.port_closed = port_closed
         self.status = status
 
 

@@ -37,7 +37,7 @@ def _complete_profile(ctx: click.Context, _: click.Parameter, begun: str) -> lis
     try:
         settings = read_settings(file, os.environ, judged=False)
     except ConfigError:
-        return []  # whoever runs the command is told
+        return []  # running the command tells why
     return [name for name in settings.profiles if name.startswith(begun)]
 
 

@@ -15,7 +15,7 @@ metrics_option = click.option(
     "--metrics",
     metavar="[ADDRESS:]PORT",
     help="Serve numbers for Prometheus at http://ADDRESS:PORT/metrics, and /ready, which is 200 "
-    "while it works and 503 while not. Whoever reaches the port may read them.  [default ADDRESS: "
+    "while it works and 503 while not. All who reach the port may read them.  [default ADDRESS: "
     "127.0.0.1]",
 )
 

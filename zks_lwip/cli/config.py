@@ -34,7 +34,7 @@ def config() -> None:
 
     Settings are options in TOML, by the names of their flags with underscores. They stand in
     /etc/zks_lwip.toml and in ~/.config/zks_lwip/config.toml (XDG_CONFIG_HOME is heeded; for root,
-    whoever has called sudo, it is root's home), or in a file that --config names, in place of both.
+    under sudo too, it is root's home), or in a file that --config names, in place of both.
 
     \b
       worker = "wss://worker.example"      # for connect, run and proxy

@@ -6,8 +6,8 @@ may ``exclude``. A request is one line of JSON, ``{"command": "status"}``, and s
 ``{"ok": …}`` or ``{"error": …}``. The connection that asked for ``disconnect`` is closed by the end
 of the process, when the host is as it was before. :mod:`.client` is the other end.
 
-Nobody can hold up others: a user who has :data:`MAX_CONNECTIONS` loses the oldest to the next one,
-and where there are :data:`MAX_USERS` users, one of them all.
+No client can hold up others: a user who has :data:`MAX_CONNECTIONS` loses the oldest to the next
+one, and where there are :data:`MAX_USERS` users, one of them all.
 """
 
 from __future__ import annotations

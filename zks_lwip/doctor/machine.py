@@ -32,7 +32,7 @@ _OLDEST = (5, 4)
 """The oldest kernel that is tested; distributions have had a later one since 2020."""
 _LEASE_KERNEL = (5, 13)
 _CLONE_NEWUSER = 0x10000000
-_TIME_ERROR = 5  # of adjtimex(2): nobody keeps the clock right
+_TIME_ERROR = 5  # of adjtimex(2): no program keeps the clock right
 _TIMEX_BYTES = 256  # more than its struct timex
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
@@ -212,7 +212,7 @@ def _resolver() -> Finding:
 
 
 def _clock() -> Finding:
-    """Ask the kernel whether somebody keeps the clock right."""
+    """Ask the kernel whether a program keeps the clock right."""
     libc = ctypes.CDLL(None, use_errno=True)
     state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state == _TIME_ERROR:

@@ -16,7 +16,7 @@ __all__ = ["Metered"]
 class Metered:
     """Serves the metrics of one client, where that is wished; what it needs is loaded only then.
 
-    :param sock: listens for those who ask; None: nobody is to ask.
+    :param sock: where it listens; None: nothing is served.
     """
 
     def __init__(self, sock: socket.socket | None) -> None:
@@ -28,7 +28,7 @@ class Metered:
         self._running = running
 
     async def run(self) -> None:
-        """Serve until cancelled; return at once where nobody is to ask."""
+        """Serve until cancelled; return at once where nothing is served."""
         if self._sock is None:
             return
         from .client import ClientSource

@@ -30,7 +30,7 @@ _REQUEST_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
 """Until the answer has been taken."""
 _FRESH = 0.2
-"""Seconds for which an answer is given again: whoever asks in a loop costs little."""
+"""Seconds for which an answer is given again: a client that asks in a loop costs little."""
 
 
 class MetricsSource(Protocol):
@@ -70,7 +70,7 @@ def listen_for_metrics(address: tuple[str, int]) -> socket.socket:
     _log.info("metrics at http://%s/metrics", join_host_port(*bound))
     if not is_loopback(host):
         _log.warning(
-            "metrics at %s: whoever reaches that address reads how much goes where, and the names "
+            "metrics at %s: all who reach that address read how much goes where, and the names "
             "of tokens",
             join_host_port(*bound),
         )

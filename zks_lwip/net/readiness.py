@@ -38,7 +38,7 @@ class Readiness(Protocol):
     """Watches sockets on behalf of callbacks, in the trio thread."""
 
     by_itself: bool
-    """After EAGAIN it calls back without being asked, whoever got that."""
+    """After EAGAIN it calls back without being asked, whichever call got that."""
 
     def add(self, sock: socket.socket, callback: Callback) -> None:
         """Watch a non-blocking socket, as if ``want_read`` was called.

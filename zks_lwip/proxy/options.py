@@ -15,7 +15,7 @@ __all__ = ["ProxyConfig"]
 class ProxyConfig:
     """What a proxy is told. Times are in seconds.
 
-    :raises ConfigError: it would serve anyone.
+    :raises ConfigError: it would serve a network without passwords.
     """
 
     host: str = "127.0.0.1"
@@ -23,7 +23,7 @@ class ProxyConfig:
     port: int = 1080
     """0: any free one."""
     password_file: Path | None = None
-    """Who may use it, one ``NAME:PASSWORD`` a line; None: whoever reaches it."""
+    """Who may use it, one ``NAME:PASSWORD`` a line; None: all who reach it."""
     max_flows: int = 8192
     """TCP connections at a time, beside those in the handshake."""
     max_associations: int = 1024

@@ -34,7 +34,7 @@ class SettingsFile:
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
-    """Return whose settings are read: root's own, whoever has called sudo; None: there is none."""
+    """Return the home whose settings are read: root's own under sudo, too; None: there is none."""
     if os.name == "posix":
         import pwd
 
@@ -153,11 +153,11 @@ def _holds_token(table: Mapping[str, Any]) -> bool:
 
 
 def _check_writers(path: Path, status: os.stat_result, environ: Mapping[str, str]) -> None:
-    """Check that nobody else has told root what to do.
+    """Check that no other user has told root what to do.
 
     The file and the directories on the way to it have to be root's, or of the user who has become
-    root by sudo, and nobody else's to write; a directory may be everybody's if it is sticky, as
-    /tmp is. Pipes pass: they are of whoever started this.
+    root by sudo, and no other's to write; a directory may be all users' if it is sticky, as /tmp
+    is. Pipes pass: they come from what started this process.
     """
     if os.name != "posix" or os.geteuid() != 0 or not stat.S_ISREG(status.st_mode):
         return
@@ -185,5 +185,5 @@ def _check_writers(path: Path, status: os.stat_result, environ: Mapping[str, str
         which = "it" if place == real else str(place)
         raise ConfigError(
             f"{path}: root does not do what others may have written, and {which} {how}. Have it "
-            "owned by root, and writable by nobody else."
+            "owned by root, and writable by no other user."
         )

@@ -133,4 +133,4 @@ SHARED: Mapping[str, Key] = {
 """The keys outside of the sections: each command of :data:`CLIENTS` takes those that it knows."""
 
 FILE_ONLY = frozenset({"token"})
-"""Keys that are no flags: whoever lists processes would see them."""
+"""Keys that are no flags: a list of processes would show them."""

@@ -1,9 +1,9 @@
 """Many attempts at a worker that does not answer, one beside the other.
 
 An attempt that is under way when the network comes back does not notice: its SYN was lost, and the
-kernel sends the next one after 1, 3, 7 s. So, while nobody answers, a fresh attempt is made every
-few tens of milliseconds, and the first that succeeds wins. Who refuses is asked with growing
-delays, as many clients may ask.
+kernel sends the next one after 1, 3, 7 s. So, while none is answered, a fresh attempt is made every
+few tens of milliseconds, and the first that succeeds wins. A worker that refuses is asked with
+growing delays, as many clients may ask.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Failed = Callable[[ZksError, "float | None"], None]
 
 
 def outage_interval(age: float) -> float:
-    """Return the seconds between two attempts while nobody answers.
+    """Return the seconds between two attempts while none is answered.
 
     The two hundredth part of the outage's age, so that it grows by no more than that; 25 ms at
     least.
@@ -50,7 +50,7 @@ class _Attempt:
 
     def __init__(self, started: float) -> None:
         self.started = started
-        self.answered: float | None = None  # when somebody took the connection
+        self.answered: float | None = None  # when its connection was taken
         self.scope = trio.CancelScope()
 
 
@@ -58,10 +58,10 @@ class Attempts(Generic[T]):
     """Attempts at one thing, until the first succeeds.
 
     :param attempt: makes one. It gets its number, from 0, and what it has to call as soon as
-        somebody has answered: no other is then begun for ``handshake`` seconds (and twice, four
+        it is answered: no other is then begun for ``handshake`` seconds (and twice, four
         times as long beside others that were answered, and no more). It raises ZksError;
         WorkerUnreachable with ``answered`` False is silence, all else a refusal.
-    :param interval: returns the seconds until the next attempt while nobody answers.
+    :param interval: returns the seconds until the next attempt while none is answered.
     :param backoff: the delays after refusals; None: the first refusal ends it, and is raised.
     :param failed: told what became of attempts.
     :param discard: closes what an attempt has opened that did not win.
@@ -88,7 +88,7 @@ class Attempts(Generic[T]):
         self._handshake = handshake
         self._pending: dict[_Attempt, None] = {}  # the oldest first
         self._made = 0
-        self._silence = False  # some were given up that nobody had answered
+        self._silence = False  # some were given up that had no answer
         self._next = begin  # when another is due
         self._refused = -math.inf  # when the last refusal came
         self._won: list[T] = []

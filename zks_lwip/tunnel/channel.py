@@ -174,8 +174,8 @@ class Channel:
 
         :param nursery: where the readers of its WebSockets run.
         :param budget: as ``kept_budget``, of :class:`Channel`.
-        :param outage: since when nobody has answered (``trio.current_time``): then, while nobody
-            does, many attempts are made; None: one is.
+        :param outage: since when the worker has not answered (``trio.current_time``): then, until
+            it does, many attempts are made; None: one is.
         :param slowness: the round trip to the worker as far as it is known, in seconds.
         :param on_connected: as of :func:`~.dial.connect_worker`.
         :raises ZksError: as :func:`~.dial.connect_worker`.
@@ -257,7 +257,7 @@ class Channel:
 
     @property
     def shut_out(self) -> bool:
-        """Whoever answers for the worker does not let it resume: new streams go elsewhere."""
+        """What answers for the worker does not let it resume: new streams go elsewhere."""
         return self.lost_since is not None and self._runner.refusals >= _REFUSALS
 
     @property

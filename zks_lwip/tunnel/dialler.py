@@ -115,7 +115,7 @@ class Dialler:
         )
 
     async def connect_after_outage(self, since: float) -> WsConnection:
-        """Open a WebSocket where nobody may answer for a while yet: one attempt beside the other.
+        """Open a WebSocket to a worker that may not answer for a while yet, by many attempts.
 
         :param since: when the outage began (``trio.current_time``).
         :raises ZksError: as :func:`~.dial.connect_worker`; the first refusal, or silence for as

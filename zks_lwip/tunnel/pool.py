@@ -453,8 +453,8 @@ class Pool:
         if not self._placement.refused(channel, code, now):
             self.outcomes.more.failed(now)
         stream.on_refused(code, message)
-        nobody = stream.refusals >= _MAX_REFUSALS and not channel.streams
-        if nobody or self._stopped or self._waiting.full:
+        hopeless = stream.refusals >= _MAX_REFUSALS and not channel.streams
+        if hopeless or self._stopped or self._waiting.full:
             stream.end(code, message)
         else:
             self.outcomes.counters["streams_moved"] += 1

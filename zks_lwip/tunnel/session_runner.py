@@ -28,7 +28,7 @@ _BESIDE = 0.5
 _POLL = 0.05
 """Seconds between two looks at whether it has come back."""
 _QUIET_LOOK = 0.25
-"""Seconds between two looks at a session that only sends what nobody acknowledges."""
+"""Seconds between two looks at a session that only sends, and is not acknowledged."""
 _SHORT = 0.5
 """Seconds within which a WebSocket that is lost was no good: the next waits a while."""
 _FIRST_WAIT = 0.05
@@ -222,7 +222,7 @@ class SessionRunner:
         if self._closed is not None:
             return self._closed
         if self._gone:
-            return LinkEnd(ABNORMAL, f"{why}, and nobody listens there any more")
+            return LinkEnd(ABNORMAL, f"{why}, and nothing listens there any more")
         seconds = self.session.resume_seconds
         return LinkEnd(ABNORMAL, f"{why}, and the session was not resumed within {seconds} s")
 
@@ -288,7 +288,7 @@ class SessionRunner:
     def _note_failure(self, error: ZksError, delay: float | None) -> None:
         """Take note of a failed attempt: what a process held is gone with it."""
         self.refusals += getattr(error, "status", None) is not None and delay is not None
-        if isinstance(error, WorkerUnreachable) and error.nobody_listens:
+        if isinstance(error, WorkerUnreachable) and error.port_closed:
             now = trio.current_time()
             self._refused.append(now)
             patience = self._dialler.config.gone
@@ -363,7 +363,7 @@ class SessionRunner:
         heard, before = silent.last_heard, _progress(silent)
 
         def interval() -> float:
-            # Where nobody answers others either, it is an outage like any other.
+            # Where others are not answered either, it is an outage like any other.
             made = dial.attempts.made
             return outage_interval(trio.current_time() - heard) if made > 1 else _BESIDE
 

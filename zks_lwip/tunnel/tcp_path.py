@@ -40,13 +40,13 @@ class _Unconnected(OSError):
     """No address has taken the connection.
 
     :param answered: one of them has refused it.
-    :param nobody_listens: all of them have.
+    :param port_closed: all of them have.
     """
 
-    def __init__(self, message: str, *, answered: bool, nobody_listens: bool) -> None:
+    def __init__(self, message: str, *, answered: bool, port_closed: bool) -> None:
         super().__init__(message)
         self.answered = answered
-        self.nobody_listens = nobody_listens
+        self.port_closed = port_closed
 
 
 async def open_path(
@@ -107,7 +107,7 @@ async def open_path(
             raise WorkerUnreachable(
                 f"{whom} cannot be reached ({error}): check that it runs there.",
                 answered=getattr(error, "answered", True),
-                nobody_listens=proxy is None and getattr(error, "nobody_listens", False),
+                port_closed=proxy is None and getattr(error, "port_closed", False),
             ) from None
         raise
     return tcp, began
@@ -196,7 +196,7 @@ async def open_tcp(
     :raises PrivilegeError: the mark is not allowed.
     """
     failures: list[str] = []
-    answered, nobody_listens = False, True
+    answered, port_closed = False, True
     scarcity: OSError | None = None
 
     async def connect(address: str) -> trio.SocketStream:
@@ -210,13 +210,13 @@ async def open_tcp(
         return trio.SocketStream(sock)
 
     def failed(address: str, error: OSError) -> None:
-        nonlocal answered, nobody_listens, scarcity
+        nonlocal answered, port_closed, scarcity
         # What trio says of connect(2) repeats the address; getaddrinfo(3) has codes of its own.
         known = error.errno in errno.errorcode
         text = os.strerror(error.errno or 0) if known else error.strerror or error
         failures.append(f"{address}: {text}")
         answered |= error.errno in _REFUSED
-        nobody_listens &= error.errno == errno.ECONNREFUSED
+        port_closed &= error.errno == errno.ECONNREFUSED
         scarcity = error if is_scarcity(error) else scarcity
 
     stream = await race(
@@ -229,7 +229,7 @@ async def open_tcp(
     )
     if stream is None:
         raise _Unconnected(
-            "; ".join(failures[:4]), answered=answered, nobody_listens=nobody_listens
+            "; ".join(failures[:4]), answered=answered, port_closed=port_closed
         ) from scarcity
     return stream
 

@@ -35,7 +35,7 @@ class WaitingStreams:
     def add(self, stream: TunnelStream) -> None:
         """Let a stream wait until its deadline; one too many ends at :meth:`end_late`.
 
-        (Not here: whoever opens a stream is not told of its end before they have it.)
+        (Not here: the opener of a stream is not told of its end before it has the stream.)
         """
         if self.full:
             self.refused += 1

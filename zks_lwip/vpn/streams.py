@@ -120,7 +120,7 @@ class VpnTcpStream(TunnelTcpStream):
             self._failure = OSError(number, message or os.strerror(number))
 
     def on_vpn_end(self) -> None:
-        """The VPN has ended: whoever waits is told."""
+        """The VPN has ended: tasks that wait are told."""
         self.on_end(0, "the VPN has ended")
 
     # closing
@@ -261,7 +261,7 @@ class VpnUdpSocket(trio.abc.AsyncResource):
         return FlowInfo("udp", None, self._to, "tunnel", "open", age, self._up, self._down)
 
     def on_vpn_end(self) -> None:
-        """The VPN has ended: whoever waits is told."""
+        """The VPN has ended: tasks that wait are told."""
         self._ended = True
         self._waiting.unpark_all()
 

@@ -199,7 +199,7 @@ def _bind(sock: socket.socket, path: str) -> None:
 
 
 def _remove_stale(address: UnixAddress) -> None:
-    """Remove a socket that is left of a worker that died; never one that somebody listens on."""
+    """Remove a socket that is left of a worker that died; never one that a process listens on."""
     if not stat.S_ISSOCK(address.path.lstat().st_mode):
         raise ConfigError(
             f"cannot listen on {address}: there is a file that is no socket; give `listen` another "

@@ -74,7 +74,7 @@ class Client:
 
     :param nursery: where connects and DNS queries run, which :meth:`close` ends.
     :param account: what the client's token uses.
-    :param targets: is told of what the client reaches; None: nobody is.
+    :param targets: is told of what the client reaches; None: nothing is noted.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ async def _send(other: trio.socket.SocketType, request: HttpRequest, fd: int | N
 
 
 async def _take(stream: trio.SocketStream, *, serve: Serve) -> None:
-    """Take one connection. Whoever connects is one of us: the socket's directory is ours alone."""
+    """Take one connection. It comes from a process of ours: the socket's directory is ours."""
     given: socket.socket | None = None
     try:
         with trio.fail_after(_PATIENCE):

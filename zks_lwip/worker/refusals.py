@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 
 _BURST = 100.0
 _PER_SECOND = 20.0
-"""Lines of failed authentications in the log: whoever guesses must not fill it, nor hold the loop
-up by it. The access log is bounded by its queue."""
+"""Lines of failed authentications in the log: a client that guesses must not fill it, nor hold
+the loop up by it. The access log is bounded by its queue."""
 
 
 class Refusal(StrEnum):

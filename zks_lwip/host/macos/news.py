@@ -11,7 +11,7 @@ from ...net.darwin import AF_ROUTE
 __all__ = ["LOOK_SECONDS", "open_news"]
 
 LOOK_SECONDS = 15.0
-"""Until another look where there are no news: pf tells nobody that its rules have changed."""
+"""Until another look where there are no news: pf does not tell that its rules have changed."""
 
 
 def open_news() -> trio.socket.SocketType:

@@ -1,8 +1,8 @@
 """The datagrams of one published UDP port.
 
 Each client (address and port, and the address of ours that it sent to) has a socket of its own in
-the command's namespace, so that the command's answers find their way back to it, and to nobody
-else. Nothing here waits: what cannot be sent at once is dropped and counted.
+the command's namespace, so that the command's answers find their way back to it, and to no
+other. Nothing here waits: what cannot be sent at once is dropped and counted.
 """
 
 from __future__ import annotations

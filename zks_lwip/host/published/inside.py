@@ -2,7 +2,7 @@
 
 A client on the host's loopback arrives on the namespace's loopback, as if it ran there; any other
 one at the TUN's address, and from it. So a program that trusts its loopback (a database, a
-development server) trusts nobody but this machine, and one that listens on its loopback alone is
+development server) trusts this machine alone, and one that listens on its loopback alone is
 not reached from elsewhere.
 """
 

@@ -13,8 +13,8 @@ from ...net.names import join_host_port
 __all__ = ["DEFAULT_ADDRESS", "MAX_PORTS", "PublishedPort", "Transport", "parse_published"]
 
 DEFAULT_ADDRESS = "127.0.0.1"
-"""Where a port is published if nothing is said: for this machine alone. What is tried in `run` is
-rarely meant for everybody on the network; whoever means it says ``0.0.0.0:``."""
+"""Where a port is published if nothing is said: for this machine alone. What is tried in ``run``
+is rarely meant for all of the network; ``0.0.0.0:`` says that it is."""
 
 MAX_PORTS = 1024
 """Ports that one command can publish, each protocol counted: a descriptor each."""

@@ -1,8 +1,8 @@
 """Sockets of a command's network namespace, for the process outside (Linux).
 
-A socket belongs to the namespace it was made in, whoever uses it. A process cannot enter a user
-namespace while it has threads, and could not leave it again: so a forked child does, makes what it
-is asked for and hands it out. It holds no other descriptor, and is closed to ptrace(2).
+A socket belongs to the namespace it was made in, whichever process uses it. A process cannot enter
+a user namespace while it has threads, and could not leave it again: so a forked child does, makes
+what it is asked for and hands it out. It holds no other descriptor, and is closed to ptrace(2).
 """
 
 from __future__ import annotations

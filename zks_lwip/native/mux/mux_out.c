@@ -23,7 +23,7 @@ static void put_header(uint8_t *at, uint8_t command, uint32_t id, uint32_t lengt
 
 static size_t least(size_t one, size_t other) { return one < other ? one : other; }
 
-/* Takes the next stream out of line, with its share of the message; NULL: the message is full, or nobody waits. */
+/* Takes the next stream out of line, with its share of the message; NULL: the message is full, or none waits. */
 static struct zks_mux_stream *next(struct zks_mux *mux, size_t *share)
 {
     struct zks_mux_line *fresh = &mux->lines[ZKS_LINE_FRESH], *bulk = &mux->lines[ZKS_LINE_BULK];

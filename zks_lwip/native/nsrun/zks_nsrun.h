@@ -79,7 +79,7 @@ struct zks_nsrun_socket_request {
 };
 
 /* Forks a child that enters the namespaces of the process `target` and makes sockets there, which stay
- * in its network namespace whoever uses them. Waits until it is inside. For each request, a message on
+ * in its network namespace, whichever process uses them. Waits until it is inside. For each request, a message on
  * `control` (SOCK_SEQPACKET), it answers with an int32 (0 or errno) and, on success, the non-blocking
  * socket (SCM_RIGHTS). It has no other descriptor, heeds no signal, and ends with `control` and with
  * the calling thread. 0, or -errno of the fork; `report` as of zks_nsrun_spawn. */

@@ -2,7 +2,7 @@
  * UDP_GRO; elsewhere, or where it is told to, one a call.
  *
  * Which hosts may be reached is not decided here: they are put into a table of a bounded size, and what is not in it
- * stops the work until somebody has decided. Nothing here keeps a socket. Not for use by two threads at a time. */
+ * stops the work until the caller has decided. Nothing here keeps a socket. Not for use by two threads at a time. */
 #ifndef ZKS_UDP_SOCKETS_H
 #define ZKS_UDP_SOCKETS_H
 #include <stddef.h>

@@ -1,4 +1,4 @@
-"""The process that starts the others, and serves nobody itself."""
+"""The process that starts the others, and serves no client itself."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class _Process:
     def _take(self, stats: WorkerStats) -> None:
         try:
             self._answers.send_nowait(stats)
-        except trio.WouldBlock:  # nobody waits any more
+        except trio.WouldBlock:  # no caller waits any more
             self._answer.receive_nowait()
             self._answers.send_nowait(stats)
 

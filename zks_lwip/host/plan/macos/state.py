@@ -51,7 +51,7 @@ class MacosState(HostState):
     pf_noted: bool = False
     """A token of ours, which keeps pf enabled, has been kept."""
     pf_token: bool = False
-    """It holds: nobody has disabled pf since."""
+    """It holds: pf was not disabled since."""
     dns_set: bool = False
     """The system's resolver has our record."""
 

@@ -23,7 +23,7 @@ CGROUP_PREFIX = "zks_lwip-"
 MARKING_TABLE = "zks_lwip_excluded"
 """Our other nftables table, of family inet."""
 LEASE_SECONDS = 10
-"""For how long the cgroup stays in the set when nobody renews it."""
+"""For how long the cgroup stays in the set unless it is renewed."""
 
 _ROOT = "/sys/fs/cgroup"
 """Where nft(8) looks for cgroups."""
