@@ -44,6 +44,8 @@ def ask_running(netns: str | None, command: str, *, patience: float = 30.0, **va
     """Have the instance that captures a namespace carry a command out, see :func:`ask`.
 
     :param netns: a name of ``ip netns``; None: the namespace of this process.
+    :param patience: seconds for which it may be silent.
+    :param values: what belongs to the command; goes to JSON.
     :returns: what it answers.
     :raises NotRunning: there is none; says what it has left, where one has died.
     """

@@ -124,7 +124,7 @@ class DnsOptions:
         return tuple(map(ipaddress.ip_network, plain))
 
     def refuses(self, port: int) -> bool:
-        """Whether flows of applications to ``port``, TCP or UDP, are refused as their own DNS."""
+        """Return whether flows to ``port``, TCP or UDP, are refused as applications' own DNS."""
         return port == DOT_PORT and self.dot is Dot.BLOCK
 
 

@@ -200,7 +200,7 @@ class DnsService:
         return self._forwarder.latency
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start, and a few gauges (cache_entries, in_flight, waiting).
+        """Return counters since the start, and a few gauges (cache_entries, in_flight, waiting).
 
         ``repeated`` are answers of the packet cache; they are in no other counter.
         """

@@ -138,7 +138,7 @@ def answer_special(query: Query, zone: Zone, *, known: bool = False) -> Answer |
 
 
 def is_single(query: Query) -> bool:
-    """Whether a host's name without a dot is asked for."""
+    """Return whether a host's name without a dot is asked for."""
     name = query.name
     return query.kind in SINGLE and name[0] > 0 and name[name[0] + 1] == 0
 

@@ -96,7 +96,10 @@ class DnsInterceptor:
             self._flows[served] = None
 
     def expire(self, now: float) -> None:
-        """Close the TCP connections that have been idle for :data:`IDLE_SECONDS`."""
+        """Close the TCP connections that have been idle for :data:`IDLE_SECONDS`.
+
+        :param now: by trio's clock.
+        """
         for flow in tuple(self._flows):
             flow.expire(now)
 

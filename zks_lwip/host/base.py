@@ -149,7 +149,10 @@ class BaseHost:
 
     @property
     def device(self) -> HostDevice:
-        """The TUN; closed at the end of :func:`hold_host`."""
+        """The TUN; closed at the end of :func:`hold_host`.
+
+        :raises HostError: the host is not set up, or the TUN has gone.
+        """
         device = self._require_system().device
         if device is None:
             raise HostError(f"the interface {self.plan.config.tun} has gone")

@@ -57,7 +57,7 @@ def to_ascii(name: str) -> str:
 
 
 def is_host_name(name: str) -> bool:
-    """Whether a name (ASCII, in lower case, without its last dot) can be a host's."""
+    """Return whether a name (ASCII, in lower case, without its last dot) can be a host's."""
     return 0 < len(name) <= MAX_NAME and all(map(_LABEL.match, name.split(".")))
 
 
@@ -73,7 +73,7 @@ def host_name(text: str) -> str:
 
 
 def ends_in_number(name: str) -> bool:
-    """Whether the last label of a name (ASCII, in lower case) is a number: then it is no name."""
+    """Return whether the last label of a name (ASCII, lower case) is a number: then it is none."""
     return _NUMBER.match(name.rpartition(".")[2]) is not None
 
 

@@ -35,8 +35,10 @@ _NAMED = Path("/run/netns")
 
 
 def namespace_path(netns: str | None) -> Path:
-    """The file that stands for a namespace: a name of ``ip netns``, a path, or None for the
-    caller's own.
+    """Return the file that stands for a namespace.
+
+    :param netns: a name of ``ip netns``, a path, or None for the caller's own.
+    :raises ConfigError: it can be no name.
     """
     if netns is None:
         return Path("/proc/thread-self/ns/net")
@@ -48,7 +50,7 @@ def namespace_path(netns: str | None) -> Path:
 
 
 def namespace_id(netns: str | None) -> int:
-    """The inode number of a network namespace: equal for two names of the same namespace.
+    """Return the inode number of a network namespace: equal for two names of the same namespace.
 
     :returns: 0 on systems that have none.
     :raises ConfigError: there is no such namespace.
@@ -65,7 +67,7 @@ def namespace_id(netns: str | None) -> int:
 
 
 def namespace_cookie() -> int:
-    """What tells this thread's network namespace from every other since the machine's start.
+    """Return what tells this thread's network namespace from all others since the machine's start.
 
     An inode number is used again once its namespace has gone. 0 before Linux 5.14, and elsewhere.
     """

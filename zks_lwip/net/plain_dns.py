@@ -50,7 +50,7 @@ def question_of(message: bytes) -> bytes:
 
 
 def is_answer(message: bytes, query: bytes) -> bool:
-    """Whether a message answers ``query``, which has one question (RFC 5452 §9.1).
+    """Return whether a message answers ``query``, which has one question (RFC 5452 §9.1).
 
     The name may come in any case, as servers may write it; an error may lack the question.
     """

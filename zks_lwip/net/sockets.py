@@ -130,7 +130,10 @@ def _set_mark(sock: socket.socket, mark: int) -> None:
 
 
 def check_mark(mark: int | None) -> None:
-    """Raise :class:`~zks_lwip.errors.PrivilegeError` unless sockets can be given this mark."""
+    """Check that sockets can be given a mark (SO_MARK); None: none is wanted.
+
+    :raises PrivilegeError: they cannot.
+    """
     if mark is None:
         return
     if not HAS_MARKS:

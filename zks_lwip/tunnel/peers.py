@@ -150,7 +150,7 @@ class TunnelStream:
             self.channel.session.mark_ready(self.identifier)
 
     def consumed(self, n: int) -> None:
-        """``n`` bytes of ``on_data`` have been passed on; the far end may send as many more."""
+        """Say that ``n`` bytes of ``on_data`` were passed on; the far end may send as many more."""
         if self.channel is not None:
             self.channel.session.consumed(self.identifier, n)
 

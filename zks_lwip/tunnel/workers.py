@@ -173,7 +173,7 @@ class KnownWorker:
         return max(checked, self.not_before)
 
     def nearer_than(self, other: KnownWorker) -> bool:
-        """Whether it is nearer than ``other`` by more than measurements vary."""
+        """Return whether it is nearer than ``other`` by more than measurements vary."""
         mine, others = self.connect_time, other.connect_time
         if mine is None or others is None:
             return False
@@ -278,7 +278,7 @@ class Workers:
 
 
 def is_of_no_worker(error: ZksError) -> bool:
-    """Whether an error is this machine's own: then no other worker does better."""
+    """Return whether an error is this machine's own: then no other worker does better."""
     return isinstance(error, PrivilegeError)
 
 

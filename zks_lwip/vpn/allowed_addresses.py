@@ -129,7 +129,7 @@ class AllowedAddresses:
 
 
 def needs_names(config: VpnConfig) -> bool:
-    """Whether a name has to be looked up that only DNS knows."""
+    """Return whether a name has to be looked up that only DNS knows."""
     workers = config.endpoints
     known = all(each.url.address or each.address or each.proxy for each in workers)
     return not known or bool(config.host.bypass_hosts)

@@ -51,7 +51,7 @@ class LoopDetector:
         self._sockets[sock.getsockname()[1]] = (sock, (_literal(address), port))
 
     def is_loop(self, source: tuple[str, int], destination: tuple[str, int]) -> bool:
-        """Whether a connection that came out of the device is one of ours; log it, once a minute.
+        """Return whether a connection from the device is one of ours; log it, once a minute.
 
         Addresses may have been translated on the way, ports hardly ever are.
         """

@@ -52,15 +52,15 @@ class RunningProxy:
         return self._tunnel.worker
 
     def workers(self) -> list[dict[str, Any]]:
-        """What is known of each worker, see :meth:`zks_lwip.tunnel.Tunnel.workers`."""
+        """Return what is known of each worker, see :meth:`zks_lwip.tunnel.Tunnel.workers`."""
         return self._tunnel.workers()
 
     def abilities(self) -> dict[str, bool]:
-        """What the worker in use carries, see :meth:`zks_lwip.tunnel.Tunnel.abilities`."""
+        """Return what the worker in use carries, see :meth:`zks_lwip.tunnel.Tunnel.abilities`."""
         return self._tunnel.abilities()
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What is known of each session, see :meth:`zks_lwip.tunnel.Tunnel.sessions`."""
+        """Return what is known of each session, see :meth:`zks_lwip.tunnel.Tunnel.sessions`."""
         return self._tunnel.sessions()
 
     @property
@@ -74,7 +74,7 @@ class RunningProxy:
         return self._tunnel.up
 
     def counters(self) -> dict[str, Any]:
-        """Counters and gauges of each part: ``proxy``, ``tunnel``.
+        """Return counters and gauges of each part: ``proxy``, ``tunnel``.
 
         ``tasks`` is how many tasks trio runs in all; to be read in the trio thread.
         """

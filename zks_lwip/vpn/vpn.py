@@ -280,11 +280,11 @@ class Vpn:
         return self._tunnel.worker
 
     def workers(self) -> list[dict[str, Any]]:
-        """What is known of each worker, see :meth:`zks_lwip.tunnel.Tunnel.workers`."""
+        """Return what is known of each worker, see :meth:`zks_lwip.tunnel.Tunnel.workers`."""
         return self._tunnel.workers()
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What is known of each session, see :meth:`zks_lwip.tunnel.Tunnel.sessions`."""
+        """Return what is known of each session, see :meth:`zks_lwip.tunnel.Tunnel.sessions`."""
         return self._tunnel.sessions()
 
     @property
@@ -293,7 +293,7 @@ class Vpn:
         return self._dns.latency
 
     def abilities(self) -> dict[str, bool]:
-        """What the worker in use carries, see :meth:`zks_lwip.tunnel.Tunnel.abilities`."""
+        """Return what the worker in use carries, see :meth:`zks_lwip.tunnel.Tunnel.abilities`."""
         return self._tunnel.abilities()
 
     def flows(self) -> list[FlowInfo]:
@@ -343,7 +343,7 @@ class Vpn:
         )
 
     def counters(self) -> dict[str, Any]:
-        """Counters and gauges of each part: ``gateway``, ``stack``, ``tunnel``, ``dns``.
+        """Return counters and gauges of each part: ``gateway``, ``stack``, ``tunnel``, ``dns``.
 
         ``tasks`` is how many tasks trio runs in all. Their names are no part of the interface.
         """

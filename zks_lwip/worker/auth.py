@@ -130,9 +130,10 @@ class TokenFile:
         return _parse(text, self.path)
 
     def reload(self) -> frozenset[Principal]:
-        """Read the file again; answers those who are no longer in it.
+        """Read the file again.
 
-        On any error the tokens stay as they are and the error is raised.
+        :returns: those who are no longer in it.
+        :raises ConfigError: it cannot be read, or is wrong; the tokens stay as they are.
         """
         if not self._regular:
             raise ConfigError(f"token file {self.path} is a pipe and cannot be read again")

@@ -55,7 +55,7 @@ _MAX_PACKET = 65535
 
 
 def _checksum(message: bytes) -> int:
-    """RFC 1071; in the machine's byte order, as it is to be stored."""
+    """Return the checksum of RFC 1071 in the machine's byte order, as it is to be stored."""
     words = array("H", message + b"\0" * (len(message) % 2))
     total = sum(words)
     while total >> 16:

@@ -276,7 +276,7 @@ class Policy:
         return reason
 
     def _by_network(self, address: IPAddress) -> tuple[str | None, tuple[IPAddress, ...]]:
-        """(reason, addresses): why the networks forbid it, or which must not be our own.
+        """Return why the networks forbid it, or None, and which addresses must not be our own.
 
         Those are the address and what it embeds, but for what is allowed.
         """
@@ -312,9 +312,10 @@ class Policy:
         return address, *self._by_network(address)
 
     def check_literal(self, host: str) -> tuple[IPAddress | None, str | None]:
-        """(address, reason): for hosts that must be literals (UDP, ECHO). Cached.
+        """Return the address of a host that must be a literal (UDP, ECHO), and a reason. Cached.
 
-        ``reason`` is None when it may be reached; ``address`` is None when the host is no literal.
+        :returns: the address is None when the host is no literal, the reason when it may be
+            reached.
         """
         address, reason, open_addresses = self._cached(host)
         if reason is None and self._own is not None:

@@ -117,7 +117,10 @@ class Answer:
         return _empty(query, self._flags | TC, opt)
 
     def for_packet_cache(self, query: Query, *, limit: int) -> tuple[bytes, list[int]]:
-        """Return the message as it is at age 0, without its id, and the offsets of its TTLs."""
+        """Return the message as it is at age 0, without its id, and the offsets of its TTLs.
+
+        :param limit: bytes of a message; a longer one is truncated, and has no TTLs.
+        """
         self._grow_old(0)
         message = self.render(query, limit=limit)
         truncated = message[2] & TC >> 8

@@ -90,7 +90,7 @@ async def dial(
 
 
 def _summary(server: Server, problems: Sequence[ResolverError]) -> ResolverError:
-    """One error of several; that TLS failed says more than that TCP did."""
+    """Return one error of several; that TLS failed says more than that TCP did."""
     for problem in problems:
         if not isinstance(problem, Unreachable):
             return problem

@@ -93,7 +93,7 @@ def parse_server(text: str) -> Server:
 
 
 def _host(text: str, written: str) -> str:
-    """The host that the certificate must be for: an address, or a name in ASCII."""
+    """Return the host that the certificate must be for: an address, or a name in ASCII."""
     try:
         return str(ipaddress.ip_address(written))
     except ValueError:

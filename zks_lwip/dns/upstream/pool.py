@@ -158,7 +158,7 @@ class UpstreamPool:
             scope.cancel()
 
     def stats(self) -> dict[str, int]:
-        """``asked NAME`` and ``failed NAME`` of every upstream; ``queued``: not asked yet."""
+        """Return ``asked NAME`` and ``failed NAME`` of each upstream; ``queued``: not asked yet."""
         values = {"queued": sum(len(group.queue) for group in self._groups)}
         for member in self._all():
             values[f"asked {member.upstream.name}"] = member.asked

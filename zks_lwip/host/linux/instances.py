@@ -54,7 +54,7 @@ def remains(netns: str | None, directory: Path = STATE_DIR) -> Remains | None:
 
 
 def _reads(directory: Path, inode: int) -> bool:
-    """Whether this process may read that journal, if there is one."""
+    """Return whether this process may read that journal, if there is one."""
     try:
         with open(journal_path(directory, inode), "rb"):
             return True

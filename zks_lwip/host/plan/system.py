@@ -81,7 +81,13 @@ class System(Programs, Groups, Protocol):
     def open_tun(
         self, name: str, *, mtu: int, queue_length: int, vnet_hdr: bool, node: str
     ) -> None:
-        """Make the TUN, unless this system has it open."""
+        """Make the TUN, unless this system has it open.
+
+        :param mtu: bytes.
+        :param queue_length: packets.
+        :param vnet_hdr: each packet has a virtio-net header, for offloads.
+        :param node: the device file, ``/dev/net/tun``.
+        """
         ...
 
     def close_tun(self) -> None:
