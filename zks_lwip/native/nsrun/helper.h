@@ -15,5 +15,7 @@ int zks_nsrun_keep_only(int control);
 /* Has the kernel kill this process when the thread that forked it ends; to be called again after a
  * change of credentials. */
 void zks_nsrun_die_with(pid_t parent);
+/* Sends a message, with a descriptor (SCM_RIGHTS) unless `fd` is -1; 0, or -1 and errno. */
+int zks_nsrun_send(int control, const void *data, size_t size, int fd);
 
 #endif

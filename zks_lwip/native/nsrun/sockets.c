@@ -34,27 +34,6 @@ static int enter(int target, const char *name, int kind, struct zks_nsrun_report
     return result;
 }
 
-static int answer(int control, int32_t error, int fd)
-{
-    struct iovec part = {&error, sizeof error};
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } ancillary;
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (fd >= 0) {
-        memset(&ancillary, 0, sizeof ancillary);
-        message.msg_control = &ancillary;
-        message.msg_controllen = sizeof ancillary;
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &fd, sizeof fd);
-    }
-    return sendmsg(control, &message, MSG_NOSIGNAL) == (ssize_t)sizeof error ? 0 : -1;
-}
-
 static void serve(int control)
 {
     struct zks_nsrun_socket_request request;
@@ -65,7 +44,8 @@ static void serve(int control)
         if (size != (ssize_t)sizeof request)
             return; /* the end of the process outside */
         int fd = socket(request.family, request.type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        int result = answer(control, fd < 0 ? errno : 0, fd);
+        int32_t error = fd < 0 ? errno : 0;
+        int result = zks_nsrun_send(control, &error, sizeof error, fd);
         if (fd >= 0)
             close(fd);
         if (result != 0)

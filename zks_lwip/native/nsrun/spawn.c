@@ -31,27 +31,6 @@
 /* The kernel's limit on arguments and environment is a quarter of the stack, at most 6 MiB. */
 #define MAX_COMMAND (8u << 20)
 
-static int send_report(int control, const struct zks_nsrun_report *report, int tun)
-{
-    struct iovec part = {(void *)report, sizeof *report};
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } ancillary;
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (tun >= 0) {
-        memset(&ancillary, 0, sizeof ancillary);
-        message.msg_control = &ancillary;
-        message.msg_controllen = sizeof ancillary;
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &tun, sizeof tun);
-    }
-    return sendmsg(control, &message, MSG_NOSIGNAL) == (ssize_t)sizeof *report ? 0 : -1;
-}
-
 static ssize_t receive_report(int control, struct zks_nsrun_report *report, int *tun)
 {
     struct iovec part = {report, sizeof *report};
@@ -207,14 +186,14 @@ static void helper(const struct zks_nsrun_config *config, int control, pid_t par
         tun = zks_nsrun_network(config, &report);
     }
     if (tun < 0 || zks_nsrun_mounts(config, &report) != 0) {
-        send_report(control, &report, -1);
+        zks_nsrun_send(control, &report, sizeof report, -1);
         _exit(1);
     }
-    if (send_report(control, &report, tun) != 0)
+    if (zks_nsrun_send(control, &report, sizeof report, tun) != 0)
         _exit(1);
     close(tun);
     execute(control, &report);
-    send_report(control, &report, -1);
+    zks_nsrun_send(control, &report, sizeof report, -1);
     _exit(report.error == ENOENT ? 127 : 126);
 }
 
