@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.kits.netns.child import Child
+from tests.kits.netns.compiled import compiled
 from tests.kits.netns.lab import Namespace
 
 __all__ = ["Load", "load"]
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
-
-
-@functools.cache
-def _program() -> str:
-    """Compile it, once a process."""
-    source = Path(__file__).with_name("datagrams.c")
-    made = tempfile.TemporaryDirectory(prefix="zks-datagrams-")
-    _kept.append(made)
-    program = Path(made.name) / "datagrams"
-    compiler = shutil.which("gcc") or "cc"
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
-    done = subprocess.run(
-        [compiler, *flags, "-o", str(program), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return str(program)
 
 
 @dataclass(frozen=True)
@@ -69,9 +44,10 @@ def load(
         waits, begins = (far, ["answer", *steady]), (host, ["ask", address, str(port), str(flows)])
     else:
         waits, begins = (far, ["receive", address, str(port)]), (host, ["send", *steady])
-    with Child(waits[1][0], waits[0].command([_program(), *waits[1]])) as first:
+    program = str(compiled("datagrams.c"))
+    with Child(waits[1][0], waits[0].command([program, *waits[1]])) as first:
         first.wait_for("ready")
-        with Child(begins[1][0], begins[0].command([_program(), *begins[1]])) as second:
+        with Child(begins[1][0], begins[0].command([program, *begins[1]])) as second:
             text = second.succeed(seconds + 30) + first.succeed(seconds + 30)
     sent = re.search(r"sent (\d+) in ([\d.]+)", text)
     received = re.search(r"received (\d+)", text)

@@ -8,16 +8,13 @@ packets really were.
 
 from __future__ import annotations
 
-import functools
 import json
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from tests.kits.netns.child import Child
+from tests.kits.netns.compiled import compiled
 
 if TYPE_CHECKING:
     from tests.kits.netns.lab import Namespace
@@ -44,28 +41,6 @@ class Settings(TypedDict, total=False):
 _SCALES = {"delay": 1e9, "jitter": 1e9, "loss": 1e9, "rate": 1, "queue": 1}
 
 
-@functools.cache
-def _program() -> Path:
-    """Compile the emulator, once a process."""
-    source = Path(__file__).with_name("emulator.c")
-    made = tempfile.TemporaryDirectory(prefix="zks-emulator-")
-    _kept.append(made)
-    program = Path(made.name) / "emulator"
-    compiler = shutil.which("gcc") or "cc"
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
-    done = subprocess.run(
-        [compiler, *flags, "-o", str(program), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return program
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
-
-
 class Link:
     """Two devices, ``up0`` in one namespace and another in the next, and what is between.
 
@@ -84,7 +59,14 @@ class Link:
         *,
         seed: int = 1,
     ) -> None:
-        argv = [str(_program()), str(seed), near.path, near_device, far.path, far_device]
+        argv = [
+            str(compiled("emulator.c")),
+            str(seed),
+            near.path,
+            near_device,
+            far.path,
+            far_device,
+        ]
         self._child = Child("emulator", argv, stdin=subprocess.PIPE)
         try:
             self._child.wait_for("^ready$")
