@@ -227,3 +227,15 @@ def test_a_planted_circle_is_found() -> None:
     graph = plant(graph, "zks_lwip.protocol.second", "from .first import x")
     graph = plant(graph, "zks_lwip.protocol.first", "from . import second")
     assert "circle: zks_lwip.protocol.first zks_lwip.protocol.second" in faults(graph)
+
+
+def test_open_vpn_is_a_table_of_contents() -> None:
+    """It puts parts together; what a part is for, and how it is made, stands elsewhere."""
+    tree = ast.parse((PACKAGE / "vpn" / "open.py").read_text(encoding="utf-8"))
+    (function,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == "open_vpn"
+    )
+    first, last = function.body[1], function.body[-1]  # behind the docstring
+    assert last.end_lineno is not None and last.end_lineno - first.lineno + 1 < 40

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -80,10 +81,7 @@ async def open_vpn(
     :raises StackError: the stack does not start.
     :raises TunnelError: as said above.
     """
-    if device is not None and capture:
-        raise ValueError("give a device, or capture the host, not both")
-    if decide is not None and device is None and not capture:
-        raise ValueError("there are no flows to decide of: give a device, or capture the host")
+    _check_flows(device is not None, capture, decide is not None)
     with single_error() as bodies:
         async with AsyncExitStack() as parts:
             enter = parts.enter_async_context
@@ -104,9 +102,7 @@ async def open_vpn(
             vpn = Vpn(config, getattr(local.device, "name", ""), stack, gateway, dns, tunnel)
             parts.callback(vpn.end)
             nursery = await enter(trio.open_nursery())
-            nursery.start_soon(
-                give_back, lambda: (0 if stack is None else stack.memory) + tunnel.memory
-            )
+            nursery.start_soon(give_back, partial(_memory, stack, tunnel))
             nursery.start_soon(worker.watch)
             await nursery.start(dns.run)
             if gateway is not None:
@@ -122,6 +118,22 @@ async def open_vpn(
             finally:
                 vpn.end()
                 nursery.cancel_scope.cancel()
+
+
+def _check_flows(device: bool, capture: bool, decide: bool) -> None:
+    """Refuse flows from two places, and a decision of flows where there are none.
+
+    :raises ValueError: either is asked for.
+    """
+    if device and capture:
+        raise ValueError("give a device, or capture the host, not both")
+    if decide and not device and not capture:
+        raise ValueError("there are no flows to decide of: give a device, or capture the host")
+
+
+def _memory(stack: Stack | None, tunnel: Tunnel) -> int:
+    """Return the bytes that flows hold."""
+    return (0 if stack is None else stack.memory) + tunnel.memory
 
 
 def _make_dns(config: VpnConfig, tunnel: Tunnel, local: LocalEnd) -> DnsService:
