@@ -33,8 +33,9 @@ client's packages only ``cli`` imports it.
 
 Where to change what:
 
-- the order in which streams are served, and how their bytes move: ``native/mux/``; how much each is
-  granted: ``protocol/receive_window.py``
+- the order in which streams are served: ``native/mux/mux_out.c``; what goes before them:
+  ``protocol/sender.py``; how much each is granted: ``protocol/receive_window.py``; how their bytes
+  move: ``native/mux/``
 - a frame of the protocol: PROTOCOL.md, and the recipe in ``protocol/__init__.py``
 - the handshake of the WebSocket: ``carrier/handshake.py``; when a link counts as dead:
   ``carrier/liveness.py``; when as suspect: ``carrier/suspicion.py``

@@ -26,8 +26,8 @@ To add a frame:
    not counted or among it; what it does while the session is detached; the same call in
    :mod:`.interface`.
 7. :mod:`.v1`: what that call does where v1 does not carry it. Its ``parse_v1`` refuses the frame.
-8. What acts on the event: the table ``_handlers`` of ``tunnel/channel.py`` or ``worker/client.py``.
-   The worker's has to hold every event that a worker's session gives.
+8. What acts on the event: ``_handlers`` in ``tunnel/channel.py``, ``_HANDLERS`` in
+   ``worker/client.py``. The worker's has to hold every event that a worker's session gives.
 9. :mod:`.greeting`: whether it is said again on another WebSocket, as GOAWAY is.
 10. Tests: the bytes in ``GOLDEN`` of ``tests/unit/protocol/test_frames.py``, the session's part in
    ``test_session*.py`` there, and ``_frame`` of ``tests/fuzz/frames.py``.
