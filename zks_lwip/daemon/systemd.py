@@ -40,7 +40,7 @@ def notify_reloading() -> None:
 
 
 _FIRST = 3  # SD_LISTEN_FDS_START
-_MOST = 256
+_MAX_SOCKETS = 256
 
 
 def take_sockets() -> list[tuple[int, str]]:
@@ -55,7 +55,7 @@ def take_sockets() -> list[tuple[int, str]]:
     pid, count, names = values
     if not pid or not count or pid != str(os.getpid()):
         return []
-    if not (count.isascii() and count.isdigit() and int(count) <= _MOST):
+    if not (count.isascii() and count.isdigit() and int(count) <= _MAX_SOCKETS):
         raise ConfigError(f"LISTEN_FDS is {count!r}: a number of sockets was expected")
     fds = range(_FIRST, _FIRST + int(count))
     for fd in fds:

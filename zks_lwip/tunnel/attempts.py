@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 MAX_PENDING = 16
 """Attempts that may be under way at the same time."""
-_LEAST = 0.025
+_MIN_INTERVAL = 0.025
 _PART = 0.005
 _HANDSHAKE = 0.5
 
@@ -42,7 +42,7 @@ def outage_interval(age: float) -> float:
 
     :param age: of the outage, in seconds.
     """
-    return max(_LEAST, _PART * age)
+    return max(_MIN_INTERVAL, _PART * age)
 
 
 class _Attempt:
