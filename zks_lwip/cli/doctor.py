@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,12 @@ async def _examine(
     from ..doctor import examine
 
     findings = []
-    async for found in examine(config, netns=netns, source=source):
-        finding = replace(found, text=name_flags(found.text), remedy=name_flags(found.remedy))
-        findings.append(finding)
-        if tell:
-            _tell(finding)
+    async with aclosing(examine(config, netns=netns, source=source)) as looks:
+        async for found in looks:
+            finding = replace(found, text=name_flags(found.text), remedy=name_flags(found.remedy))
+            findings.append(finding)
+            if tell:
+                _tell(finding)
     return findings
 
 

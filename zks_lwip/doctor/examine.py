@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import trio
 
@@ -20,7 +21,7 @@ __all__ = ["examine"]
 
 async def examine(
     config: VpnConfig, *, netns: str | None = None, source: Download | None = None
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding, None]:
     """Look at everything that a tunnel needs; each finding comes as soon as it is there.
 
     :param config: names the workers.
@@ -62,8 +63,9 @@ async def examine(
         yield noted("worker", "none is named: name it with `worker`, or in the settings")
     else:
         for endpoint in config.endpoints:
-            async for finding in examine_worker(config, endpoint, source):
-                yield finding
+            async with aclosing(examine_worker(config, endpoint, source)) as findings:
+                async for finding in findings:
+                    yield finding
     if sys.platform == "linux" and status["state"] != State.UNKNOWN.value:
         try:
             found = await trio.to_thread.run_sync(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import h11
 import trio
 
+from .._util import single_error
 from .._version import __version__
 from ..carrier.tcp_info import carrier_of
 from ..config import Protocol, VpnConfig, WorkerEndpoint
@@ -57,7 +58,7 @@ _OPTIONS = {
 
 async def examine_worker(
     config: VpnConfig, endpoint: WorkerEndpoint, source: Download | None
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding, None]:
     """Look at one worker, from its name to what it carries; ends where it goes no further.
 
     :param source: what to download through it; None: nothing.
@@ -72,18 +73,20 @@ async def examine_worker(
         proxy=endpoint.proxy,
     )
     reached = False
-    async for finding in _reach(alone):
-        reached = True
-        yield finding
-        if finding.remedy and finding.name in ("worker", "TLS"):
-            return
+    async with aclosing(_reach(alone)) as findings:
+        async for finding in findings:
+            reached = True
+            yield finding
+            if finding.remedy and finding.name in ("worker", "TLS"):
+                return
     if not reached:
         return
-    async for finding in _use(alone, source):
-        yield finding
+    async with aclosing(_use(alone, source)) as findings:
+        async for finding in findings:
+            yield finding
 
 
-async def _reach(config: TunnelConfig) -> AsyncIterator[Finding]:
+async def _reach(config: TunnelConfig) -> AsyncGenerator[Finding, None]:
     """Connect, shake hands, and ask what time it is there."""
     worker = config.worker
     context = client_context("http/1.1", config.ca_file) if worker.secure else None
@@ -110,8 +113,9 @@ async def _reach(config: TunnelConfig) -> AsyncIterator[Finding]:
         if sock is not None:
             yield _mtu(sock)
         with trio.move_on_after(10):
-            async for finding in _health(stream, config):
-                yield finding
+            async with aclosing(_health(stream, config)) as findings:
+                async for finding in findings:
+                    yield finding
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -149,7 +153,7 @@ def _mtu(sock: trio.socket.SocketType) -> Finding:
     return well("MTU", text)
 
 
-async def _health(stream: trio.abc.Stream, config: TunnelConfig) -> AsyncIterator[Finding]:
+async def _health(stream: trio.abc.Stream, config: TunnelConfig) -> AsyncGenerator[Finding, None]:
     """Ask ``GET /health``: what time is it there?"""
     worker = config.worker
     default_port = 443 if worker.secure else 80
@@ -214,21 +218,25 @@ async def _session(config: TunnelConfig) -> AsyncIterator[tuple[Tunnel, Hello]]:
     :raises ZksError: there is none.
     """
     tunnel = Tunnel(config)
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
-        hello = None
-        with trio.move_on_after(_HELLO_SECONDS):
-            hello = await nursery.start(tunnel.run)
-        if hello is None:
-            raise WorkerUnreachable(
-                tunnel.downtime.problem or "no session was opened: look at the worker's log"
-            )
-        try:
-            yield tunnel, hello
-        finally:
-            nursery.cancel_scope.cancel()
+    with single_error() as bodies:
+        async with trio.open_nursery() as nursery:
+            hello = None
+            with trio.move_on_after(_HELLO_SECONDS):
+                hello = await nursery.start(tunnel.run)
+            if hello is None:
+                raise WorkerUnreachable(
+                    tunnel.downtime.problem or "no session was opened: look at the worker's log"
+                )
+            try:
+                yield tunnel, hello
+            except BaseException as error:
+                bodies.append(error)
+                raise
+            finally:
+                nursery.cancel_scope.cancel()
 
 
-async def _use(config: TunnelConfig, source: Download | None) -> AsyncIterator[Finding]:
+async def _use(config: TunnelConfig, source: Download | None) -> AsyncGenerator[Finding, None]:
     """Open a session, and see what it carries."""
     findings: list[Finding] = []
     try:
