@@ -123,8 +123,8 @@ def test_no_name_is_that_of_a_module_beside_it() -> None:
         assert not names & {each.stem for each in path.parent.iterdir()}, path
 
 
-#: What a program says of a flow (``zks_lwip.Tunnel``, ``zks_lwip.Direct``), and what carries it.
-TWICE = {"Direct", "Tunnel"}
+#: What a program says of a flow (``zks_lwip.Tunnel``), and what carries it.
+TWICE = {"Tunnel"}
 
 
 def classes(package: Path) -> list[tuple[str, str]]:

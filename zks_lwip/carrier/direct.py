@@ -20,7 +20,7 @@ from .buffers import Spares
 from .dependencies import TlsState, tls_state
 from .framing import SLICE, Buffer
 
-__all__ = ["Direct", "direct"]
+__all__ = ["DirectSocket", "direct"]
 
 _PIECE = 64 * 1024
 """Bytes that are encrypted, or read to be decrypted, at a time: each connection's TLS keeps memory
@@ -30,7 +30,7 @@ _RECORD = 16 * 1024
 _RAW = Spares(2)
 
 
-class Direct(Protocol):
+class DirectSocket(Protocol):
     """A socket that never waits."""
 
     may_have_more: bool
@@ -57,7 +57,7 @@ class Direct(Protocol):
         """
 
 
-def direct(stream: trio.abc.Stream) -> Direct | None:
+def direct(stream: trio.abc.Stream) -> DirectSocket | None:
     """Return the socket of a stream; None: only the stream itself can be used."""
     if not hasattr(os, "readv"):  # Windows
         return None

@@ -10,7 +10,7 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """The messages that came and that nobody has taken.
+    """The messages that came and were not taken yet.
 
     It takes the place of trio-websocket's channel of messages, which would end with a reader that
     only pauses, and takes kilobytes.

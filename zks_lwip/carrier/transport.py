@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from .direct import Direct, direct
+from .direct import DirectSocket, direct
 from .framing import BoundedConnection, Buffer
 from .masking import FramedConnection
 
@@ -56,7 +56,7 @@ class Wire:
         self.dead = False
         self._rest: Sequence[Buffer] = ()  # of what is being sent
         self._protocol = protocol
-        self._direct: Direct | None = None
+        self._direct: DirectSocket | None = None
 
     def opened(self) -> None:
         """Note that the opening handshake is over, and the end of TLS's has been sent."""
@@ -110,7 +110,7 @@ class Wire:
         await self.stream.send_all(data)
         self.bytes_sent += len(data)
 
-    def _write(self, sock: Direct) -> None:
+    def _write(self, sock: DirectSocket) -> None:
         """Give the kernel what it takes of the rest."""
         before = sum(map(len, self._rest))
         try:
@@ -150,7 +150,7 @@ class Wire:
         protocol.receive_data(data)
         return True
 
-    async def _receive(self, framed: FramedConnection, sock: Direct) -> memoryview:
+    async def _receive(self, framed: FramedConnection, sock: DirectSocket) -> memoryview:
         """Receive into the protocol's buffer, which is held only while there is data."""
         while True:
             if sock.may_have_more:

@@ -492,7 +492,7 @@ class WsConnection:
         self._end()
 
     async def _shake_hands(self, status: int, reason: str) -> None:
-        """Send Close, and wait for the peer's (RFC 6455 §7.1.2), whoever reads that."""
+        """Send Close, and wait for the peer's (RFC 6455 §7.1.2), whichever task reads that."""
         if self._protocol.state is ConnectionState.OPEN:
             await self._send_event(CloseConnection(status, reason or None))
         try:

@@ -11,7 +11,7 @@ from .hello import Hello
 __all__ = ["Role", "Settings"]
 
 
-_LEAST_KEPT = 256 << 10
+_MIN_KEPT = 256 << 10
 
 
 class Role(enum.Enum):
@@ -45,8 +45,8 @@ class Settings:
     """Most bytes that are kept unacknowledged, at least 262144; no part of HELLO."""
 
     def __post_init__(self) -> None:
-        if self.max_kept < _LEAST_KEPT:
-            raise ValueError(f"session settings: max_kept is under {_LEAST_KEPT}: {self.max_kept}")
+        if self.max_kept < _MIN_KEPT:
+            raise ValueError(f"session settings: max_kept is under {_MIN_KEPT}: {self.max_kept}")
         try:
             self.hello(Role.WORKER)
         except ProtocolError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 __all__ = ["give", "take"]
 
-_MOST = 8
+_MAX_SPARES = 8
 _LARGE = 32 << 10
 """Bytes of a buffer from which it is worth keeping."""
 
@@ -33,5 +33,5 @@ def take(size: int) -> bytearray:
 
 def give(buffer: bytearray) -> None:
     """Have a buffer used again, perhaps by another thread at once; nothing else may hold it."""
-    if len(_spare) < _MOST and len(buffer) >= _LARGE:
+    if len(_spare) < _MAX_SPARES and len(buffer) >= _LARGE:
         _spare.append(buffer)

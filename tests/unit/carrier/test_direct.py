@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from zks_lwip.carrier.direct import Direct, direct
+from zks_lwip.carrier.direct import DirectSocket, direct
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams alone are used on Windows")
 PIECE = 64 * 1024
@@ -59,7 +59,7 @@ class Records:
 class Peer:
     """A server's socket that is used directly, and its client."""
 
-    sock: Direct
+    sock: DirectSocket
     client: trio.SSLStream[trio.SocketStream]
     records: Records
 
@@ -95,7 +95,7 @@ async def opened(directory: Path) -> AsyncIterator[Peer]:
         far.close()
 
 
-def read(sock: Direct, size: int = 1 << 19) -> bytes | None:
+def read(sock: DirectSocket, size: int = 1 << 19) -> bytes | None:
     """All that one read gives; None: nothing now."""
     buffer = bytearray(size)
     count = sock.read_into(memoryview(buffer))
