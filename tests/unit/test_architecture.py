@@ -7,10 +7,13 @@ never from above, never from a neighbour in its own row, and never in a circle.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from zks_lwip.cli.flags import FLAGS
 
 PACKAGE = Path(__file__).parents[2] / "zks_lwip"
 
@@ -239,3 +242,28 @@ def test_open_vpn_is_a_table_of_contents() -> None:
     )
     first, last = function.body[1], function.body[-1]  # behind the docstring
     assert last.end_lineno is not None and last.end_lineno - first.lineno + 1 < 40
+
+
+#: What nothing of ours shows: answers of DNS tell their clients; a command that is to be typed.
+NOT_SHOWN = {"dns/special.py", "worker/dnsclient.py", "vpn/embedded_worker.py"}
+
+
+def texts(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield the strings of a module, but for those that stand alone, as docstrings do."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node
+
+
+def test_nothing_below_the_command_line_names_a_flag() -> None:
+    """It names the option, and the command line the flag; arguments of programs are no text."""
+    flag = re.compile(rf"(?<!\S)[`(]*({'|'.join(sorted(FLAGS.values()))})(?![\w-])")
+    found = [
+        f"{path}:{node.lineno}: {node.value}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "cli" and path.relative_to(PACKAGE).as_posix() not in NOT_SHOWN
+        for node in texts(ast.parse(path.read_text(encoding="utf-8")))
+        if flag.search(node.value) and node.value not in FLAGS.values()
+    ]
+    assert not found, "\n".join(found)

@@ -144,3 +144,30 @@ def test_one_name_is_one_class() -> None:
         places.setdefault(name, []).append(where)
     found = {name: where for name, where in places.items() if len(where) > 1}
     assert "Hello" in places and found.keys() == TWICE, found
+
+
+NAMELESS = re.compile(r"\b(?:somebody|nobody|whoever)\b|\bother side\b", re.IGNORECASE)
+"""Who reads these has to find out first which part is meant."""
+USER = '"nobody"'  # of /etc/passwd
+
+
+def nameless(text: str) -> list[int]:
+    """Return the numbers of the lines that do not say who."""
+    lines = enumerate(text.splitlines(), 1)
+    return [number for number, line in lines if NAMELESS.search(line.replace(USER, ""))]
+
+
+def test_comments_and_messages_name_the_part_that_acts() -> None:
+    files = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in (".py", ".c", ".h")]
+    assert len(files) > 400
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for path in files
+        for number in nameless(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_a_planted_word_is_found() -> None:
+    text = 'a = 1  # for the user "nobody"\nb = 2  # nobody reads it\n# What the other side asks.\n'
+    assert nameless(text) == [2, 3]

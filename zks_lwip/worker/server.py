@@ -354,7 +354,7 @@ class Worker:
     async def _drain(self) -> None:
         sessions = self._sessions
         _log.info("going away; %d sessions are open", len(sessions))
-        for held in sessions.detached:  # nobody can come back any more
+        for held in sessions.detached:  # their clients cannot come back any more
             sessions.end(held, GOING_AWAY)
         for held in sessions.attached:
             held.session.goaway(Code.GOING_AWAY, GOING_AWAY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,29 +79,3 @@ def test_other_words_between_backticks_stay() -> None:
     error = ConfigError("`host.only` and `recover`")
     assert error.option is None and describe(error) == "--only and `recover`"
     assert describe(HostError("`mtu`")) == "--mtu"
-
-
-#: What nothing of ours shows: answers of DNS tell their clients; a command that is to be typed.
-NOT_SHOWN = {"dns/special.py", "worker/dnsclient.py", "vpn/embedded_worker.py"}
-
-
-def texts(tree: ast.Module) -> Iterator[ast.Constant]:
-    """Yield the strings of a module, but for those that stand alone, as docstrings do."""
-    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
-            yield node
-
-
-def test_nothing_below_the_command_line_names_a_flag() -> None:
-    """It names the option, and the command line the flag; arguments of programs are no text."""
-    flag = re.compile(rf"(?<!\S)[`(]*({'|'.join(sorted(FLAGS.values()))})(?![\w-])")
-    package = Path(zks_lwip.__file__).parent
-    found = [
-        f"{path}:{node.lineno}: {node.value}"
-        for path in package.rglob("*.py")
-        if path.parent.name != "cli" and path.relative_to(package).as_posix() not in NOT_SHOWN
-        for node in texts(ast.parse(path.read_text(encoding="utf-8")))
-        if flag.search(node.value) and node.value not in FLAGS.values()
-    ]
-    assert not found, "\n".join(found)
