@@ -142,7 +142,7 @@ class VpnConfig:
 
     # The host, where it is captured: not with a device of the caller's.
     netns: str | None = None
-    """The network namespace that is captured, of `ip netns`; None: the one of this process."""
+    """The network namespace that is captured, of ``ip netns``; None: the one of this process."""
     kill_switch: KillSwitch = KillSwitch.STRICT
     host: HostOptions = HostOptions()
     user: str | None = None

@@ -74,7 +74,7 @@ def check_descriptor_limit() -> None:
 
 
 def echo_or_go_on(text: str, *, err: bool = False) -> None:
-    """Print a line of something that works on when its reader has gone (`connect | head -1`).
+    """Print a line of something that works on when its reader has gone (``connect | head -1``).
 
     What cannot be written is lost, and so is all that follows.
     """

@@ -38,7 +38,7 @@ __all__ = ["Instance"]
 _log = logging.getLogger(__name__)
 
 _RECONNECT_SECONDS = 10.0
-"""For which `reconnect` waits for another WebSocket."""
+"""For which ``reconnect`` waits for another WebSocket."""
 _LOOK_SECONDS = 0.05
 _OPENED = ("sessions_resumed", "sessions_lost", "channels_opened")
 """Counters of the tunnel; one of them grows with each WebSocket that is up."""
@@ -51,7 +51,7 @@ class Instance:
 
     :param nursery: for the control socket and the pauses.
     :param work: the instance itself, which :meth:`stop` cancels.
-    :param token_files: where the tokens were read, for `reload`, absolute: one for all workers or
+    :param token_files: where the tokens were read, for ``reload``, absolute: one for all workers or
         one for each; none: they came from elsewhere.
     """
 
@@ -163,7 +163,7 @@ class Instance:
 
     async def _tell_token_files(self, request: Mapping[str, Any]) -> list[str]:
         """Name the files that hold tokens: without privileges this process cannot read them any
-        more, but root, who asks for `reload`, can."""
+        more, but root, who asks for ``reload``, can."""
         return [str(path) for path in self._token_files]
 
     async def _flows(self, request: Mapping[str, Any]) -> Flows:

@@ -134,7 +134,7 @@ class Status(TypedDict):
     pid: int | None  #: of the instance, also of one that died; null: none, or not known
     began: float | None  #: when it was started, seconds since 1970
     interface: str  #: the name of the TUN
-    netns: str | None  #: the name of the namespace; null: the one that `status` runs in
+    netns: str | None  #: the name of the namespace; null: the one that ``status`` runs in
     worker: str  #: URL of the worker in use
     workers: list[WorkerStatus]
     abilities: dict[str, bool]  #: whether the worker carries "udp", "ipv6", "icmp" …; {}: not known
@@ -151,7 +151,7 @@ class Status(TypedDict):
     only: list[str]  #: what alone goes through it; []: all does
     forward: bool  #: forwarded packets go through it
     inbound: list[int]  #: ports whose callers are answered the way they came
-    allow_exclude: list[str]  #: users, and groups as @NAME, that may `exclude` programs
+    allow_exclude: list[str]  #: users, and groups as @NAME, that may ``exclude`` programs
     excluded: list[int]  #: processes that send beside the tunnel, by such users' wish
     peers: list[str] | None  #: where the tunnel's own sockets may go; null: anywhere
     notes: list[str]

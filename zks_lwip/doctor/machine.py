@@ -115,7 +115,7 @@ def _privileges(admin: bool) -> Finding:
 
 
 def _namespaces() -> Finding:
-    """Try, in a process of its own, what `run` needs."""
+    """Try, in a process of its own, what ``run`` needs."""
     script = (
         "import ctypes, sys\nlibc = ctypes.CDLL(None, use_errno=True)\n"
         f"sys.exit(ctypes.get_errno() if libc.unshare({_CLONE_NEWUSER | CLONE_NEWNET}) else 0)"

@@ -1,7 +1,7 @@
 """A request for an ``http://`` URL: one request to its origin, over a stream for it alone.
 
 h11 frames both messages, so that a client's next request, which may be meant for another origin,
-never follows the first one there; the response says `Connection: close`.
+never follows the first one there; the response says ``Connection: close``.
 """
 
 from __future__ import annotations

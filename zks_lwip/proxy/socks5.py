@@ -5,7 +5,7 @@
     socks = Socks5()
     socks.receive(data)
     event = socks.next_event()            # None: more bytes are needed
-    reply = socks.choose(Method.NONE)     # answers MethodsOffered; a Credentials by `verdict`
+    reply = socks.choose(Method.NONE)     # answers MethodsOffered; a Credentials by ``verdict``
 
 What a client sends in advance stays in order, and what follows its request is :attr:`Socks5.rest`.
 """

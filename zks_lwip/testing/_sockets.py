@@ -253,7 +253,7 @@ class MemorySocket(trio.socket.SocketType):
             self._local = host, port or random.randint(*_EPHEMERAL)
 
     def _binding(self, host: str) -> str | None:
-        """Return what the stack takes for an address: `::` is for IPv4, too, unless told."""
+        """Return what the stack takes for an address: ``::`` is for IPv4, too, unless told."""
         v6only = self._options.get((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), 0)
         return None if host == "::" and not v6only else host
 

@@ -66,7 +66,7 @@ class HostConfig:
     forward: bool = False
     """Packets that the host forwards (containers, bridges) go through the tunnel, too."""
     mark: int = MARK
-    """SO_MARK of the tunnel's own sockets; the next two are `mark_inbound`, `mark_excluded`."""
+    """SO_MARK of the tunnel's own sockets; the next two are ``mark_inbound``, ``mark_excluded``."""
     inbound: tuple[int, ...] = ()
     """TCP and UDP ports whose callers from outside are answered the way they came."""
     exclude: bool = False

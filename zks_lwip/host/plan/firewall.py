@@ -67,7 +67,7 @@ def ruleset(config: HostConfig, firewall: Firewall) -> str:
 
     Loading it replaces one that is there, without a moment between. The chains of one that is there
     stay, and get other rules. With the table deleted and made anew, in one transaction, packets
-    were seen to pass a rule that a set keeps from them: see `_leaving`.
+    were seen to pass a rule that a set keeps from them: see ``_leaving``.
     """
     sets: dict[str, Sequence[Network]] = {}
     if not config.only:

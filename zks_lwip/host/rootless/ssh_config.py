@@ -36,7 +36,7 @@ _FOLDER = "etc/ssh"
 _MAX_DEPTH = 16
 MAX_FILES = 256
 """Files that are read: far more than any system has, and what /etc/ssh or a home is made to hold
-must not cost `run` its memory or seconds. What is beyond is not copied."""
+must not cost ``run`` its memory or seconds. What is beyond is not copied."""
 MAX_FILE_BYTES = 256 << 10
 """Bytes of a file that is copied."""
 MAX_BYTES = 1 << 20
