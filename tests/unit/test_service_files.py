@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import plistlib
 import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import trio
 
 from tests.kits import programs
 from tests.kits.worker import running_worker, until
+from zks_lwip.cli import main
 from zks_lwip.worker.access_log import format_entry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,6 +43,35 @@ def test_the_workers_unit_is_hardened() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout[-200:]  # an exposure of 2.5 of 10 at most
+
+
+PLISTS = sorted((EXAMPLES / "macos").glob("*.plist"))
+
+
+@pytest.mark.parametrize("path", PLISTS, ids=lambda path: path.stem)
+def test_launchds_files(path: Path) -> None:
+    """Label, program and keys that launchd.plist(5) knows, with options that our command has."""
+    told = plistlib.loads(path.read_bytes())
+    assert told.pop("Label") == path.stem
+    program, name, *arguments = told.pop("ProgramArguments")
+    assert program == "/usr/local/bin/zks-lwip"
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    command.make_context(name, list(arguments), resilient_parsing=True)
+    known = {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
+    assert {word for word in arguments if word.startswith("--")} <= known
+    assert told.pop("StandardErrorPath") == f"/var/log/{path.stem}.log"
+    assert told.pop("Umask") == 0o077 and told.pop("RunAtLoad") is True
+    assert told.pop("SoftResourceLimits") == {"NumberOfFiles": 4096}
+    keys = {"ExitTimeOut", "KeepAlive", "ProcessType", "ThrottleInterval", "UserName"}
+    assert told.keys() <= keys
+    if "--always-on" in arguments:  # stopped as asked it ends, failed or killed it starts again
+        assert told["KeepAlive"] == {"SuccessfulExit": False}
+    assert ("UserName" in told) == (name == "worker")
+
+
+def test_launchd_has_a_client_an_always_on_one_and_a_worker() -> None:
+    assert [path.stem.rpartition(".")[2] for path in PLISTS] == ["always-on", "client", "worker"]
 
 
 @pytest.fixture(scope="module")

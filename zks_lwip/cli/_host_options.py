@@ -16,6 +16,14 @@ __all__ = ["host_options", "make_host_options"]
 
 _OPTIONS = (
     click.option(
+        "--tun-fd",
+        metavar="N",
+        type=click.IntRange(0),
+        help="Leave the machine as it is, and carry what comes out of this open descriptor of a "
+        "TUN: what Android's VpnService or iOS's NEPacketTunnelProvider hands over, or a program "
+        "with more rights. --mtu is to be that of its maker.",
+    ),
+    click.option(
         "--netns",
         metavar="NAME",
         help="Capture this network namespace (of `ip netns`) only; the worker is reached from the "

@@ -245,6 +245,7 @@ def _make(name: str, params: dict[str, Any]) -> None:
         "verbose",
         "log_format",
         "timeout",
+        "tun_fd",
         "yes",
     ):
         params.pop(key, None)

@@ -45,6 +45,7 @@ def connect(
     log_format: str,
     yes: bool,
     dry_run: bool,
+    tun_fd: int | None,
     **options: Any,
 ) -> None:
     """Carry all traffic of this machine, or of one network namespace, through a worker.
@@ -88,6 +89,7 @@ def connect(
     import trio
 
     from ..daemon import parse_allow_exclude, run_instance
+    from ..device import adopt_tun
     from ..host.accounts import find_group, find_user
     from ..host.ssh import ssh_connection
     from ..net.descriptors import raise_descriptor_limit
@@ -103,6 +105,10 @@ def connect(
     if config.control_group is not None:
         find_group(config.control_group)
     parse_allow_exclude(config.allow_exclude)
+    device = None
+    if tun_fd is not None:
+        _check_given(config, dry_run)
+        device = adopt_tun(tun_fd, mtu=config.device.mtu)
     ssh = None if yes else ssh_connection()
     if dry_run:
         trio.run(_dry_run, config, ssh)
@@ -112,8 +118,35 @@ def connect(
     display = _Display(stats)
     numbers = open_metrics(metrics)
     trio.run(
-        partial(run_instance, config, display, ssh=ssh, token_files=token_files, metrics=numbers)
+        partial(
+            run_instance,
+            config,
+            display,
+            ssh=ssh,
+            token_files=token_files,
+            metrics=numbers,
+            device=device,
+        )
     )
+
+
+def _check_given(config: VpnConfig, dry_run: bool) -> None:
+    """Refuse what a host that is not captured would not heed."""
+    from ..config import HostOptions
+
+    unheeded = {
+        "--netns": config.netns is not None,
+        "--user": config.user is not None,
+        "--control-group": config.control_group is not None,
+        "--allow-exclude": bool(config.allow_exclude),
+        "--dry-run": dry_run,
+        "--bypass, --only and such": config.host != HostOptions(),
+    }
+    for option, given in unheeded.items():
+        if given:
+            raise click.UsageError(
+                f"--tun-fd and {option} exclude each other: the device's maker has set the host up."
+            )
 
 
 async def _dry_run(config: VpnConfig, ssh: SshConnection | None) -> None:

@@ -16,6 +16,7 @@ from .systemd import notify
 
 if TYPE_CHECKING:
     from ..config import VpnConfig
+    from ..device import FdDevice
     from ..host.ssh import SshConnection
     from ..vpn import Vpn
 
@@ -52,6 +53,7 @@ async def run_instance(
     ssh: SshConnection | None = None,
     token_files: Sequence[Path] = (),
     metrics: socket.socket | None = None,
+    device: FdDevice | None = None,
 ) -> None:
     """Capture the host, and work until SIGINT, SIGTERM or ``disconnect``.
 
@@ -60,6 +62,8 @@ async def run_instance(
     :param ssh: a connection that capturing the host must not cut.
     :param token_files: as of :class:`~.instance.Instance`.
     :param metrics: listens for those who ask for metrics.
+    :param device: carries what comes from there instead: no host is captured, and nothing listens
+        for ``disconnect``.
     :raises ZksError: see :func:`zks_lwip.vpn.open_vpn`.
     """
     from ..metrics import Metered
@@ -83,7 +87,11 @@ async def run_instance(
                 nursery.start_soon(_obey, signals, instance, display)
                 nursery.start_soon(metered.run)
                 async with open_vpn(
-                    config, capture=True, ssh=ssh, on_captured=instance.on_captured
+                    config,
+                    device=device,
+                    capture=device is None,
+                    ssh=ssh,
+                    on_captured=instance.on_captured,
                 ) as vpn:
                     instance.vpn = vpn
                     metered.measure(vpn)

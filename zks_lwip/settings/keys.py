@@ -80,6 +80,7 @@ _CAPTURE = {
     "host_loopback": _TEXT,
 }
 _HOST = {
+    "tun_fd": _INTEGER,
     "netns": _TEXT,
     "kill_switch": _one_of("strict", "route", "off"),
     "always_on": _SWITCH,

@@ -38,7 +38,7 @@ _HOST = {
     **{name: name for name in ("lan", "bypass", "only", "forward", "always_on", "mark")},
 }
 _RENAMED = {"dns": "dns_servers"}
-_OTHERS = frozenset({"stats", "verbose", "log_format", "yes", "dry_run"})
+_OTHERS = frozenset({"stats", "verbose", "log_format", "yes", "dry_run", "tun_fd"})
 """Keys that are the command line's own."""
 
 

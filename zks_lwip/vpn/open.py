@@ -66,7 +66,7 @@ async def open_vpn(
     :param device: an open TUN, or one of :mod:`zks_lwip.device` in memory: the host is then left as
         it is, and the device stays the caller's.
     :param capture: lead all traffic of this machine into the tunnel, and refuse what cannot go
-        there, as ``zks-lwip connect`` does. Linux only, as root or with CAP_NET_ADMIN.
+        there, as ``zks-lwip connect`` does. Linux, as root or with CAP_NET_ADMIN; macOS, as root.
     :param decide: says of each flow of device or host whether it goes through the tunnel, leaves
         directly, is refused, or is given a stream of the program's: see
         :data:`zks_lwip.gateway.Decide`. None: all go through the tunnel.
