@@ -46,12 +46,8 @@ async def examine(
                 yield well("instance", f"process {status['pid']}: {status['state']}")
         captured = status["tunnel"] is not None
     else:
-        able = (
-            "`connect`, `worker` and `proxy` work"
-            if is_supported()
-            else ("`worker` and `proxy` work, `connect` not")
-        )
-        yield noted("kernel", f"{sys.platform}: {able}, and `run` on Linux only")
+        able = "connect, worker and proxy work" if is_supported() else "worker and proxy work"
+        yield noted("kernel", f"{sys.platform}: of the commands {able}; run does on Linux only")
         captured = False
     if captured:
         yield noted(
