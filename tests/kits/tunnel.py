@@ -324,7 +324,7 @@ async def drop(served: Served) -> None:
     await served.connection.abort()
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something has become true."""
     with trio.fail_after(seconds):
         while not condition():

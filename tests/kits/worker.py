@@ -180,7 +180,7 @@ class RawClient:
             else:
                 return frame
 
-    async def expect(self, kind: type[F], seconds: float = 30) -> F:
+    async def expect(self, kind: type[F], seconds: float = 60) -> F:
         """The next frame, which has to be of this kind."""
         with trio.fail_after(seconds):
             frame = await self.receive()
@@ -217,7 +217,7 @@ class RawClient:
         fields = {"session": self.hello.session, "received": self.taken}
         return Hello(window=1 << 20, max_data=1 << 18, **(fields | changes))
 
-    async def closed(self, seconds: float = 30) -> tuple[int, str]:
+    async def closed(self, seconds: float = 60) -> tuple[int, str]:
         """Wait until the worker has closed; status and reason."""
         with trio.fail_after(seconds):
             try:

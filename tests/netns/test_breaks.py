@@ -17,7 +17,7 @@ from tests.kits.netns.commands import current_state as state
 from tests.kits.netns.lab import WORKER4, Lab, Namespace
 
 GRACE = 6.0
-"""Seconds: so many that half of them are plenty for what is to happen at once."""
+"""Seconds."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def host(net: Lab) -> Namespace:
 def _udp(far: str) -> str:
     family = socket.AF_INET6 if ":" in far else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(60)
+        sock.settimeout(120)
         sock.connect((far, servers.ECHO))
         sock.send(b"x")
         try:
@@ -37,12 +37,20 @@ def _udp(far: str) -> str:
             return "ECONNREFUSED"
 
 
+def _reset(sock: socket.socket) -> float:
+    """When the connection was reset."""
+    with pytest.raises(ConnectionResetError):
+        while sock.recv(100):
+            pass
+    return time.monotonic()
+
+
 def attempts(host: Namespace) -> dict[str, tuple[Callable[[], str], str, str]]:
     """Something new of each kind; what comes of it when it works, and when it is refused."""
 
     def dig(*options: str) -> str:
-        argv = ["dig", "+tries=1", "+time=60", *options, "@25.9.9.9", "far.zks.test"]
-        answer = Child("dig", host.command(argv)).succeed(90)
+        argv = ["dig", "+tries=1", "+time=120", *options, "@25.9.9.9", "far.zks.test"]
+        answer = Child("dig", host.command(argv)).succeed(150)
         return next(s for s in ("NOERROR", "SERVFAIL") if f"status: {s}" in answer)
 
     def tcp(far: str) -> str:
@@ -71,12 +79,12 @@ def attempt_all(
     def timed(attempt: Callable[[], str]) -> tuple[str, float]:
         with host.entered():
             began = time.monotonic() if since is None else since
-            together.wait(60)
+            together.wait(120)
             return attempt(), time.monotonic() - began
 
     with ThreadPoolExecutor(len(found)) as threads:
         made = {name: threads.submit(timed, attempt) for name, (attempt, _, _) in found.items()}
-        return {name: future.result(120) for name, future in made.items()}
+        return {name: future.result(200) for name, future in made.items()}
 
 
 def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
@@ -87,18 +95,19 @@ def test_a_break_longer_than_the_grace(net: Lab, host: Namespace) -> None:
     with net.worker(listen=listen) as far:
         with net.connect(host, "--grace", str(int(GRACE)), url=f"ws://{listen}") as child:
             with host.entered(), client.connect(lab.FAR4, servers.ECHO) as sock:
-                began = time.monotonic()
-                far.process.kill()
-                far.wait()
-                with pytest.raises(ConnectionResetError):
-                    while sock.recv(100):
-                        pass
-                assert time.monotonic() - began < 0.5 * GRACE, "it waited, too"
-            found = attempt_all(host, since=began)
+                with ThreadPoolExecutor(1) as thread:
+                    reset = thread.submit(_reset, sock)
+                    began = time.monotonic()
+                    far.process.kill()
+                    far.wait()
+                    until(lambda: state(host) == "lost")
+                    found = attempt_all(host, since=began)
+                first = began + min(seconds for _, seconds in found.values())
+                assert reset.result(60) < first, "it waited, too"
             assert {name: result for name, (result, _) in found.items()} == refused
             for name, (_, seconds) in found.items():
-                # (A SYN is answered when the application's kernel sends it again.)
-                assert GRACE < seconds < 2 * GRACE, (name, seconds)
+                # (A SYN is answered when the application's kernel sends it again, at 7 s or 15.)
+                assert GRACE < seconds < GRACE + 30, (name, seconds)
             # What a busy machine takes its time for it does not always; what waits, always does.
             least = dict.fromkeys(refused, math.inf)
 
@@ -129,10 +138,10 @@ def test_a_short_break_is_bridged(net: Lab, host: Namespace) -> None:
         with ThreadPoolExecutor(1) as thread:
             begun = threading.Event()
             future = thread.submit(attempt_all, host, begun=begun.set)
-            assert begun.wait(60)
+            assert begun.wait(120)
             time.sleep(1)
             with net.worker(listen=listen):
-                found = future.result(120)
+                found = future.result(200)
                 assert state(host) == "connected"
     worked = {name: yes for name, (_, yes, _) in attempts(host).items()}
     assert {name: result for name, (result, _) in found.items()} == worked

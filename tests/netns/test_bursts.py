@@ -58,7 +58,7 @@ def roomy_echo(net: Lab) -> Iterator[None]:
 def roomy_socket(host: Namespace, address: tuple[str, int]) -> Iterator[socket.socket]:
     with host.entered(), socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
-        sock.settimeout(30)
+        sock.settimeout(90)
         sock.connect(address)
         yield sock
 

@@ -79,7 +79,7 @@ def test_ready_and_status_say_what_is_not_carried(net: Lab, tunnel: Tunnel) -> N
 def test_names_and_pages(net: Lab, tunnel: Tunnel) -> None:
     for name in ("four.zks.test", "six.zks.test", "far.zks.test"):
         page = net.application(
-            tunnel.host, "curl", "-sS", "-m", "30", f"http://{name}:{servers.HTTP}/hello"
+            tunnel.host, "curl", "-sS", "-m", "90", f"http://{name}:{servers.HTTP}/hello"
         )
         assert page.succeed() in (f"hello {lab.MID4}", f"hello {lab.MID6}")
 
@@ -114,7 +114,7 @@ def test_two_hundred_connections(tunnel: Tunnel) -> None:
 
 def test_applications_are_told_at_once_that_there_is_no_udp(tunnel: Tunnel) -> None:
     with tunnel.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect((lab.FAR4, servers.ECHO))
         sock.send(b"x")
         with pytest.raises(ConnectionRefusedError) as refused:

@@ -213,14 +213,11 @@ def test_fast_connect_accepts_first(net: Lab, worker: Child) -> None:
 def test_max_flows_refuses_what_is_over(net: Lab, worker: Child) -> None:
     host = net.add_host()
     with net.connect(host, "--max-flows", "8"), host.entered():
-        results, held = [], []
-        for _ in range(12):
-            try:
-                held.append(client.connect(lab.FAR4, servers.HANG, timeout=4))
-                results.append("connected")
-            except OSError as error:
-                results.append(type(error).__name__)
-        assert results.count("connected") == 8, results
+        held = [client.connect(lab.FAR4, servers.HANG) for _ in range(8)]
+        # Silence: their kernel sends the SYN again, after a second first.
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                client.connect(lab.FAR4, servers.HANG, timeout=2)
         for sock in held:
             client.reset(sock)
         assert client.who(lab.FAR4) == lab.MID4

@@ -26,6 +26,7 @@ from tests.kits import dns_daemons
 from tests.kits.dns_daemons import Daemons
 from tests.kits.netns import lab
 from tests.kits.netns.child import Child, until
+from tests.kits.netns.commands import current_state
 from tests.kits.netns.lab import PYTHON, Lab, Namespace
 from tests.kits.netns.watch import Watch
 
@@ -151,9 +152,9 @@ def test_queries_that_are_none(net: Lab, worker: Child, bad: BadResolver) -> Non
     with quietly(net, place, "--dns-via", "tunnel", *bad.options()), place.entered():
         for message, rcode in unread:
             datagrams = socket.socket(type=socket.SOCK_DGRAM)
-            stream = socket.create_connection((ANYBODY, 53), 40)
+            stream = socket.create_connection((ANYBODY, 53), 90)
             with datagrams, stream:
-                datagrams.settimeout(40)
+                datagrams.settimeout(90)
                 datagrams.connect((ANYBODY, 53))
                 datagrams.send(message)
                 datagrams.send(good[:1] + b"\x35" + good[2:])
@@ -282,12 +283,12 @@ def test_what_the_applications_ask_of_port_853_passes(
             far_stream = stack.enter_context(socket.create_server((lab.FAR4, 853)))
             far = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
             far.bind((lab.FAR4, 853))
-        far.settimeout(40)
-        far_stream.settimeout(40)
+        far.settimeout(90)
+        far_stream.settimeout(90)
         url = resolvers.url(resolvers.unbound_doh)
         stack.enter_context(quietly(net, place, *trusted(resolvers, url)))
         with place.entered():
-            stack.enter_context(socket.create_connection((lab.FAR4, 853), 40))
+            stack.enter_context(socket.create_connection((lab.FAR4, 853), 90))
             near = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
         accepted, source = far_stream.accept()
         accepted.close()
@@ -307,13 +308,19 @@ def test_the_cache_is_flushed_and_grace_runs_out(net: Lab, resolvers: Daemons) -
         connect = stack.enter_context(quietly(net, place, *options, url=f"ws://{listen}"))
         for _ in range(2):  # the second one is repeated by the pump from then on
             assert "192.0.2.1" in dig(net, place, "+nocookie", "www.zks.test", "+short")
-        began = time.monotonic()
-        worker.process.kill()
-        worker.wait()
-        connect.wait_for("Trying again")
-        text = dig(net, place, "h9.zks.test")
-        assert "SERVFAIL" in text and "the tunnel is down" in text, text
-        assert 2 <= time.monotonic() - began < 10, "the grace, not what it is by default"
+        for name in ("h7", "h8", "h9"):  # (a busy machine is not always in the way)
+            seen, began = len(connect.stderr), time.monotonic()
+            worker.process.kill()
+            worker.wait()
+            connect.wait_for("Trying again", after=seen)
+            text = dig(net, place, f"{name}.zks.test")
+            took = time.monotonic() - began
+            assert "SERVFAIL" in text and "the tunnel is down" in text, text
+            if took < 10:
+                break
+            worker = net.worker(listen=listen)
+            until(lambda: current_state(place) == "connected")
+        assert 2 <= took < 10, "the grace, not what it is by default"
         for option in ("+nocookie", "+cookie"):
             assert "192.0.2.1" in dig(net, place, option, "www.zks.test", "+short")
         assert Child("reload", place.command([*lab.ZKS, "reload"])).wait() == 0

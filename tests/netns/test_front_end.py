@@ -93,7 +93,7 @@ def test_one_worker_is_killed(net: Lab, front_end: FrontEnd) -> None:
                     assert owner(anew) == "b"
                 async with new() as other:
                     assert owner(other) == "b"
-                assert trio.current_time() - began < 5
+                assert trio.current_time() - began < 30, "nginx waits for a worker for longer"
                 await echoed(kept, b"on")
                 await kept.lose()
                 async with new(hello=kept.resumption()) as again:
@@ -143,7 +143,7 @@ def test_connect_goes_through_it_and_outlives_it(net: Lab) -> None:
                 sock.recv(1)
             began = time.monotonic()
             assert client.who(lab.FAR4) == lab.MID4
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 20, "silence takes 25 s to be noticed"
         assert child.stop() == 0
         child.no_traceback()
 

@@ -76,16 +76,20 @@ def test_status_disconnect_and_a_second_instance(
 
 def test_while_it_connects(net: Lab, host: Namespace, unchanged: None) -> None:
     """Closed, asked about, and ended, without ever having been connected."""
-    with net.connect(host, "--grace", "1", url=f"ws://{WORKER4}:9", ready=False) as child:
-        child.wait_for("Trying again")
-        told = status(host, code=31)
-        assert told["state"] == "connecting" and "refused" in str(told["problem"])
-        with host.entered():
-            began = time.monotonic()
-            assert client.connect_error(lab.FAR4, 80) == "ENETUNREACH"
-            assert time.monotonic() - began < 8, "the default is 10 s"
-        run(host, "disconnect")
-        assert child.wait() == 0
+    for _ in range(3):  # (a busy machine is not always in the way)
+        with net.connect(host, "--grace", "1", url=f"ws://{WORKER4}:9", ready=False) as child:
+            child.wait_for("Trying again")
+            with host.entered():
+                began = time.monotonic()
+                assert client.connect_error(lab.FAR4, 80) == "ENETUNREACH"
+                took = time.monotonic() - began
+            told = status(host, code=31)
+            assert told["state"] == "connecting" and "refused" in str(told["problem"])
+            run(host, "disconnect")
+            assert child.wait() == 0
+        if took < 8:
+            break
+    assert took < 8, "the default is 10 s"
 
 
 def test_a_pause(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:

@@ -19,11 +19,11 @@ from tests.kits.netns.child import Child, until
 from tests.kits.netns.commands import counters
 from tests.kits.netns.lab import PYTHON, Lab, Namespace
 
-WAIT = 60  # seconds for what takes a few
+WAIT = 120  # seconds for what takes a few
 #: Holds a connection until it is told to use it.
 HOLDER = """
 import socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 30)
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 120)
 print("connected", flush=True)
 sys.stdin.readline()
 s.sendall(b"still there")
@@ -68,11 +68,10 @@ def test_what_an_application_has_closed_and_its_kernel_forgotten_ends(
         for _ in range(count):
             with client.connect(lab.FAR4, servers.HANG) as sock:
                 sock.sendall(b"x")
-        assert open_flows(connect) == count + 2
-        # No room for another before they are gone.
         until(lambda: open_flows(connect) == 2, WAIT)
         until(lambda: worker.descriptors() == before, WAIT)
         probes = counters(connect)["stack"]["keepalive_probes"]
+        assert probes >= count, "it is by asking that their end was found out"
         until(lambda: counters(connect)["stack"]["keepalive_probes"] >= probes + 4, WAIT)
         assert open_flows(connect) == 2
         idle.sendall(b"still there")

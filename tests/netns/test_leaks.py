@@ -235,7 +235,7 @@ def test_the_workers_name_is_looked_up_over_tls_only_and_followed(
             first.process.kill()
             child.wait_for("Trying again")
             stack.enter_context(net.worker(listen=f"{moved}:8788"))
-            until(lambda: current_state(host) == "connected", 90)
+            until(lambda: current_state(host) == "connected")
             assert client.who(lab.FAR4) == lab.MID4
             # Without the resolver, it is looked for where it was.
             names.process.kill()
@@ -269,7 +269,7 @@ def test_another_way_to_the_worker(
             began = time.monotonic()
             child.wait_for("the way to the worker has changed: connecting")
             child.wait_for("is up again")
-            assert time.monotonic() - began < 10, "silence of the worker takes 25 s to be noticed"
+            assert time.monotonic() - began < 20, "silence of the worker takes 25 s to be noticed"
             sock.sendall(b"and here")
             assert servers.receive_exactly(sock, 8) == b"and here"
             assert client.who(lab.FAR4) == lab.MID4

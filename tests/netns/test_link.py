@@ -28,23 +28,31 @@ class Ends:
     far: Namespace
     here: socket.socket
     there: socket.socket
+    sent: int = 0
+    """Packets, up."""
 
     def send(self, count: int, size: int = SIZE) -> None:
         """Send numbered datagrams up."""
+        self.sent += count
         for number in range(count):
             self.here.sendto(number.to_bytes(4, "big").ljust(size, b"x"), (FAR, PORT))
 
-    def receive(self, least: int = 0) -> list[int]:
-        """The numbers that arrive until it is quiet, and ``least`` have come."""
+    def receive(self) -> list[int]:
+        """The numbers that arrive, until nothing is on its way any more."""
+        until(self.all_taken)
+        until(lambda: self.link.stats()["up"]["travelling"] == 0)
         found: list[int] = []
-        self.there.settimeout(20)
-        while True:
-            if len(found) >= least:
-                self.there.settimeout(0.3)
-            try:
+        self.there.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
                 found.append(int.from_bytes(self.there.recv(2000)[:4], "big"))
-            except TimeoutError:
-                return found
+        return found
+
+    def all_taken(self) -> bool:
+        """Whether the emulator has taken all that was sent."""
+        way = self.link.stats()["up"]
+        ends = ("packets", "lost", "overflowed", "blackholed", "refused", "travelling")
+        return sum(way[key] for key in ends) >= self.sent
 
 
 @pytest.fixture(scope="module")
@@ -80,26 +88,38 @@ def ends(places: tuple[Namespace, Namespace]) -> Iterator[Ends]:
 
 def pings(ends: Ends, count: int = 40) -> list[float]:
     """Round trips in milliseconds."""
-    argv = ["ping", "-c", str(count), "-i", "0.01", "-W", "5", FAR]
+    ends.sent += count
+    argv = ["ping", "-c", str(count), "-i", "0.01", "-W", "60", FAR]
     text = Child("ping", ends.near.command(argv)).succeed()
     return sorted(float(x.split("time=")[1].split()[0]) for x in text.splitlines() if "time=" in x)
 
 
+# (In the following a busy machine may be in the way, but not always.)
+
+
 def test_delay_of_each_way(ends: Ends) -> None:
-    assert pings(ends)[0] < 3
+    until(lambda: pings(ends)[0] < 3)
     ends.link.set("up", delay=0.03)
     ends.link.set("down", delay=0.01)
-    times = pings(ends)
-    # (What is more is the time that this machine was busy elsewhere.)
-    assert len(times) == 40 and 40 <= times[0] < 41.5, times
+
+    def true() -> bool:
+        times = pings(ends)
+        assert len(times) == 40 and times[0] >= 40, times
+        return times[0] < 41.5
+
+    until(true)
 
 
 def test_jitter_overtakes_nothing(ends: Ends) -> None:
     ends.link.set(delay=0.02, jitter=0.02)
-    times = pings(ends)
-    assert times[0] < 35 and times[-1] > 45, times
+
+    def differ() -> bool:
+        times = pings(ends)
+        return times[0] < 35 and times[-1] > 45
+
+    until(differ)
     ends.send(300)
-    assert ends.receive(300) == list(range(300))
+    assert ends.receive() == list(range(300))
 
 
 def test_loss_by_the_seed(places: tuple[Namespace, Namespace]) -> None:
@@ -118,28 +138,36 @@ def test_loss_by_the_seed(places: tuple[Namespace, Namespace]) -> None:
 def test_rate(ends: Ends) -> None:
     ends.link.set("up", rate=10e6)
     ends.send(1)
-    ends.receive(1)
-    began = time.monotonic()
-    ends.send(200)
-    ends.there.settimeout(20)
-    for _ in range(200):
-        ends.there.recv(2000)
-    assert 0.24 <= time.monotonic() - began < 0.4, "300000 bytes at 10 Mbit/s"
+    ends.receive()
+
+    def true() -> bool:
+        began = time.monotonic()
+        ends.send(200)
+        ends.there.settimeout(90)
+        for _ in range(200):
+            ends.there.recv(2000)
+        took = time.monotonic() - began
+        assert took >= 0.24, "300000 bytes at 10 Mbit/s"
+        return took < 0.4
+
+    until(true)
 
 
 def test_a_queue_that_is_full(ends: Ends) -> None:
-    """Ten packets fit; while the burst is sent, perhaps another leaves."""
+    """Ten packets fit; while the burst is sent, perhaps another leaves, each 60 ms."""
     ends.link.set("up", rate=200e3, queue=15000)
+    began = time.monotonic()
     ends.send(100)
-    until(lambda: ends.link.stats()["up"]["overflowed"] >= 85)
-    until(lambda: ends.link.stats()["up"]["queued"] == 0)
-    assert 10 <= len(ends.receive()) <= 13
+    until(ends.all_taken)
+    left = (time.monotonic() - began) / 0.06
+    assert ends.link.stats()["up"]["overflowed"] >= 85 - left
+    assert 10 <= len(ends.receive()) <= 13 + left
     up = ends.link.stats()["up"]
     assert up["packets"] + up["overflowed"] == 100
 
 
 def test_a_blackhole_takes_what_is_on_its_way(ends: Ends) -> None:
-    ends.link.set(delay=0.5)
+    ends.link.set(delay=60)
     ends.send(5)
     until(lambda: ends.link.stats()["up"]["travelling"] == 5)
     ends.link.blackhole()
@@ -148,10 +176,10 @@ def test_a_blackhole_takes_what_is_on_its_way(ends: Ends) -> None:
     ends.link.restore()
     ends.link.set(delay=0)
     ends.send(1)
-    assert ends.receive(1) == [0]
+    assert ends.receive() == [0]
     ends.link.blackhole("down")
     ends.send(1)
-    assert ends.receive(1) == [0], "the other way is open"
+    assert ends.receive() == [0], "the other way is open"
 
 
 def test_a_cable_that_is_pulled(ends: Ends) -> None:
@@ -165,24 +193,24 @@ def test_a_cable_that_is_pulled(ends: Ends) -> None:
     ends.link.restore()
     until(carrier)
     ends.send(1)
-    assert ends.receive(1) == [0]
+    assert ends.receive() == [0]
 
 
 def test_a_translation_that_changes(ends: Ends) -> None:
     """The kernels check the checksums of TCP and UDP."""
     ends.link.translate(NEAR, OTHER)
     ends.here.sendto(b"one", (FAR, PORT))
-    ends.there.settimeout(20)
+    ends.there.settimeout(90)
     assert ends.there.recvfrom(10) == (b"one", (OTHER, PORT))
     ends.there.sendto(b"two", (OTHER, PORT))
-    ends.here.settimeout(20)
+    ends.here.settimeout(90)
     assert ends.here.recvfrom(10) == (b"two", (FAR, PORT))
     with ends.far.entered():
         listener = socket.create_server((FAR, PORT))
     with ends.near.entered():
         caller = socket.socket()
     with listener, caller:
-        caller.settimeout(20)
+        caller.settimeout(90)
         caller.connect((FAR, PORT))
         taken, peer = listener.accept()
         with taken:
@@ -197,7 +225,7 @@ def test_a_translation_that_changes(ends: Ends) -> None:
             with pytest.raises(BlockingIOError):
                 caller.recv(10)
             caller.setblocking(True)
-            caller.settimeout(20)
+            caller.settimeout(90)
             caller.sendall(b"x")
             with pytest.raises(ConnectionResetError):  # nobody there knows this connection
                 caller.recv(10)

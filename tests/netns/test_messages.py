@@ -18,23 +18,30 @@ NOBODY_LISTENS = f"ws://{WORKER4}:8799"
 
 
 def test_run_gives_up(net: Lab, host: Namespace) -> None:
-    began = time.monotonic()
     child = net.run(host, "true", options=["--timeout", "2"], url=NOBODY_LISTENS)
-    assert child.wait() == 11 and time.monotonic() - began < 40
+    assert child.wait() == 11
     assert "not reached within 2 s" in child.stderr[-1], child.output
     child.no_traceback()
 
 
 def test_a_timeout_is_for_the_start(net: Lab, worker: Child, host: Namespace) -> None:
-    child = net.run(host, "sh", "-c", "sleep 5; exit 7", options=["--timeout", "4"])
+    for seconds in (4, 60):  # (the first may be too short for a busy machine's start)
+        script = f"sleep {seconds + 1}; exit 7"
+        child = net.run(host, "sh", "-c", script, options=["--timeout", str(seconds)])
+        if child.wait() != 11:
+            break
     assert child.wait() == 7, child.output
 
 
 def test_messages_as_json(net: Lab, host: Namespace, unchanged: None) -> None:
-    options = ["-v", "--log-format", "json", "--timeout", "2"]
-    child = net.run(host, "true", options=options, url=NOBODY_LISTENS)
-    assert child.wait() == 11
-    lines = [json.loads(line) for line in child.stderr]
+    lines = []
+    for seconds in ("2", "60"):  # (the first may be too short for a busy machine's start)
+        options = ["-v", "--log-format", "json", "--timeout", seconds]
+        child = net.run(host, "true", options=options, url=NOBODY_LISTENS)
+        assert child.wait() == 11
+        lines = [json.loads(line) for line in child.stderr]
+        if any("refused" in line["message"] for line in lines):
+            break
     assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
     assert lines[-1]["level"] == "error" and "not reached" in lines[-1]["message"]
     assert any("refused" in line["message"] for line in lines), lines
@@ -44,13 +51,15 @@ def test_messages_as_json(net: Lab, host: Namespace, unchanged: None) -> None:
 def test_messages_have_a_time_where_there_is_no_terminal(
     net: Lab, host: Namespace, unchanged: None
 ) -> None:
-    child = net.run(host, "true", options=["--timeout", "1"], url=NOBODY_LISTENS)
-    child.wait()
+    argv = [*ZKS, "connect", *net.tunnel_options(NOBODY_LISTENS)]
+    with Child("connect", host.command(argv, resolv=net.resolv)) as child:
+        child.wait_for("Trying again")
     warning = next(line for line in child.stderr if "Trying again" in line)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} zks-lwip: ", warning), warning
-    argv = [*ZKS, "run", *net.tunnel_options(NOBODY_LISTENS), "--timeout", "1", "--", "true"]
     terminal = Screen(host.command(argv, resolv=net.resolv), 200, 24)
-    shown = terminal.see("Trying again", "not reached")
+    shown = terminal.see("Trying again")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.process.wait(120) == 0
     assert next(line for line in shown if "Trying again" in line).startswith("zks-lwip: ")
     terminal.close()
 

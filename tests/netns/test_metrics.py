@@ -19,7 +19,7 @@ PORT = 9479
 
 
 def ask(path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=90)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

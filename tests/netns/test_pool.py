@@ -22,6 +22,7 @@ def test_connections_at_once_through_sessions_of_few_streams(
     net: Lab, count: int, streams: int
 ) -> None:
     host, port = net.add_host(), str(PORT + streams)
+    host.sysctl("net.ipv4.tcp_syn_retries=6")
     argv = [*NARROW_WORKER, lab.WORKER4, port, str(net.token_file), str(streams)]
     with Child("narrow worker", net.mid.command(argv)) as worker:
         worker.wait_for("listening on")

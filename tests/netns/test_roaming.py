@@ -102,7 +102,7 @@ def test_the_link_goes_and_a_router_brings_it_back(
         router(second)
         began = time.monotonic()
         child.wait_for("is up again", after=seen)
-        assert time.monotonic() - began < 10, "silence of the worker takes 25 s to be noticed"
+        assert time.monotonic() - began < 20, "silence of the worker takes 25 s to be noticed"
         assert works(host)
         sock.sendall(b"goes on")
         assert servers.receive_exactly(sock, 7) == b"goes on", "from the other address"
@@ -255,7 +255,7 @@ def test_the_machine_has_slept(net: Lab, worker: Child, host: Namespace, clock_s
             began = time.monotonic()
             child.wait_for("the machine has slept: connecting")
             child.wait_for("is up again")
-            assert time.monotonic() - began < 10, "silence of the worker takes 25 s to be noticed"
+            assert time.monotonic() - began < 20, "silence of the worker takes 25 s to be noticed"
             sock.sendall(b"goes on")
             assert servers.receive_exactly(sock, 7) == b"goes on", "over the other WebSocket"
         assert works(host)

@@ -164,7 +164,7 @@ def test_embedded_worker_and_the_hosts_loopback(net: Lab, user: int | None) -> N
         child.no_traceback()
         assert "this machine" in "\n".join(child.stderr)
         closed = [*static, "--host-loopback", "none"]
-        argv = ["curl", "-sS", "-m", "5", url]
+        argv = ["curl", "-sS", "-m", "50", url]
         child = net.run(host, *argv, options=closed, embedded=True, user=user)
         assert child.wait() == 7, child.output  # of curl: refused, not waited for
 

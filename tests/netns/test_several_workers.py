@@ -21,10 +21,10 @@ from tests.kits.netns.link import Link
 from tests.netns.host.conftest import nothing
 
 NEAR, FAR = f"{WORKER4}:8801", "25.1.200.1:8802"
-"""Where workers listen, the second behind a link of 40 ms each way."""
+"""Where workers listen, the second behind a link of 250 ms each way."""
 BESIDE = f"{MID4}:8803"
 """At another address, as near as the first."""
-DELAY = 0.04
+DELAY = 0.25
 
 
 def url(place: str) -> str:
@@ -81,12 +81,14 @@ def test_the_nearer_worker_is_in_use_and_the_other_when_it_is_killed(
             assert client.who(lab.FAR4) == lab.MID4
             took = time.monotonic() - began
             print(f"{took * 1000:.0f} ms from the death of the worker to the next connection")
-            assert took < 5, "0.5 s on a machine that has nothing else to do"
+            assert took < 20, "0.5 s on a machine that has nothing else to do"
         known = workers(host)
         assert known[FAR]["in_use"] and known[NEAR]["problem"]
         assert status(host)["worker"] == url(FAR)
         shown = "\n".join(run(host, "status").stdout)
-        assert re.search(rf"^worker {url(FAR)}: in use, connects in [89]\d ms$", shown, re.M), shown
+        assert re.search(rf"^worker {url(FAR)}: in use, connects in \d\d\d+ ms$", shown, re.M), (
+            shown
+        )
         resting = rf"^worker {url(NEAR)}: (not in use|carries what is left), .* ms: \w.*"
         assert re.search(resting, shown, re.M), shown
         stack.enter_context(net.worker(listen=NEAR))
@@ -127,7 +129,7 @@ def test_a_worker_that_has_gone_silent_is_not_waited_for(
         assert client.who(lab.FAR4) == lab.MID4
         took = time.monotonic() - began
         print(f"{took:.1f} s from the beginning of the silence to the next connection")
-        assert took < 12, "2 s to suspect it, and what is lost of the SYN; 25 s until it is dead"
+        assert took < 20, "2 s to suspect it, and what is lost of the SYN; 25 s until it is dead"
         assert workers(host)[BESIDE]["in_use"]
         for _ in range(3):
             assert client.who(lab.FAR4) == lab.MID4
@@ -152,7 +154,7 @@ def test_a_worker_that_is_told_to_go_is_left_without_a_break(net: Lab, host: Nam
         until(lambda: workers(host)[BESIDE]["in_use"])
         began = time.monotonic()
         assert client.who(lab.FAR4) == lab.MID4
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9, "the worker that goes has 10 s"
         echoed(sock, b"it may end what it has begun")
         client.reset(sock)
         assert near.wait() == 0

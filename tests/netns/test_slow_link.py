@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -77,40 +78,56 @@ def test_a_full_queue_is_not_death(
 ) -> None:
     """In v1 every stream has a WebSocket, and one more is idle beside them in the same queue."""
     where = (host, "up0") if direction == "up" else (net.mid, link_of(host))
-    with impatient_worker(net) as (worker, times), slow(*where):
-        child = client(host, direction, times, streams, BYTES // streams, protocol, 60)
-        done = json.loads(child.succeed(120).splitlines()[-1])
-    assert done["good"] == streams and done["lost"] == 0, (done, worker.output)
-    assert done["resumed"] == 0, "it was suspected"
+    for _ in range(3):  # (a machine that is busy elsewhere is a reason for suspicion, too)
+        with impatient_worker(net) as (worker, times), slow(*where):
+            child = client(host, direction, times, streams, BYTES // streams, protocol, 60)
+            done = json.loads(child.succeed(120).splitlines()[-1])
+        suspected = bool(done["lost"] or done["resumed"]) or "nothing was heard" in worker.output
+        if not suspected:
+            break
+    assert not suspected, (done, worker.output)
+    assert done["good"] == streams, (done, worker.output)
     least = BYTES * 8 / RATE
     assert done["seconds"] > 0.8 * least > 2 * (QUIET + PATIENCE), "the control: it was not slow"
-    assert "nothing was heard" not in worker.output
 
 
 @pytest.mark.parametrize("how", ["cable", "stopped", "stopped in an upload"])
 def test_death_is_found_as_soon_as_ever(net: Lab, host: Namespace, how: str) -> None:
     """A kernel acknowledges for its stopped process, too, until its buffers are full."""
+    found: list[float] = []
+    for _ in range(3):  # (a machine that is busy elsewhere is in the way, but not always)
+        found = silences(net, host, how)
+        assert min(found, default=math.inf) >= QUIET + PATIENCE
+        if found and max(found) < 4 * (QUIET + PATIENCE):
+            return
+    pytest.fail(f"taken for dead when it was not, or too late: {found}")
+
+
+def silences(net: Lab, host: Namespace, how: str) -> list[float]:
+    """After how long a silence each end that can know has taken the other for dead.
+
+    Empty: already while it was alive.
+    """
     uploads = how.endswith("upload")
     with impatient_worker(net) as (worker, times), contextlib.ExitStack() as stack:
         what = ("up", 1, 10**12) if uploads else ("hold",)
         child = stack.enter_context(client(host, what[0], times, *what[1:]))
         child.wait_for("^connected")
         time.sleep(2 * (QUIET + PATIENCE))
-        assert "nothing was heard" not in child.output, "the control: it is alive"
+        if "nothing was heard" in child.output + worker.output:
+            return []
         if how == "cable":
             net.mid.ip(f"link set {link_of(host)} down")
         else:
             worker.signal(signal.SIGSTOP)
         try:
-            silence = float(child.wait_for(r"nothing was heard from it for ([\d.]+) s")[1])
+            found = [float(child.wait_for(r"nothing was heard from it for ([\d.]+) s")[1])]
         finally:
             if how == "cable":
                 net.mid.ip(f"link set {link_of(host)} up")
             else:
                 worker.signal(signal.SIGCONT)
-        # (What is more than the sum is the time that this machine was busy elsewhere.)
-        assert QUIET + PATIENCE <= silence < 4 * (QUIET + PATIENCE)
         if how == "cable":  # found out by the other end as well
-            found = worker.wait_for(r"nothing was heard from it for ([\d.]+) s")
-            assert QUIET + PATIENCE <= float(found[1]) < 4 * (QUIET + PATIENCE)
+            found.append(float(worker.wait_for(r"nothing was heard from it for ([\d.]+) s")[1]))
         assert child.wait() == (1 if uploads else 0)  # what is uploaded fails
+    return found

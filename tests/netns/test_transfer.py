@@ -55,7 +55,7 @@ def test_udp_echo_any_way(way: Way) -> None:
 def test_udp_keeps_boundaries_and_the_mapping(tunnel: Child, net: Lab) -> None:
     """Empty and many datagrams, one source port at the worker for several targets (full cone)."""
     with net.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(90)
         seen = set()
         for port in (servers.WHO, servers.WHO, servers.FULL_CONE):
             sock.sendto(b"", (lab.FAR4, port))
@@ -80,7 +80,7 @@ def test_thousands_of_associations_keep_their_mappings(tunnel: Child, net: Lab) 
         seen: list[bytes] = []
         for first in [*range(0, 2500, 25)] * 2:  # few at once: a queue may drop the rest
             for sock in sockets[first : first + 25]:
-                sock.settimeout(20)
+                sock.settimeout(90)
                 sock.sendto(b"who?", (lab.FAR4, servers.WHO))
             seen += [sock.recv(100) for sock in sockets[first : first + 25]]
         assert seen[:2500] == seen[2500:] and len(set(seen)) == 2500
@@ -88,7 +88,7 @@ def test_thousands_of_associations_keep_their_mappings(tunnel: Child, net: Lab) 
 
 def test_udp_to_a_closed_port_is_refused(tunnel: Child, net: Lab) -> None:
     with net.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(90)
         sock.connect((lab.FAR4, servers.CLOSED))
         sock.send(b"anyone?")
         with pytest.raises(ConnectionRefusedError):
@@ -97,7 +97,7 @@ def test_udp_to_a_closed_port_is_refused(tunnel: Child, net: Lab) -> None:
 
 def test_ping_through_the_worker(tunnel: Child, net: Lab) -> None:
     for far in (lab.FAR4, lab.FAR6):
-        text = net.application(net.host, "ping", "-c2", "-i0.2", "-W20", far).succeed()
+        text = net.application(net.host, "ping", "-c2", "-i0.2", "-W60", far).succeed()
         assert " 0% packet loss" in text
 
 
@@ -118,7 +118,7 @@ def test_a_reset_by_the_application_reaches_the_far_end(tunnel: Child, net: Lab)
         assert sock.recv(1) == b"x"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-        until(lambda: client.counters(lab.FAR4).get(f"reset {servers.ECHO}", 0) == before + 1)
+        until(lambda: client.counters(lab.FAR4).get(f"reset {servers.ECHO}", 0) > before)
 
 
 def test_one_who_stops_reading_holds_up_nobody_else(tunnel: Child, net: Lab) -> None:

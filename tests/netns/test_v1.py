@@ -201,9 +201,9 @@ def _fail_and_say_so(net: Lab, host: Namespace) -> None:
     net.names.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        dig = ["dig", "+time=30", "+tries=1", "never.zks.test"]
+        dig = ["dig", "+time=60", "+tries=1", "never.zks.test"]
         assert "SERVFAIL" in net.application(host, *dig).succeed()
-        assert 4 < time.monotonic() - began < 20
+        assert 4 < time.monotonic() - began < 50
     finally:
         net.names.signal(signal.SIGCONT)
 
@@ -212,7 +212,7 @@ def _fail_and_say_so(net: Lab, host: Namespace) -> None:
 def test_udp_is_refused_at_once(v1: Tunnel, far: str) -> None:
     family = socket.AF_INET6 if ":" in far else socket.AF_INET
     with v1.host.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(4)  # what waits for the worker, waits longer
+        sock.settimeout(9)  # what waits for the worker, waits longer
         sock.connect((far, servers.ECHO))
         sock.send(b"anyone?")
         with pytest.raises(ConnectionRefusedError):

@@ -82,7 +82,7 @@ async def test_five_connect_at_a_time_the_others_wait(platform: Workerd) -> None
             frame = await client.receive()
             assert isinstance(frame, Connected | Error)
             codes[frame.stream] = 0 if isinstance(frame, Connected) else frame.code
-        assert 9.5 < trio.current_time() - began < 25
+        assert trio.current_time() - began > 9.5
         assert most_connecting(platform) == 5
         assert [codes[stream] for stream in range(1, 6)] == [110] * 5
         # They have waited for their turn in vain, which says nothing of the far end
@@ -111,7 +111,7 @@ async def test_a_platform_that_counts_open_connections(counting_platform: Worker
         await client.send(Connect(7, "127.0.0.1", port))
         error = await client.expect(Error)
         assert error.code == 429 and "connect no further" in error.message
-        assert 4.5 < trio.current_time() - began < 9.5
+        assert trio.current_time() - began > 4.5
         await client.send(Connect(8, "127.0.0.1", port))
         error = await client.expect(Error)
         assert error.code == 429 and "no room" in error.message

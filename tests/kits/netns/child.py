@@ -88,7 +88,7 @@ class Child:
         out, err = "\n".join(self.stdout[-60:]), "\n".join(self.stderr[-120:])
         return f"--- {self.name} ({' '.join(self.argv)})\n[stdout]\n{out}\n[stderr]\n{err}"
 
-    def wait_for(self, pattern: str, timeout: float = 60, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 120, after: int = 0) -> re.Match[str]:
         """Wait until a line of either stream matches ``pattern`` (``re.search``).
 
         ``after`` skips that many lines of each stream, to wait for something new.
@@ -107,7 +107,7 @@ class Child:
                     raise ChildError(f"no {pattern!r} within {timeout} s\n{self.output}")
                 self._news.wait(min(left, 0.2))
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """Wait for the end; the exit code, negative for a signal."""
         try:
             code = self.process.wait(timeout)
@@ -119,7 +119,7 @@ class Child:
             alive.remove(self)
         return code
 
-    def succeed(self, timeout: float = 60) -> str:
+    def succeed(self, timeout: float = 120) -> str:
         """Wait for exit code 0; its standard output."""
         code = self.wait(timeout)
         if code != 0:
@@ -213,7 +213,7 @@ def leftovers() -> dict[int, str]:
 
 def until(
     condition: Callable[[], bool],
-    timeout: float = 40,
+    timeout: float = 90,
     message: Callable[[], str] = lambda: "it did not come to pass",
 ) -> None:
     """Wait until ``condition()`` holds; a failure after ``timeout`` seconds."""

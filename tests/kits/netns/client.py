@@ -21,7 +21,7 @@ from tests.kits.netns import servers
 from tests.kits.netns.child import until
 from tests.kits.netns.floods import descriptors
 
-TIMEOUT = 40.0
+TIMEOUT = 90.0
 
 
 def connect(host: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
@@ -102,7 +102,7 @@ def duplex_many(host: str, port: int, flows: int, total: int) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(200)
         assert not thread.is_alive(), "a transfer hangs"
     if failures:
         raise failures[0]
@@ -179,11 +179,11 @@ def callers(host: str, port: int = servers.WHO) -> int:
     return counters(host)[f"accepted {port}"]
 
 
-def udp_exchange(host: str, port: int, payload: bytes, tries: int = 3) -> bytes:
+def udp_exchange(host: str, port: int, payload: bytes, tries: int = 20) -> bytes:
     """Send a datagram, return the answer; UDP may lose, so a lost one is sent again."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
+        sock.settimeout(3 if tries > 1 else TIMEOUT)
         sock.connect((host, port))
         for attempt in range(tries):
             sock.send(payload)

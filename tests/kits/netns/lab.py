@@ -67,6 +67,8 @@ class Namespace:
         try:
             self.ip("link set lo up")
             defaults = ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"]
+            # What a kernel says by ICMP it says each time, however much of it there is beside.
+            defaults += ["net.ipv4.icmp_ratemask=0", "net.ipv6.icmp.ratemask=255"]
             self.sysctl(*defaults, *sysctls)
         except BaseException:
             self.close()

@@ -155,7 +155,7 @@ class ResolverHost:
         assert found
         return found[1]
 
-    def looks_up(self, name: str = "far.zks.test", patience: int = 40) -> bool:
+    def looks_up(self, name: str = "far.zks.test", patience: int = 90) -> bool:
         """Within so many seconds."""
         child = self.child("timeout", str(patience), "getent", "ahostsv4", name)
         return child.wait() == 0 and lab.FAR4 in child.stdout[0]

@@ -50,7 +50,9 @@ class Association:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sock.connect(relay)
 
-    def exchange(self, host: str, port: int, payload: bytes, tries: int = 3) -> tuple[bytes, bytes]:
+    def exchange(
+        self, host: str, port: int, payload: bytes, tries: int = 12
+    ) -> tuple[bytes, bytes]:
         """Send a datagram; return where the answer came from, in the form of RFC 1928, and it."""
         self._sock.settimeout(5)
         for attempt in range(tries):

@@ -13,7 +13,7 @@ from tests.kits.netns.lab import Namespace
 from zks_lwip.net.netns import run_in_netns
 
 RP_FILTER = "sysctl -qw net.ipv4.conf.up0.rp_filter={}"
-PATIENT, BRIEF = 30.0, 0.4
+PATIENT, BRIEF = 60.0, 0.4
 """Seconds to wait for an answer that has to come, and for one that must not."""
 
 ALL, NONE = (True, True), (False, False)

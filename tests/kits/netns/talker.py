@@ -74,7 +74,7 @@ class Talker:
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
 
-    def wait_for_answer(self, timeout: float = 40) -> float:
+    def wait_for_answer(self, timeout: float = 90) -> float:
         """Wait for the next thing that comes; the seconds until then."""
         began, seen = time.monotonic(), len(self.heard)
         until(
@@ -86,7 +86,7 @@ class Talker:
             raise self._failure
         return self.heard[seen] - began
 
-    def failure(self, timeout: float = 40) -> Exception:
+    def failure(self, timeout: float = 90) -> Exception:
         """Wait for the end of the connection; the error that the application was given."""
         self._expected = True
         assert self._over.wait(timeout), "the connection has no end"
@@ -110,7 +110,7 @@ class Talker:
         self._stopping.set()
         try:
             if kind is None and not self._expected:
-                assert self._over.wait(40), "the last numbers did not come back"
+                assert self._over.wait(90), "the last numbers did not come back"
                 if self._failure is not None:
                     raise self._failure
                 assert self.answered == self._asked

@@ -36,7 +36,7 @@ def test_it_is_bounded(script: str, why: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(HostError, match=why):
         read_program(["sh", "-c", f"echo $$ >{tmp_path}/pid; {script}"], most=1 << 20, patience=0.3)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -59,7 +59,7 @@ async def test_half_a_handshake_ends_in_time(half: bytes) -> None:
         stream = await connected(server)
         if half:
             await stream.send_all(half)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await everything(stream)
         await eventually(lambda: server.counters.clients_late == 1)
         await works(server)
@@ -68,7 +68,7 @@ async def test_half_a_handshake_ends_in_time(half: bytes) -> None:
 async def test_a_slow_client_is_not_given_more_time_for_each_byte() -> None:
     async with world(handshake_timeout=0.5) as server:
         stream = await connected(server)
-        with trio.fail_after(20), pytest.raises(trio.BrokenResourceError):
+        with trio.fail_after(60), pytest.raises(trio.BrokenResourceError):
             for byte in b"\x05\xff" + bytes(300):
                 await stream.send_all(bytes((byte,)))
                 await trio.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -42,12 +43,19 @@ async def tunnel_to(script: Script) -> AsyncIterator[tuple[Tunnel, HostileWorker
             yield tunnel, worker
 
 
-async def tunnel_for(seconds: float, script: Script, **changes: Any) -> HostileWorker:
-    """Run a tunnel to such a worker for a while, whether it comes up or not."""
+async def tunnel_until(opened: int, script: Script, more: float = 0, **changes: Any) -> list[float]:
+    """Run a tunnel to such a worker, whether it comes up or not.
+
+    :param opened: until it has opened so many WebSockets, and ``more`` seconds.
+    :returns: when it has opened each.
+    """
     with HostileWorker(script) as worker:
-        with trio.move_on_after(seconds):
-            await Tunnel(quick(worker.url, **changes)).run()
-    return worker
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Tunnel(quick(worker.url, **changes)).run)
+            await eventually(lambda: len(worker.opened) >= opened, 60)
+            await trio.sleep(more)
+            nursery.cancel_scope.cancel()
+    return worker.opened
 
 
 async def test_what_a_peer_says_is_one_line_of_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -102,10 +110,11 @@ async def test_a_worker_that_closes_at_once_is_not_stormed(v1: bool, reason: str
         talk.close(1000, reason)
         talk.listen()
 
-    worker = await tunnel_for(2.5, script, protocol="v1" if v1 else "v2", backoff=(0.1, 5.0))
-    opened = worker.opened
-    assert 4 <= len(opened) <= 8
-    assert opened[-1] - opened[-2] > opened[1] - opened[0]
+    protocol = "v1" if v1 else "v2"
+    opened = await tunnel_until(6, script, protocol=protocol, backoff=(0.1, 5.0))
+    # Each delay is at least half of what it would be without jitter.
+    for number, (before, after) in enumerate(itertools.pairwise(opened)):
+        assert after - before > 0.05 * 2**number, (number, opened)
 
 
 async def test_absurd_promises_cost_nothing() -> None:
@@ -231,8 +240,7 @@ async def test_a_worker_that_always_goes_away_is_not_stormed() -> None:
         talk.send(goaway(1, ""))
         talk.listen()
 
-    worker = await tunnel_for(1.2, script, backoff=(0.1, 5.0))
-    assert 2 <= len(worker.opened) <= 8
+    assert len(await tunnel_until(2, script, 1.2, backoff=(0.1, 5.0))) <= 8
 
 
 async def test_a_worker_that_upgrades_again_and_again_but_never_resumes() -> None:

@@ -110,7 +110,7 @@ def test_socket_activation(tmp_path: Path) -> None:
     """As systemd does it: descriptors from 3 on, LISTEN_PID, names; and the state is told."""
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))
-    told.settimeout(20)
+    told.settimeout(60)
     with socket.create_server(("127.0.0.1", 0)) as web, told:
         with socket.create_server(("127.0.0.1", 0)) as numbers:
             start = (
@@ -139,7 +139,7 @@ def test_socket_activation(tmp_path: Path) -> None:
             for address, path, word in zip(
                 addresses, ("health", "ready"), (b"ok", b"ready"), strict=True
             ):
-                with socket.create_connection(address, timeout=20) as sock:
+                with socket.create_connection(address, timeout=60) as sock:
                     sock.sendall(HEALTH.replace(b"health", path.encode()))
                     answer = b"".join(iter(lambda: sock.recv(4096), b""))  # noqa: B023
                     assert answer.endswith(b"\r\n\r\n" + word + b"\n")
@@ -148,7 +148,7 @@ def test_socket_activation(tmp_path: Path) -> None:
             assert told.recv(4096) == b"READY=1"
             process.terminate()
             assert told.recv(4096) == b"STOPPING=1"
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
