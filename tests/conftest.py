@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +18,22 @@ settings.load_profile("zks")
 make_ordinary()
 
 END_TO_END = ("tests/netns/", "tests/workerd/")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers, each is given a file at a time: what takes long comes first.
+
+    At the end there are short ones left, which end together.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        is_slow = item.get_closest_marker("slow") is not None
+        is_end_to_end = item.nodeid.startswith(END_TO_END)
+        seconds[item.path] += 200 if is_slow else 20 if is_end_to_end else 1
+    items.sort(key=lambda item: (-seconds[item.path], item.path))
 
 
 def _skipped_end_to_end(config: pytest.Config) -> list[str]:

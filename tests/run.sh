@@ -119,6 +119,8 @@ fi
 
 make_venv test cross
 build
+# Once, and not at each of the thousands of starts, where PYTHONDONTWRITEBYTECODE is set.
+.venv/bin/python -m compileall -q zks_lwip tests/kits
 
 # unbound, dnsdist, dnsperf and nginx, unpacked only: installed, they would listen on ports 53 and 80.
 .venv/bin/python -m tests.kits.programs
@@ -137,8 +139,9 @@ if [ $# = 0 ]; then
     trap 'kill -- -$sanitizing' EXIT
 fi
 say "Tests"
-# Two at a time, each a file of tests: what goes end to end waits for most of its time.
-if [ $# = 0 ]; then set -- -n 2 --dist loadfile; fi
+# Two at a time, each a file of tests: what goes end to end waits for most of its time. In the
+# order of tests/conftest.py.
+if [ $# = 0 ]; then set -- -n 2 --dist loadfile --no-loadscope-reorder; fi
 .venv/bin/python -m pytest --durations=40 "$@" || failed=1
 if [ -n "${sanitizing:-}" ]; then
     trap - EXIT

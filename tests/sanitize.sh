@@ -135,6 +135,7 @@ say "Building with sanitizers"
 copy_tree
 if [ "$mode" = canary ]; then plant; fi
 (cd "$tree" && ZKS_LWIP_SANITIZE=address,undefined "$python" build_lwip.py build)
+(cd "$tree" && "$python" -m compileall -q zks_lwip tests/kits)
 rm -rf "$reports"
 mkdir -p "$reports"
 make_python
