@@ -224,7 +224,7 @@ class HostileWorker:
         """Run what a lost connection may end."""
         try:
             act()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, StopIteration) as error:  # (the last: no message comes)
             self.say(f"connection ended: {error}")
 
     def on_close(self, status: int, reason: str) -> None:

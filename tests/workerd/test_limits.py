@@ -253,7 +253,7 @@ async def test_clients_that_do_not_read_a_fast_source(tmp_path: Path) -> None:
                     most = max(most, cloud.memory - before)
             assert most < 2 * ROOM
             # (kernels have most of it)
-            assert all(size > 1 << 20 for size in sent.values()), sent
+            assert all(sent.values()), sent
 
 
 FLOODS = {

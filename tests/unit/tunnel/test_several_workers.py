@@ -210,15 +210,16 @@ async def test_it_goes_back_to_the_nearer_one_after_a_while(tmp_path: Path) -> N
             back = trio.current_time()
             staying = Peer(b"staying")
             tunnel.open_stream("far", 1, staying)
-            await eventually(lambda: len(near.served) > 1)
-            assert trio.current_time() - back > 0.3, "not before it has been well for a while"
+            # (What was attempted while it was away may arrive when it is back.)
             await eventually(lambda: str(tunnel.worker) == near.url)
+            assert trio.current_time() - back > 0.3, "not before it has been well for a while"
             await eventually(lambda: b"staying" in staying.told)
+            served = len(near.served)
             await echoed(tunnel)
             assert 503 not in staying.told, "its session stays with its worker"
             assert tunnel.stats()["worker_switches"] == 2
             await trio.sleep(0.5)
-            assert tunnel.stats()["worker_switches"] == 2 and len(near.served) == 2
+            assert tunnel.stats()["worker_switches"] == 2 and len(near.served) == served
 
 
 async def test_a_worker_that_takes_connections_and_says_nothing_is_passed_over() -> None:
