@@ -23,6 +23,7 @@ from tests.kits.ports import on_one_port
 from zks_lwip.net.readiness import Readiness
 from zks_lwip.protocol import Ack, Connect, Connected, Data, Frame, Hello, Ping, Pong, Window, parse
 from zks_lwip.worker import Worker, WorkerConfig, parse_network
+from zks_lwip.worker.handover import Handover
 from zks_lwip.worker.limits import Descriptors, QueryBudget
 from zks_lwip.worker.nameservers import NameServer
 from zks_lwip.worker.udp_sockets import DatagramSockets
@@ -296,16 +297,19 @@ async def running_worker(
     readiness: Callable[[], Readiness] | None = None,
     one_by_one: bool = False,
     clock: Callable[[], float] = time.monotonic,
+    handover: Handover | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Worker, tuple[str, int]]]:
     """A worker in this process; nothing of it is left afterwards, descriptors included.
 
-    ``one_by_one``: its UDP sockets do a system call for each datagram.
+    ``one_by_one``: its UDP sockets do a system call for each datagram. ``handover``: it is one of
+    several processes; its own socket is closed by it.
     """
     before = open_descriptors()
     worker = Worker(
         WorkerConfig(port=0, allow=tuple(parse_network(network) for network in allow), **options),
         clock=clock,
+        handover=handover,
     )
     if readiness is not None:
         worker.readiness.close()

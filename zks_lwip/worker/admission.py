@@ -25,6 +25,9 @@ from .stats import TokenStats, account_stats
 
 __all__ = ["Admission", "Admitted", "client_of"]
 
+_PASSING = 2
+"""Descriptors of a connection that is passed on."""
+
 
 @dataclass(slots=True)
 class Admitted:
@@ -114,8 +117,7 @@ class Admission:
         try:
             descriptors.take()
         except OSError:
-            said = b"too many connections\n"
-            return self._refuse(request, Refusal.DESCRIPTORS, 503, said, principal)
+            return self._no_descriptor(request, principal)
         account.websockets += 1
         if version.one_stream:  # the WebSocket is the session
             account.sessions += 1
@@ -130,13 +132,42 @@ class Admission:
 
         One that is to be refused belongs to the one that has it.
         """
-        if self._tokens is None:
-            principal: Principal | None = ANYONE
-        else:
-            principal = self._tokens.check(request.header(b"authorization"))
+        principal = self._holder(request)
         if principal is None or not request.upgrade:
             return handover.index
         return handover.owner(request.header(b"zks-session"), principal, self.grant(principal))
+
+    def begin_passing(self, request: HttpRequest) -> HttpResponse | None:
+        """Take what a connection needs that is passed on to another process of the worker: its own
+        descriptor, and one to that process.
+
+        :returns: None: :meth:`end_passing` has to follow; otherwise the answer: there is no room.
+        """
+        if self._descriptors.free < _PASSING:
+            return self._no_descriptor(request, self._holder(request))
+        for _ in range(_PASSING):
+            self._descriptors.take()
+        return None
+
+    def end_passing(self) -> None:
+        """Give back what :meth:`begin_passing` has taken."""
+        for _ in range(_PASSING):
+            self._descriptors.give()
+
+    def not_taken(self, request: HttpRequest) -> HttpResponse | None:
+        """Return the answer where the process that a request belongs to does not take it; None: any
+        other may serve it, since its token has no limits of its own, which hold in one only."""
+        principal = self._holder(request)
+        if principal is None or not self.grant(principal).limited:
+            return None
+        said = b"busy; try again\n"
+        return self._refuse(request, Refusal.PROCESS, 503, said, principal)
+
+    def _holder(self, request: HttpRequest) -> Principal | None:
+        """Return whose token a request shows; None: it shows none that is known."""
+        if self._tokens is None:
+            return ANYONE
+        return self._tokens.check(request.header(b"authorization"))
 
     def still_admits(self, admitted: Admitted) -> bool:
         """Return whether the token of a WebSocket has not been removed since."""
@@ -229,6 +260,10 @@ class Admission:
         self._refusals.add(why, status, client_of(request), name)
         headers = ((b"WWW-Authenticate", b"Bearer"),) if status == 401 else ()
         return HttpResponse(status, said, headers)
+
+    def _no_descriptor(self, request: HttpRequest, principal: Principal | None) -> HttpResponse:
+        said = b"too many connections\n"
+        return self._refuse(request, Refusal.DESCRIPTORS, 503, said, principal)
 
     def _account(self, principal: Principal) -> Account:
         account = self.accounts.get(principal.digest)

@@ -158,22 +158,30 @@ class Connections:
         await self.serve(stream, tasks, request, ours=True)
 
     async def _give_away(self, connection: GivenAway, tasks: trio.Nursery) -> None:
-        """Have another process serve a connection, or do it here where that takes none: its session
-        is gone then."""
+        """Have another process serve a connection. Where that takes none it is served here, and its
+        session is gone; but not one whose token has limits of its own, which would hold twice."""
         assert self._handover is not None
         stream, request = connection.stream, connection.request
-        self.relayed += 1
-        try:
-            given = await self._handover.give(connection.owner, stream, request)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        finally:
-            self.relayed -= 1
-        if given:
-            await trio.aclose_forcefully(stream)
-        else:
+        refused = self._admission.begin_passing(request)
+        if refused is None:
+            self.relayed += 1
+            try:
+                given = await self._handover.give(connection.owner, stream, request)
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+            finally:
+                self.relayed -= 1
+                self._admission.end_passing()
+            if given:
+                await trio.aclose_forcefully(stream)
+                return
+            refused = self._admission.not_taken(request)
+        if refused is None:
             await self.serve(stream, tasks, request, ours=True)
+        else:
+            answer = refused
+            await accept_websocket(tasks, stream, authorize=lambda _: answer, request=request)
 
     async def _serve_websocket(
         self, connection: WsConnection, admitted: Admitted, tasks: trio.Nursery

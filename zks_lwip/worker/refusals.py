@@ -34,6 +34,7 @@ class Refusal(StrEnum):
     VERSION = "no version of the protocol that is spoken here"
     SESSIONS = "too many sessions for this token"
     DESCRIPTORS = "too many connections"
+    PROCESS = "the process of this token takes no connection"
     SHUTTING_DOWN = "shutting down"
 
 
