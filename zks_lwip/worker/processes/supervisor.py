@@ -6,12 +6,10 @@ import json
 import logging
 import os
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -140,9 +138,19 @@ class Supervisor:
         check_addresses(config.addresses, tls=tls, tokens=tokens)
         self.listening = open_listeners(config.addresses, tls=tls, tokens=tokens)
         """Where it listens."""
-        self._folder = Path(tempfile.mkdtemp(prefix="zks-lwip-worker-"))  # for us alone (0700)
+        from .folder import SocketFolder  # not for Windows
+
+        try:
+            self._folder = SocketFolder()
+        except OSError as error:
+            raise ConfigError(
+                f"there is no place for the sockets between them: {error.strerror or error}; set "
+                "TMPDIR to a directory that may be written.",
+                "processes",
+            ) from None
         self._doors = [
-            BoundSocket(UnixAddress(self._folder / str(index), 0o600)) for index in range(count)
+            BoundSocket(UnixAddress(self._folder.path / str(index), 0o600))
+            for index in range(count)
         ]
         self._processes = [_Process(index) for index in range(count)]
         self._stopping = trio.Event()
@@ -211,7 +219,7 @@ class Supervisor:
             self._close_listeners()
             for door in self._doors:
                 door.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self.ended.set()
 
     async def _wait_ready(self) -> None:
@@ -323,7 +331,7 @@ class Supervisor:
             InheritedSocket(each.socket.fileno(), "plain" if each.plain else "", checked=True)
             for each in self.listening
         )
-        paths = tuple(self._folder / str(number) for number in range(count))
+        paths = tuple(self._folder.path / str(number) for number in range(count))
         return Orders(
             replace(
                 config,
