@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..net.histogram import Histogram
@@ -35,6 +35,10 @@ class TokenStats:
     """DNS queries that were too many at once."""
     kept: int = 0
     """Bytes kept now for clients that may come back."""
+
+    def counters(self) -> TokenStats:
+        """Return what never falls alone: 0 for all that is only now."""
+        return replace(self, sessions=0, detached=0, streams=0, kept=0)
 
     def add(self, other: TokenStats) -> None:
         """Add the numbers of another one."""
@@ -106,6 +110,16 @@ class WorkerStats:
             if each is not None
         ]
         self.certificate_expires = min(ends, default=None)
+
+    def counters(self) -> WorkerStats:
+        """Return what never falls alone, as of a process that has ended."""
+        return replace(
+            self,
+            tokens=[token.counters() for token in self.tokens],
+            handshakes=0,
+            round_trips=Histogram(),
+            certificate_expires=None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain copy, for JSON."""

@@ -55,25 +55,28 @@ class _Process:
         self.ready = trio.Event()
         self.outdated = False
         """What it reads was to be read again before it could be told so."""
+        self.last: WorkerStats | None = None
+        """Its numbers as it has told them last."""
         self._asked = trio.Lock()
-        self._answers: trio.MemorySendChannel[WorkerStats]
-        self._answers, self._answer = trio.open_memory_channel[WorkerStats](1)
+        self._answers: trio.MemorySendChannel[None]
+        self._answers, self._answer = trio.open_memory_channel[None](1)
 
-    async def stats(self) -> WorkerStats | None:
-        """Ask for its numbers; None: it does not tell them in time."""
+    async def ask(self) -> bool:
+        """Ask for its numbers, for :attr:`last`; False: it does not tell them in time."""
         control = self.control
         if control is None or not self.ready.is_set():
-            return None
+            return False
         with trio.move_on_after(_STATS_SECONDS):
             async with self._asked:
                 with suppress(trio.WouldBlock):
                     self._answer.receive_nowait()  # to a question that was given up
                 try:
                     await control.send_all(ASK_STATS)
-                    return await self._answer.receive()
+                    await self._answer.receive()
+                    return True
                 except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                    return None
-        return None
+                    return False
+        return False
 
     async def listen(self, control: trio.SocketStream) -> None:
         """Take what it says, until it is gone."""
@@ -102,11 +105,9 @@ class _Process:
             self.process.send_signal(signal.SIGHUP)
 
     def _take(self, stats: WorkerStats) -> None:
-        try:
-            self._answers.send_nowait(stats)
-        except trio.WouldBlock:  # no caller waits any more
-            self._answer.receive_nowait()
-            self._answers.send_nowait(stats)
+        self.last = stats
+        with suppress(trio.WouldBlock):  # no caller waits any more
+            self._answers.send_nowait(None)
 
 
 class Supervisor:
@@ -156,6 +157,7 @@ class Supervisor:
         self._stopping = trio.Event()
         #: Set when :meth:`run` has ended.
         self.ended = trio.Event()
+        self._ended = WorkerStats()  # what processes have counted that have ended
         self.restarts = 0
         """How often a process was started again."""
 
@@ -168,21 +170,26 @@ class Supervisor:
         return None
 
     async def stats(self) -> tuple[WorkerStats, int]:
-        """Return the numbers of all processes together, and of how many these are."""
-        found: list[WorkerStats] = []
+        """Return the numbers of all processes together, and how many of them have told theirs.
+
+        Counters never fall: those of processes that have ended, or are late, stay as they were told
+        last.
+        """
+        answered: set[_Process] = set()
 
         async def ask(process: _Process) -> None:
-            stats = await process.stats()
-            if stats is not None:
-                found.append(stats)
+            if await process.ask():
+                answered.add(process)
 
         async with trio.open_nursery() as nursery:
             for process in self._processes:
                 nursery.start_soon(ask, process)
         total = WorkerStats()
-        for stats in found:
-            total.add(stats)
-        return total, len(found)
+        total.add(self._ended)
+        for process in self._processes:
+            if process.last is not None:
+                total.add(process.last if process in answered else process.last.counters())
+        return total, len(answered)
 
     def stop(self) -> None:
         """Have all of them end in order; a second call: at once."""
@@ -295,6 +302,9 @@ class Supervisor:
             finally:
                 process.control = None
                 process.ready = trio.Event()
+                if process.last is not None:
+                    self._ended.add(process.last.counters())
+                    process.last = None
                 if started.returncode is None:
                     started.kill()
                     with trio.CancelScope(shield=True):
