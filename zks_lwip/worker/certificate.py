@@ -5,8 +5,9 @@ Of the certificate only that is read (RFC 5280 §4.1.2.5); whether it verifies i
 
 from __future__ import annotations
 
+import base64
 import logging
-import ssl
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +27,12 @@ _NOTICE = 14 * _DAY
 before; of those that live for a week the last third is meant."""
 _LOOK = 3600.0
 """Seconds between two looks at most: the system's clock may be set."""
+_PEM = re.compile(
+    r"-----BEGIN (?P<label>(?:X509 |TRUSTED )?CERTIFICATE)-----(?P<body>[^-]*)"
+    r"-----END (?P=label)-----"
+)
+"""The labels by which OpenSSL loads one (PEM_read_bio_X509_AUX). What it is trusted for, in a
+"TRUSTED CERTIFICATE", stands behind it."""
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
 
 
@@ -36,9 +43,10 @@ def read_validity(path: Path) -> tuple[float, float]:
     """
     try:
         text = path.read_text("ascii", "replace")
-        begin = text.index("-----BEGIN CERTIFICATE-----")
-        end = text.index("-----END CERTIFICATE-----", begin) + len("-----END CERTIFICATE-----")
-        return _validity(ssl.PEM_cert_to_DER_cert(text[begin:end]))
+        found = _PEM.search(text)
+        if found is None:
+            raise ValueError("there is none")
+        return _validity(base64.b64decode("".join(found["body"].split()), validate=True))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "tls_cert") from None
     except (ValueError, IndexError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import ssl
 from collections.abc import Iterator
@@ -40,6 +41,20 @@ def test_it_is_read(tmp_path: Path, end: datetime) -> None:
 def test_a_time_of_the_next_half_of_the_century(tmp_path: Path) -> None:
     end = datetime(2060, 7, 1, 12, 30, 15, tzinfo=UTC)  # GeneralizedTime
     assert read_validity(issue(tmp_path / "c", END, end))[1] == end.timestamp()
+
+
+@pytest.mark.parametrize("label", ["X509 CERTIFICATE", "TRUSTED CERTIFICATE"])
+def test_other_labels_by_which_openssl_loads_one(tmp_path: Path, label: str) -> None:
+    issued = trustme.CA().issue_cert("worker.example", not_after=END)
+    der = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+    if label.startswith("TRUSTED"):  # for what it is trusted: nothing said
+        der += b"\x30\x00"
+    lines = base64.encodebytes(der).decode()
+    text = f"-----BEGIN {label}-----\r\n{lines}-----END {label}-----\n"
+    (tmp_path / "c").write_text(text)
+    issued.private_key_pem.write_to_path(tmp_path / "k")
+    tls_context(tmp_path / "c", tmp_path / "k")  # OpenSSL takes it
+    assert read_validity(tmp_path / "c")[1] == END.timestamp()
 
 
 @pytest.mark.parametrize(
