@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .._private import check_private
 from ..errors import ConfigError
-from .grants import UNLIMITED, Grant, is_option, parse_grant
+from .grants import UNLIMITED, Grant, is_option, mistaken_option, parse_grant
 
 __all__ = ["ANYONE", "Principal", "TokenFile"]
 
@@ -62,6 +62,9 @@ def _parse(text: str, path: str) -> dict[bytes, tuple[Principal, Grant]]:
             # (Or it would be a token that is easily guessed, or the token would be without limits.)
             if is_option(name) or is_option(token):
                 raise ValueError("limits need a name and a token before them")
+            mistake = mistaken_option(name) or mistaken_option(token)
+            if mistake is not None:
+                raise ValueError(f"{mistake}; limits need a name and a token before them")
             grant = parse_grant(words[2:])
         except ValueError as error:
             raise ConfigError(

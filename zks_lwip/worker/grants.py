@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["MIN_RATE", "UNLIMITED", "Grant", "is_option", "parse_grant"]
+__all__ = ["MIN_RATE", "UNLIMITED", "Grant", "is_option", "mistaken_option", "parse_grant"]
 
 MIN_RATE = 8_000
 """Bytes a second: below it a single DNS answer or keystroke would be late by seconds."""
 _MAX_RATE = 10**12
 _RATE = re.compile(r"(\d{1,15})([kMG]?)")
+_LOOKS_LIKE_OPTION = re.compile(r"[A-Za-z][A-Za-z_-]{0,15}=[^=].*")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -56,6 +57,24 @@ def is_option(word: str) -> bool:
     return bool(equals) and key.lower() in _PARSERS
 
 
+def mistaken_option(word: str) -> str | None:
+    """Return what is wrong with a word that looks like ``key=value`` of a key that there is not;
+    None: it does not. A token in base64 has ``=`` at its end only.
+    """
+    if _LOOKS_LIKE_OPTION.fullmatch(word) is None or is_option(word):
+        return None
+    return f"there is no such limit{_suggestion(word)}"
+
+
+def _suggestion(word: str) -> str:
+    """Return which key may have been meant; of the word itself it shows nothing."""
+    import difflib  # here: it is for mistakes
+
+    key = word.partition("=")[0].lower()
+    near = difflib.get_close_matches(key, _PARSERS, n=1)
+    return f": did you mean {near[0]}=?" if near else ""
+
+
 def parse_grant(words: Sequence[str]) -> Grant:
     """Read the words ``key=value`` behind name and token.
 
@@ -67,7 +86,9 @@ def parse_grant(words: Sequence[str]) -> Grant:
         key, equals, value = word.partition("=")
         parse = _PARSERS.get(key) if equals else None
         if parse is None:
-            raise ValueError("name and token may be followed by " + ", ".join(_KEYS) + " only")
+            raise ValueError(
+                f"name and token may be followed by {', '.join(_KEYS)} only{_suggestion(word)}"
+            )
         if key in found:
             raise ValueError(f"{key} is given twice")
         found[key] = parse(value)

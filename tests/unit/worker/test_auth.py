@@ -32,6 +32,13 @@ def test_names_bare_tokens_and_comments(tmp_path: Path) -> None:
     assert bob is not None and bob.name == "line-4"
 
 
+def test_a_token_in_base64_is_no_limit(tmp_path: Path) -> None:
+    for token in ("cmF0ZQ" + "a" * 20 + "==", "abcdefgh==", "x=", "1rate=" + "a" * 20):
+        tokens = TokenFile(write(tmp_path / "t", f"alice {token} rate=2M"))
+        found = tokens.check(b"Bearer " + token.encode())
+        assert found is not None and found.name == "alice"
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -85,6 +92,11 @@ def test_every_token_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (f"{ALICE}\nexpires=2027-01-31", "line 2: limits need a name and a token"),
         (f"rate=2M {ALICE}", "line 1: limits need a name and a token"),
         (f"{ALICE} Sessions=2 rate=2M", "line 1: limits need a name and a token"),
+        (f"{ALICE} rates=2M", "line 1: there is no such limit: did you mean rate="),
+        (f"{ALICE} Stream=20", "line 1: there is no such limit: did you mean streams="),
+        (f"{ALICE} bandwidth=2000000000", "line 1: there is no such limit; limits need"),
+        (f"expiry=2027-01-31 {ALICE}", "line 1: there is no such limit: did you mean expires="),
+        (f"alice {ALICE} rates=2M", "may be followed by .* only: did you mean rate="),
         (f"{ALICE}\nbob {ALICE}", "same token"),
         ("bob tök" + "e" * 20, "line 1"),
         ("x" * 513, "line 1"),
