@@ -35,6 +35,9 @@ class DirectSocket(Protocol):
 
     may_have_more: bool
     """The last :meth:`read_into` may have left something: ask again before waiting."""
+    renegotiating: bool
+    """The last :meth:`write` waits for what the peer has to say, which :meth:`read_into` takes, and
+    not for room: the peer has begun another handshake (TLS 1.2)."""
 
     def fileno(self) -> int:
         """Return its descriptor.
@@ -72,11 +75,12 @@ def direct(stream: trio.abc.Stream) -> DirectSocket | None:
 
 
 class _Plain:
-    __slots__ = ("_sock", "may_have_more")
+    __slots__ = ("_sock", "may_have_more", "renegotiating")
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         self._sock = sock
         self.may_have_more = False
+        self.renegotiating = False
 
     def fileno(self) -> int:
         number = self._sock.fileno()
@@ -131,6 +135,7 @@ class _Tls(_Plain):
             most = _RECORD - len(head)
             parts = (bytes(head) + bytes(memoryview(body)[:most]), memoryview(body)[most:])
         state = self._state
+        self.renegotiating = False
         while True:
             if self._cipher:
                 self._cipher = super().write(self._cipher)
@@ -143,6 +148,10 @@ class _Tls(_Plain):
             piece = memoryview(parts[0])[:_PIECE]
             try:
                 size = state.tls.write(piece)
+            except ssl.SSLWantReadError:
+                self.renegotiating = True
+                self._answer()
+                return parts
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError(f"TLS: {error}") from error
             parts = (memoryview(parts[0])[size:], *parts[1:])

@@ -23,6 +23,13 @@ _RECEIVE_BYTES = 256 * 1024
 """Bytes of one receive that does not go straight into the protocol's buffer."""
 
 
+_RENEGOTIATION = 30.0
+"""Seconds that a handshake may take which the peer begins in the midst of a connection. (It
+is rare: some front ends renew their keys so.)"""
+_LOOK = 0.02
+"""Seconds between two looks whether it is over."""
+
+
 class Wire:
     """A stream that a WebSocket is spoken over. One task reads, and one thing is sent, at a time.
 
@@ -102,13 +109,27 @@ class Wire:
         sock = self._direct
         if sock is not None:
             while self._rest:
-                await trio.lowlevel.wait_writable(sock.fileno())
-                self._write(sock)
+                if sock.renegotiating:
+                    await self._renegotiate(sock)
+                else:
+                    await trio.lowlevel.wait_writable(sock.fileno())
+                    self._write(sock)
             return
         parts, self._rest = self._rest, ()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         await self.stream.send_all(data)
         self.bytes_sent += len(data)
+
+    async def _renegotiate(self, sock: DirectSocket) -> None:
+        """Let the peer finish the handshake that it has begun: who reads takes what it says."""
+        with trio.move_on_after(_RENEGOTIATION):
+            while sock.renegotiating:
+                await trio.sleep(_LOOK)
+                self._write(sock)
+            return
+        raise trio.BrokenResourceError(
+            f"TLS: the peer began to renegotiate, and has not finished in {_RENEGOTIATION:g} s"
+        )
 
     def _write(self, sock: DirectSocket) -> None:
         """Give the kernel what it takes of the rest."""

@@ -65,6 +65,7 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION  # before OpenSSL 3 a client could have it work
     load_certificate(context, cert, key)
     return context
 
