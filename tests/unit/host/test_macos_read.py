@@ -119,8 +119,24 @@ def test_older_systems_have_more_columns() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Internet:\n", NETSTAT[:150], "Destination Gateway\nx y z\n"])
-def test_a_table_that_was_cut_is_no_error(text: str) -> None:
+def test_a_table_without_routes(text: str) -> None:
     assert read_table(text) == []
+
+
+NONSENSE = "\tinet 999.1.1.1 netmask 0xffffff00\n\tinet6 x prefixlen 7\n\tinet6 ::1 prefixlen 200\n"
+
+
+def test_what_is_cut_or_makes_no_sense_is_left_out() -> None:
+    whole = read_table(NETSTAT)
+    for end in range(0, len(NETSTAT), 7):
+        found = read_table(NETSTAT[:end])  # its last line may have lost its end
+        assert found[:-1] == whole[: max(0, len(found) - 1)]
+    for end in range(0, len(IFCONFIG), 7):
+        read_interfaces(IFCONFIG[:end], {"lo0": 1, "en0": 2})
+    assert read_interfaces("en0: flags=1<UP>\n" + NONSENSE, {"en0": 2})[1] == ()
+    nonsense = "1.2.3.4.5 x U en0\nx y U en0\n300/8 x U en0\n10/99 x U en0\n"
+    columns = "Destination Gateway Flags Netif Expire\n"
+    assert read_table(f"Internet:\n{columns}{nonsense}") == []
 
 
 def test_the_uplinks_are_default_routes_without_a_scope() -> None:

@@ -1,6 +1,7 @@
 """Linux, as :class:`zks_lwip.host.platform.Platform` describes a system.
 
-Modules are imported where they are used: a proxy, say, only looks up next hops.
+Modules are imported where they are used: a proxy, say, only looks up next hops. What is called late
+is imported at once: without a descriptor no module can be loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..plan.config import STATE_DIR, HostConfig
+from . import privileges, route_lookup
 
 if TYPE_CHECKING:
     from ..base import BaseHost
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_privileges(command: str = "connect") -> None:
-    from .privileges import check_net_admin
-
-    check_net_admin(command)
+    privileges.check_net_admin(command)
 
 
 async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> HostState:
@@ -56,8 +56,6 @@ async def follow(on_move: Callable[[bool], None]) -> None:
 
 
 def next_hop(address: str, mark: int | None) -> NextHop | None:
-    from . import route_lookup
-
     return route_lookup.next_hop(address, mark)
 
 
@@ -82,6 +80,4 @@ def running_instances(
 
 
 async def drop_privileges(host: BaseHost, *, user: str | None = None) -> None:
-    from . import privileges
-
     await privileges.drop_privileges(host, user=user)

@@ -13,12 +13,15 @@ from ...errors import ConfigError, HostError, PrivilegeError
 from ...net.netns import namespace_id
 from ...net.uplinks import uplink
 from ..plan.config import STATE_DIR, HostConfig
+from ..programs import run_program
+from ..reports import NextHop
+from .read import read_next_hop
 
 if TYPE_CHECKING:
     from ..base import BaseHost
     from ..plan.plan import Plan
     from ..plan.state import HostState
-    from ..reports import NextHop, Recovery, Remains, RunningInstance
+    from ..reports import Recovery, Remains, RunningInstance
 
 
 def check_privileges(command: str = "connect") -> None:
@@ -69,10 +72,6 @@ async def follow(on_move: Callable[[bool], None]) -> None:
 
 
 def next_hop(address: str, mark: int | None) -> NextHop | None:
-    from ..programs import run_program
-    from ..reports import NextHop
-    from .read import read_next_hop
-
     version = 6 if ":" in address else 4
     scope = []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -42,13 +43,13 @@ def read_interfaces(
         if match := _LINK.match(line):
             flags = match[2].split(",")
             links.append(HostLink(indexes.get(match[1], 0), match[1], up="UP" in flags))
-        elif links and (match := _INET.match(line)):
-            length = int(match[2], 16).bit_count()
-            interface = ipaddress.ip_interface(f"{match[1]}/{length}")
-            addresses.append(HostAddress(links[-1].name, interface))
-        elif links and (match := _INET6.match(line)):
-            interface = ipaddress.ip_interface(f"{match[1]}/{match[2]}")
-            addresses.append(HostAddress(links[-1].name, interface))
+            continue
+        for pattern in (_INET, _INET6):
+            if links and (match := pattern.match(line)):
+                length = int(match[2], 16).bit_count() if pattern is _INET else int(match[2])
+                with contextlib.suppress(ValueError):  # no address that is one
+                    interface = ipaddress.ip_interface(f"{match[1]}/{length}")
+                    addresses.append(HostAddress(links[-1].name, interface))
     return tuple(link for link in links if link.index), tuple(addresses)
 
 
