@@ -65,6 +65,7 @@ Where to change what:
 - which resolver is asked: ``dns/upstream/select.py``; names that are answered here:
   ``dns/special.py``, ``dns/local.py``
 - a kind of step that changes the host: the recipe in ``host/plan/steps/__init__.py``
+- another system whose hosts are captured: the recipe in ``host/__init__.py``
 - which steps are taken: ``host/plan/make.py``; the firewall: ``host/plan/firewall.py``
 - the start of ``run``: ``host/rootless/spawn.py``, ``native/nsrun``; its published ports:
   ``host/published``

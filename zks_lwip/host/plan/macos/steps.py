@@ -133,10 +133,11 @@ class Utun(Step):
     """Bytes."""
 
     def commands(self) -> list[str]:
-        return [f"ifconfig {self.name} create mtu {self.mtu}"]
+        # There is no program that makes one; it takes a process that holds it.
+        return [f"ifconfig {self.name} mtu {self.mtu}  # opened by this process"]
 
     def undo_commands(self) -> list[str]:
-        return [f"ifconfig {self.name} destroy"]
+        return [f": {self.name} vanishes when this process closes it"]
 
     def do(self, system: MacosSystem) -> None:
         system.open_tun(self.name, mtu=self.mtu)
