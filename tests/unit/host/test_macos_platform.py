@@ -19,6 +19,7 @@ from zks_lwip.host import platform
 from zks_lwip.host.macos import platform as macos
 from zks_lwip.host.macos.system import MacosHostSystem
 from zks_lwip.host.plan.macos.state import MacosState
+from zks_lwip.net.uplinks import set_uplinks, uplink
 
 LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 ANSWERS = {
@@ -66,6 +67,21 @@ async def test_a_look(programs: Path, tmp_path: Path) -> None:
     assert (state.pf_enabled, state.pf_loaded, state.pf_token) == (root, root, root)
     asked = (programs / "asked").read_text().splitlines()
     assert asked[:3] == ["-a", "-rn", "--dns"] and ("-s info" in asked) == root
+
+
+def test_each_look_leads_the_tunnels_sockets_by_the_default_routes(
+    programs: Path, tmp_path: Path
+) -> None:
+    system = MacosHostSystem(tmp_path)
+    index = socket.if_nametoindex(LOOPBACK)
+    try:
+        system.observe(None, 0)
+        assert uplink(4) == uplink(6) == index
+        (programs / "netstat").write_text("#!/bin/sh\necho 'Routing tables'\n")
+        system.observe(None, 0)
+        assert uplink(4) is None and uplink(6) is None
+    finally:
+        set_uplinks({})
 
 
 def test_the_next_hop(programs: Path) -> None:
