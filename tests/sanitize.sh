@@ -29,10 +29,11 @@ esac
 if [ "$mode" = canary ]; then tree=$root/build/sanitize/canary; fi
 sanitized=$tree/build/python
 
-# Nothing of our C runs in these: they read source, build, pack and compile. (And the shell that
-# starts this Python takes away what test_surroundings.py wants to see taken away.)
+# Nothing of our C runs in these: they read source, build, pack and compile, parse, plan and show.
+# (And the shell that starts this Python takes away what test_surroundings.py wants to see taken away.)
 apart=(tests/unit/test_{architecture,build_lwip,cross_compile,lwip_apt,lwip_source,native_sources,packages}.py
-    tests/unit/test_{quick,reach_ins,surroundings}.py tests/netns/test_quickstart.py)
+    tests/unit/test_{quick,reach_ins,surroundings}.py tests/netns/test_quickstart.py
+    tests/unit/{api,daemon,host,settings,top} tests/unit/cli/test_{configured,flags,man}.py)
 
 copy_tree() {
     local name
