@@ -38,6 +38,9 @@ class _NoTunnel:
     def slowness(self) -> float:
         return 0.0
 
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
+
     async def dns_query(self, message: bytes) -> bytes:
         raise AssertionError("nothing goes through a tunnel here")
 

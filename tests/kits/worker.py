@@ -72,6 +72,7 @@ class FakeNameServer:
         self.respond = respond
         self.queries: list[tuple[bytes, bool]] = []
         self.sources: list[tuple[str, int]] = []
+        self._sock: trio.socket.SocketType | None = None
         self.server = NameServer(ip_address("127.0.0.1"), 0)
 
     @asynccontextmanager
@@ -83,12 +84,18 @@ class FakeNameServer:
         tcp.listen()
         port = tcp.getsockname()[1]
         self.server = NameServer(ip_address("127.0.0.1"), port)
+        self._sock = udp
         with tcp, udp:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._udp, udp)
                 nursery.start_soon(trio.serve_listeners, self._tcp, [trio.SocketListener(tcp)])
                 yield self
                 nursery.cancel_scope.cancel()
+
+    async def say(self, message: bytes, target: tuple[str, int]) -> None:
+        """Send a datagram of its own accord."""
+        assert self._sock is not None
+        await self._sock.sendto(message, target)
 
     def _answers(self, wire: bytes, tcp: bool) -> list[bytes]:
         self.queries.append((wire, tcp))

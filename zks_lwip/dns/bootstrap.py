@@ -7,7 +7,7 @@ DNS over HTTPS or TLS), but always from this machine, by marked sockets; never b
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,9 @@ class _NoTunnel:
 
     def slowness(self) -> float:
         return 0.0
+
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
 
     async def dns_query(self, message: bytes) -> bytes:
         raise DnsError("there is no tunnel yet")

@@ -40,9 +40,10 @@ class Readiness(Protocol):
     by_itself: bool
     """After EAGAIN it calls back without being asked, whichever call got that."""
 
-    def add(self, sock: socket.socket, callback: Callback) -> None:
+    def add(self, sock: socket.socket, callback: Callback, *, writes: bool = True) -> None:
         """Watch a non-blocking socket, as if ``want_read`` was called.
 
+        :param writes: False: ``want_write`` will never be.
         :raises OSError: the kernel watches no more.
         """
 
@@ -73,11 +74,12 @@ class EpollReadiness:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
-        self._events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        self._reads = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+        self._events = self._reads | select.EPOLLOUT
 
-    def add(self, sock: socket.socket, callback: Callback) -> None:
+    def add(self, sock: socket.socket, callback: Callback, *, writes: bool = True) -> None:
         fd = sock.fileno()
-        self._epoll.register(fd, self._events)
+        self._epoll.register(fd, self._events if writes else self._reads)
         self._callbacks[fd] = callback
 
     def want_read(self, sock: socket.socket) -> None:
@@ -129,7 +131,7 @@ class TaskReadiness:
         self._nursery: trio.Nursery | None = None
         self._watched: dict[socket.socket, tuple[Callback, set[int]]] = {}
 
-    def add(self, sock: socket.socket, callback: Callback) -> None:
+    def add(self, sock: socket.socket, callback: Callback, *, writes: bool = True) -> None:
         self._watched[sock] = (callback, set())
         self.want_read(sock)
 

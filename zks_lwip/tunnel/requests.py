@@ -10,7 +10,7 @@ import trio
 from ..errors import DnsError, TunnelError
 from ..protocol import ClientSession, DnsAnswerReceived, EchoReplyReceived
 
-__all__ = ["PendingRequests", "RequestChannel", "Requests"]
+__all__ = ["OnAnswer", "PendingRequests", "RequestChannel", "Requests"]
 
 _MAX_ID = 2**32 - 1
 _FULL = 0.05
@@ -24,11 +24,17 @@ class RequestChannel(Protocol):
     requests: trio.CapacityLimiter
 
 
-class _Pending:
-    __slots__ = ("answer", "channel", "task")
+OnAnswer = Callable[["bytes | None"], None]
+"""Takes the answer to a request; None: it was lost with its channel."""
 
-    def __init__(self, channel: object) -> None:
+
+class _Pending:
+    __slots__ = ("answer", "channel", "on_answer", "task")
+
+    def __init__(self, channel: object, on_answer: OnAnswer | None = None) -> None:
         self.channel = channel
+        #: Called with the answer, where no task waits for it.
+        self.on_answer = on_answer
         self.answer: bytes | None = None
         self.task: trio.lowlevel.Task | None = None
 
@@ -49,10 +55,7 @@ class PendingRequests:
         :param send: sends it under the id that it is given; returns False if it cannot.
         :returns: the answer; None if the request was not sent, or ``channel`` was lost meanwhile.
         """
-        identifier = self._last % _MAX_ID + 1
-        while identifier in self._pending:
-            identifier = identifier % _MAX_ID + 1
-        self._last = identifier
+        identifier = self._next_id()
         pending = self._pending[identifier] = _Pending(channel)
 
         def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -68,13 +71,43 @@ class PendingRequests:
         finally:
             del self._pending[identifier]
 
-    def answered(self, identifier: int, answer: bytes) -> bool:
-        """Give an answer to the task that waits for it.
+    def start(
+        self, channel: object, send: Callable[[int], bool], on_answer: OnAnswer
+    ) -> int | None:
+        """Send a request as :meth:`ask`, and call ``on_answer`` later, once.
 
-        :returns: False if none does.
+        :returns: its id, for :meth:`forget`; None: it was not sent.
+        """
+        identifier = self._next_id()
+        if not send(identifier):
+            return None
+        self._pending[identifier] = _Pending(channel, on_answer)
+        return identifier
+
+    def forget(self, identifier: int) -> bool:
+        """Give up what was started: its ``on_answer`` is not called; False: it has been."""
+        return self._pending.pop(identifier, None) is not None
+
+    def _next_id(self) -> int:
+        identifier = self._last % _MAX_ID + 1
+        while identifier in self._pending:
+            identifier = identifier % _MAX_ID + 1
+        self._last = identifier
+        return identifier
+
+    def answered(self, identifier: int, answer: bytes) -> bool:
+        """Give an answer to what waits for it.
+
+        :returns: False if nothing does.
         """
         pending = self._pending.get(identifier)
-        if pending is None or pending.task is None:
+        if pending is None:
+            return False
+        if pending.on_answer is not None:
+            del self._pending[identifier]
+            pending.on_answer(answer)
+            return True
+        if pending.task is None:
             return False
         pending.answer = answer
         self._resume(pending)
@@ -82,8 +115,13 @@ class PendingRequests:
 
     def lost(self, channel: object) -> None:
         """Give None to all that wait for an answer on a channel."""
-        for pending in self._pending.values():
-            if pending.channel is channel and pending.task is not None:
+        for identifier, pending in list(self._pending.items()):
+            if pending.channel is not channel:
+                continue
+            if pending.on_answer is not None:
+                if self.forget(identifier):  # unless one before it has given it up
+                    pending.on_answer(None)
+            elif pending.task is not None:
                 self._resume(pending)
 
     @staticmethod
@@ -133,6 +171,44 @@ class Requests:
         """Let what was asked on a channel go on: it has ended."""
         self._queries.lost(channel)
         self._echoes.lost(channel)
+
+    def start_dns_query(self, message: bytes, on_answer: OnAnswer) -> Callable[[], None] | None:
+        """Have the worker resolve a DNS message, without a task, where a channel takes it at once.
+
+        :param on_answer: called later, once; the caller sees to the deadline.
+        :returns: what gives it up; None: nothing was done, use :meth:`dns_query`.
+        """
+        channel = self._channel()
+        if channel is None or self._asking >= self._most or not self._lives(channel):
+            return None
+        limiter, slot = channel.requests, object()
+        try:
+            limiter.acquire_on_behalf_of_nowait(slot)
+        except trio.WouldBlock:
+            return None
+
+        def end() -> None:
+            limiter.release_on_behalf_of(slot)
+            self._asking -= 1
+
+        def finish(answer: bytes | None) -> None:
+            end()
+            on_answer(answer)
+
+        self._asking += 1
+        started = self._queries.start(
+            channel, lambda request: channel.session.dns_query(request, message), finish
+        )
+        if started is None:
+            end()
+            return None
+        identifier = started
+
+        def give_up() -> None:
+            if self._queries.forget(identifier):
+                end()
+
+        return give_up
 
     async def dns_query(self, message: bytes) -> bytes:
         """Have the worker resolve a DNS message, and return its answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -16,6 +16,7 @@ from .https_v1 import HttpsStream
 from .options import TunnelConfig
 from .peers import Association, DatagramSink, StreamPeer, TunnelStream, UdpPeer
 from .pool import Pool
+from .requests import OnAnswer
 from .tcp_stream import TunnelTcpStream
 
 __all__ = [
@@ -241,6 +242,12 @@ class Tunnel:
     ) -> tuple[int, int]:
         """Send datagrams of several associations: see :meth:`Associations.send_frames`."""
         return self._pool.associations.send_frames(frames, count, size, associations)
+
+    def start_dns_query(self, message: bytes, on_answer: OnAnswer) -> Callable[[], None] | None:
+        """Have the worker resolve a DNS message, without a task: see
+        :meth:`Requests.start_dns_query`.
+        """
+        return self._pool.requests.start_dns_query(message, on_answer)
 
     async def dns_query(self, message: bytes) -> bytes:
         """Have the worker resolve a DNS message, and return its answer.

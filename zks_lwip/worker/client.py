@@ -30,7 +30,7 @@ from ..protocol import (
     datagrams_of,
 )
 from .dial import Dialer
-from .dnsclient import DnsClient, forward
+from .dns_forwarder import DnsForwarder, DnsQuestion
 from .icmp import Echoes, Pinger
 from .limits import Account
 from .policy import Policy
@@ -50,7 +50,7 @@ class Shared(Protocol):
 
     policy: Policy
     dialer: Dialer
-    dns: DnsClient
+    dns_forwarder: DnsForwarder
     datagrams: DatagramSockets
     readiness: Readiness
     pinger: Pinger
@@ -72,7 +72,7 @@ class Client:
 
     It lives as long as the session, whichever WebSocket carries that.
 
-    :param nursery: where connects and DNS queries run, which :meth:`close` ends.
+    :param nursery: where connects run, which :meth:`close` ends.
     :param account: what the client's token uses.
     :param targets: is told of what the client reaches; None: nothing is noted.
     """
@@ -103,7 +103,7 @@ class Client:
         self.attempts: dict[FarEndStream, float] = {}
         self._udp = UdpAssociations(self, session.settings.idle_udp)
         self._echoes = Echoes(self)
-        self._asking: dict[trio.CancelScope, None] = {}
+        self._asking: dict[DnsQuestion, None] = {}
         self.limits_changed()
 
     def limits_changed(self) -> None:
@@ -218,17 +218,18 @@ class Client:
         self._udp.close(event.association)
 
     def _on_dns_query(self, event: DnsQueryReceived) -> None:
-        scope = trio.CancelScope()
-        self._asking[scope] = None
-        self._nursery.start_soon(self._answer, scope, event.request, event.message)
+        begun = trio.current_time()
+        question: DnsQuestion | None = None
 
-    async def _answer(self, scope: trio.CancelScope, request: int, query: bytes) -> None:
-        with scope:
-            begun = trio.current_time()
-            answer = await forward(self._shared.dns, query, self.account.queries)
+        def reply(answer: bytes) -> None:
+            if question is not None:
+                del self._asking[question]
             self._shared.dns_latency.add(trio.current_time() - begun)
-            self.session.dns_response(request, answer)
-        del self._asking[scope]
+            self.session.dns_response(event.request, answer)
+
+        question = self._shared.dns_forwarder.forward(event.message, self.account.queries, reply)
+        if question is not None:
+            self._asking[question] = None
 
     # the whole
 
@@ -245,8 +246,9 @@ class Client:
         Streams and associations stay. What the client has sent goes on to their far ends; what
         these send waits for as long as the session takes none: in the kernel, at most.
         """
-        for scope in self._asking:
-            scope.cancel()
+        for question in self._asking:
+            question.cancel()
+        self._asking.clear()
         self._echoes.close_all()
 
     def close(self) -> None:

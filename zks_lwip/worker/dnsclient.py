@@ -22,12 +22,13 @@ from ..protocol.dns_refusal import Ede, Rcode, error_response, servfail
 from .limits import QueryBudget
 from .nameservers import NameServer
 
-__all__ = ["DnsClient", "Unanswered", "forward", "rcode_of"]
+__all__ = ["Asked", "DnsClient", "Unanswered", "answer_here", "rcode_of", "unanswered"]
 
 _log = logging.getLogger(__name__)
 
 _HEADER = 12
 _QR, _TC = 0x80, 0x02
+_GOOD = frozenset((Rcode.NOERROR, Rcode.NXDOMAIN))
 MAX_UDP = 1232
 """Bytes of a query; a longer one goes by TCP at once: it would be fragmented."""
 #: For a whole answer, or SERVFAIL with the reason: clients give up after 5 s (PROTOCOL.md §5), and
@@ -61,17 +62,48 @@ def rcode_of(message: bytes) -> int:
     return message[3] & 0x0F
 
 
-class _Asked:
+class Asked:
     """One server that a question goes to."""
 
-    __slots__ = ("running", "server", "sock", "wire")
+    __slots__ = ("running", "said", "server", "sock", "wire")
 
     def __init__(self, server: NameServer) -> None:
         self.server = server
         self.running = False
-        #: while it waits for an answer by UDP
+        #: While it waits for an answer by UDP.
         self.sock: socket.socket | None = None
         self.wire = b""
+        #: What has come of it already, to be used when it is its turn.
+        self.said: bytes | OSError | None = None
+
+    def open(self, query: bytes, budget: QueryBudget, mark: int | None) -> socket.socket:
+        """Send a question by UDP; :meth:`close` has to follow.
+
+        :returns: the socket that the answer comes to.
+        :raises OSError: it cannot be sent, or no descriptor is left; nothing is open then.
+        """
+        budget.descriptors.take()
+        try:
+            sock = open_socket(self.server.family, socket.SOCK_DGRAM, mark)
+            try:
+                wire = with_random_id(query)
+                sock.connect(self.server.sockaddr)
+                sock.send(wire)
+            except BaseException:
+                sock.close()
+                raise
+        except BaseException:
+            budget.descriptors.give()
+            raise
+        self.sock, self.wire = sock, wire
+        return sock
+
+    def close(self, budget: QueryBudget) -> None:
+        """Close its socket; harmless a second time."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+            budget.descriptors.give()
 
     def send_again(self) -> None:
         """Send the same question by the same socket, if it waits for an answer by UDP."""
@@ -98,8 +130,8 @@ class DnsClient:
         next_server: float = NEXT_SERVER,
     ) -> None:
         self.servers = servers
-        self._mark = mark
-        self._next_server = next_server
+        self.mark = mark
+        self.next_server = next_server
         self._preferred: NameServer | None = None
         #: messages that answered no query: another id, another question, garbage
         self.bogus = 0
@@ -119,6 +151,14 @@ class DnsClient:
         :raises Unanswered: no server answers in time, or ``budget`` has no room for one more.
         """
         question_of(query)  # or it is none
+        return await self.finish(self.begin(budget), query, budget, seconds=seconds)
+
+    def begin(self, budget: QueryBudget) -> list[Asked]:
+        """Count one more question, which ``budget.end()`` has to follow, or :meth:`finish`.
+
+        :returns: the servers that it is to be put to, in this order.
+        :raises Unanswered: there is none, or ``budget`` has no room for one more.
+        """
         servers = list(self.servers())
         if not servers:
             raise Unanswered("no name server is known; give one with --resolver", Ede.NOT_READY)
@@ -129,31 +169,57 @@ class DnsClient:
                 f"{budget.limit} DNS queries are in flight for this token", overload=True
             )
         self.asked += 1
+        return [Asked(server) for server in servers]
+
+    async def finish(
+        self,
+        asked: list[Asked],
+        query: bytes,
+        budget: QueryBudget,
+        *,
+        waited: float = 0.0,
+        seconds: float = _SECONDS,
+    ) -> bytes:
+        """Ask the servers that :meth:`begin` has named, and end the question.
+
+        :param waited: seconds for which the first of them, whose socket is open, or which has said
+            something, has been waited for.
+        :raises Unanswered: no server answers in time.
+        """
         problems: list[OSError] = []
         try:
-            answer = await self._ask_each(servers, query, budget, seconds, problems)
+            answer = await self._ask_each(asked, query, budget, seconds, problems, waited)
         finally:
+            asked[0].close(budget)  # it may not even have been begun with
             budget.end()
         if answer is None:
             self.failed += 1
             raise _why(problems)
         return query[:2] + answer[2:]
 
+    def accepts(self, answer: bytes, server: NameServer) -> bool:
+        """Whether an answer that has come by UDP is all that is wanted; its server is then asked
+        first from now on."""
+        if answer[2] & _TC or rcode_of(answer) not in _GOOD:
+            return False
+        self._preferred = server
+        return True
+
     async def _ask_each(
         self,
-        servers: list[NameServer],
+        asked: list[Asked],
         query: bytes,
         budget: QueryBudget,
         seconds: float,
         problems: list[OSError],
+        waited: float,
     ) -> bytes | None:
         """Ask one after the other, none given up before the end; the first good answer counts."""
-        asked = [_Asked(server) for server in servers]
         turns = asked * (2 if len(asked) > 1 else 3)
         fallback: bytes | None = None
-        send, receive = trio.open_memory_channel[tuple[_Asked, bytes | None]](len(turns))
+        send, receive = trio.open_memory_channel[tuple[Asked, bytes | None]](len(turns))
 
-        async def attempt(one: _Asked) -> None:
+        async def attempt(one: Asked) -> None:
             answer: bytes | None = None
             try:
                 answer = await self._attempt(one, query, budget)
@@ -165,7 +231,7 @@ class DnsClient:
             one.running = False
             send.send_nowait((one, answer))
 
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(seconds - waited):
             async with trio.open_nursery() as nursery:
                 waiting = 0
                 for index, one in enumerate(turns):
@@ -175,7 +241,9 @@ class DnsClient:
                         one.running = True
                         waiting += 1
                         nursery.start_soon(attempt, one)
-                    patience = self._next_server * (1 + index // len(servers))
+                    patience = self.next_server * (1 + index // len(asked))
+                    if index == 0:
+                        patience = max(0.0, patience - waited)
                     if index == len(turns) - 1:
                         patience = seconds
                     with trio.move_on_after(patience):
@@ -184,48 +252,43 @@ class DnsClient:
                             waiting -= 1
                             if answer is None:
                                 continue
-                            if rcode_of(answer) in (Rcode.NOERROR, Rcode.NXDOMAIN):
+                            if rcode_of(answer) in _GOOD:
                                 self._preferred = who.server
                                 nursery.cancel_scope.cancel()
                                 return answer
                             fallback = answer
-                    if fallback is not None and index >= len(servers) - 1:
+                    if fallback is not None and index >= len(asked) - 1:
                         break  # everyone was asked, and one at least has said something
                 nursery.cancel_scope.cancel()
         if any(one.running for one in asked):
             problems.clear()  # one may only be late
         return fallback
 
-    async def _attempt(self, one: _Asked, query: bytes, budget: QueryBudget) -> bytes:
-        wire = with_random_id(query)
-        answer: bytes | None = None
-        if len(wire) <= MAX_UDP:
-            answer = await self._udp(one, wire, budget)
+    async def _attempt(self, one: Asked, query: bytes, budget: QueryBudget) -> bytes:
+        said, one.said = one.said, None
+        if isinstance(said, OSError):
+            raise said
+        answer = said
+        if answer is None and len(query) <= MAX_UDP:
+            answer = await self._udp(one, query, budget)
         if answer is None or answer[2] & _TC:
-            answer = await self._tcp(one.server, wire, budget)
+            answer = await self._tcp(one.server, with_random_id(query), budget)
         return answer
 
     def _count_bogus(self) -> None:
         self.bogus += 1
 
-    async def _udp(self, one: _Asked, wire: bytes, budget: QueryBudget) -> bytes:
-        server = one.server
-        with (
-            budget.descriptors.taken(),
-            open_socket(server.family, socket.SOCK_DGRAM, self._mark) as sock,
-        ):
-            sock.connect(server.sockaddr)
-            sock.send(wire)
-            one.sock, one.wire = sock, wire
-            try:
-                return await receive_answer(sock, wire, self._count_bogus)
-            finally:
-                one.sock = None
+    async def _udp(self, one: Asked, query: bytes, budget: QueryBudget) -> bytes:
+        sock = one.sock if one.sock is not None else one.open(query, budget, self.mark)
+        try:
+            return await receive_answer(sock, one.wire, self._count_bogus)
+        finally:
+            one.close(budget)
 
     async def _tcp(self, server: NameServer, wire: bytes, budget: QueryBudget) -> bytes:
         with (
             budget.descriptors.taken(),
-            open_socket(server.family, socket.SOCK_STREAM, self._mark) as sock,
+            open_socket(server.family, socket.SOCK_STREAM, self.mark) as sock,
         ):
             await connect(sock, server.sockaddr)
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
@@ -266,20 +329,20 @@ def _refused(query: bytes, question: bytes) -> bytes | None:
     return None
 
 
-async def forward(client: DnsClient, query: bytes, budget: QueryBudget) -> bytes:
-    """DNS_QUERY (PROTOCOL.md §5): the message as it is to a name server, its answer back.
-
-    Never raises, never silent: FORMERR for what is no query, NOTIMP or REFUSED for what is no plain
-    one, SERVFAIL within 5 seconds; with the reason where the query has EDNS.
-    """
+def answer_here(query: bytes) -> bytes | None:
+    """Return the answer to what no name server is asked: FORMERR for what is no query, NOTIMP or
+    REFUSED for what is no plain one; None: it is one."""
     if len(query) < _HEADER or query[2] & _QR:
         return error_response(query, Rcode.FORMERR)
     if query[2] & 0x78:
         return error_response(query, Rcode.NOTIMP, Ede.NOT_SUPPORTED, "not a standard query")
     try:
-        return _refused(query, question_of(query)) or await client.ask(query, budget)
+        return _refused(query, question_of(query))
     except ValueError:
         return error_response(query, Rcode.FORMERR)
-    except Unanswered as error:
-        _log.debug("DNS query: %s", error)
-        return servfail(query, str(error), error.ede)
+
+
+def unanswered(query: bytes, error: Unanswered) -> bytes:
+    """Return SERVFAIL; with the reason where the query has EDNS."""
+    _log.debug("DNS query: %s", error)
+    return servfail(query, str(error), error.ede)

@@ -36,6 +36,7 @@ from .connections import (
     Connections,
 )
 from .dial import Dialer
+from .dns_forwarder import DnsForwarder
 from .dnsclient import DnsClient
 from .handover import Handover
 from .icmp import Pinger
@@ -160,6 +161,7 @@ class Worker:
             else SystemNameServers(follow=not beside_vpn, loopback=not beside_vpn),
             mark=config.mark,
         )
+        self.dns_forwarder = DnsForwarder(self.dns)
         self.datagrams = DatagramSockets(self.policy)
         self.readiness = make_readiness()
         self._ipv6 = has_ipv6(config.mark)
@@ -254,6 +256,7 @@ class Worker:
             async with trio.open_nursery() as services:
                 await services.start(self.readiness.run)
                 self.pinger.start(self.readiness)
+                await services.start(self.dns_forwarder.run, self.readiness)
                 await services.start(self._resolver.run)
                 services.start_soon(self._sweep)
                 if self._log is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ class Tunnel:
 
     def slowness(self) -> float:
         return 0.0
+
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
 
     async def dns_query(self, message: bytes) -> bytes:
         raise AssertionError("not asked")

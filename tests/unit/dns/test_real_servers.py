@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import dns.flags
@@ -34,6 +34,9 @@ class NoTunnel:
 
     def slowness(self) -> float:
         return 0.0
+
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
 
     async def dns_query(self, message: bytes) -> bytes:
         raise AssertionError("not asked")

@@ -291,8 +291,48 @@ async def test_a_tunnel_without_hope_is_not_waited_for(
         assert seen.rcode() == dns.rcode.SERVFAIL and "tunnel is down" in seen.options[0].text
 
 
-async def test_the_worker_is_asked_by_its_frames() -> None:
+class BusyTunnel:
+    """One that takes no query at once, so that a task waits."""
+
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
+
+
+async def test_the_worker_is_asked_without_a_task() -> None:
+    """What a lost connection had carried is asked again, in one."""
+
     class Tunnel:
+        def __init__(self) -> None:
+            self.started: dict[int, Callable[[bytes | None], None]] = {}
+            self.again = 0
+
+        def start_dns_query(
+            self, message: bytes, on_answer: Callable[[bytes | None], None]
+        ) -> Callable[[], None]:
+            number = len(self.started)
+            self.started[number] = on_answer
+            answer = None if b"lost" in message else b"\x12\x34" + good(message)[2:]
+            if b"late" not in message:
+                trio.lowlevel.current_trio_token().run_sync_soon(on_answer, answer)
+            return lambda: self.started.pop(number) and None
+
+        async def dns_query(self, message: bytes) -> bytes:
+            self.again += 1
+            return good(message)
+
+    tunnel = Tunnel()
+    async with running(WorkerResolver(tunnel), deadline=0.5) as service:
+        assert read(await service.answer(query())).answer and not tunnel.again
+        assert read(await service.answer(query("lost.example"))).answer and tunnel.again == 1
+        late = read(await service.answer(query("late.example", use_edns=0)))
+        assert late.rcode() == dns.rcode.SERVFAIL
+        assert "no answer from worker within 0.5 s" in late.options[0].text
+        assert set(tunnel.started) == {0, 1}  # the late one was given up
+        assert service.stats()["failed worker"] == 1
+
+
+async def test_the_worker_is_asked_by_its_frames() -> None:
+    class Tunnel(BusyTunnel):
         asked = b""
 
         async def dns_query(self, message: bytes) -> bytes:
@@ -311,7 +351,7 @@ async def test_the_worker_is_asked_by_its_frames() -> None:
 async def test_authenticated_data_of_the_workers_servers_is_not_passed_on() -> None:
     """Nothing authenticates them: an application that trusts AD (SSHFP) must not trust theirs."""
 
-    class Tunnel:
+    class Tunnel(BusyTunnel):
         async def dns_query(self, message: bytes) -> bytes:
             answer = bytearray(good(message))
             answer[3] |= dns.flags.AD | dns.flags.RA

@@ -7,7 +7,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -50,6 +50,9 @@ class Tunnel:
 
     def slowness(self) -> float:
         return 0.0
+
+    def start_dns_query(self, message: bytes, on_answer: Callable[[bytes | None], None]) -> None:
+        return None
 
     async def dns_query(self, message: bytes) -> bytes:
         self.asked.append(message)

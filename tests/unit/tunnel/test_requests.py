@@ -44,3 +44,29 @@ async def test_an_answer_and_the_loss_of_the_channel_at_once() -> None:
         requests.lost("channel")
         assert not requests.answered(sent[0], b"twice")
     assert answers == [b"yes"]
+
+
+async def test_requests_that_no_task_waits_for() -> None:
+    """Each is answered once, or lost once, or given up."""
+    requests = PendingRequests()
+    told: list[tuple[str, bytes | None]] = []
+
+    def start(name: str, channel: str) -> int:
+        def on_answer(answer: bytes | None) -> None:
+            told.append((name, answer))
+            if name == "b":
+                assert requests.forget(third)  # as others may that wait for the same
+
+        request = requests.start(channel, lambda request: True, on_answer)
+        assert request is not None
+        return request
+
+    first, second = start("a", "one"), start("b", "two")
+    third, fourth = start("c", "two"), start("d", "one")
+    assert requests.answered(first, b"yes") and not requests.answered(first, b"twice")
+    requests.lost("two")
+    assert told == [("a", b"yes"), ("b", None)]
+    assert not requests.forget(second) and requests.forget(fourth)
+    assert not requests.answered(fourth, b"late")
+    assert requests.start("one", lambda request: False, lambda answer: None) is None
+    assert not len(requests)

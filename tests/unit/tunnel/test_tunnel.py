@@ -392,6 +392,36 @@ async def test_a_dns_query_survives_its_channel() -> None:
         assert result == [b"yreuq"]
 
 
+async def test_dns_queries_without_a_task() -> None:
+    """As many as the worker takes; one that is given up, answered or lost makes room."""
+    settings = Settings(dns=True, requests=2)
+    async with tunnel_and_worker(settings) as (tunnel, worker):
+        answers: list[bytes | None] = []
+        assert tunnel.start_dns_query(b"one", answers.append) is not None
+        assert tunnel.start_dns_query(b"two", answers.append) is not None
+        assert tunnel.start_dns_query(b"three", answers.append) is None
+        await eventually(lambda: len(answers) == 2)
+        assert sorted(answers, key=str) == [b"eno", b"owt"]
+        worker.answers = False
+        give_up = tunnel.start_dns_query(b"four", answers.append)
+        assert give_up is not None
+        assert tunnel.start_dns_query(b"five", answers.append) is not None
+        await eventually(lambda: worker.queries == 4)
+        give_up()
+        give_up()
+        assert tunnel.start_dns_query(b"six", answers.append) is not None
+        assert tunnel.start_dns_query(b"seven", answers.append) is None
+        await eventually(lambda: len(answers) == 3)  # the worker still has the one given up
+        await drop(worker.served[0])
+        await eventually(lambda: answers[3:] == [None])
+        worker.answers = True
+        assert await tunnel.dns_query(b"eight") == b"thgie"
+    async with tunnel_and_worker(Settings(dns=False)) as (tunnel, _):
+        assert tunnel.start_dns_query(b"query", answers.append) is None
+    async with tunnel_and_worker(max_dns_queries=0) as (tunnel, _):
+        assert tunnel.start_dns_query(b"query", answers.append) is None
+
+
 async def test_dns_errors() -> None:
     async with tunnel_and_worker(dns_timeout=0.2) as (tunnel, worker):
         worker.answers = False

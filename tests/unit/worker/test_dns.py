@@ -14,9 +14,20 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kits.worker import FakeNameServer, answer, budget, refused_port, truncated, zone
+from tests.kits.worker import (
+    FakeNameServer,
+    answer,
+    budget,
+    refused_port,
+    truncated,
+    until,
+    zone,
+)
 from zks_lwip.errors import ConfigError, DnsError
-from zks_lwip.worker.dnsclient import DnsClient, forward
+from zks_lwip.net.readiness import make_readiness
+from zks_lwip.worker.dns_forwarder import DnsForwarder
+from zks_lwip.worker.dnsclient import DnsClient
+from zks_lwip.worker.limits import QueryBudget
 from zks_lwip.worker.nameservers import (
     HostsFile,
     NameServer,
@@ -30,6 +41,45 @@ from zks_lwip.worker.resolver import Lookup, Resolver
 
 def query(name: str = "example.com", kind: str = "A", id: int = 0x1234) -> bytes:
     return dns.message.make_query(name, kind, id=id).to_wire()
+
+
+@asynccontextmanager
+async def forwarding(client: DnsClient) -> AsyncIterator[DnsForwarder]:
+    """What forwards queries to name servers."""
+    readiness = make_readiness()
+    forwarder = DnsForwarder(client)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(readiness.run)
+        await nursery.start(forwarder.run, readiness)
+        yield forwarder
+        nursery.cancel_scope.cancel()
+    readiness.close()
+
+
+async def answered(forwarder: DnsForwarder, message: bytes, purse: QueryBudget) -> bytes:
+    """The answer to one query."""
+    done = trio.Event()
+    answers: list[bytes] = []
+
+    def reply(message: bytes) -> None:
+        answers.append(message)
+        done.set()
+
+    question = forwarder.forward(message, purse, reply)
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        assert question is not None
+        question.cancel()
+        raise
+    (answer,) = answers
+    return answer
+
+
+async def forward(client: DnsClient, message: bytes, purse: QueryBudget) -> bytes:
+    """The answer to one query, which is the only one."""
+    async with forwarding(client) as forwarder:
+        return await answered(forwarder, message, purse)
 
 
 @asynccontextmanager
@@ -291,6 +341,85 @@ async def test_no_server_and_too_many_questions() -> None:
         nursery.cancel_scope.cancel()
     with pytest.raises(DnsError, match="no name server"):
         await DnsClient(lambda: []).ask(query(), budget())
+
+
+async def test_what_the_first_server_answers_costs_no_task() -> None:
+    """But a socket for each: their ports are drawn at random."""
+    server = FakeNameServer(lambda q, tcp: None)
+    purse = budget()
+    async with (
+        server.running(),
+        forwarding(DnsClient(lambda: [server.server], next_server=60.0)) as forwarder,
+    ):
+        answers: list[bytes] = []
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        asked = [forwarder.forward(query(id=n), purse, answers.append) for n in range(20)]
+        await until(lambda: len(server.queries) == 20)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert purse.in_flight == 20 and purse.descriptors.free == 80
+        assert len(set(server.sources)) == 20
+        for question in asked:
+            assert question is not None
+            question.cancel()
+        assert not answers and purse.in_flight == 0 and purse.descriptors.free == 100
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_an_answer_that_is_late_counts_where_others_are_asked_meanwhile(
+    several: bool,
+) -> None:
+    """It comes to the socket that the query was sent from."""
+    first, other = FakeNameServer(lambda q, tcp: None), FakeNameServer(lambda q, tcp: None)
+    purse = budget()
+    async with first.running(), other.running(), trio.open_nursery() as nursery:
+        servers = [first.server, other.server] if several else [first.server]
+        client = DnsClient(lambda: servers, next_server=0.2)
+        replies: list[bytes] = []
+
+        async def ask() -> None:
+            replies.append(await forward(client, query(), purse))
+
+        nursery.start_soon(ask)
+        # whoever comes second: the other server, or the first one once more
+        await until(lambda: len(other.queries if several else first.queries[1:]) == 1)
+        wire, _ = first.queries[0]
+        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as stranger:
+            await stranger.sendto(
+                answer(dns.message.from_wire(wire), "192.0.2.66"), first.sources[0]
+            )
+        await first.say(answer(dns.message.from_wire(wire), "192.0.2.7"), first.sources[0])
+        await until(lambda: replies)
+        assert "192.0.2.7" in str(dns.message.from_wire(replies[0]))
+        assert len(set(first.sources)) == 1
+    assert purse.in_flight == 0 and purse.descriptors.free == 100
+
+
+async def test_a_flood_of_forgeries_holds_nobody_up() -> None:
+    def respond(q: dns.message.Message, tcp: bool) -> list[bytes]:
+        good = answer(q, "192.0.2.7")
+        return [b"forged"] * 100 + [good]
+
+    server = FakeNameServer(respond)
+    async with server.running():
+        client = DnsClient(lambda: [server.server])
+        reply = await forward(client, query(), budget())
+    assert "192.0.2.7" in str(dns.message.from_wire(reply)) and client.bogus == 100
+
+
+async def test_a_question_that_is_given_up_in_its_task_gives_everything_back() -> None:
+    server = FakeNameServer(lambda q, tcp: None)
+    purse = budget()
+    async with (
+        server.running(),
+        forwarding(DnsClient(lambda: [server.server], next_server=0.05)) as forwarder,
+    ):
+        answers: list[bytes] = []
+        question = forwarder.forward(query(), purse, answers.append)
+        assert question is not None
+        await until(lambda: len(server.queries) == 2)
+        question.cancel()
+        await until(lambda: purse.in_flight == 0 and purse.descriptors.free == 100)
+        assert not answers
 
 
 # --- looking up -------------------------------------------------------------------------------

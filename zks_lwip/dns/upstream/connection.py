@@ -12,7 +12,7 @@ from collections.abc import Callable
 import trio
 
 from ...errors import DnsError
-from .resolver import CAPACITY, OnResult
+from .resolver import CAPACITY, OnResult, Retryable
 
 __all__ = ["Connection", "Retryable"]
 
@@ -28,10 +28,6 @@ MAX_SLOW = 30.0
 """Seconds that a probe, or TCP and TLS, may take at most where the path is known to be slow. (A
 full queue of 200 kB takes 25 s on 64 kbit/s.)"""
 _TICK = 0.25
-
-
-class Retryable(DnsError):
-    """The connection could not carry the query to its end; another one may."""
 
 
 def unknown_rtt() -> float:

@@ -15,6 +15,7 @@ __all__ = [
     "NotApplicable",
     "OnResult",
     "ResolverError",
+    "Retryable",
     "Upstream",
     "WorkerResolver",
     "unauthenticated",
@@ -28,7 +29,7 @@ one session by default (PROTOCOL.md §3).
 
 OnResult = Callable[[bytes | DnsError], None]
 """Takes the answer, or what :meth:`Upstream.resolve` would raise, or
-:class:`~.connection.Retryable`.
+:class:`Retryable`.
 """
 
 
@@ -38,6 +39,10 @@ class ResolverError(DnsError):
     def __init__(self, message: str, ede: int = Ede.NETWORK_ERROR) -> None:
         super().__init__(message)
         self.ede = ede
+
+
+class Retryable(DnsError):
+    """The connection could not carry the query to its end; another one may."""
 
 
 class NotApplicable(ResolverError):
@@ -117,6 +122,20 @@ class DnsTunnel(Protocol):
         ...
 
 
+class QuickDnsTunnel(DnsTunnel, Protocol):
+    """One that is also asked without a task."""
+
+    def start_dns_query(
+        self, message: bytes, on_answer: Callable[[bytes | None], None]
+    ) -> Callable[[], None] | None:
+        """Ask at once, without a task, where that can be done; ``on_answer`` is called later, once,
+        with None if the query was lost.
+
+        :returns: what gives the query up; None: nothing has been done.
+        """
+        ...
+
+
 def unauthenticated(answer: bytes) -> bytes:
     """Return an answer, of 12 bytes at least, with id 0 and without AD: a client of plain DNS does
     not know who has answered (RFC 6840 §5.8), and programs may trust AD (resolv.conf(5),
@@ -134,19 +153,29 @@ class WorkerResolver:
     padding = 0
     capacity = CAPACITY
 
-    def __init__(self, tunnel: DnsTunnel, gate: Gate | None = None) -> None:
+    def __init__(self, tunnel: QuickDnsTunnel, gate: Gate | None = None) -> None:
         self._tunnel = tunnel
         self.gate = gate
 
     async def run(self) -> None:
         """Nothing is to be done in the background."""
 
-    def start_query(self, query: bytes, on_result: OnResult) -> None:
-        """Nothing can be asked without a task."""
+    def start_query(self, query: bytes, on_result: OnResult) -> Callable[[], None] | None:
+        """Ask the worker without a task, while there is a connection to it."""
+
+        def on_answer(answer: bytes | None) -> None:
+            if answer is None:
+                on_result(Retryable("the connection to the worker was lost"))
+            else:
+                on_result(_result(answer))
+
+        return self._tunnel.start_dns_query(query, on_answer)
 
     async def resolve(self, query: bytes) -> bytes:
-        """Ask the worker. The frame's request id has matched the answer, so the message's own id
-        is made 0.
-        """
-        answer = await self._tunnel.dns_query(query)
-        return answer if len(answer) < HEADER.size else unauthenticated(answer)
+        """Ask the worker."""
+        return _result(await self._tunnel.dns_query(query))
+
+
+def _result(answer: bytes) -> bytes:
+    """Return an answer with id 0: its frame's request id has matched."""
+    return answer if len(answer) < HEADER.size else unauthenticated(answer)

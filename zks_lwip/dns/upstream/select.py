@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ from .dial import Connect, direct
 from .encrypted import EncryptedResolver, Timeouts
 from .parse import DEFAULT_SERVERS, WORKER, parse_forward
 from .plain import PlainResolver
-from .resolver import Gate, NotApplicable, Upstream, WorkerResolver
+from .resolver import Gate, NotApplicable, OnResult, Upstream, WorkerResolver
 from .server import Server
 from .transports import TRANSPORTS
 
@@ -42,6 +42,12 @@ class Via(enum.Enum):
 
 class DnsTunnelAccess(Gate, Protocol):
     """What is needed of the tunnel."""
+
+    def start_dns_query(
+        self, message: bytes, on_answer: Callable[[bytes | None], None]
+    ) -> Callable[[], None] | None:
+        """Ask the worker's name servers: see :class:`.QuickDnsTunnel`."""
+        ...
 
     async def dns_query(self, message: bytes) -> bytes:
         """Ask the worker's name servers."""
@@ -73,6 +79,9 @@ class _WorkerFallback(WorkerResolver):
         super().__init__(tunnel, tunnel)
         self._others = others
         self._told = False
+
+    def start_query(self, query: bytes, on_result: OnResult) -> None:
+        """Nothing is asked at once: whether it is for this case is up to :meth:`resolve`."""
 
     async def resolve(self, query: bytes) -> bytes:
         if not all(other.unreachable for other in self._others):
