@@ -34,8 +34,10 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_the_workers_unit_is_hardened() -> None:
-    unit = EXAMPLES / "systemd" / "zks-lwip-worker.service"
+@pytest.mark.parametrize(
+    "unit", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda unit: unit.name
+)
+def test_the_services_are_hardened(unit: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(unit)],
         capture_output=True,
