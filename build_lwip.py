@@ -113,6 +113,17 @@ def flags() -> tuple[list[str], list[str]]:
     return compile_args, link_args
 
 
+def check_python() -> None:
+    """End the build where this Python has no stable ABI, which the module is built for."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise BuildError(
+            "build_lwip: zks_lwip does not run on a free-threaded Python: this one, "
+            f"{version}t, has no stable ABI. Take the other build of the same version "
+            f"(python{version}), and make the virtual environment with that."
+        )
+
+
 def check_compiler() -> None:
     """End the build with advice where a C compiler or Python's headers are missing."""
     if WINDOWS:
@@ -157,6 +168,7 @@ def ffibuilder() -> cffi.FFI:
 
     bring_lwip()
     if COMPILING & set(sys.argv[1:]):
+        check_python()
         check_compiler()
     compile_args, link_args = flags()
     ffi = cffi.FFI()
@@ -238,55 +250,74 @@ def _compile_changed(compiler: Any, names: list[str], **options: Any) -> list[st
     return list(objects)
 
 
-def build(into: Path) -> Path:
-    """Build the module into the folder ``into`` and return its path; an older one is replaced."""
-    from setuptools import Distribution
+def objects_folder() -> Path:
+    """Where objects are kept: a folder for each Python and each choice of compiler and flags."""
+    settings = [
+        sys.version,
+        *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS")),
+    ]
+    variant = hashlib.sha256("\0".join(settings).encode()).hexdigest()[:12]
+    return Path("build") / "native" / variant
+
+
+def incremental_build_ext() -> Any:
+    """setuptools' ``build_ext``, but in parallel, and compiling only what has changed."""
     from setuptools.command.build_ext import build_ext
-    from setuptools.errors import CompileError, LinkError
 
     class Incremental(build_ext):  # type: ignore[misc]
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.build_temp = str(objects_folder())
+            self.force = True  # to link; what is compiled is decided for each file
+            self.lock = contextlib.ExitStack()
+
+        def pre_run(self, extension: Any, ffi: Any) -> None:
+            """What cffi calls before it writes its C file, the first of what is kept."""
+            self.lock.enter_context(_locked(objects_folder().parent))
+
         def build_extensions(self) -> None:
             compiler = self.compiler
             if compiler.compiler_type == "unix":
                 compiler.compile = lambda names, **options: _compile_changed(
                     compiler, names, **options
                 )
-            super().build_extensions()
+            with self.lock:
+                super().build_extensions()
+
+    return Incremental
+
+
+def build(into: Path) -> Path:
+    """Build the module into the folder ``into`` and return its path; an older one is replaced."""
+    from setuptools import Distribution
+    from setuptools.errors import CompileError, LinkError
 
     os.chdir(ROOT)
     bring_lwip()
+    check_python()
     check_compiler()
-    settings = [
-        sys.version,
-        *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS")),
-    ]
-    variant = hashlib.sha256("\0".join(settings).encode()).hexdigest()[:12]
-    folder = Path("build/native")
-    with _locked(folder):
-        distribution = Distribution(
-            {
-                "name": "zks-lwip",
-                "cmdclass": {"build_ext": Incremental},
-                "cffi_modules": ["build_lwip.py:ffibuilder"],
-            }
-        )
-        command = distribution.get_command_obj("build_ext")
-        command.build_temp = str(folder / variant)
-        command.build_lib = str(folder / variant / "lib")
-        command.force = True
-        try:
-            distribution.run_command("build_ext")
-        except (CompileError, LinkError):
-            raise BuildError(
-                "build_lwip: A file could not be compiled or linked; what the compiler said stands "
-                "above."
-            ) from None
-        (made,) = (Path(x) for x in command.get_outputs())
-        target = into / made.name
-        # Never written over: programs that have the old one mapped keep it.
-        fresh = into / f".{made.name}.{os.getpid()}"
-        shutil.copy2(made, fresh)
-        os.replace(fresh, target)
+    distribution = Distribution(
+        {
+            "name": "zks-lwip",
+            "cmdclass": {"build_ext": incremental_build_ext()},
+            "cffi_modules": ["build_lwip.py:ffibuilder"],
+        }
+    )
+    command = distribution.get_command_obj("build_ext")
+    command.build_lib = str(objects_folder() / "lib")
+    try:
+        distribution.run_command("build_ext")
+    except (CompileError, LinkError):
+        raise BuildError(
+            "build_lwip: A file could not be compiled or linked; what the compiler said stands "
+            "above."
+        ) from None
+    (made,) = (Path(x) for x in command.get_outputs())
+    target = into / made.name
+    # Never written over: programs that have the old one mapped keep it.
+    fresh = into / f".{made.name}.{os.getpid()}"
+    shutil.copy2(made, fresh)
+    os.replace(fresh, target)
     return target
 
 

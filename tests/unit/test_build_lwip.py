@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "zks_lwip" / "__init__.py").touch()
     (tmp_path / CODE_PATH).with_name("zks_core.h").write_text(HEADER)
     (tmp_path / CODE_PATH).write_text(CODE)
-    for name in ("build_lwip.py", "setup.py"):
+    for name in ("build_lwip.py", "setup.py", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     vendor = tmp_path / "vendor" / "lwip"
     vendor.mkdir(parents=True)
@@ -205,6 +205,18 @@ def test_no_source(project: Path, command: list[str]) -> None:
     assert done.returncode == 1
     assert "no origin could give it" in done.stderr
     assert done.stderr.count("refused") == 2 and "no apt-get" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["in place", "wheel"])
+def test_free_threaded_python_is_refused(project: Path, command: list[str]) -> None:
+    """It has no stable ABI; what setuptools would say of that is a traceback."""
+    (project / "sitecustomize.py").write_text(
+        "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n"
+    )
+    done = python(project, *command, PYTHONPATH=str(project))
+    assert done.returncode == 1
+    assert "zks_lwip does not run on a free-threaded Python" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,8 +1,12 @@
-"""What the sdist and the wheel hold, and that the wheel works where there is no compiler."""
+"""What the sdist and the wheel hold, and that the wheel works where there is no compiler.
+
+The wheel that runs on other machines, too: ``tests/netns/test_wheel.py``.
+"""
 
 from __future__ import annotations
 
 import email
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -45,12 +49,16 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+EPOCH = "1700000000"
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive, made from a copy of this checkout."""
     tree = tmp_path_factory.mktemp("checkout") / "zks_lwip"
     shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
-    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", cwd=tree)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation"]
+    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH)
     (archive,) = (tree / "dist").iterdir()
     return archive
 
@@ -79,6 +87,64 @@ def test_sdist_holds_the_source_of_lwip(sdist: Path) -> None:
     wanted += [x.relative_to(ROOT).as_posix() for x in (ROOT / "zks_lwip").rglob("*.py")]
     assert [name for name in wanted if name not in names] == []
     assert [name for name in names if name.endswith((".so", ".pyd", ".o", ".pyc"))] == []
+
+
+def test_sdist_has_the_same_bytes_when_it_is_made_again(sdist: Path, tmp_path: Path) -> None:
+    """From a copy with other times and modes, by another umask, without the front end."""
+
+    def copy(source: str, target: str) -> str:
+        shutil.copyfile(source, target)
+        os.chmod(target, 0o700 if os.access(source, os.X_OK) else 0o600)
+        return target
+
+    tree = tmp_path / "elsewhere"
+    shutil.copytree(ROOT, tree, ignore=NOT_COPIED, copy_function=copy)
+    code = "import os, runpy, sys; os.umask(0o077); sys.argv = ['setup.py', '-q', 'sdist'];"
+    run(
+        sys.executable, "-c", code + "runpy.run_path('setup.py')", cwd=tree, SOURCE_DATE_EPOCH=EPOCH
+    )
+    (again,) = (tree / "dist").iterdir()
+    assert again.name == sdist.name
+    assert again.read_bytes() == sdist.read_bytes()
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    """Skip a test where a module of the extra ``release`` is not installed."""
+    return pytest.mark.skipif(
+        importlib.util.find_spec(module) is None, reason=f"needs {module}, of the extra `release`"
+    )
+
+
+@needs("twine")
+def test_the_index_would_take_both(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+    """Their metadata, and README as the index shows it: without the picture, which it has not."""
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist, cwd=tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(x for x in archive.namelist() if x.endswith(".dist-info/METADATA"))
+        text = archive.read(info).decode()
+    assert "\n# zks_lwip\n" in text
+    assert "![" in (ROOT / "README.md").read_text(encoding="utf-8") and "![" not in text
+
+
+@needs("check_wheel_contents")
+def test_wheel_holds_nothing_that_it_should_not(wheel: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "check_wheel_contents", wheel, cwd=tmp_path)
+
+
+def test_the_version_stands_in_one_place(sdist: Path) -> None:
+    """Where it is needed besides, it is read from there."""
+    assert sdist.name == f"zks_lwip-{__version__}.tar.gz"
+    top = sdist.name.removesuffix(".tar.gz")
+    with tarfile.open(sdist) as archive:
+        named = [
+            member.name.removeprefix(f"{top}/")
+            for member in archive.getmembers()
+            if member.isfile()
+            and member.name.endswith((".py", ".toml", ".sh", ".md", ".in", ".service"))
+            and not member.name.startswith((f"{top}/tests/", f"{top}/vendor/"))
+            and f'"{__version__}"'.encode() in archive.extractfile(member).read()  # type: ignore[union-attr]
+        ]
+    assert named == ["zks_lwip/_version.py"]
 
 
 def test_wheel_holds_the_extension(wheel: Path) -> None:
@@ -114,6 +180,7 @@ def test_wheel_holds_both_notices_and_the_command(wheel: Path) -> None:
     assert b"Swedish Institute of Computer Science" in notice
     assert "zks_lwip authors" in ours
     assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Version"] == __version__
     assert "zks-lwip = zks_lwip.__main__:main" in commands
 
 
