@@ -117,7 +117,7 @@ else
     install_packages
 fi
 
-make_venv test cross
+make_venv test cross release
 build
 # Once, and not at each of the thousands of starts, where PYTHONDONTWRITEBYTECODE is set.
 .venv/bin/python -m compileall -q zks_lwip tests/kits
@@ -128,6 +128,7 @@ build
 .venv/bin/python -m tests.kits.resolver_programs
 # workerd, with what checks the example that runs on it.
 .venv/bin/python -m tests.kits.workerd
+.venv/bin/python -m tests.kits.actionlint
 
 check_style_and_types
 if [ $# = 0 ]; then

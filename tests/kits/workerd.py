@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.kits import npm
+
 PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE = PROJECT / "examples" / "cloudflare-worker"
 ROOT = PROJECT / "build" / "workerd"
@@ -25,8 +27,6 @@ TOKEN = "alice-" + "a" * 30
 BOB = "bob-" + "b" * 30
 CLASS = "Tunnel"
 COMPATIBILITY_DATE = "2026-11-01"
-
-_PACKAGES = ("package.json", "package-lock.json")
 
 
 @cache
@@ -46,26 +46,12 @@ def find_tool(name: str) -> str | None:
 
 def fetch() -> bool:
     """Install the example's development packages into ``build/workerd``; whether that worked."""
-    wanted = [(EXAMPLE / name).read_text() for name in _PACKAGES]
-    if find_workerd() and wanted == [
-        path.read_text() if (path := ROOT / name).exists() else "" for name in _PACKAGES
-    ]:
-        return True
-    npm = shutil.which("npm")
-    if npm is None:
-        print("npm is not here", file=sys.stderr)
-        return False
-    ROOT.mkdir(parents=True, exist_ok=True)
-    for name, text in zip(_PACKAGES, wanted, strict=True):
-        (ROOT / name).write_text(text)
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    find_workerd.cache_clear()
-    if done.returncode or find_workerd() is None:
-        (ROOT / _PACKAGES[1]).unlink()
-        print(f"npm ci: {done.stderr.strip()}", file=sys.stderr)
-        return False
-    return True
+
+    def is_there() -> bool:
+        find_workerd.cache_clear()
+        return find_workerd() is not None
+
+    return npm.install(EXAMPLE, ROOT, is_there)
 
 
 class Workerd:
