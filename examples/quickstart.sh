@@ -3,6 +3,9 @@
 # machine's own loopback with a plain, unconfigured curl through the whole path: TUN, lwIP, WebSocket,
 # worker.
 #
+#   examples/quickstart.sh                    builds in this folder
+#   examples/quickstart.sh PATH/TO/zks-lwip   builds nothing: tries one that is installed
+#
 # Changes nothing but this folder and, where something is missing, the installed packages. Needs no
 # root once those are there. PYTHON=... chooses another Python (3.11 or later).
 set -euo pipefail
@@ -11,11 +14,17 @@ cd "$(dirname "$0")/.."
 . examples/prepare.sh
 
 packages=()
-need_for_build
+if [ $# = 0 ]; then need_for_build; else choose_python; fi
 need_command curl curl
 install_packages
-make_venv
-build
+if [ $# = 0 ]; then
+    make_venv
+    build
+    python=.venv/bin/python
+    zks_lwip=("$python" -m zks_lwip)
+else
+    zks_lwip=("$1")
+fi
 
 folder=$(mktemp -d)
 server=
@@ -29,7 +38,7 @@ say "Serving a page on 127.0.0.1, where nothing but this machine can reach it"
 mkdir "$folder/page"
 page="Hello from the loopback of $(hostname 2>/dev/null || echo this machine), by way of lwIP."
 echo "$page" >"$folder/page/index.html"
-.venv/bin/python -u -m http.server --bind 127.0.0.1 --directory "$folder/page" 0 \
+"$python" -u -m http.server --bind 127.0.0.1 --directory "$folder/page" 0 \
     >"$folder/served" 2>&1 &
 server=$!
 port=
@@ -48,7 +57,7 @@ fi
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 
 # In the tunnel, 198.18.0.2 is this machine's 127.0.0.1.
-command=(.venv/bin/python -m zks_lwip run --stats --dns-static hello.zks.test=198.18.0.2 --
+command=("${zks_lwip[@]}" run --stats --dns-static hello.zks.test=198.18.0.2 --
     curl --silent --show-error --max-time 30 "http://hello.zks.test:$port/")
 say "Fetching it with curl, whose only network is the tunnel"
 echo "\$ ${command[*]}"
@@ -69,10 +78,10 @@ if [ "$(cat "$folder/fetched")" != "$page" ]; then
     exit 1
 fi
 
-cat <<'END'
+cat <<END
 
 It works. Next: any program, through a worker of yours (see README.md):
-  .venv/bin/python -m zks_lwip run --worker wss://worker.example --token-file FILE -- ssh somewhere
+  ${zks_lwip[*]} run --worker wss://worker.example --token-file FILE -- ssh somewhere
 or, as root, the whole machine:
-  .venv/bin/python -m zks_lwip connect --worker wss://worker.example --token-file FILE
+  ${zks_lwip[*]} connect --worker wss://worker.example --token-file FILE
 END
