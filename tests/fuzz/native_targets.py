@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -101,18 +102,30 @@ def _headers() -> bytes:
     return b"".join(path.read_bytes() for path in paths)
 
 
-def build(name: str, bug: Bug | None = None, *, fuzzer: bool = True) -> Path:
+def _compiler(fuzzer: bool, system: str | None) -> list[str]:
+    if system is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", system]
+    name = "clang" if fuzzer else "gcc"
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed")
+    return [found]
+
+
+def build(
+    name: str, bug: Bug | None = None, *, fuzzer: bool = True, system: str | None = None
+) -> Path:
     """The program that runs target ``name``, with ``bug`` planted.
 
-    Without ``fuzzer`` a plain one that runs the inputs it is given, for valgrind.
+    Without ``fuzzer`` a plain one that runs the inputs it is given, for valgrind. For another
+    ``system`` (``aarch64-linux-musl``) it is plain, too, and made by ziglang, of the extra `cross`.
 
     :raises FileNotFoundError: there is no clang (or gcc).
     :raises subprocess.CalledProcessError: it does not compile; the message is on standard error.
     """
+    fuzzer = fuzzer and system is None
     target = NATIVE[name]
-    compiler = shutil.which("clang" if fuzzer else "gcc")
-    if compiler is None:
-        raise FileNotFoundError("clang is not installed" if fuzzer else "gcc is not installed")
+    compiler = _compiler(fuzzer, system)
     flags, linking = list(_COMMON), []
     own = list(target.own)
     if fuzzer:
@@ -120,11 +133,15 @@ def build(name: str, bug: Bug | None = None, *, fuzzer: bool = True) -> Path:
         linking = [f"-fsanitize=fuzzer,{_SANITIZERS}"]
     else:
         own.append("standalone.c")
+    if system is not None:
+        flags.append("-fno-sanitize=undefined")  # whose runtime would be built, too
     flags += [f"-I{SOURCES}", f"-I{LWIP / 'port'}", "-isystem", str(LWIP / "src" / "include")]
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    common = version + _headers() + "\0".join(flags).encode()
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
+    common = version + _headers() + "\0".join([*flags, system or ""]).encode()
     objects = BUILT / "objects"
     objects.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(BUILT / "zig")}
+    environment["ZIG_LOCAL_CACHE_DIR"] = environment["ZIG_GLOBAL_CACHE_DIR"]
 
     def compile_one(source: tuple[Path, bytes, list[str]]) -> Path:
         path, text, extra = source
@@ -137,8 +154,9 @@ def build(name: str, bug: Bug | None = None, *, fuzzer: bool = True) -> Path:
                 fresh = copy.with_suffix(".o")
                 include = ["-iquote", str(path.parent)]
                 subprocess.run(
-                    [compiler, *flags, *include, *extra, "-c", str(copy), "-o", str(fresh)],
+                    [*compiler, *flags, *include, *extra, "-c", str(copy), "-o", str(fresh)],
                     check=True,
+                    env=environment,
                 )
                 os.replace(fresh, made)
         return made
@@ -150,7 +168,8 @@ def build(name: str, bug: Bug | None = None, *, fuzzer: bool = True) -> Path:
     program = BUILT / f"{name}-{digest}"
     if not program.exists():
         fresh = program.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, *linking, *map(str, parts), "-o", str(fresh)], check=True)
+        command = [*compiler, *linking, *map(str, parts), "-o", str(fresh)]
+        subprocess.run(command, check=True, env=environment)
         os.replace(fresh, program)
     return program
 
