@@ -1,7 +1,8 @@
 """Network devices: where IP packets come from and go to.
 
-A stack takes either kind: :class:`FdDevice`, a descriptor that the C pump reads and writes, or
-:class:`PacketDevice`, which trio tasks pump. ``_linux`` and ``_macos`` make TUN devices, ``_fd``
+A stack takes each kind: :class:`FdDevice`, a descriptor that the C pump reads and writes,
+:class:`RingDevice`, a session of Wintun, whose rings it works on, or :class:`PacketDevice`, which
+trio tasks pump. ``_linux`` and ``_macos`` make TUN devices, ``_fd``
 takes one that another program has made, ``_memory`` has wires for tests and programs without one.
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from .._util import lazy_names
 
 if TYPE_CHECKING:
-    from ._abc import FdDevice, PacketDevice
+    from ._abc import FdDevice, PacketDevice, RingDevice, WintunRing
     from ._fd import GivenTun, adopt_tun
     from ._macos import UtunControl, UtunDevice, open_utun, utun_name
     from ._memory import MemoryDevice, memory_device_pair
@@ -27,8 +28,10 @@ __all__ = [
     "GivenTun",
     "MemoryDevice",
     "PacketDevice",
+    "RingDevice",
     "UtunControl",
     "UtunDevice",
+    "WintunRing",
     "adopt_tun",
     "memory_device_pair",
     "open_utun",
@@ -41,7 +44,7 @@ if sys.platform == "linux":
 
 if not TYPE_CHECKING:  # type checkers read the imports above
     _names = {
-        "_abc": "FdDevice PacketDevice",
+        "_abc": "FdDevice PacketDevice RingDevice WintunRing",
         "_fd": "GivenTun adopt_tun",
         "_macos": "UtunControl UtunDevice open_utun utun_name",
         "_memory": "MemoryDevice memory_device_pair",

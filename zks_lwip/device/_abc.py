@@ -1,11 +1,12 @@
-"""What a stack needs of a device: one of two protocols."""
+"""What a stack needs of a device: one of three protocols."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["FdDevice", "PacketDevice"]
+__all__ = ["FdDevice", "PacketDevice", "RingDevice", "WintunRing"]
 
 
 @runtime_checkable
@@ -29,6 +30,41 @@ class FdDevice(Protocol):
         ``raw``: nothing. ``vnet``: Linux's virtio_net_hdr of 10 bytes, with checksum and TSO
         offloads. ``utun``: macOS's address family of 4 bytes.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WintunRing:
+    """A session of Wintun: its handle, its events, and the addresses of what works on it.
+
+    The functions are wintun.dll's and Windows' own, as ``native/core/zks_wintun.h`` names them.
+    """
+
+    session: int
+    receive: int
+    release: int
+    allocate: int
+    send: int
+    last_error: int
+    wait: int
+    set: int
+    readable: int
+    stop: int
+    """An auto-reset event of the device's own, by which the pump is stopped; ``kick`` wakes it."""
+    kick: int
+
+
+class RingDevice(Protocol):
+    """A device of Wintun: the C pump works on its rings, and waits for its event."""
+
+    @property
+    def ring(self) -> WintunRing:
+        """A session that stays open as long as the stack runs."""
+        ...
+
+    @property
+    def mtu(self) -> int:
+        """Bytes, 576 to 65535."""
         ...
 
 

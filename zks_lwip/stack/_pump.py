@@ -1,18 +1,19 @@
 """Pumps: what moves packets between a device and the core.
 
-A device behind a descriptor is pumped by a thread of the C library, which Python starts and stops.
-Any other is pumped by three trio tasks: packets in, packets out, and time.
+A device behind a descriptor, and one of Wintun's, is pumped by a thread of the C library, which
+Python starts and stops. Any other is pumped by three trio tasks: packets in, packets out, and time.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import Any
 
 import trio
 
 from .._lwip import ffi, lib
-from ..device import FdDevice, PacketDevice
+from ..device import FdDevice, PacketDevice, RingDevice, WintunRing
 from ..errors import DeviceError
 from ._core import Core
 
@@ -28,15 +29,27 @@ _FRAMING = {
 }
 
 
-def attach(core: Core[Any], device: FdDevice) -> None:
+def attach(core: Core[Any], device: FdDevice | RingDevice) -> None:
     """Let the C pump of ``core`` read and write ``device``.
 
-    :raises DeviceError: its descriptor is not open.
+    :raises DeviceError: its descriptor, or its session, is not open.
     """
+    if not hasattr(device, "fd"):
+        _attach_ring(core, device.ring)
+        return
     framing = _FRAMING[getattr(device, "framing", "raw")]
     if lib.zks_device_attach(core.handle, device.fd, framing) != lib.ZKS_OK:
         raise DeviceError("the device cannot be used: its descriptor is not open")
     lib.zks_device_cuts_datagrams(core.handle, getattr(device, "cuts_datagrams", False))
+
+
+def _attach_ring(core: Core[Any], ring: WintunRing) -> None:
+    wintun = ffi.new("struct zks_wintun *")  # C copies it
+    types = dict(ffi.typeof("struct zks_wintun").fields)
+    for member in fields(ring):
+        setattr(wintun, member.name, ffi.cast(types[member.name].type, getattr(ring, member.name)))
+    if lib.zks_wintun_attach(core.handle, wintun) != lib.ZKS_OK:
+        raise DeviceError("the device cannot be used: its session of Wintun is not open")
 
 
 async def pump_in_thread(core: Core[Any]) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from .._lwip import ffi, lib
 from .._util import single_error
-from ..device import FdDevice, PacketDevice
+from ..device import FdDevice, PacketDevice, RingDevice
 from ..errors import DeviceError, StackError
 from ..net.rounds import ROUND
 from ._address import pack, unpack
@@ -82,7 +82,7 @@ class Stack:
 
     def __init__(
         self,
-        device: FdDevice | PacketDevice,
+        device: FdDevice | RingDevice | PacketDevice,
         *,
         max_flows: int = 8192,
         max_held: int = 1024,
@@ -102,7 +102,7 @@ class Stack:
         self.frame_rules = None
         self._running: trio.CancelScope | None = None
         self._ended = trio.Event()
-        self._by_tasks = not hasattr(device, "fd")
+        self._by_tasks = not (hasattr(device, "fd") or hasattr(device, "ring"))
         self._core: Core[Flow] = Core(
             mtu=device.mtu,
             max_flows=max_flows,
@@ -121,7 +121,7 @@ class Stack:
         self._info = ffi.new("struct zks_flow_info *")
         if not self._by_tasks:
             try:
-                attach(self._core, cast(FdDevice, device))
+                attach(self._core, cast("FdDevice | RingDevice", device))
             except DeviceError:
                 self.close()
                 raise
@@ -401,7 +401,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def open_stack(device: FdDevice | PacketDevice, **options: Any) -> AsyncIterator[Stack]:
+async def open_stack(
+    device: FdDevice | RingDevice | PacketDevice, **options: Any
+) -> AsyncIterator[Stack]:
     """Run a :class:`Stack` for the length of an ``async with``.
 
     An error of the block, or of the stack, comes out as it is, not in a group.

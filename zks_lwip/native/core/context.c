@@ -28,15 +28,15 @@ static void wake_reader(zks_core *core)
     (void)!send(core->config.wake_fd, "", 1, flags);
 }
 
-#if defined(_WIN32)
-static void kick_pump(zks_core *core) { (void)core; }
-#else
 static void kick_pump(zks_core *core)
 {
-    if (core->pump_pipe[1] >= 0)
+    if (core->wintun.session)
+        core->wintun.set(core->wintun.kick);
+#if !defined(_WIN32)
+    else if (core->pump_pipe[1] >= 0)
         (void)!write(core->pump_pipe[1], "k", 1);
-}
 #endif
+}
 
 int core_wants_ticks(const zks_core *core)
 {

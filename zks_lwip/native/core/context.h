@@ -8,6 +8,7 @@
 #include "flow.h"
 #include "packet.h"
 #include "zks_core.h"
+#include "zks_wintun.h"
 
 /* ---- counters: one list makes the enum, the names and the array ---- */
 #define ZKS_COUNTERS(X)                     \
@@ -86,8 +87,9 @@ struct zks_core {
     uint8_t errors_wanted; /* ICMP errors about datagrams are queued */
 
     int fd, framing, device_errno;
-    int pump_pipe[2];    /* a byte in it ends the pump's poll: to stop, or to run a timer */
-    uint8_t pump_sleeps; /* it waits in poll for longer than until the next tick */
+    int pump_pipe[2];         /* a byte in it ends the pump's poll: to stop, or to run a timer */
+    uint8_t pump_sleeps;      /* it waits for longer than until the next tick */
+    struct zks_wintun wintun; /* session: NULL where the device is another */
     struct chunk *spare[2];
     uint32_t spare_count[2];
     uint8_t *scratch; /* for a packet that must be in one piece */

@@ -15,6 +15,8 @@
 #include "platform.h"
 #include "reassembly.h"
 
+#define ALERT_MS 1000u /* so long after a packet the pump ticks by itself, and needs no kick for a timer */
+
 static int lwip_started;
 
 const char *zks_lwip_version(void) { return LWIP_VERSION_STRING; }
@@ -30,6 +32,15 @@ int64_t core_wait(const zks_core *core)
             next = due;
     }
     return (int64_t)(next - core->now_ms);
+}
+
+void core_sleep(zks_core *core, int64_t *wait, int moved, uint64_t *alert_ms)
+{
+    if (moved)
+        *alert_ms = core->now_ms + ALERT_MS;
+    if ((*wait < 0 || *wait > (int64_t)ZKS_TICK_MS) && core->now_ms < *alert_ms)
+        *wait = ZKS_TICK_MS;
+    core->pump_sleeps = *wait < 0 || *wait > (int64_t)ZKS_TICK_MS;
 }
 
 static void tick(zks_core *core)

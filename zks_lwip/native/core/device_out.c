@@ -163,6 +163,20 @@ static err_t write_packet(zks_core *core, struct pbuf *p)
 }
 #endif
 
+/* A full ring loses packets, as any link; of an adapter that has gone the pump is told, too. */
+static err_t write_wintun(zks_core *core, struct pbuf *p)
+{
+    uint8_t *room = core->wintun.allocate(core->wintun.session, p->tot_len);
+    if (!room) {
+        core_count(core, ZKS_C_OUTPUT_DROPPED);
+        return ERR_OK;
+    }
+    pbuf_copy_partial(p, room, p->tot_len, 0);
+    write_checksum(room, p->tot_len);
+    core->wintun.send(core->wintun.session, room);
+    return ERR_OK;
+}
+
 err_t device_output(zks_core *core, struct pbuf *p)
 {
     uint8_t *b = p->payload;
@@ -176,6 +190,8 @@ err_t device_output(zks_core *core, struct pbuf *p)
     }
     core->counters[ZKS_C_PACKETS_OUT]++;
     core->counters[ZKS_C_BYTES_OUT] += p->tot_len;
+    if (core->wintun.session)
+        return write_wintun(core, p);
 #if !defined(_WIN32)
     if (core->fd >= 0)
         return write_packet(core, p);

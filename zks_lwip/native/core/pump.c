@@ -3,25 +3,26 @@
 #include "device_in.h"
 #include "flow_input.h"
 #include "platform.h"
+#include "wintun.h"
 
 int zks_device_errno(zks_core *core) { return core->device_errno; }
 
 #if defined(_WIN32)
 
-/* Wintun is fed from Python (zks_packet_input); there is no descriptor to pump. */
+/* No device has a descriptor there: zks_wintun_attach. */
 int zks_device_attach(zks_core *core, int fd, int framing)
 {
     (void)core, (void)fd, (void)framing;
     return ZKS_INVALID;
 }
 
-int zks_pump_run(zks_core *core)
-{
-    (void)core;
-    return ZKS_INVALID;
-}
+int zks_pump_run(zks_core *core) { return core->wintun.session ? wintun_pump(core) : ZKS_INVALID; }
 
-void zks_pump_stop(zks_core *core) { (void)core; }
+void zks_pump_stop(zks_core *core)
+{
+    if (core->wintun.session)
+        wintun_stop(core);
+}
 
 #else
 #include <errno.h>
@@ -32,7 +33,6 @@ void zks_pump_stop(zks_core *core) { (void)core; }
 
 #define BATCH 16
 #define BUFFER_SIZE (ZKS_MAX_PACKET + 64u)
-#define ALERT_MS 1000u  /* so long after a packet the pump ticks by itself, and needs no kick for a timer */
 #define FRAME_OFFSET 6u /* so that the IP header behind a 10-byte vnet header is aligned */
 #define GSO_TYPE 0x7fu  /* of virtio_net_hdr.gso_type, without ECN */
 #define GSO_UDP_L4 5u
@@ -88,7 +88,9 @@ int zks_device_attach(zks_core *core, int fd, int framing)
 
 void zks_pump_stop(zks_core *core)
 {
-    if (core->pump_pipe[1] >= 0)
+    if (core->wintun.session)
+        wintun_stop(core);
+    else if (core->pump_pipe[1] >= 0)
         (void)!write(core->pump_pipe[1], "s", 1);
 }
 
@@ -148,6 +150,8 @@ int zks_pump_run(zks_core *core)
     uint64_t alert_ms = 0;
     char commands[64];
 
+    if (core->wintun.session)
+        return wintun_pump(core);
     if (core->fd < 0)
         return ZKS_INVALID;
     polled[0].fd = core->fd;
@@ -180,11 +184,7 @@ int zks_pump_run(zks_core *core)
             wait = 0; /* there may be more: look at the pipe, and go on */
         else if (!buffers[0])
             wait = 10; /* no memory to read into: try again, without spinning */
-        if (n)
-            alert_ms = core->now_ms + ALERT_MS;
-        if ((wait < 0 || wait > (int64_t)ZKS_TICK_MS) && core->now_ms < alert_ms)
-            wait = ZKS_TICK_MS;
-        core->pump_sleeps = wait < 0 || wait > (int64_t)ZKS_TICK_MS;
+        core_sleep(core, &wait, n > 0, &alert_ms);
         core_leave(core);
         if (poll(polled, 2, (int)wait) < 0 && errno != EINTR) {
             core->device_errno = errno;
