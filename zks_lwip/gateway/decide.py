@@ -24,7 +24,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FlowRequest:
-    """A connection, or the first datagram from one socket to one destination."""
+    """A connection, or a datagram from one socket to one destination: the first, also after five
+    minutes without one."""
 
     protocol: Literal["tcp", "udp"]
     source: tuple[str, int]

@@ -10,8 +10,10 @@ import contextlib
 import inspect
 import logging
 import socket
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -25,6 +27,7 @@ from .flow_table import HELD_SECONDS, FlowTable
 from .flows import FlowInfo, Via
 from .policy import FlowPolicy
 from .trace import log_flow, logs_flows
+from .udp import DEFAULT_IDLE
 
 __all__ = ["DatagramDecisions", "DecidedFlow", "DirectOpener"]
 
@@ -33,7 +36,8 @@ _log = logging.getLogger(__name__)
 _Address = tuple[str, int]
 
 MAX_KNOWN = 4096
-"""Pairs of a socket and a destination whose decision is remembered; the longest unused go first."""
+"""Pairs of a socket and a destination whose decision is remembered; the longest unused go first, and
+those that have been unused for as long as an association may be idle."""
 MAX_WAITING = 16
 """Datagrams of one pair that wait for a decision; over it new ones are dropped."""
 MAX_BYTES = 8 << 20
@@ -243,11 +247,20 @@ def _can_be_host(host: str) -> bool:
         return False
 
 
+@dataclass(slots=True)
+class _Known:
+    """A decision, and when it was last asked for."""
+
+    decision: Tunnel | Direct | Reject
+    used: float
+
+
 class DatagramDecisions:
     """What the program has decided of datagrams, by their source and destination.
 
     :param nursery: for the calls that wait.
     :param deliver: is given the datagrams that waited, when it has decided.
+    :param clock: tells seconds; for tests.
     """
 
     def __init__(
@@ -256,24 +269,26 @@ class DatagramDecisions:
         nursery: trio.Nursery,
         counters: GatewayCounters,
         deliver: Callable[[list[Datagram]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._decide = decide
         self._nursery = nursery
         self._counters = counters
         self._deliver = deliver
-        self._known: OrderedDict[tuple[_Address, _Address], Tunnel | Direct | Reject] = (
-            OrderedDict()
-        )
+        self._clock = clock
+        self._known: OrderedDict[tuple[_Address, _Address], _Known] = OrderedDict()
         self._waiting: dict[tuple[_Address, _Address], list[Datagram]] = {}
         self._bytes = 0  # of those that wait
 
     def of(self, datagram: Datagram) -> Tunnel | Direct | Reject | None:
         """Return the decision; None: the datagram waits for it, or is dropped."""
         pair = datagram.source, datagram.destination
-        decision = self._known.get(pair)
-        if decision is not None:
+        known = self._known.get(pair)
+        if known is not None:
+            known.used = self._clock()
             self._known.move_to_end(pair)
-            return decision
+            return known.decision
         waiting = self._waiting.get(pair)
         if waiting is None and len(self._waiting) < MAX_KNOWN:
             waiting = self._waiting[pair] = []
@@ -292,7 +307,7 @@ class DatagramDecisions:
             with trio.move_on_after(HELD_SECONDS) as asking:
                 decision = await ask(self._decide, FlowRequest("udp", *pair))
                 assert isinstance(decision, (Tunnel, Direct, Reject))  # read_decision sees to it
-                self._known[pair] = decision
+                self._known[pair] = _Known(decision, self._clock())
                 if len(self._known) > MAX_KNOWN:
                     self._known.popitem(last=False)
         finally:
@@ -302,6 +317,17 @@ class DatagramDecisions:
             self._counters.datagrams_dropped += len(waiting)
         else:
             self._deliver(waiting)
+
+    def expire(self, now: float, idle: float = DEFAULT_IDLE) -> None:
+        """Forget what has not been asked for during ``idle`` seconds.
+
+        :param now: by the clock of these decisions.
+        """
+        while self._known:
+            pair, known = next(iter(self._known.items()))  # the longest unused
+            if now - known.used < idle:
+                break
+            del self._known[pair]
 
 
 class DatagramPeer(Protocol):

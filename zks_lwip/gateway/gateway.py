@@ -127,7 +127,7 @@ class Gateway:
             self._nursery = nursery
             if self._decide is not None:
                 self._decisions = DatagramDecisions(
-                    self._decide, nursery, self.counters, self.on_datagrams
+                    self._decide, nursery, self.counters, self.on_datagrams, clock=self._clock
                 )
                 self._direct = AssociationTable(
                     stack,
@@ -296,4 +296,6 @@ class Gateway:
         self._associations.expire(now, idle)
         if self._direct is not None:
             self._direct.expire(now)
+        if self._decisions is not None:
+            self._decisions.expire(now)
         self._dns.expire(now)

@@ -7,10 +7,11 @@ from typing import Any
 import trio
 import trio.testing
 
-from zks_lwip.gateway import FlowRequest
+from zks_lwip.gateway import FlowRequest, Tunnel
 from zks_lwip.gateway.counters import GatewayCounters
-from zks_lwip.gateway.decided import MAX_BYTES, DatagramDecisions
+from zks_lwip.gateway.decided import MAX_BYTES, MAX_KNOWN, DatagramDecisions
 from zks_lwip.gateway.flow_table import HELD_SECONDS
+from zks_lwip.gateway.udp import DEFAULT_IDLE
 from zks_lwip.stack import Datagram
 
 TO = ("192.0.2.1", 443)
@@ -56,3 +57,39 @@ async def test_what_waits_for_decisions_is_bounded_in_bytes(
         decisions.of(datagram(1, size))
         assert counters.datagrams_dropped == 2 * room, "there is room again"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_decision_that_is_not_used_is_asked_for_again() -> None:
+    """As long as it is used it holds; of too many the longest unused are forgotten."""
+    asked: list[int] = []
+    now = 0.0
+
+    def decide(flow: FlowRequest) -> type[Tunnel]:
+        asked.append(flow.source[1])
+        return Tunnel
+
+    async with trio.open_nursery() as nursery:
+        decisions = DatagramDecisions(
+            decide, nursery, GatewayCounters(), lambda waited: None, clock=lambda: now
+        )
+
+        async def ports_asked(*ports: int) -> list[int]:
+            asked.clear()
+            for port in ports:
+                decisions.of(datagram(port, 1))
+                await trio.testing.wait_all_tasks_blocked()  # tasks run in any order
+            return asked
+
+        assert await ports_asked(1, 2) == [1, 2]
+        now = DEFAULT_IDLE - 1
+        decisions.expire(now)
+        assert await ports_asked(2) == []
+        now = DEFAULT_IDLE
+        decisions.expire(now)
+        assert await ports_asked(2, 1) == [1]
+        now = 2 * DEFAULT_IDLE + 1
+        decisions.expire(now)
+        assert await ports_asked(1, 2) == [1, 2]
+        await ports_asked(*range(3, MAX_KNOWN + 2))
+        assert await ports_asked(2, MAX_KNOWN + 1) == []
+        assert await ports_asked(1) == [1]

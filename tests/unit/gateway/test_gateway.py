@@ -17,8 +17,10 @@ from zks_lwip.config import Icmp, Ipv6, VpnConfig, parse_worker_url
 from zks_lwip.errors import TunnelError
 from zks_lwip.gateway import Direct, FlowRequest, Gateway, Tunnel
 from zks_lwip.gateway.backlog import MAX_DATAGRAM_BYTES, MAX_DATAGRAMS
+from zks_lwip.gateway.gateway import SWEEP_SECONDS
 from zks_lwip.gateway.icmp import MAX_ECHOES
 from zks_lwip.gateway.options import GatewayOptions
+from zks_lwip.gateway.udp import DEFAULT_IDLE
 from zks_lwip.stack import Datagram, Reject
 
 IsLoop = Callable[[tuple[str, int], tuple[str, int]], bool]
@@ -349,4 +351,27 @@ async def test_of_flows_that_wait_for_decisions_each_new_one_takes_the_room_of_a
             assert [each.log for each in flows] == [[Reject.SILENT]] * 3 + [[], []]
             assert b.gateway.stats()["flows_held"] == 2
             await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_decided_of_datagrams_is_asked_again_after_silence(
+    autojump_clock: MockClock,
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def decide(flow: FlowRequest) -> type[Tunnel]:
+        asked.append(flow.destination)
+        return Tunnel
+
+    b = Bench(VpnConfig().gateway, decide=decide, clock=trio.current_time)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(b.gateway.run)
+        for _ in range(3):
+            b.datagram(V4)
+            await trio.sleep(DEFAULT_IDLE - 2 * SWEEP_SECONDS)
+        assert asked == [V4]
+        await trio.sleep(4 * SWEEP_SECONDS)
+        b.datagram(V4)
+        await wait_all_tasks_blocked()
+        assert asked == [V4, V4]
         nursery.cancel_scope.cancel()
