@@ -20,11 +20,12 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from tests.kits.ports import on_one_port
+from zks_lwip.net.descriptors import Descriptors
 from zks_lwip.net.readiness import Readiness
 from zks_lwip.protocol import Ack, Connect, Connected, Data, Frame, Hello, Ping, Pong, Window, parse
 from zks_lwip.worker import Worker, WorkerConfig, parse_network
 from zks_lwip.worker.handover import Handover
-from zks_lwip.worker.limits import Descriptors, QueryBudget
+from zks_lwip.worker.limits import QueryBudget
 from zks_lwip.worker.nameservers import NameServer
 from zks_lwip.worker.udp_sockets import DatagramSockets
 

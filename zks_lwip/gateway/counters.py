@@ -20,7 +20,7 @@ class GatewayCounters:
     flows_opened: int = 0  #: SYNs of new TCP connections
     flows_accepted: int = 0  #: of these, handed to the stack
     flows_reset: int = 0  #: ended by RST, from either side
-    flows_over_limit: int = 0  #: refused, or made another be refused, by ``max_flows``
+    flows_over_limit: int = 0  #: refused, or made another be, by ``max_flows`` or descriptors
     bytes_up: int = 0  #: of TCP
     bytes_down: int = 0  #: of TCP
     associations_opened: int = 0

@@ -9,42 +9,39 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 
 from ..errors import StackError
-from ..net.sockets import end_in_reset, family_of, open_connection, open_socket
+from ..net.descriptors import Descriptors, is_scarcity, warn_of_scarcity
+from ..net.sockets import end_in_reset, open_connection
 from ..stack import Datagram, Flow, Reject, TcpStream
 from .counters import GatewayCounters
 from .decide import Decide, Direct, FlowRequest, Tunnel, read_decision, refusal_of
 from .flow_table import HELD_SECONDS, FlowTable
 from .flows import FlowInfo, Via
-from .policy import FlowPolicy
+from .policy import NO_ROOM, FlowPolicy
 from .trace import log_flow, logs_flows
 from .udp import DEFAULT_IDLE
 
-__all__ = ["DatagramDecisions", "DecidedFlow", "DirectOpener"]
+__all__ = ["DatagramDecisions", "DecidedFlow"]
 
 _log = logging.getLogger(__name__)
 
 _Address = tuple[str, int]
 
 MAX_KNOWN = 4096
-"""Pairs of a socket and a destination whose decision is remembered; the longest unused go first, and
-those that have been unused for as long as an association may be idle."""
+"""Pairs of a socket and a destination whose decision is remembered; the longest unused go first,
+and those that have been unused for as long as an association may be idle."""
 MAX_WAITING = 16
 """Datagrams of one pair that wait for a decision; over it new ones are dropped."""
 MAX_BYTES = 8 << 20
 """Bytes of all datagrams that wait for one; over it new ones are dropped."""
 _COPY = 65536  # bytes at a time
-_MAX_DATAGRAM = 65536
-_BATCH = 64  # datagrams of one socket before the others have their turn
 
 
 async def ask(decide: Decide, request: FlowRequest) -> Tunnel | Direct | Reject | trio.abc.Stream:
@@ -63,6 +60,7 @@ class DecidedFlow:
 
     :param tunnel: serves it through the tunnel, to a host and port.
     :param mark: SO_MARK of a socket of our own.
+    :param descriptors: those that such sockets may have.
     """
 
     def __init__(
@@ -75,6 +73,7 @@ class DecidedFlow:
         *,
         tunnel: Callable[[Flow, _Address | None], None],
         mark: int | None,
+        descriptors: Descriptors,
     ) -> None:
         self._flow = flow
         self._table = table
@@ -83,6 +82,7 @@ class DecidedFlow:
         self._clock = clock
         self._tunnel = tunnel
         self._mark = mark
+        self._descriptors = descriptors
         self._scope = trio.CancelScope()
         self._via: Via = "tunnel"
         self._accepted = False
@@ -122,15 +122,26 @@ class DecidedFlow:
             self._tunnel(flow, to)
         elif isinstance(decision, Direct):
             self._via = "direct"
-            try:
-                far = await open_connection(self._policy.to_worker(host), port, self._mark)
-            except OSError as error:
-                self._refuse(refusal_of(error), f"not connected: {error.strerror or error}")
-            else:
-                await self._relay(far)
+            await self._leave(self._policy.to_worker(host), port)
         else:
             self._via = "stream"
             await self._relay(decision)
+
+    async def _leave(self, host: str, port: int) -> None:
+        """Connect from here, and serve the connection, while there is a descriptor for it."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._descriptors.taken())
+                far = await open_connection(host, port, self._mark)
+            except OSError as error:
+                how = refusal_of(error)
+                if is_scarcity(error):
+                    warn_of_scarcity("a connection past the tunnel was not made", error)
+                    self._counters.flows_over_limit += 1
+                    how = NO_ROOM
+                self._refuse(how, f"not connected: {error.strerror or error}")
+            else:
+                await self._relay(far)
 
     def _refuse(self, how: Reject, why: str) -> None:
         if logs_flows():
@@ -328,68 +339,3 @@ class DatagramDecisions:
             if now - known.used < idle:
                 break
             del self._known[pair]
-
-
-class DatagramPeer(Protocol):
-    """What a socket's datagrams are given to."""
-
-    def on_datagram(self, host: str, port: int, payload: memoryview, /) -> None: ...
-
-
-class DirectOpener:
-    """Opens UDP sockets of this machine in place of the tunnel's associations.
-
-    :param nursery: for the tasks that receive.
-    :param mark: SO_MARK of the sockets.
-    """
-
-    def __init__(self, nursery: trio.Nursery, mark: int | None) -> None:
-        self._nursery = nursery
-        self._mark = mark
-
-    def open_association(self, peer: DatagramPeer, sink: object = None) -> DirectSockets:
-        """Return what sends for ``peer``; what comes for it is given to it, not to ``sink``."""
-        return DirectSockets(peer, self._nursery, self._mark)
-
-
-class DirectSockets:
-    """A UDP socket of either family, opened when it is needed."""
-
-    identifier = 0
-    """It has no frames."""
-
-    def __init__(self, peer: DatagramPeer, nursery: trio.Nursery, mark: int | None) -> None:
-        self._peer = peer
-        self._nursery = nursery
-        self._mark = mark
-        self._sockets: dict[int, socket.socket] = {}
-        self._scope = trio.CancelScope()
-
-    def send(self, host: str, port: int, payload: bytes | memoryview) -> bool:
-        """Send a datagram; False if it was dropped: the system has no room, or no way."""
-        family = family_of(host)
-        try:
-            known = self._sockets.get(family)
-            if known is None:
-                known = open_socket(family, socket.SOCK_DGRAM, self._mark)
-                self._sockets[family] = known
-                self._nursery.start_soon(self._receive, known)
-            known.sendto(payload, (host, port))
-        except OSError as error:
-            _log.debug("udp %s:%d: %s", host, port, error)
-            return False
-        return True
-
-    async def _receive(self, raw: socket.socket) -> None:
-        with trio.socket.from_stdlib_socket(raw) as sock, self._scope:
-            while True:
-                try:
-                    data, (host, port, *_) = await sock.recvfrom(_MAX_DATAGRAM)
-                except OSError as error:  # the ICMP error of one that was sent
-                    _log.debug("udp: %s", error)
-                    continue
-                self._peer.on_datagram(host.partition("%")[0], port, memoryview(data))
-
-    def close(self) -> None:
-        """Close the sockets. Harmless twice."""
-        self._scope.cancel()

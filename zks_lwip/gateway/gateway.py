@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 import trio
 
+from ..net.descriptors import Descriptors
 from ..stack import Datagram, Flow, FramedDatagrams, FrameRules, Reject
 from .backlog import DatagramBacklog
 from .counters import GatewayCounters
 from .decide import Decide, Direct, Tunnel
-from .decided import DatagramDecisions, DecidedFlow, DirectOpener
+from .decided import DatagramDecisions, DecidedFlow
+from .direct import DirectOpener, direct_descriptors
 from .dns import DnsInterceptor, QueryHandler
 from .flow_table import FlowTable
 from .flows import FlowInfo
@@ -78,6 +80,7 @@ class Gateway:
     :param clock: tells seconds; for tests.
     :param decide: says of each flow whether it goes through the tunnel; None: all do.
     :param mark: SO_MARK of the sockets for flows that do not.
+    :param descriptors: those that such sockets may have; None: half of the process's.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         decide: Decide | None = None,
         mark: int | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self.counters = GatewayCounters()
         self.policy = FlowPolicy(
@@ -115,6 +119,7 @@ class Gateway:
         self._backlog = DatagramBacklog(self.counters)
         self._decide = decide
         self._mark = mark
+        self._descriptors = descriptors or direct_descriptors()
         self._nursery: trio.Nursery | None = None
         self._decisions: DatagramDecisions | None = None
         self._direct: AssociationTable | None = None
@@ -131,9 +136,10 @@ class Gateway:
                 )
                 self._direct = AssociationTable(
                     stack,
-                    DirectOpener(nursery, self._mark),
+                    DirectOpener(nursery, self._mark, self._descriptors),
                     self.policy,
                     self.counters,
+                    limit=max(1, min(MAX_ASSOCIATIONS, self._descriptors.total // 2)),
                     clock=self._clock,
                     via="direct",
                 )
@@ -180,6 +186,7 @@ class Gateway:
                 self._clock,
                 tunnel=self._bridge,
                 mark=self._mark,
+                descriptors=self._descriptors,
             )
             self._nursery.start_soon(decided.run, self._decide)
         else:

@@ -1,4 +1,4 @@
-"""File descriptors, and what else the system runs out of: the limit, and what to do without.
+"""File descriptors, and what else the system runs out of: limit, budgets, what to do without.
 
 Without descriptors a single operation fails, or is done later; the program goes on.
 """
@@ -10,9 +10,11 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
+    "Descriptors",
     "ScarcityLog",
     "descriptor_limit",
     "is_scarcity",
@@ -65,6 +67,54 @@ def descriptor_limit() -> int:
         return MAX_DESCRIPTORS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+class Descriptors:
+    """A budget of file descriptors, so that what is there keeps working when too much is asked.
+
+    :param parent: the budget that this one is a share of.
+    """
+
+    __slots__ = ("_parent", "free", "total")
+
+    def __init__(self, total: int, parent: Descriptors | None = None) -> None:
+        self.total = total
+        self.free = total
+        self._parent = parent
+
+    def resize(self, total: int) -> None:
+        """Make it ``total``; what is taken beyond that stays taken until it is given back."""
+        self.free += total - self.total
+        self.total = total
+
+    def take(self) -> None:
+        """Count one more.
+
+        :raises OSError: (EMFILE) when none is left.
+        """
+        if self.free <= 0:
+            raise OSError(errno.EMFILE, "no descriptor is left for it")
+        if self._parent is not None:
+            self._parent.take()
+        self.free -= 1
+
+    def give(self) -> None:
+        """Give one back."""
+        self.free += 1
+        if self._parent is not None:
+            self._parent.give()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take one for the length of a ``with`` block.
+
+        :raises OSError: as :meth:`take`.
+        """
+        self.take()
+        try:
+            yield
+        finally:
+            self.give()
 
 
 def is_scarcity(error: BaseException) -> bool:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from ..carrier.http import HttpRequest, HttpResponse
 from ..carrier.versions import V2, Version, offered
 from ..errors import ProtocolError
+from ..net.descriptors import Descriptors
 from ..protocol import Budget, Hello, SessionStats
 from .auth import ANYONE, Principal, TokenFile
 from .grants import UNLIMITED, Grant
 from .handover import Handover
-from .limits import Account, Descriptors
+from .limits import Account
 from .options import WorkerConfig
 from .refusals import Refusal, Refusals
 from .stats import TokenStats, account_stats

@@ -28,20 +28,19 @@ Together some 1.3 GiB for a token whose sessions are v2.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..carrier.websocket import WsConnection
+from ..net.descriptors import Descriptors
 from ..protocol import Budget, SessionStats
 from .grants import Grant
 from .rate import RateLimit
 
-__all__ = ["Account", "Descriptors", "Limits"]
+__all__ = ["Account", "Limits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,54 +70,6 @@ class Limits:
     """DNS queries in flight, over all sessions, and look-ups of names for streams."""
     echoes: int = 1024
     """ICMP echoes in flight, over all sessions."""
-
-
-class Descriptors:
-    """A budget of file descriptors, so that what is there keeps working when too much is asked.
-
-    :param parent: the budget that this one is a share of.
-    """
-
-    __slots__ = ("_parent", "free", "total")
-
-    def __init__(self, total: int, parent: Descriptors | None = None) -> None:
-        self.total = total
-        self.free = total
-        self._parent = parent
-
-    def resize(self, total: int) -> None:
-        """Make it ``total``; what is taken beyond that stays taken until it is given back."""
-        self.free += total - self.total
-        self.total = total
-
-    def take(self) -> None:
-        """Count one more.
-
-        :raises OSError: (EMFILE) when none is left.
-        """
-        if self.free <= 0:
-            raise OSError(errno.EMFILE, "the worker has no descriptor left")
-        if self._parent is not None:
-            self._parent.take()
-        self.free -= 1
-
-    def give(self) -> None:
-        """Give one back."""
-        self.free += 1
-        if self._parent is not None:
-            self._parent.give()
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Take one for the length of a ``with`` block.
-
-        :raises OSError: as :meth:`take`.
-        """
-        self.take()
-        try:
-            yield
-        finally:
-            self.give()
 
 
 class QueryBudget:

@@ -20,6 +20,7 @@ from .._memory import give_back
 from ..carrier.link import LAST_MESSAGE
 from ..carrier.websocket import CLOSE_TIMEOUT
 from ..errors import ConfigError
+from ..net.descriptors import Descriptors
 from ..net.histogram import Histogram
 from ..net.readiness import make_readiness
 from ..net.sockets import check_mark
@@ -40,7 +41,7 @@ from .dns_forwarder import DnsForwarder
 from .dnsclient import DnsClient
 from .handover import Handover
 from .icmp import Pinger
-from .limits import Account, Descriptors
+from .limits import Account
 from .listen import (
     check_addresses,
     has_ipv6,

@@ -17,11 +17,12 @@ from typing import Protocol
 
 import trio
 
+from ..net.descriptors import Descriptors
 from ..net.readiness import READ, WRITE, Readiness
 from ..net.sockets import close_in_order, end_in_order, reset
 from ..protocol import SOCKETS, Code, WorkerSession
 from .dial import Attempt, Dialer, DialError, error_code
-from .limits import Account, Descriptors
+from .limits import Account
 
 __all__ = ["StreamOwner", "FarEndStream"]
 

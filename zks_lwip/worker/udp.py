@@ -21,6 +21,7 @@ from typing import Protocol
 
 import trio
 
+from ..net.descriptors import Descriptors
 from ..net.readiness import Readiness
 from ..net.sockets import family_of, open_socket
 from ..protocol import (
@@ -32,7 +33,6 @@ from ..protocol import (
     first_datagram,
 )
 from .dial import error_code
-from .limits import Descriptors
 from .policy import Policy
 from .udp_sockets import DatagramSockets, tune
 

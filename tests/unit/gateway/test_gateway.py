@@ -21,6 +21,7 @@ from zks_lwip.gateway.gateway import SWEEP_SECONDS
 from zks_lwip.gateway.icmp import MAX_ECHOES
 from zks_lwip.gateway.options import GatewayOptions
 from zks_lwip.gateway.udp import DEFAULT_IDLE
+from zks_lwip.net.descriptors import Descriptors
 from zks_lwip.stack import Datagram, Reject
 
 IsLoop = Callable[[tuple[str, int], tuple[str, int]], bool]
@@ -375,3 +376,42 @@ async def test_what_is_decided_of_datagrams_is_asked_again_after_silence(
         await wait_all_tasks_blocked()
         assert asked == [V4, V4]
         nursery.cancel_scope.cancel()
+
+
+async def test_direct_flows_have_descriptors_of_their_own() -> None:
+    """A SYN over that meets silence; of UDP sockets the least recently used gives way."""
+
+    def decide(flow: FlowRequest) -> type[Direct]:
+        return Direct
+
+    descriptors = Descriptors(4)
+    b = Bench(VpnConfig().gateway, decide=decide, descriptors=descriptors)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket() as unused:
+        server.bind(("127.0.0.1", 0))
+        unused.bind(("127.0.0.1", 0))
+        server.settimeout(60)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(b.gateway.run)
+            batch = [
+                Datagram(("198.18.0.1", port), server.getsockname(), memoryview(b"%d" % port))
+                for port in range(5000, 5010)
+            ]
+            for each in batch:
+                b.stack.on_datagrams([each])
+                await wait_all_tasks_blocked()  # it is decided, in a task
+            b.stack.on_datagrams(batch)
+            seen = sorted(server.recv(100) for _ in range(2 * len(batch)))
+            assert seen == sorted(2 * [bytes(each.payload) for each in batch])
+            assert [each.source[1] for each in b.gateway.flows()] == [5008, 5009]
+            assert descriptors.free == 2
+            for _ in range(2):
+                descriptors.take()
+            flow = b.flow(unused.getsockname())
+            await wait_all_tasks_blocked()
+            assert flow.log == [Reject.SILENT] and b.gateway.counters.flows_over_limit == 1
+            last = Datagram(("198.18.0.1", 5010), server.getsockname(), memoryview(b"last"))
+            b.stack.on_datagrams([last])
+            await wait_all_tasks_blocked()
+            assert server.recv(100) == b"last", "that of 5008 gave way"
+            nursery.cancel_scope.cancel()
+    assert descriptors.free == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +24,7 @@ from zks_lwip.daemon.states import State
 from zks_lwip.device import memory_device_pair
 from zks_lwip.dns import DnsOptions
 from zks_lwip.errors import DnsError
-from zks_lwip.stack import Stack, open_stack, open_tcp_stream, open_udp
+from zks_lwip.stack import Stack, TcpStream, open_stack, open_tcp_stream, open_udp
 from zks_lwip.worker import RunningWorker, WorkerConfig, open_worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the worker inherits pipes")
@@ -333,6 +335,45 @@ async def test_a_direct_flow_leaves_from_here(monkeypatch: pytest.MonkeyPatch) -
                 assert await udp.receive() == (b"PING", ("198.18.0.2", udp_port))
                 assert [each.via for each in opened.flows()] == ["direct"]
                 assert opened.counters()["tunnel"]["data_out"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")
+async def test_direct_flows_leave_descriptors_for_the_tunnel() -> None:
+    """What is over their part meets silence: it connects when there is room, if it still waits."""
+    import resource
+
+    part = 120
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    inner, outer = memory_device_pair()
+    with contextlib.ExitStack() as limit, trio.fail_after(60), socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(2 * part)  # and accepts none: these would be descriptors of this process
+        port = server.getsockname()[1]
+        limit.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * part, hard))
+        async with (
+            open_vpn(VpnConfig(), device=outer, decide=lambda flow: Direct) as opened,
+            open_stack(inner) as stack,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def connect() -> TcpStream:
+                return await open_tcp_stream(stack, "198.18.0.2", port, source=("10.9.9.9", 0))
+
+            streams = [await connect() for _ in range(part)]
+            late = trio.Event()
+
+            async def one_more() -> None:
+                await connect()
+                late.set()
+
+            nursery.start_soon(one_more)
+            while not opened.counters()["gateway"]["flows_over_limit"]:
+                await trio.sleep(0.01)
+            assert not late.is_set()
+            os.close(os.open("/dev/null", os.O_RDONLY))  # one is left for whatever needs it
+            streams.pop().abort()
+            await late.wait()
 
 
 async def test_a_flow_that_is_closed_is_reset_at_both_ends() -> None:
