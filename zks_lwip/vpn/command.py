@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -26,7 +26,9 @@ from ..net.descriptors import raise_descriptor_limit
 from .open import open_vpn
 from .vpn import Vpn
 
-__all__ = ["run_command"]
+__all__ = ["run_command", "up_within"]
+
+T = TypeVar("T")
 
 _HOSTS = Path("/etc/hosts")
 
@@ -101,23 +103,39 @@ async def _run(
     on_end: Callable[[dict[str, Any]], None],
     measure: Callable[[Vpn], None],
 ) -> int:
+    async with up_within(patience, open_vpn(config, device=child.device)) as vpn:
+        measure(vpn)
+        async with AsyncExitStack() as stack:
+            ports: Sequence[PublishedPort] = ()
+            if published is not None:
+                publisher, sockets = published
+                publisher.listen()
+                ports = publisher.ports
+                await stack.enter_async_context(publisher.serving(sockets, ipv6=child.ipv6))
+            on_ready(vpn, ports)
+            child.start(command, env=env)
+            code = await child.wait()
+        stats = vpn.counters()
+        on_end(stats if published is None else stats | {"published": published[0].stats()})
+    return code
+
+
+@asynccontextmanager
+async def up_within(
+    patience: float | None, opening: AbstractAsyncContextManager[T]
+) -> AsyncIterator[T]:
+    """Enter a context, and give up where that takes too long; its block may take any time.
+
+    :param patience: seconds; None: any time.
+    :raises WorkerUnreachable: they have run out.
+    """
     with trio.move_on_after(math.inf if patience is None else patience) as starting:
-        async with open_vpn(config, device=child.device) as vpn:
+        async with opening as opened:
             starting.deadline = math.inf  # it is up
-            measure(vpn)
-            async with AsyncExitStack() as stack:
-                ports: Sequence[PublishedPort] = ()
-                if published is not None:
-                    publisher, sockets = published
-                    publisher.listen()
-                    ports = publisher.ports
-                    await stack.enter_async_context(publisher.serving(sockets, ipv6=child.ipv6))
-                on_ready(vpn, ports)
-                child.start(command, env=env)
-                code = await child.wait()
-            stats = vpn.counters()
-            on_end(stats if published is None else stats | {"published": published[0].stats()})
-        return code
+            # ... and, should the time have run out at the same moment, is given up here.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            yield opened
+        return
     raise WorkerUnreachable(
         f"the worker was not reached within {patience:g} s: `zks-lwip doctor` looks why"
     )

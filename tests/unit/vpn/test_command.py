@@ -1,17 +1,22 @@
-"""What ``run`` answers for this machine's own name."""
+"""``run``: what it answers for this machine's own name, and for how long it waits."""
 
 from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 if sys.platform != "linux":
     pytest.skip("namespaces are Linux's", allow_module_level=True)
 
-from zks_lwip.vpn.command import own_names
+from zks_lwip.errors import WorkerUnreachable
+from zks_lwip.vpn.command import own_names, up_within
 
 
 @pytest.fixture
@@ -43,3 +48,31 @@ def test_a_name_that_nobody_else_answers(
 def test_without_a_hosts_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "laptop")
     assert len(own_names(set(), hosts=tmp_path / "none")) == 2
+
+
+@asynccontextmanager
+async def up_after(seconds: float) -> AsyncIterator[str]:
+    with trio.CancelScope(shield=True):  # up already when the end of the time is seen
+        await trio.sleep(seconds)
+    yield "up"
+
+
+@pytest.mark.parametrize(("patience", "seconds"), [(None, 1e6), (5.0, 4.9)])
+async def test_what_is_up_in_time_may_take_any_time(
+    autojump_clock: trio.testing.MockClock, patience: float | None, seconds: float
+) -> None:
+    async with up_within(patience, up_after(seconds)) as opened:
+        assert opened == "up"
+        await trio.sleep(1e6)
+
+
+@pytest.mark.parametrize("seconds", [5.0, 6.0])
+async def test_what_is_up_when_the_time_runs_out_is_given_up_before_a_command_starts(
+    autojump_clock: trio.testing.MockClock, seconds: float
+) -> None:
+    started = False
+    with pytest.raises(WorkerUnreachable, match="within 5 s"):
+        async with up_within(5.0, up_after(seconds)):
+            started = True
+            await trio.sleep(1)
+    assert not started
