@@ -96,8 +96,19 @@ def test_leaks(net: Lab, worker: Child, host: Namespace, unchanged: None) -> Non
     # A host that is said to be captured, and is not.
     told = no_status() | {"state": "connected", "interface": "zks0", "kill_switch": "strict"}
     leaks = run_in_netns(host.path, lambda: list(examine_leaks(told)))  # type: ignore[arg-type]
-    assert [each.level.value for each in leaks] == ["failure"] * 3, leaks
-    assert "bound to up0 gets out" in leaks[2].text
+    assert [each.level.value for each in leaks] == ["failure"] * 4, leaks
+    for each, family in zip(leaks[2:], ("IPv4", "IPv6"), strict=True):
+        assert f"{family}: a socket bound to up0 gets out" in each.text
+
+
+def test_no_way_out_is_no_firewall(net: Lab) -> None:
+    """Where nothing can be sent anyhow, it is not said that a firewall has refused it."""
+    told = no_status() | {"state": "connected", "interface": "zks0", "kill_switch": "strict"}
+    alone = net.namespace("without")
+    alone.ip("link add up0 type veth peer name up1")
+    leaks = run_in_netns(alone.path, lambda: list(examine_leaks(told)))  # type: ignore[arg-type]
+    assert [each.level.value for each in leaks] == ["ok", "ok", "note", "note"], leaks
+    assert all("not tried" in each.text for each in leaks[2:])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,16 @@ _PLACES = (
     (socket.AF_INET6, "IPv6", "2001:db8::1"),
 )
 _DISCARD, _DNS = 9, 53
+_REFUSED = {errno.EPERM, errno.EACCES}
+"""What a socket is told when a firewall has refused its packet."""
+_NO_WAY = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.EADDRNOTAVAIL,
+    errno.ENODEV,
+}
+"""And when none was sent: there is no route, no address, or no interface any more."""
 _HELD = {State.CONNECTED.value, State.CONNECTING.value, State.LOST.value, State.STOPPING.value}
 
 
@@ -47,7 +57,8 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
             break  # most goes beside the tunnel, as was asked for
         yield _route(family, name, address, interface)
     if status["kill_switch"] == "strict":
-        yield _bound(interface)
+        for family, name, address in _PLACES:
+            yield _bound(family, name, address, interface)
     else:
         yield warned(
             "leaks",
@@ -98,23 +109,35 @@ def _addresses(interface: str) -> set[str]:
         }
 
 
-def _bound(interface: str) -> Finding:
+def _bound(family: int, name: str, address: str, interface: str) -> Finding:
     """Send an empty datagram out of each other interface, which the firewall must refuse."""
-    out = []
-    for _, name in socket.if_nameindex():
-        if name in ("lo", interface):
+    out, refused, unknown = [], False, ""
+    for _, link in socket.if_nameindex():
+        if link in ("lo", interface):
             continue
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
-                probe.sendto(b"", ("192.0.2.1", _DISCARD))
-            except OSError:
-                continue  # refused, or there is no way at all
-        out.append(name)
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode() + b"\0")
+            except OSError as error:  # EPERM before Linux 5.7: root's alone
+                unknown = f"binding to {link}: {error.strerror}"
+                continue
+            try:
+                probe.sendto(b"", (address, _DISCARD))
+            except OSError as error:
+                if error.errno in _REFUSED:
+                    refused = True
+                elif error.errno not in _NO_WAY:
+                    unknown = f"sending by {link}: {error.strerror}"
+                continue
+        out.append(link)
     if out:
         return failed(
             "leaks",
-            f"a socket bound to {', '.join(out)} gets out: the firewall is not in force",
+            f"{name}: a socket bound to {', '.join(out)} gets out: the firewall is not in force",
             "another program has removed it (`nft list ruleset`): start `connect` again",
         )
-    return well("leaks", "sockets bound to other interfaces are refused by the firewall")
+    if unknown:
+        return noted("leaks", f"{name}: not known whether bound sockets get out ({unknown})")
+    if not refused:
+        return noted("leaks", f"{name}: no other interface has a way out, the firewall not tried")
+    return well("leaks", f"{name}: sockets bound to other interfaces are refused by the firewall")
