@@ -157,6 +157,24 @@ def test_killed(
         child.wait()
 
 
+def test_killed_and_its_namespace_gone(
+    net: Lab, worker: Child, host: Namespace, unchanged: None
+) -> None:
+    """The cgroup has not gone with it: `recover` removes it, from wherever it is called."""
+    other = net.add_host()
+    other.state, other.cgroups = host.state, True
+    with net.connect(other, *ALLOW) as running:
+        (group,) = groups(other)
+        running.signal(signal.SIGKILL)
+        running.wait()
+    other.close()
+    listing = host.command(["ls", "/sys/fs/cgroup"])
+    assert group in Child("ls", listing).succeed().split()
+    undone = run(host, "recover", "-v").stdout
+    assert any("rmdir" in line and group in line for line in undone)
+    assert group not in Child("ls", listing).succeed().split()
+
+
 def test_another_socket_with_addresses_and_ports_of_an_excluded_one(
     net: Lab, worker: Child, host: Namespace, detector: Detector, unchanged: None
 ) -> None:

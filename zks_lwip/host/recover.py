@@ -32,6 +32,7 @@ def recover_journals(
     take_down: TakeDown,
     *,
     find: Callable[[int, Record], str | None] = lambda inode, record: None,
+    take_down_rest: Callable[[Record, Recovery], None] = lambda record, recovery: None,
 ) -> Recovery:
     """Undo every journal of an instance that does not run any more; blocks.
 
@@ -39,8 +40,8 @@ def recover_journals(
 
     :param directory: where journals are.
     :param own: of the namespace that this is; 0 where a system has none.
-    :param find: returns a name or path of the namespace with that inode; None: it has gone, with
-        all in it.
+    :param find: returns a name or path of the namespace with that inode; None: it has gone.
+    :param take_down_rest: takes down what a record says, and what has not gone with its namespace.
     :raises PrivilegeError: this is not root.
     """
     recovery = Recovery()
@@ -68,8 +69,13 @@ def recover_journals(
             with contextlib.closing(journal):
                 record = journal.record or NO_RECORD
                 where = None if inode == own else find(inode, record)
-                gone = inode != own and where is None
-                if gone or _take_down(where, record, take_down, recovery):
+                known = len(recovery.left)
+                if inode != own and where is None:
+                    take_down_rest(record, recovery)
+                    done = len(recovery.left) == known
+                else:
+                    done = _take_down(where, record, take_down, recovery)
+                if done:
                     journal.path.with_suffix(".sock").unlink(missing_ok=True)
                     journal.finish()
     if own not in seen:

@@ -6,6 +6,7 @@ Harmless where there is nothing, and when repeated.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ZksError
@@ -39,11 +40,11 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
         except ZksError as error:
             recovery.left.append(str(error))
 
-    return recover_journals(directory, own, take_down, find=_find)
+    return recover_journals(directory, own, take_down, find=_find, take_down_rest=_take_down_rest)
 
 
 def _find(inode: int, record: Record) -> str | None:
-    """Return a name or path of the namespace with that inode; None: it has gone, with all in it."""
+    """Return a name or path of the namespace with that inode; None: it has gone."""
     names = [] if record.netns is None else [record.netns]
     if NAMED.is_dir():
         names += sorted(path.name for path in NAMED.iterdir())
@@ -54,6 +55,25 @@ def _find(inode: int, record: Record) -> str | None:
         except ZksError:
             continue  # removed while we looked
     return None
+
+
+def _take_down_rest(record: Record, recovery: Recovery) -> None:
+    """Undo what the journal knows of a namespace that has gone, and that has not gone with it."""
+    steps = [step for step in record.steps if step.outlives]
+    if not steps:
+        return
+    with contextlib.closing(LinuxSystem()) as system:
+        recovery.left += undo_all(steps, _undoing(Applier(system), recovery))
+
+
+def _undoing(applier: Applier, recovery: Recovery) -> Callable[[Step], None]:
+    """Return what undoes a step, and writes down how."""
+
+    def undo(step: Step) -> None:
+        applier.undo(step)
+        recovery.undone.extend(step.undo_commands())
+
+    return undo
 
 
 def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> list[str]:
@@ -74,13 +94,7 @@ def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> li
                 f"the nftables table inet {TABLE_NAME}{where} is not of our making, and left as it "
                 f"is (`nft list table inet {TABLE_NAME}` shows it)"
             )
-
-        def undo(step: Step) -> None:
-            applier.undo(step)
-            for command in step.undo_commands():
-                recovery.undone.append(command)
-
         # The firewall first, so that it goes last: nothing is open before all is.
         known_steps = (Nftables(""), *state.ours, *(step.recorded() for step in steps))
         found = [step for step in known_steps if step.remains(state)]
-        return undo_all(list(dict.fromkeys(found)), undo)
+        return undo_all(list(dict.fromkeys(found)), _undoing(applier, recovery))

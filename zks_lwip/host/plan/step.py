@@ -34,6 +34,8 @@ class Step:
     """It is done as a whole or not at all: where it fails, there is nothing to undo."""
     optional: ClassVar[bool] = False
     """Where it cannot be done again at the end of a pause, that is logged, and the rest done."""
+    outlives: ClassVar[bool] = False
+    """It is the machine's, not the namespace's: where that has gone, it is still there."""
     needs_root: ClassVar[bool] = False
     """CAP_NET_ADMIN is not enough for it: a helper of root's does it, once this process has no
     more than that, or is another user's."""

@@ -40,6 +40,7 @@ class Cgroup(Step):
     """
 
     in_journal_only: ClassVar[bool] = True
+    outlives: ClassVar[bool] = True
     needs_root: ClassVar[bool] = True
     path: str
 
