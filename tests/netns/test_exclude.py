@@ -252,3 +252,26 @@ def test_as_another_user_and_a_name_server_on_loopback(
         assert Child("cat", knob).succeed().strip() == "1"
         assert running.stop() == 0
     running.no_traceback()
+
+
+def test_it_asks_the_name_server_of_the_network_that_the_machine_has_moved_to(
+    net: Lab, worker: Child, host: Namespace, unchanged: None
+) -> None:
+    def resolv(server: str) -> str:
+        return f"nameserver 127.0.0.53\nnameserver {server}\noptions timeout:1 attempts:1\n"
+
+    path = net.file("resolv-moving.conf", resolv(lab.FAR4))
+    options = net.tunnel_options(None, *ALLOW)
+    with Child("connect", host.command([*ZKS, "connect", *options], resolv=path)) as running:
+        running.wait_for("^ready: ")
+
+        def asks() -> bool:
+            names = exclude(host, *CLIENT, "resolve", "four.zks.test", resolv=loopback)
+            return names.wait() == 0 and lab.FAR4 in names.output
+
+        loopback = net.file("resolv-loopback.conf", resolv("127.0.0.53"))
+        assert not asks(), "nothing answers there"
+        path.write_text(resolv(lab.NAMES4))
+        until(asks)
+        assert running.stop() == 0
+    running.no_traceback()

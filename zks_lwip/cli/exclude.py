@@ -23,9 +23,9 @@ def exclude(ctx: click.Context, /, *, netns: str | None, cmd: tuple[str, ...]) -
     """Run a command outside of the tunnel, while `connect` captures the rest of the machine.
 
     CMD and what it starts reach the network as without a tunnel: from this machine's own address,
-    and its names are asked of the name server that the machine used before. Everything else stays
-    in the tunnel. Needs no root, but the consent of the running instance: `connect --allow-exclude
-    USER` (or @GROUP).
+    and its names are asked of the name server that the machine uses without one. Everything else
+    stays in the tunnel. Needs no root, but the consent of the running instance: `connect
+    --allow-exclude USER` (or @GROUP).
 
     \b
     A bank that wants to see your own address:

@@ -210,7 +210,7 @@ class Instance:
         pid, uid = int(request["pid"]), int(request["uid"])
         await exclude_process(self._capture.host, pid, uid)
         _log.info("process %d of user %d sends beside the tunnel, as asked for", pid, uid)
-        return {"name_server": self._capture.plan.state.name_server}
+        return {"name_server": self._capture.host.plan.name_server}
 
     async def _pause(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         assert self._pauses is not None

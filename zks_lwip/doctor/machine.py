@@ -15,7 +15,7 @@ from typing import TypeVar
 from ..device import open_tun
 from ..errors import HostError, PrivilegeError, ZksError
 from ..host.linux.cgroup import find_cgroups
-from ..host.linux.find_resolver import find_name_server, find_resolver
+from ..host.linux.find_resolver import find_name_servers, find_resolver
 from ..host.linux.privileges import check_net_admin
 from ..host.linux.table import nft_path
 from ..host.programs import run_program
@@ -204,7 +204,7 @@ def _resolver() -> Finding:
             "/etc/resolv.conf names no server: programs ask 127.0.0.1",
             "write `nameserver 1.1.1.1` into it: any address will do, the tunnel answers",
         )
-    if find_name_server()[1]:
+    if find_name_servers()[1]:
         return noted(
             "resolver", f"{asked}, on this machine; what that asks over port 53 is captured"
         )

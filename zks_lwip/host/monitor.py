@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _BURST = 0.1
 # Seconds until another look, where there was no descriptor for it.
 _AGAIN = 1.0
+# Seconds between two looks at what the kernel has no news of.
+_ASK_EVERY = 2.0
 # Seconds between two looks at the clocks, and by how much they must differ to call it a suspend.
 _CLOCK_EVERY, _SUSPEND = 5.0, 10.0
 
@@ -37,6 +39,7 @@ async def watch_news(
     on_move: Callable[[bool], None],
     *,
     every: float | None = None,
+    also: Callable[[], object] | None = None,
 ) -> None:
     """Keep a host as planned, until cancelled.
 
@@ -44,6 +47,8 @@ async def watch_news(
     :param on_move: called when the way to the outside may be another one: default routes or
         addresses have changed, or (with True) the machine has slept.
     :param every: seconds until another look where there are no news; None: none is needed.
+    :param also: returns what else matters and is no news of the kernel's: it is asked every few
+        seconds, and another answer is news.
     :raises DeviceError: another program has removed the TUN.
     """
     sockets = list(sockets)
@@ -53,6 +58,8 @@ async def watch_news(
             for one in sockets:
                 nursery.start_soon(_receive, one, wake)
             nursery.start_soon(watch_clock, on_move)
+            if also is not None:
+                nursery.start_soon(_ask, also, wake)
             await _follow(host, wake, on_move)
     finally:
         for one in sockets:
@@ -98,6 +105,15 @@ async def _receive(news: trio.socket.SocketType, wake: _Wake) -> None:
             if error.errno != errno.ENOBUFS:  # some were lost: reason enough to look
                 raise
         wake.event.set()
+
+
+async def _ask(also: Callable[[], object], wake: _Wake) -> None:
+    before = also()
+    while True:
+        await trio.sleep(_ASK_EVERY)
+        if (now := also()) != before:
+            before = now
+            wake.event.set()
 
 
 async def _reassert(host: BaseHost) -> HostState:

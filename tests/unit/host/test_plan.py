@@ -85,14 +85,14 @@ CASES: dict[str, tuple[HostConfig, HostState]] = {
     "only": (replace(WORKER, only=networks("198.51.100.0/24")), LAPTOP),
     "exclude": (
         replace(WORKER, exclude=True),
-        replace(LAPTOP, cgroup="/sys/fs/cgroup/unified", name_server="192.168.7.1"),
+        replace(LAPTOP, cgroup="/sys/fs/cgroup/unified", name_servers=("192.168.7.1",)),
     ),
     "exclude-resolved": (
         replace(WORKER, exclude=True),
         replace(
             LAPTOP,
             cgroup="/sys/fs/cgroup",
-            name_server="192.168.7.1",
+            name_servers=("192.168.7.1",),
             asks_itself=True,
             resolver="resolved",
             sysctls={**LAPTOP.sysctls, "net.ipv4.conf.all.route_localnet": "0"},
@@ -362,3 +362,24 @@ def test_what_is_missing() -> None:
 def test_wishes_that_contradict(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HostConfig(**options)  # type: ignore[arg-type]
+
+
+def test_excluded_programs_follow_the_name_server() -> None:
+    """Not to the TUN's, which a resolver names as soon as it has been told of it."""
+    config, state = CASES["exclude-resolved"]
+    plan = make_plan(config, state)
+
+    def moved(plan: Plan, *servers: str) -> Plan:
+        return with_state(plan, replace(state, name_servers=servers))
+
+    assert plan.name_server == "192.168.7.1"
+    assert moved(plan, str(plan.peer4), "192.168.7.1").steps == plan.steps
+    other = moved(plan, str(plan.peer4), "10.0.0.1", "192.168.7.1")
+    assert other.name_server == "10.0.0.1"
+    assert [str(step).count("10.0.0.1") for step in other.steps if isinstance(step, Nftables)] == [
+        1
+    ]
+    assert moved(other, str(plan.peer4)).steps == moved(other).steps == other.steps
+    late = make_plan(config, replace(state, name_servers=()))
+    assert late.name_server == ""
+    assert {*moved(late, "10.0.0.1").steps} == {*other.steps}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.host.linux.find_resolver import find_name_server
+from zks_lwip.host.linux.find_resolver import find_name_servers
 from zks_lwip.host.resolv_conf import ResolvConf, parse_resolv_conf, read_resolv_conf
 
 
@@ -61,23 +61,27 @@ def test_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("used", "uplinks", "found"),
     [
-        ("nameserver 192.168.7.1\nnameserver 10.0.0.1\n", "", ("192.168.7.1", False)),
-        ("nameserver 127.0.0.53\n", "nameserver 192.168.7.1\n", ("192.168.7.1", True)),
-        ("nameserver 127.0.0.53\nnameserver 9.9.9.9\n", "nameserver 1.1.1.1\n", ("9.9.9.9", True)),
-        ("nameserver 127.0.0.1\n", "", ("", True)),
-        ("nameserver fd07::1\nnameserver 192.168.7.1\n", "", ("192.168.7.1", False)),
+        ("nameserver 192.168.7.1\nnameserver 10.0.0.1\n", "", (("192.168.7.1", "10.0.0.1"), False)),
+        ("nameserver 127.0.0.53\n", "nameserver 192.168.7.1\n", (("192.168.7.1",), True)),
+        (
+            "nameserver 127.0.0.53\nnameserver 9.9.9.9\n",
+            "nameserver 1.1.1.1\n",
+            (("9.9.9.9", "1.1.1.1"), True),
+        ),
+        ("nameserver 127.0.0.1\n", "", ((), True)),
+        ("nameserver fd07::1\nnameserver 192.168.7.1\n", "", (("192.168.7.1",), False)),
         (
             "nameserver fd07::1%eth0\nnameserver x\n nameserver 9.9.9.9\nnameserver\n",
             "",
-            ("", False),
+            ((), False),
         ),
-        ("", "nameserver 192.168.7.1\n", ("", False)),
+        ("", "nameserver 192.168.7.1\n", ((), False)),
     ],
 )
-def test_the_name_server_that_was_asked_before(
-    tmp_path: Path, used: str, uplinks: str, found: tuple[str, bool]
+def test_the_name_servers_that_are_asked(
+    tmp_path: Path, used: str, uplinks: str, found: tuple[tuple[str, ...], bool]
 ) -> None:
     (tmp_path / "used").write_text(used)
     if uplinks:
         (tmp_path / "uplinks").write_text(uplinks)
-    assert find_name_server(tmp_path / "used", tmp_path / "uplinks") == found
+    assert find_name_servers(tmp_path / "used", tmp_path / "uplinks") == found

@@ -12,7 +12,7 @@ from ...net.netns import namespace_cookie
 from ..programs import search_path
 from ..resolv_conf import read_name_servers, read_resolv_conf
 
-__all__ = ["find_name_server", "find_resolver", "record_prefix", "record_wishes"]
+__all__ = ["find_name_servers", "find_resolver", "record_prefix", "record_wishes"]
 
 # Of the network namespace that the machine started with (net/core/net_namespace.c).
 _FIRST_COOKIE = 1
@@ -42,21 +42,21 @@ def find_resolver(inode: int) -> str:
     return ""
 
 
-def find_name_server(
+def find_name_servers(
     used: Path = Path("/etc/resolv.conf"), uplinks: Path = _UPLINKS
-) -> tuple[str, bool]:
-    """Return the IPv4 name server that programs ask, or that on loopback asks in their place.
+) -> tuple[tuple[str, ...], bool]:
+    """Return the IPv4 name servers that programs ask, or that one on loopback asks in their place.
 
     :param used: what programs read.
     :param uplinks: what systemd-resolved says of the servers that it asks.
-    :returns: its address, empty if it is not known; and whether programs ask one on loopback.
+    :returns: their addresses, but for loopback's; and whether programs ask one on loopback.
     """
     asked = [_address(text) for text in read_name_servers(used)]
     asks_itself = any(address is not None and address.is_loopback for address in asked)
     if asks_itself:
         asked += [_address(text) for text in read_name_servers(uplinks)]
     outside = (str(each) for each in asked if each is not None and not each.is_loopback)
-    return next(outside, ""), asks_itself
+    return tuple(dict.fromkeys(outside)), asks_itself
 
 
 def _address(text: str) -> ipaddress.IPv4Address | None:

@@ -9,6 +9,7 @@ import trio
 
 from ..base import BaseHost
 from ..monitor import follow_news, watch_news
+from .find_resolver import find_name_servers
 
 __all__ = ["follow", "watch"]
 
@@ -25,7 +26,9 @@ async def watch(host: BaseHost, on_move: Callable[[bool], None]) -> None:
     :param on_move: called as :func:`~zks_lwip.host.monitor.watch_news` says.
     :raises DeviceError: another program has removed the TUN.
     """
-    await watch_news(host, await host.run(_listen), on_move)
+    # (In which files name servers stand, only excluded programs are led by.)
+    also = find_name_servers if host.plan.config.exclude else None
+    await watch_news(host, await host.run(_listen), on_move, also=also)
 
 
 async def follow(on_move: Callable[[bool], None]) -> None:

@@ -18,7 +18,7 @@ from ..plan.state import HostAddress, HostLink, HostState, Leftover
 from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Nftables, Route, Rule, Step
 from .cgroup import find_cgroups
 from .find_marks import find_marks
-from .find_resolver import find_name_server, find_resolver, record_prefix, record_wishes
+from .find_resolver import find_name_servers, find_resolver, record_prefix, record_wishes
 from .rtnetlink import IPRoute
 from .sysctl import read_sysctl
 from .table import nft_path, table_presence
@@ -94,7 +94,7 @@ def look(
     nft = nft_path()
     our_table, foreign_table = table_presence(nft, table_known, loaded)
     resolver = find_resolver(inode)
-    name_server, asks_itself = find_name_server()
+    name_servers, asks_itself = find_name_servers()
     return HostState(
         netns=netns,
         inode=inode,
@@ -117,7 +117,7 @@ def look(
         resolver_prefix=record_prefix(),
         resolver_wishes=record_wishes(resolver),
         cgroup=find_cgroups(),
-        name_server=name_server,
+        name_servers=name_servers,
         asks_itself=asks_itself,
         leftover=leftover,
     )

@@ -26,6 +26,7 @@ Rules, for each family (table ``main`` is the host's own, T is ours)::
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import replace
 
 from ...device import queue_length_for
@@ -92,11 +93,11 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
             server4=str(other_host(ipv4)),
             lan=lan,
             bridges=internal_bridges(state),
-            name_server=state.name_server,
+            name_server=state.name_server(ipv4),
             asks_itself=state.asks_itself,
         )
         steps.append(Nftables(ruleset(config, firewall)))
-    steps += _sysctls(config, state)
+    steps += _sysctls(config, state, ipv4)
     if config.kill_switch is not KillSwitch.OFF:
         steps += [Route(family, TABLE, _METRIC_REFUSE) for family in families]
     for family in families:
@@ -128,13 +129,14 @@ def _taken(state: HostState) -> list[Network]:
     return [*(address.interface.network for address in state.addresses), *state.routes]
 
 
-def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
+def _sysctls(config: HostConfig, state: HostState, tun: ipaddress.IPv4Interface) -> list[Step]:
     wanted = {}
     if config.kill_switch is KillSwitch.STRICT:
         # With it a reply's mark counts when its reverse path is checked (rp_filter).
         if state.own or config.inbound or config.exclude:
             wanted[_SRC_VALID_MARK] = "1"
-        if _asks_for_itself(config, state):
+        # Excluded programs' questions to loopback are then led to a name server outside.
+        if config.exclude and state.asks_itself and state.name_server(tun):
             wanted[_ROUTE_LOCALNET] = "1"
         if config.inbound:
             wanted[_ACCEPT_MARK] = "1"
@@ -152,11 +154,6 @@ def _sysctls(config: HostConfig, state: HostState) -> list[Step]:
         if now is not None and (now != value or name in before):
             steps.append(Sysctl(name, value, now))
     return steps
-
-
-def _asks_for_itself(config: HostConfig, state: HostState) -> bool:
-    """Return whether excluded programs' questions to loopback are led to a name server outside."""
-    return config.exclude and state.asks_itself and bool(state.name_server)
 
 
 def _rules(config: HostConfig, own: bool, family: int, lan: list[Network], tun: str) -> list[Step]:
@@ -226,9 +223,11 @@ def _stale(state: HostState, steps: list[Step]) -> tuple[Step, ...]:
 def with_state(plan: Plan, state: HostState) -> Plan:
     """Return the plan for the same configuration on a host that has changed since.
 
-    What was there before us, and what the sysctls were, stays as the first look saw it.
+    What was there before us, and what the sysctls were, stays as the first look saw it; of the name
+    servers what was last seen, where only the TUN's is left.
     """
     first = plan.state
+    servers = state.name_servers if state.name_server(plan.ipv4) else first.name_servers
     seen = replace(
         state,
         sysctls=first.sysctls,
@@ -243,7 +242,7 @@ def with_state(plan: Plan, state: HostState) -> Plan:
         resolver_prefix=first.resolver_prefix,
         resolver_wishes=first.resolver_wishes,
         cgroup=first.cgroup,
-        name_server=first.name_server,
+        name_servers=servers,
         asks_itself=first.asks_itself,
     )
     return make_plan(plan.config, seen, keep=plan)

@@ -39,6 +39,11 @@ class Plan:
         are in another namespace."""
         return self.config.mark if self.state.own else None
 
+    @property
+    def name_server(self) -> str:
+        """What answers excluded programs' questions to loopback or to us; empty: not known."""
+        return self.state.name_server(self.ipv4)
+
     def render(self) -> list[str]:
         """Return the commands that do the same, in order."""
         stale = [command for step in self.stale for command in step.undo_commands()]

@@ -96,11 +96,19 @@ class HostState:
     """Lines of resolv.conf(5) that resolvconf's record has to keep: ``search``, ``options``."""
     cgroup: str | None = None
     """Where cgroup v2 is mounted, below /sys/fs/cgroup, where nft(8) looks for it."""
-    name_server: str = ""
-    """The IPv4 name server that the host asked before us, not on loopback; empty: not known."""
+    name_servers: tuple[str, ...] = ()
+    """The IPv4 name servers that the host asks, not on loopback, the TUN's among them."""
     asks_itself: bool = False
     """Programs ask a name server on loopback, systemd-resolved's say."""
     leftover: Leftover | None = None
+
+    def name_server(self, tun: ipaddress.IPv4Interface) -> str:
+        """Return the first name server that is not the TUN's, empty if none is known.
+
+        A resolver that has been told of the TUN's names that, too.
+        """
+        known = (ipaddress.IPv4Address(text) for text in self.name_servers)
+        return next((str(each) for each in known if each not in tun.network), "")
 
     @property
     def own(self) -> bool:
