@@ -110,6 +110,12 @@ for extra in sys.argv[1:]:
     wanted += project["project"]["optional-dependencies"][extra]
 print("\n".join(wanted))
 PYTHON
+    link_command
+}
+
+# .venv/bin/zks-lwip, from any folder; where pip has put one there, or .venv is another's, it stays as it is.
+link_command() {
+    [ -e .venv/bin/zks-lwip ] || [ ! -w .venv/bin ] || ln -sf "$PWD/examples/zks-lwip" .venv/bin/zks-lwip
 }
 
 build() {

@@ -22,8 +22,10 @@ if [ $# = 0 ]; then
     build
     python=.venv/bin/python
     zks_lwip=("$python" -m zks_lwip)
+    called=.venv/bin/zks-lwip
 else
     zks_lwip=("$1")
+    called=$1
 fi
 
 folder=$(mktemp -d)
@@ -81,7 +83,7 @@ fi
 cat <<END
 
 It works. Next: any program, through a worker of yours (see README.md):
-  ${zks_lwip[*]} run --worker wss://worker.example --token-file FILE -- ssh somewhere
+  $called run --worker wss://worker.example --token-file FILE -- ssh somewhere
 or, as root, the whole machine:
-  ${zks_lwip[*]} connect --worker wss://worker.example --token-file FILE
+  $called connect --worker wss://worker.example --token-file FILE
 END

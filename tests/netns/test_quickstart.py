@@ -194,3 +194,27 @@ def test_other_errors_of_apt_are_not_waited_for(checkout: Path, text: str) -> No
     done = prepared(checkout, f"patiently sh -c 'echo \"{text}\" >&2; exit 100'")
     assert done.returncode == 100 and text in done.stderr
     assert "Another program" not in done.stderr
+
+
+def test_the_command_works_from_any_folder(checkout: Path, tmp_path: Path) -> None:
+    """Also by a link on the path, out of a folder whose name has a space."""
+    clone = checkout / "a clone"
+    (clone / "examples").mkdir(parents=True)
+    (clone / "zks_lwip").symlink_to(checkout / "zks_lwip")
+    for name in ("prepare.sh", "zks-lwip"):
+        shutil.copy(checkout / "examples" / name, clone / "examples")
+    environment = clone / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    for name in ("pyvenv.cfg", "lib"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    (environment / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    done = prepared(clone, "link_command; link_command")
+    assert done.returncode == 0, done.stderr
+    on_the_path = tmp_path / "zks-lwip"
+    on_the_path.symlink_to(environment / "bin" / "zks-lwip")
+    for command in (on_the_path, environment / "bin" / "zks-lwip"):
+        argv = [command, "run", "--help"]
+        shown = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith("Usage: zks-lwip run ")
+        assert "python -m zks_lwip" not in shown.stdout
