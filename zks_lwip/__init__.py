@@ -5,7 +5,7 @@ what goes with it, :func:`open_stack`, :func:`open_worker` with :class:`WorkerCo
 errors; :mod:`zks_lwip.testing`, which is not loaded here, is for tests. They are imported when they
 are used: ``import zks_lwip`` needs neither the compiled part nor the libraries, on whatever system.
 Packages that give names to others (daemon, device, dns, gateway, proxy, stack, tunnel, vpn, worker)
-do likewise, by ``_util.lazy_names``; protocol and testing load theirs at once. The ``__init__`` of
+do likewise, by ``_lazy.lazy_names``; protocol and testing load theirs at once. The ``__init__`` of
 ``carrier``, ``net``, ``host``, ``settings`` and of most packages below says only what is where.
 
 The layout: a module imports from its own package and from what lies below it, never from above, and
@@ -25,7 +25,7 @@ never in a circle (``tests/unit/test_architecture.py`` holds that)::
     carrier   dns      device      one WebSocket that carries a session | names | TUN devices
     protocol  net                  PROTOCOL.md, without I/O | dialling, TLS, sockets, names
     _util     _memory    _private  helpers | memory that is given back | files with a secret
-    errors    _version             one tree of errors, exit codes | the version
+    errors    _version   _lazy     one tree of errors, exit codes | the version | names when used
     native/                        C: the core around lwIP, streams and UDP in bulk, masking, `run`
 
 Besides ``carrier``, ``protocol``, ``net`` and the shared modules the worker needs nothing; of the
@@ -83,27 +83,10 @@ How a connection passes through all of this is told in README.md, "The life of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ._util import lazy_names
+from ._lazy import lazy_names
 from ._version import __version__
-from .errors import (
-    AuthError,
-    CertificateError,
-    CommandError,
-    ConfigError,
-    DeviceError,
-    DnsError,
-    HostError,
-    PrivilegeError,
-    ProtocolError,
-    StackError,
-    TunnelError,
-    WorkerNotFound,
-    WorkerUnreachable,
-    ZksError,
-)
 
+TYPE_CHECKING = False  # see _lazy.py
 if TYPE_CHECKING:
     from .config import (
         DnsOptions,
@@ -112,6 +95,22 @@ if TYPE_CHECKING:
         WorkerEndpoint,
         parse_worker_url,
         read_token_file,
+    )
+    from .errors import (
+        AuthError,
+        CertificateError,
+        CommandError,
+        ConfigError,
+        DeviceError,
+        DnsError,
+        HostError,
+        PrivilegeError,
+        ProtocolError,
+        StackError,
+        TunnelError,
+        WorkerNotFound,
+        WorkerUnreachable,
+        ZksError,
     )
     from .gateway import Decision, Direct, FlowInfo, FlowRequest, Tunnel
     from .settings.vpn import read_config
@@ -167,6 +166,9 @@ if not TYPE_CHECKING:  # type checkers read the imports above
         {
             "config": "DnsOptions HostOptions VpnConfig WorkerEndpoint parse_worker_url "
             "read_token_file",
+            "errors": "AuthError CertificateError CommandError ConfigError DeviceError DnsError "
+            "HostError PrivilegeError ProtocolError StackError TunnelError WorkerNotFound "
+            "WorkerUnreachable ZksError",
             "gateway": "Decision Direct FlowInfo FlowRequest Tunnel",
             "settings.vpn": "read_config",
             "stack": "Reject Stack open_stack",

@@ -1,5 +1,5 @@
-"""Small helpers of the whole package: names that load when used, conflicts, groups of exceptions,
-values of options, this interpreter, text, empty queues.
+"""Small helpers of the whole package: conflicts, groups of exceptions, values of options, this
+interpreter, text, empty queues.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ import enum
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -20,7 +19,6 @@ __all__ = [
     "EMPTY",
     "ConflictDetector",
     "choice",
-    "lazy_names",
     "leaves",
     "one_line",
     "program",
@@ -40,27 +38,6 @@ it by one before something is appended; it takes nothing itself."""
 
 _MAX_LINE = 200
 """Characters of a peer that :func:`one_line` keeps."""
-
-
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package (PEP 562) that imports a name when it is first used.
-
-    An import of one module of the package then does not load the others. The package's
-    ``__init__`` says the same under ``TYPE_CHECKING``.
-
-    :param package: ``__name__`` of the package.
-    :param modules: below it, each with the names that are taken from it, with spaces between.
-    """
-    homes = {name: module for module, names in modules.items() for name in names.split()}
-
-    def load(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{homes[name]}", package), name)
-        setattr(sys.modules[package], name, value)
-        return value
-
-    return load
 
 
 class ConflictDetector:

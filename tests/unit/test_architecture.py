@@ -34,7 +34,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "carrier dns device",
         "protocol net",
         "_util _memory _private",
-        "errors _version _lwip",
+        "errors _version _lazy _lwip",
     )
 )
 """Packages, and single modules, directly below ``zks_lwip``, from the top down."""
@@ -45,7 +45,7 @@ CLIENT = frozenset(
 )
 """Packages of the client alone."""
 WORKER_NEEDS = frozenset(
-    "worker carrier protocol net _util _memory _private errors _version _lwip".split()
+    "worker carrier protocol net _util _memory _private errors _version _lazy _lwip".split()
 )
 
 Graph = Mapping[str, frozenset[str]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._util import lazy_names
+from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .bootstrap import Bootstrap

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._util import lazy_names
+from .._lazy import lazy_names
 from .credit import Budget
 from .decode import datagrams_of, first_datagram, first_hello, parse, parse_v1
 from .events import (

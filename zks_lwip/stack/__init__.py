@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._util import lazy_names
+from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from ._flow import Datagram, Flow, FlowHandler, Reject
