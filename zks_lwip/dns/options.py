@@ -6,6 +6,7 @@ import enum
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ __all__ = ["DnsOptions", "Dot", "StaticName", "make_service", "parse_static_name
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DOT_PORT = 853
+_PUT_OFF = ("dns.message", "zks_lwip.dns.upstream.doh_connection")
+"""What is loaded with the service, not with the options: it takes long. And not when it is needed:
+by then privileges may have been given away, or descriptors run out, and files not be read."""
 
 
 class Dot(enum.Enum):
@@ -150,6 +154,8 @@ def make_service(
     :param grace: seconds for which a lost tunnel is waited for.
     :raises ConfigError: an option cannot be used, or does not go with the worker.
     """
+    for module in _PUT_OFF:
+        import_module(module)
     upstreams = make_upstreams(
         options.servers,
         tunnel=tunnel,

@@ -11,16 +11,16 @@ from ..config import VpnConfig
 from ..device import FdDevice, PacketDevice
 from ..host.plan.addresses import TUN_IPV4, TUN_IPV6
 from ..host.platform import current, is_supported
-from .capture import Capture
 from .roaming import follow_network
 
 if TYPE_CHECKING:
     from ..host.ssh import SshConnection
     from ..tunnel import Tunnel
+    from .capture import Capture
 
 __all__ = ["GivenDevice", "LocalEnd", "OnCaptured", "Resolve", "choose_local_end"]
 
-OnCaptured = Callable[[Capture, "Tunnel"], Awaitable[None]]
+OnCaptured = Callable[["Capture", "Tunnel"], Awaitable[None]]
 """Called when the host is closed, before there is a thread or a connection to the worker."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -118,4 +118,6 @@ async def choose_local_end(
     if not capture:
         return GivenDevice(config, device)
     current().check_privileges()
+    from .capture import Capture
+
     return await Capture.planned(config, ssh=ssh)

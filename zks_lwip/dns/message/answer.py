@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import struct
 
-import dns.exception
-import dns.message
-
 from .query import EDNS_SIZE, Query
 from .wire import (
     AA,
@@ -189,6 +186,9 @@ def _without_opt(message: bytes) -> bytes:
     """
     if len(message) > MAX_REWRITTEN:
         raise WireError(f"an OPT record that is not the last one, in {len(message)} bytes")
+    import dns.exception  # here, as in query.py
+    import dns.message
+
     try:
         parsed = dns.message.from_wire(message, keyring=False)
         parsed.use_edns(False)

@@ -10,10 +10,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-import dns.exception
-import dns.message
-import dns.rdatatype
-
 from .wire import (
     AD,
     CD,
@@ -199,6 +195,10 @@ def _examine_slowly(message: bytes) -> Query | Rejected:
     ident, flags, _, answers, authorities, additionals = HEADER.unpack_from(message)
     if len(message) > MAX_UNUSUAL:
         return Rejected(_bare(ident, flags, Rcode.FORMERR), "formerr")
+    import dns.exception  # here: it takes long to load, and hardly any program needs it
+    import dns.message
+    import dns.rdatatype
+
     try:
         parsed = dns.message.from_wire(message, keyring=False)
         version, edns_flags, payload = parsed.edns, parsed.ednsflags, int(parsed.payload)
