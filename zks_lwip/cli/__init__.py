@@ -26,6 +26,7 @@ from ._environment import (
     open_standard_streams,
 )
 from ._environment_variables import name_variables
+from ._help import CommandGroup
 from ._logging import tell_error
 from .flags import describe
 
@@ -81,7 +82,7 @@ def _as_called(ctx: click.Context, text: str) -> str:
     return text.replace(_IN_EXAMPLES, called) if called in _CALLED else text
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """Sub-commands by name; their errors become sentences."""
 
     def get_help(self, ctx: click.Context) -> str:

@@ -1,4 +1,4 @@
-"""Options in groups, each with its title in ``--help``."""
+"""What ``--help`` shows: options in groups, each with its title, and what each command is for."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["GroupedHelp", "option_group"]
+__all__ = ["CommandGroup", "GroupedHelp", "option_group"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _TITLE = "zks_lwip_title"
 _LAST = ("Settings", "Output", "Other options")
 """Groups of every command, after its own."""
+_WHOLE = 1000
+"""Characters of a sentence, and more than any has."""
 
 
 def option_group(
@@ -44,3 +46,16 @@ class GroupedHelp(click.Command):
             if title in groups:
                 with formatter.section(title):
                     formatter.write_dl(groups[title])
+
+
+class CommandGroup(click.Group):
+    """Commands with the whole first sentence of what each of them says of itself."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.append((name, command.get_short_help_str(_WHOLE)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)

@@ -18,7 +18,7 @@ from ..settings.keys import COMMANDS, FILE_ONLY
 from ..settings.layers import FileSettings, Setting, read_settings
 from ._configured import settings_in_force
 from ._environment_variables import PREFIX, key_of, name_variables, variable_in_force
-from ._help import GroupedHelp
+from ._help import CommandGroup, GroupedHelp
 from .flags import describe
 
 __all__ = ["config"]
@@ -28,7 +28,7 @@ _STAND_IN = "wss://worker.invalid"
 """A worker for a file that leaves it to the command line which."""
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Show what is in force, and judge files of settings.
 

@@ -61,6 +61,8 @@ def test_the_overview_lists_every_command_and_every_exit_code() -> None:
     assert code == 0
     for name in main.list_commands(click.Context(main)):
         assert re.search(rf"^  {name} ", out, re.M), name
+    for group in ("--help", "config --help"):
+        assert "..." not in invoke(*group.split())[1].partition("\nCommands:\n")[2], "cut short"
     codes = {
         item.exit_code
         for item in vars(errors).values()
