@@ -131,7 +131,7 @@ def test_killed(
     """What was excluded is soon refused as all else is, and not excluded by the next instance."""
     with net.connect(host, *ALLOW) as running:
         probes = excluded_probes(host, "udp4", "tcp4", "dns4", "udp6", "ping4")
-        holds = exclude(host, *CLIENT, "hold", lab.FAR4)
+        holds = exclude(host, *CLIENT, "hold", lab.FAR4, "reset")
         holds.wait_for("open")
         told = status(host)
         assert told["allow_exclude"] == ["nobody"]

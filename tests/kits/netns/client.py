@@ -230,6 +230,8 @@ def main(argv: list[str]) -> None:
         open_at_once(rest[0], servers.IDLE, int(rest[1]))
     elif action == "hold":
         with connect(rest[0], servers.IDLE) as sock:
+            if "reset" in rest[1:]:  # when it ends, also killed: nothing is sent after that
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             print("open", flush=True)
             sock.settimeout(None)
             sock.recv(1)
