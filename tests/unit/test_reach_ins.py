@@ -25,13 +25,15 @@ ALLOWED = frozenset({"_lwip", "_util", "_memory", "_version"})
 """Modules that all packages share, and the compiled binding, which tests of the C call."""
 NAMED_TUPLE = frozenset({"_asdict", "_fields", "_make", "_replace"})
 """Public methods of named tuples."""
+STRUCTURE = frozenset({"_fields_"})
+"""What ctypes documents of a structure."""
 PATCHES = frozenset({"setattr", "setitem", "delattr", "delitem", "patch", "object"})
 IMPORT_IN_TEXT = re.compile(rf"\b(?:from|import) ({TOP}[\w.]*)")
 
 
 def is_private(name: str) -> bool:
     """Return whether a name is private; Python's own (``__init__``) and ``_`` are not."""
-    return bool(re.match("_[^_]", name)) and name not in NAMED_TUPLE
+    return bool(re.match("_[^_]", name)) and name not in NAMED_TUPLE | STRUCTURE
 
 
 def private_part(dotted: str) -> bool:

@@ -1,0 +1,146 @@
+"""What the package says of Windows, against the headers of its SDK, by a compiler that has them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zks_lwip.net import windows
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ziglang") is None,
+    reason="ziglang is not installed (pip install ziglang, or the extra `cross`)",
+)
+
+HEADERS = "winsock2.h ws2ipdef.h windows.h stddef.h wintrust.h softpub.h wincrypt.h winver.h"
+NUMBERS = {
+    "ERROR_FILE_NOT_FOUND": windows.ERROR_FILE_NOT_FOUND,
+    "ERROR_ACCESS_DENIED": windows.ERROR_ACCESS_DENIED,
+    "ERROR_ALREADY_EXISTS": windows.ERROR_ALREADY_EXISTS,
+    "ERROR_NO_MORE_ITEMS": 259,  # native/core/wintun.c
+    "ERROR_HANDLE_EOF": 38,
+    "WAIT_FAILED": 0xFFFFFFFF,
+    "INFINITE": 0xFFFFFFFF,
+    "WAIT_OBJECT_0": 0,
+    "GENERIC_READ": 0x80000000,  # device/_wintun.py
+    "FILE_SHARE_READ": 1,
+    "OPEN_EXISTING": 3,
+    "LOAD_LIBRARY_SEARCH_SYSTEM32": 0x800,
+    "WTD_UI_NONE": windows.WTD_UI_NONE,
+    "WTD_REVOKE_NONE": windows.WTD_REVOKE_NONE,
+    "WTD_CHOICE_FILE": windows.WTD_CHOICE_FILE,
+    "WTD_STATEACTION_VERIFY": windows.WTD_STATEACTION_VERIFY,
+    "WTD_STATEACTION_CLOSE": windows.WTD_STATEACTION_CLOSE,
+    "WTD_CACHE_ONLY_URL_RETRIEVAL": windows.WTD_CACHE_ONLY_URL_RETRIEVAL,
+    "CERT_NAME_SIMPLE_DISPLAY_TYPE": windows.CERT_NAME_SIMPLE_DISPLAY_TYPE,
+    "IMAGE_FILE_MACHINE_AMD64": 0x8664,
+    "IMAGE_FILE_MACHINE_ARM64": 0xAA64,
+    "IMAGE_FILE_MACHINE_I386": 0x14C,
+    "IMAGE_FILE_MACHINE_ARMNT": 0x1C4,
+}
+WHOLE = {
+    "GUID": windows.Guid,
+    "WINTRUST_FILE_INFO": windows.WintrustFileInfo,
+    "WINTRUST_DATA": windows.WintrustData,
+}
+"""Structures that are here as they are there."""
+BEGINNINGS = {
+    "CRYPT_PROVIDER_CERT": windows.CryptProviderCert,
+    "CRYPT_PROVIDER_SGNR": windows.CryptProviderSigner,
+    "VS_FIXEDFILEINFO": windows.FixedFileInfo,
+}
+"""Structures whose first members are here."""
+Structure = type[ctypes.Structure]
+
+
+def claims(
+    numbers: dict[str, int], whole: dict[str, Structure], parts: dict[str, Structure]
+) -> str:
+    """C that compiles if the headers say the same."""
+    said = dict(numbers)
+    for name, structure in {**whole, **parts}.items():
+        for member, *_ in structure._fields_:
+            found = getattr(structure, member)
+            said[f"offsetof({name}, {member})"] = found.offset
+            said[f"sizeof((({name} *)0)->{member})"] = found.size
+    said |= {f"sizeof({name})": ctypes.sizeof(structure) for name, structure in whole.items()}
+    lines = [f"#include <{name}>" for name in HEADERS.split()]
+    lines += [f'_Static_assert({name} == {value}u, "{name}");' for name, value in said.items()]
+    return "\n".join(lines) + "\n"
+
+
+def compiled(target: str, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder)}
+    environment["ZIG_LOCAL_CACHE_DIR"] = str(folder)
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-c", "-std=gnu11"]
+    command += ["-Wall", "-Wextra", "-Werror", "-x", "c", "-", "-o", str(folder / "checked.o")]
+    return subprocess.run(
+        command, input=text, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.mark.parametrize("target", ["x86_64-windows-gnu", "aarch64-windows-gnu"])
+def test_the_headers_say_the_same(target: str, tmp_path: Path) -> None:
+    done = compiled(target, claims(NUMBERS, WHOLE, BEGINNINGS), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guid_that_is_verified_by(tmp_path: Path) -> None:
+    raw = windows.WINTRUST_VERIFY
+    first, second, third = (int.from_bytes(raw[a:b], "little") for a, b in ((0, 4), (4, 6), (6, 8)))
+    text = (
+        "#include <windows.h>\n#include <softpub.h>\n"
+        "static const GUID theirs = WINTRUST_ACTION_GENERIC_VERIFY_V2;\n"
+        f"int differs(void) {{ static const GUID ours = {{{first}, {second}, {third}, "
+        f"{{{', '.join(map(str, raw[8:]))}}}}}; return __builtin_memcmp(&ours, &theirs, 16); }}\n"
+    )
+    done = compiled("x86_64-windows-gnu", text, tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            "x86_64-windows-gnu",
+            "-E",
+            "-x",
+            "c",
+            "-",
+        ],
+        input="#include <windows.h>\n#include <softpub.h>\nWINTRUST_ACTION_GENERIC_VERIFY_V2\n",
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "ZIG_GLOBAL_CACHE_DIR": str(tmp_path),
+            "ZIG_LOCAL_CACHE_DIR": str(tmp_path),
+        },
+    )
+    last = [line for line in shown.stdout.splitlines() if line.strip()][-1]
+    numbers = [
+        int(x, 16) for x in last.replace("{", " ").replace("}", " ").replace(",", " ").split()
+    ]
+    assert numbers == [first, second, third, *raw[8:]]
+
+
+def test_a_wrong_number_is_found(tmp_path: Path) -> None:
+    done = compiled("x86_64-windows-gnu", claims({"INFINITE": 1}, {}, {}), tmp_path)
+    assert done.returncode != 0 and "static assertion failed" in done.stderr
+
+
+def test_a_wrong_structure_is_found(tmp_path: Path) -> None:
+    wrong = type(
+        "Wrong",
+        (ctypes.Structure,),
+        {"_fields_": (("Data1", ctypes.c_uint32), ("Data2", ctypes.c_uint32))},
+    )
+    done = compiled("x86_64-windows-gnu", claims({}, {"GUID": wrong}, {}), tmp_path)
+    assert done.returncode != 0 and "static assertion failed" in done.stderr
