@@ -1,11 +1,39 @@
-/* Stands for wintun.dll: rings with the layout and the rules of Wintun's
- * (api/session.c), events and the three functions of Windows that the pump
- * calls. The driver's side, and what it has seen, are named fake_*. */
-#include <pthread.h>
-#include <stdint.h>
+/* Stands for wintun.dll: rings with the layout and the rules of Wintun's (api/session.c), and elsewhere than on Windows
+ * for its events and the three functions of Windows that the pump calls. The driver's side, and what it has seen, are
+ * named fake_*. */
+#include "wintun.h"
+
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+typedef HANDLE event;
+static SRWLOCK mutex = SRWLOCK_INIT;
+static CONDITION_VARIABLE changed = CONDITION_VARIABLE_INIT;
+#define LOCK() AcquireSRWLockExclusive(&mutex)
+#define UNLOCK() ReleaseSRWLockExclusive(&mutex)
+#define TELL() WakeAllConditionVariable(&changed)
+#define FAIL(error) SetLastError(error)
+#define SIGNAL(one) SetEvent(one)
+#define HANDLE_OF(one) (one)
+#else
+#include <pthread.h>
 #include <time.h>
+typedef struct {
+    int set;
+} event;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static _Thread_local uint32_t last_error;
+#define LOCK() pthread_mutex_lock(&mutex)
+#define UNLOCK() pthread_mutex_unlock(&mutex)
+#define TELL() pthread_cond_broadcast(&changed)
+#define FAIL(error) (last_error = (error))
+#define SIGNAL(one) ((one).set = 1)
+#define HANDLE_OF(one) (&(one))
+#endif
 
 #define MAX_IP 0xffffu
 #define ALIGNED(size) (((uint32_t)(size) + 3u) & ~3u)
@@ -15,11 +43,6 @@
 #define WRAP(ring, value) ((value) & ((ring)->capacity - 1))
 
 enum { HANDLE_EOF = 38, INVALID_DATA = 13, BUFFER_OVERFLOW = 111, NO_MORE_ITEMS = 259 };
-enum { FOREVER = 0xffffffff, TIMEOUT = 258 };
-
-struct event {
-    int set;
-};
 
 struct ring {
     uint32_t head, tail, capacity; /* a head of at least capacity: the end of the ring's life */
@@ -30,21 +53,21 @@ struct ring {
 
 struct session {
     struct ring *to_client, *to_driver;
-    struct event readable, stop, kick;
-    uint32_t last_wait, waits;
+    event readable, stop, kick;
+    uint32_t last_wait;
 };
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static _Thread_local uint32_t last_error;
+#if !defined(_WIN32)
+enum { FOREVER = 0xffffffff, TIMEOUT = 258 };
+
 static struct session *newest;
 
 uint32_t GetLastError(void) { return last_error; }
 
-int32_t SetEvent(void *event)
+int32_t SetEvent(void *one)
 {
     pthread_mutex_lock(&mutex);
-    ((struct event *)event)->set = 1;
+    ((event *)one)->set = 1;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&mutex);
     return 1;
@@ -66,12 +89,11 @@ uint32_t WaitForMultipleObjects(uint32_t count, void *const *events, int32_t all
     }
     pthread_mutex_lock(&mutex);
     newest->last_wait = ms;
-    newest->waits++;
     pthread_cond_broadcast(&changed);
     while (result == TIMEOUT) {
         for (i = 0; i < count && result == TIMEOUT; i++) {
-            if (((struct event *)events[i])->set) {
-                ((struct event *)events[i])->set = 0; /* auto-reset */
+            if (((event *)events[i])->set) {
+                ((event *)events[i])->set = 0; /* auto-reset */
                 result = i;
             }
         }
@@ -86,6 +108,7 @@ uint32_t WaitForMultipleObjects(uint32_t count, void *const *events, int32_t all
     pthread_mutex_unlock(&mutex);
     return result;
 }
+#endif
 
 static uint32_t get(const uint8_t *b)
 {
@@ -112,16 +135,16 @@ uint8_t *WintunReceivePacket(void *of, uint32_t *length)
     struct ring *ring = ((struct session *)of)->to_client;
     uint8_t *packet = NULL;
     uint32_t content, size;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     content = WRAP(ring, ring->tail - ring->reserved);
     if (ring->tail >= ring->capacity) {
-        last_error = HANDLE_EOF;
+        FAIL(HANDLE_EOF);
     } else if (!content) {
-        last_error = NO_MORE_ITEMS;
+        FAIL(NO_MORE_ITEMS);
     } else {
         size = get(ring->data + ring->reserved);
         if (size > MAX_IP || ALIGNED(HEADER + size) > content) {
-            last_error = INVALID_DATA;
+            FAIL(INVALID_DATA);
         } else {
             packet = ring->data + ring->reserved + HEADER;
             ring->reserved = WRAP(ring, ring->reserved + ALIGNED(HEADER + size));
@@ -129,7 +152,7 @@ uint8_t *WintunReceivePacket(void *of, uint32_t *length)
             *length = size;
         }
     }
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
     return packet;
 }
 
@@ -137,29 +160,29 @@ void WintunReleaseReceivePacket(void *of, const uint8_t *packet)
 {
     struct ring *ring = ((struct session *)of)->to_client;
     uint8_t *header = (uint8_t *)(uintptr_t)packet - HEADER;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     put(header, get(header) | RELEASED);
     for (; ring->count && get(ring->data + ring->head) & RELEASED; ring->count--)
         ring->head = WRAP(ring, ring->head + ALIGNED(HEADER + (get(ring->data + ring->head) & ~RELEASED)));
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
 }
 
 uint8_t *WintunAllocateSendPacket(void *of, uint32_t length)
 {
     struct ring *ring = ((struct session *)of)->to_driver;
     uint8_t *packet = NULL;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     if (ring->head >= ring->capacity) {
-        last_error = HANDLE_EOF;
+        FAIL(HANDLE_EOF);
     } else if (length > MAX_IP || ALIGNED(HEADER + length) > room(ring, ring->reserved)) {
-        last_error = BUFFER_OVERFLOW;
+        FAIL(BUFFER_OVERFLOW);
     } else {
         put(ring->data + ring->reserved, length | RELEASED);
         packet = ring->data + ring->reserved + HEADER;
         ring->reserved = WRAP(ring, ring->reserved + ALIGNED(HEADER + length));
         ring->count++;
     }
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
     return packet;
 }
 
@@ -167,15 +190,15 @@ void WintunSendPacket(void *of, const uint8_t *packet)
 {
     struct ring *ring = ((struct session *)of)->to_driver;
     uint8_t *header = (uint8_t *)(uintptr_t)packet - HEADER;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     put(header, get(header) & ~RELEASED);
     for (; ring->count && !(get(ring->data + ring->tail) & RELEASED); ring->count--)
         ring->tail = WRAP(ring, ring->tail + ALIGNED(HEADER + get(ring->data + ring->tail)));
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&mutex);
+    TELL();
+    UNLOCK();
 }
 
-void *WintunGetReadWaitEvent(void *of) { return &((struct session *)of)->readable; }
+void *WintunGetReadWaitEvent(void *of) { return HANDLE_OF(((struct session *)of)->readable); }
 
 /* ---- the driver ---- */
 void *fake_start(uint32_t capacity)
@@ -185,7 +208,15 @@ void *fake_start(uint32_t capacity)
         session->to_client = ring_new(capacity);
         session->to_driver = ring_new(capacity);
     }
+#if defined(_WIN32)
+    if (session) {
+        session->readable = CreateEventW(NULL, FALSE, FALSE, NULL);
+        session->stop = CreateEventW(NULL, FALSE, FALSE, NULL);
+        session->kick = CreateEventW(NULL, FALSE, FALSE, NULL);
+    }
+#else
     newest = session;
+#endif
     return session;
 }
 
@@ -197,8 +228,8 @@ void fake_end(void *of)
     free(session);
 }
 
-void *fake_stop(void *of) { return &((struct session *)of)->stop; }
-void *fake_kick(void *of) { return &((struct session *)of)->kick; }
+void *fake_stop(void *of) { return HANDLE_OF(((struct session *)of)->stop); }
+void *fake_kick(void *of) { return HANDLE_OF(((struct session *)of)->kick); }
 
 /* Gives a packet to the client; 0: the ring is full. */
 int fake_put(void *of, const uint8_t *packet, uint32_t length)
@@ -206,38 +237,42 @@ int fake_put(void *of, const uint8_t *packet, uint32_t length)
     struct session *session = of;
     struct ring *ring = session->to_client;
     int fits;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     fits = ALIGNED(HEADER + length) <= room(ring, ring->tail);
     if (fits) {
         put(ring->data + ring->tail, length);
         memcpy(ring->data + ring->tail + HEADER, packet, length);
         ring->tail = WRAP(ring, ring->tail + ALIGNED(HEADER + length));
-        session->readable.set = 1;
-        pthread_cond_broadcast(&changed);
+        SIGNAL(session->readable);
+        TELL();
     }
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
     return fits;
 }
 
-/* Takes a packet of the client's; waits at most so long, and returns its length
- * or 0. */
 uint32_t fake_take(void *of, uint8_t *buffer, uint32_t ms)
 {
     struct ring *ring = ((struct session *)of)->to_driver;
-    struct timespec until;
     uint32_t length = 0;
     int late = 0;
+#if defined(_WIN32)
+    LOCK();
+    while (ring->head == ring->tail && !late)
+        late = !SleepConditionVariableSRW(&changed, &mutex, ms, 0);
+#else
+    struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += ms / 1000;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     while (ring->head == ring->tail && !late)
         late = pthread_cond_timedwait(&changed, &mutex, &until) != 0;
+#endif
     if (ring->head != ring->tail) {
         length = get(ring->data + ring->head);
         memcpy(buffer, ring->data + ring->head + HEADER, length);
         ring->head = WRAP(ring, ring->head + ALIGNED(HEADER + length));
     }
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
     return length;
 }
 
@@ -245,11 +280,11 @@ uint32_t fake_take(void *of, uint8_t *buffer, uint32_t ms)
 void fake_remove(void *of)
 {
     struct session *session = of;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     session->to_client->tail = session->to_driver->head = 0xffffffff;
-    session->readable.set = 1;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&mutex);
+    SIGNAL(session->readable);
+    TELL();
+    UNLOCK();
 }
 
 /* A size in the ring that cannot be. */
@@ -257,12 +292,12 @@ void fake_corrupt(void *of)
 {
     struct session *session = of;
     struct ring *ring = session->to_client;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     put(ring->data + ring->tail, MAX_IP + 1);
     ring->tail = WRAP(ring, ring->tail + 8);
-    session->readable.set = 1;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&mutex);
+    SIGNAL(session->readable);
+    TELL();
+    UNLOCK();
 }
 
 /* Whether packets are read and not released, or allocated and not sent. */
@@ -272,6 +307,7 @@ uint32_t fake_held(void *of)
     return session->to_client->count + session->to_driver->count;
 }
 
+#if !defined(_WIN32)
 /* Waits until the client waits, without end or for at most so many
  * milliseconds; 0: it does not within a minute. */
 int fake_waits(void *of, uint32_t at_most)
@@ -281,7 +317,7 @@ int fake_waits(void *of, uint32_t at_most)
     int late = 0, does = 0;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 60;
-    pthread_mutex_lock(&mutex);
+    LOCK();
     for (;;) {
         does =
             session->last_wait && (at_most == FOREVER ? session->last_wait == FOREVER : session->last_wait <= at_most);
@@ -289,6 +325,7 @@ int fake_waits(void *of, uint32_t at_most)
             break;
         late = pthread_cond_timedwait(&changed, &mutex, &until) != 0;
     }
-    pthread_mutex_unlock(&mutex);
+    UNLOCK();
     return does;
 }
+#endif
