@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.net import windows
+from zks_lwip.host.windows import iphelper, structures, wfp
+from zks_lwip.net import sockets, windows
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None,
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HEADERS = "winsock2.h ws2ipdef.h windows.h stddef.h wintrust.h softpub.h wincrypt.h winver.h"
+HEADERS += " iphlpapi.h netioapi.h fwpmu.h"
 NUMBERS = {
     "ERROR_FILE_NOT_FOUND": windows.ERROR_FILE_NOT_FOUND,
     "ERROR_ACCESS_DENIED": windows.ERROR_ACCESS_DENIED,
@@ -43,17 +45,68 @@ NUMBERS = {
     "IMAGE_FILE_MACHINE_ARM64": 0xAA64,
     "IMAGE_FILE_MACHINE_I386": 0x14C,
     "IMAGE_FILE_MACHINE_ARMNT": 0x1C4,
+    "ERROR_NOT_FOUND": iphelper.ERROR_NOT_FOUND,
+    "ERROR_OBJECT_ALREADY_EXISTS": iphelper.ERROR_OBJECT_ALREADY_EXISTS,
+    "IP_UNICAST_IF": sockets.IP_UNICAST_IF,
+    "IPV6_UNICAST_IF": sockets.IPV6_UNICAST_IF,
+    "AF_INET": structures.FAMILIES[4],
+    "AF_INET6": structures.FAMILIES[6],
+    "AF_UNSPEC": structures.ALL_FAMILIES,
+    "IpDadStatePreferred": 4,  # host/windows/iphelper.py
+    "MIB_IPPROTO_NETMGMT": 3,
+    "offsetof(MIB_IF_TABLE2, Table)": structures.InterfaceTable.Table.offset,
+    "offsetof(MIB_UNICASTIPADDRESS_TABLE, Table)": structures.AddressTable.Table.offset,
+    "offsetof(MIB_IPFORWARD_TABLE2, Table)": structures.RouteTable.Table.offset,
+    "offsetof(SOCKADDR_INET, Ipv4.sin_addr)": structures.SockaddrInet.words.offset,
+    "offsetof(SOCKADDR_INET, Ipv6.sin6_addr)": structures.SockaddrInet.words.offset + 4,
+    "offsetof(SOCKADDR_INET, Ipv6.sin6_scope_id)": structures.SockaddrInet.words.offset + 20,
+    "offsetof(FWP_VALUE0, uint64)": structures.FilterValue.uint64.offset,
+    "offsetof(FWP_CONDITION_VALUE0, v6AddrMask)": structures.FilterValue.uint64.offset,
+    "sizeof(FWP_CONDITION_VALUE0)": ctypes.sizeof(structures.FilterValue),
+    "sizeof(SOCKADDR_INET)": ctypes.sizeof(structures.SockaddrInet),
+    "sizeof(MIB_IF_ROW2)": ctypes.sizeof(structures.InterfaceRow),
+    "sizeof(FWP_VALUE0)": ctypes.sizeof(structures.FilterValue),
+    "FWP_UINT8": wfp.FWP_UINT8,
+    "FWP_UINT16": wfp.FWP_UINT16,
+    "FWP_UINT32": wfp.FWP_UINT32,
+    "FWP_UINT64": wfp.FWP_UINT64,
+    "FWP_BYTE_BLOB_TYPE": wfp.FWP_BYTE_BLOB_TYPE,
+    "FWP_V4_ADDR_MASK": wfp.FWP_V4_ADDR_MASK,
+    "FWP_V6_ADDR_MASK": wfp.FWP_V6_ADDR_MASK,
+    "FWP_MATCH_EQUAL": wfp.FWP_MATCH_EQUAL,
+    "FWP_MATCH_FLAGS_ALL_SET": wfp.FWP_MATCH_FLAGS_ALL_SET,
+    "FWP_CONDITION_FLAG_IS_LOOPBACK": wfp.FWP_CONDITION_FLAG_IS_LOOPBACK,
+    "FWP_ACTION_BLOCK": wfp.FWP_ACTION_BLOCK,
+    "FWP_ACTION_PERMIT": wfp.FWP_ACTION_PERMIT,
+    "(unsigned)FWP_E_FILTER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["filter"],
+    "(unsigned)FWP_E_PROVIDER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["provider"],
+    "(unsigned)FWP_E_SUBLAYER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["sublayer"],
+    "RPC_C_AUTHN_DEFAULT": wfp.RPC_C_AUTHN_DEFAULT,
 }
 WHOLE = {
     "GUID": windows.Guid,
     "WINTRUST_FILE_INFO": windows.WintrustFileInfo,
     "WINTRUST_DATA": windows.WintrustData,
+    "IP_ADDRESS_PREFIX": structures.Prefix,
+    "MIB_UNICASTIPADDRESS_ROW": structures.AddressRow,
+    "MIB_IPFORWARD_ROW2": structures.RouteRow,
+    "MIB_IPINTERFACE_ROW": structures.IpInterfaceRow,
+    "FWPM_DISPLAY_DATA0": structures.DisplayData,
+    "FWP_BYTE_BLOB": structures.Blob,
+    "FWP_V4_ADDR_AND_MASK": structures.V4Mask,
+    "FWP_V6_ADDR_AND_MASK": structures.V6Mask,
+    "FWPM_FILTER_CONDITION0": structures.Condition,
+    "FWPM_ACTION0": structures.ActionData,
+    "FWPM_FILTER0": structures.FilterData,
+    "FWPM_PROVIDER0": structures.ProviderData,
+    "FWPM_SUBLAYER0": structures.SublayerData,
 }
 """Structures that are here as they are there."""
 BEGINNINGS = {
     "CRYPT_PROVIDER_CERT": windows.CryptProviderCert,
     "CRYPT_PROVIDER_SGNR": windows.CryptProviderSigner,
     "VS_FIXEDFILEINFO": windows.FixedFileInfo,
+    "MIB_IF_ROW2": structures.InterfaceRow,
 }
 """Structures whose first members are here."""
 Structure = type[ctypes.Structure]
@@ -66,6 +119,8 @@ def claims(
     said = dict(numbers)
     for name, structure in {**whole, **parts}.items():
         for member, *_ in structure._fields_:
+            if member == "others":  # several of there in one of here
+                continue
             found = getattr(structure, member)
             said[f"offsetof({name}, {member})"] = found.offset
             said[f"sizeof((({name} *)0)->{member})"] = found.size

@@ -3,10 +3,12 @@
 - :mod:`.plan` decides, and is pure: state in, steps out. To add a kind of step, see
   :mod:`.plan.steps`.
 - :mod:`.base` puts a plan into force and takes it back, with :mod:`.apply`, which does a step, and
-  :mod:`.journal`, where it is written down before; :mod:`.recover` takes back what an instance that
-  died has left; :mod:`.monitor` follows what others change meanwhile. All that for every system.
-- :mod:`.platform`: what a system has to give, and the one that this is; :mod:`.linux`. What they
-  tell is in :mod:`.reports`.
+  :mod:`.journal`, where it is written down before (a :mod:`.locked_file`); :mod:`.recover` takes
+  back what an instance that died has left; :mod:`.monitor` follows what others change meanwhile.
+  All that for every system.
+- :mod:`.platform`: what a system has to give, and the one that this is: :mod:`.linux`,
+  :mod:`.macos`, and :mod:`.windows`, which ``connect`` does not use yet. What they tell is in
+  :mod:`.reports`.
 - :mod:`.rootless` runs one command in namespaces of its own (Linux); :mod:`.published` lets
   programs of the host connect to it.
 - :mod:`.options`: what the user can be asked about the host; :mod:`.resolv_conf`: what is kept of
@@ -26,8 +28,8 @@ To add a system, ``x`` say:
    :class:`~.platform.Platform`. A line in ``_SYSTEMS`` of ``platform.py`` makes ``connect`` and
    what belongs to it work there.
 3. Its device in :mod:`zks_lwip.device`; how sockets stay out of it in :mod:`zks_lwip.net.sockets`,
-   where each has one meaning of ``mark``; ``STATE_DIR`` in ``plan/config.py``; ``boot_id`` and the
-   lock in ``journal.py``; the clocks in ``monitor.py``.
+   where each has one meaning of ``mark``; ``STATE_DIR`` in ``plan/config.py``; ``boot_id`` in
+   ``journal.py``; the lock in ``locked_file.py``; the clocks in ``monitor.py``.
 4. Tests on any system: golden plans and commands, and a fake of the protocol that fails at every
    step (``tests/kits/host.py`` has Linux's).
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import HostError, PrivilegeError, ZksError
+from ..net.windows import WindowsCallError
 from .plan.step import Step
 
 __all__ = ["Applier", "StepHelper", "undo_all"]
@@ -17,6 +18,7 @@ __all__ = ["Applier", "StepHelper", "undo_all"]
 _PRIVILEGES = {
     "linux": "`connect` needs root or CAP_NET_ADMIN, `run -- COMMAND` needs neither",
     "darwin": "`connect` needs root: run it with sudo",
+    "win32": "`connect` needs an administrator: start it from an elevated prompt",
 }
 """What to do for want of a privilege, by system."""
 
@@ -90,7 +92,8 @@ def _explained(commands: Sequence[str], action: Callable[[], None]) -> None:
     try:
         action()
     except OSError as error:
-        raise _explain(commands, error.errno or 0) from error
+        said = str(error) if isinstance(error, WindowsCallError) else ""
+        raise _explain(commands, error.errno or 0, said) from error
     except subprocess.SubprocessError as error:
         raise HostError(f"{_shown(commands)}: {error}") from error
 
@@ -99,8 +102,8 @@ def _shown(commands: Sequence[str]) -> str:
     return commands[0].split("\n")[0] if commands else "this step"
 
 
-def _explain(commands: Sequence[str], code: int) -> HostError | PrivilegeError:
-    message = f"`{_shown(commands)}` failed: {os.strerror(code)}"
+def _explain(commands: Sequence[str], code: int, said: str) -> HostError | PrivilegeError:
+    message = f"`{_shown(commands)}` failed: {said or os.strerror(code)}"
     if code in (errno.EPERM, errno.EACCES):
         return PrivilegeError(f"{message}; {_PRIVILEGES.get(sys.platform, 'it needs more rights')}")
     if code == errno.EOPNOTSUPP and sys.platform == "linux":

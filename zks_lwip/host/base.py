@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
-from ..device import FdDevice
+from ..device import FdDevice, RingDevice
 from ..errors import DeviceError, HostError, ZksError
 from ..net.netns import NamespaceThread, namespace_cookie, namespace_id
 from .apply import Applier, undo_all
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 OnStep = Callable[[int, Step], None]
 
 
-class HostDevice(FdDevice, Protocol):
+class _Tun(Protocol):
     """The TUN of a host that is captured."""
 
     name: str
@@ -43,6 +43,17 @@ class HostDevice(FdDevice, Protocol):
     def close(self) -> None:
         """Close it, with which it vanishes; twice is harmless."""
         ...
+
+
+class FdTun(_Tun, FdDevice, Protocol):
+    """One behind a descriptor."""
+
+
+class RingTun(_Tun, RingDevice, Protocol):
+    """One of Wintun's."""
+
+
+HostDevice = FdTun | RingTun
 
 
 class HostSystem(Protocol):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError, PrivilegeError
+from .locked_file import FLAGS, REPLACES, lock, write_at
 from .plan.state import Leftover
 from .plan.step import Step, from_json, to_json
 from .programs import run_program
@@ -29,6 +29,9 @@ from .programs import run_program
 __all__ = ["Journal", "JournalError", "Record", "journal_path", "parse", "read_journal", "running"]
 
 VERSION = 1
+
+# Where Windows counts its starts.
+_BOOT_KEY = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters"
 
 RESERVE = 32768
 """Bytes for later lines: some 300 rules, of subnets that come and go; more are asked for then."""
@@ -78,6 +81,11 @@ def boot_id() -> str:
     """Return what changes with every boot of the machine."""
     if sys.platform == "darwin":
         return run_program(["sysctl", "-n", "kern.bootsessionuuid"]).strip()
+    if sys.platform == "win32":
+        import winreg
+
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _BOOT_KEY) as key:
+            return str(winreg.QueryValueEx(key, "BootId")[0])
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
@@ -137,13 +145,13 @@ def running(path: Path) -> bool:
     :raises PrivilegeError: the journal may not be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | FLAGS)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError as error:
         raise PrivilegeError(f"cannot read {path}: {error.strerror}; run it as root") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(fd, shared=True)
     except BlockingIOError:
         return True
     finally:
@@ -159,15 +167,23 @@ class Journal:
     :param cookie: of the namespace: what is in the journal about another one, which has gone, does
         not count; 0: not known.
     :param reserve: bytes of room that are taken at once.
+    :param replaces: another file can take the place of the one that is open.
     :raises HostError: another instance lives in this namespace.
     :raises JournalError: the file cannot be used.
     """
 
     def __init__(
-        self, directory: Path, inode: int, cookie: int = 0, *, reserve: int = RESERVE
+        self,
+        directory: Path,
+        inode: int,
+        cookie: int = 0,
+        *,
+        reserve: int = RESERVE,
+        replaces: bool = REPLACES,
     ) -> None:
         self._cookie = cookie
         self._reserve = reserve
+        self._replaces = replaces
         self.path = journal_path(directory, inode)
         self._fd = _open_locked(self.path)
         with open(os.dup(self._fd), "rb") as file:
@@ -202,11 +218,14 @@ class Journal:
         }
         old = [] if record is None else [to_json(step) for step in record.steps]
         text = "".join(json.dumps(line) + "\n" for line in (head, *old)).encode()
+        if not self._replaces:
+            self._rewrite(text)
+            return
         # A new file takes the old one's place in one moment, with our lock on it.
         new, fd = f"{self.path}.new", -1
         try:
-            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | FLAGS, 0o600)
+            lock(fd, wait=True)
             _write(fd, text + bytes(self._reserve), 0)
             os.rename(new, self.path)
         except BaseException as error:
@@ -219,6 +238,17 @@ class Journal:
             raise
         os.close(self._fd)
         self._fd, self._end, self._room = fd, len(text), len(text) + self._reserve
+
+    def _rewrite(self, text: bytes) -> None:
+        """Write a new text over the old one: where the writer dies half-way, none can be read, and
+        what bears our name is taken down without it.
+        """
+        try:
+            _write(self._fd, text + bytes(max(self._reserve, self._room - len(text))), 0)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._room = max(len(text) + self._reserve, self._room)
+        self._end = len(text)
 
     def append(self, step: Step) -> None:
         """Write down a step that is about to be done.
@@ -256,10 +286,9 @@ def _open_locked(path: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(path, flags, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(fd)
                 if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
                     return fd
             except BaseException:
@@ -285,7 +314,7 @@ def _write(fd: int, data: bytes, offset: int) -> None:
     :raises OSError: it cannot be written whole.
     """
     while data:
-        done = os.pwrite(fd, data, offset)
+        done = write_at(fd, data, offset)
         data, offset = data[done:], offset + done
 
 

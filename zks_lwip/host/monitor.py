@@ -6,6 +6,7 @@ looked up. News that come in a burst are answered once.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import sys
@@ -153,6 +154,12 @@ def seconds_slept() -> float:
     """Return how many seconds this machine has been suspended since its start."""
     if sys.platform == "darwin":
         return time.clock_gettime(time.CLOCK_MONOTONIC) - time.clock_gettime(time.CLOCK_UPTIME_RAW)
+    if sys.platform == "win32":
+        # The first counts sleep, the second does not.
+        kernel, unbiased = ctypes.CDLL("kernel32.dll"), ctypes.c_uint64()
+        kernel.GetTickCount64.restype = ctypes.c_uint64
+        kernel.QueryUnbiasedInterruptTime(ctypes.byref(unbiased))
+        return float(kernel.GetTickCount64()) / 1e3 - unbiased.value / 1e7
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 

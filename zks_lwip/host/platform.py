@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .plan.plan import Plan
     from .plan.state import HostState
     from .reports import NextHop, Recovery, Remains, RunningInstance
+    from .windows import platform as _windows
 
 __all__ = ["Platform", "current", "is_supported"]
 
@@ -123,7 +124,7 @@ class Platform(Protocol):
 
 
 if TYPE_CHECKING:
-    _CHECKED: tuple[Platform, ...] = (_linux, _macos)
+    _CHECKED: tuple[Platform, ...] = (_linux, _macos, _windows)
 
 
 def is_supported() -> bool:

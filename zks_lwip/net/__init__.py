@@ -4,6 +4,6 @@
 there are no marks), ``listen`` (at an address), ``readiness`` (one task for many sockets), ``tls``
 (what a client verifies), ``names`` (host names, IDNA, ADDRESS:PORT), ``plain_dns`` (what answers a
 query), ``fairness`` (turns and shares of sources), ``backoff`` (delays between attempts),
-``descriptors`` (what to do without), ``netns`` (namespaces of Linux) and ``darwin`` (numbers of
-macOS).
+``descriptors`` (what to do without), ``netns`` (namespaces of Linux), ``darwin`` and ``windows``
+(numbers and structures of those).
 """

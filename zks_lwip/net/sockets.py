@@ -1,8 +1,8 @@
 """Sockets of client and worker: non-blocking, marked, and connected without any name look-up.
 
 A mark is what keeps a socket out of the TUN. On Linux it is SO_MARK, which rules of routing and the
-firewall see. macOS has no marks: there a socket with one, whatever its number, is bound to the
-interface of the default route (:mod:`.uplinks`), whose routes alone it then uses.
+firewall see. macOS and Windows have no marks: there a socket with one, whatever its number, is
+bound to the interface of the default route (:mod:`.uplinks`), whose routes alone it then uses.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from .uplinks import uplink
 __all__ = [
     "HAS_MARKS",
     "IN_PROGRESS",
+    "IPV6_UNICAST_IF",
     "IPAddress",
+    "IP_UNICAST_IF",
     "KEEPS_OUT",
     "MarkRefused",
     "bind_to_uplink",
+    "bind_to_uplink_of_windows",
     "check_mark",
     "close_in_order",
     "connect",
@@ -46,11 +49,18 @@ IPAddress = IPv4Address | IPv6Address
 _SO_MARK: int | None = getattr(socket, "SO_MARK", None)
 HAS_MARKS = _SO_MARK is not None
 """Whether this system has marks of sockets (SO_MARK, Linux only)."""
-KEEPS_OUT = HAS_MARKS or sys.platform == "darwin"
+KEEPS_OUT = HAS_MARKS or sys.platform in ("darwin", "win32")
 """Whether a mark keeps a socket out of the TUN of a captured host."""
 _BOUND_IF: Mapping[int, tuple[int, int, int]] = {
     socket.AF_INET: (4, socket.IPPROTO_IP, IP_BOUND_IF),
     socket.AF_INET6: (6, socket.IPPROTO_IPV6, IPV6_BOUND_IF),
+}
+IP_UNICAST_IF, IPV6_UNICAST_IF = 31, 31
+"""Socket options of Windows: the index of the interface whose routes alone a socket uses."""
+# The index in network order for IPv4, in the machine's for IPv6.
+_UNICAST_IF: Mapping[int, tuple[int, int, int, str]] = {
+    socket.AF_INET: (4, socket.IPPROTO_IP, IP_UNICAST_IF, "!I"),
+    socket.AF_INET6: (6, socket.IPPROTO_IPV6, IPV6_UNICAST_IF, "=I"),
 }
 # struct linger {on, 0 seconds}: two shorts on Windows, two ints elsewhere
 _LINGER_ZERO = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -101,7 +111,7 @@ def open_socket(family: int, kind: int, mark: int | None, proto: int = 0) -> soc
 
 
 class _Optioned(Protocol):
-    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None: ...
 
 
 def bind_to_uplink(sock: _Optioned, family: int) -> None:
@@ -111,15 +121,32 @@ def bind_to_uplink(sock: _Optioned, family: int) -> None:
     :raises OSError: there is no default route (ENETUNREACH), or the interface has just gone.
     """
     version, level, option = _BOUND_IF[family]
+    sock.setsockopt(level, option, _uplink_index(version))
+
+
+def bind_to_uplink_of_windows(sock: _Optioned, family: int) -> None:
+    """Have a socket of Windows leave by the interface of the default route alone.
+
+    :param family: AF_INET or AF_INET6.
+    :raises OSError: there is no default route (ENETUNREACH), or the interface has just gone.
+    """
+    version, level, option, form = _UNICAST_IF[family]
+    sock.setsockopt(level, option, struct.pack(form, _uplink_index(version)))
+
+
+def _uplink_index(version: int) -> int:
     index = uplink(version)
     if index is None:
         raise OSError(errno.ENETUNREACH, f"there is no default route of IPv{version}")
-    sock.setsockopt(level, option, index)
+    return index
 
 
 def _set_mark(sock: socket.socket, mark: int) -> None:
     if sys.platform == "darwin":
         bind_to_uplink(sock, sock.family)
+        return
+    if sys.platform == "win32":
+        bind_to_uplink_of_windows(sock, sock.family)
         return
     if _SO_MARK is None:
         raise MarkRefused(errno.EPERM, "this system has no marks of sockets (SO_MARK)")

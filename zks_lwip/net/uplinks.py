@@ -1,9 +1,9 @@
 """The interfaces by which the tunnel's sockets leave, where a system has no marks of sockets.
 
-On macOS a socket stays out of the TUN by being bound to the interface of the default route. Which
-one that is changes as the machine moves; who captures the host looks, and says so here, and every
-socket that is opened with a mark from then on is bound to it (:mod:`.sockets`). There is one
-captured host for a process.
+On macOS and Windows a socket stays out of the TUN by being bound to the interface of the default
+route. Which one that is changes as the machine moves; who captures the host looks, and says so
+here, and every socket that is opened with a mark from then on is bound to it (:mod:`.sockets`).
+There is one captured host for a process.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ structures are those of 64-bit Windows, whose functions have the C calling conve
 from __future__ import annotations
 
 import ctypes
+import errno
 import sys
 
 __all__ = [
@@ -123,7 +124,8 @@ class WindowsCallError(OSError):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
+        # What is done without a privilege is told by its number everywhere.
+        super().__init__(errno.EACCES if code == ERROR_ACCESS_DENIED else code, text)
         self.code = code
 
     def __str__(self) -> str:
@@ -134,5 +136,6 @@ def last_error(code: int | None = None) -> WindowsCallError:
     """Return the error of the function that was called last, or of a code that it has returned."""
     if sys.platform != "win32":
         return WindowsCallError(code or 0, "this is not Windows")
-    number = ctypes.get_last_error() if code is None else code
-    return WindowsCallError(number & 0xFFFFFFFF, ctypes.FormatError(number).strip().rstrip("."))
+    number = (ctypes.get_last_error() if code is None else code) & 0xFFFFFFFF
+    signed = number - (1 << 32) if number >> 31 else number  # as FormatError takes it
+    return WindowsCallError(number, ctypes.FormatError(signed).strip().rstrip("."))

@@ -87,6 +87,7 @@ class Capture:
             exclude=bool(config.allow_exclude),
             block_dot=config.dns is not None and config.dns.dot is Dot.BLOCK,
             peers=known_peers(config),
+            persistent=wishes.always_on,
         )
         state = await platform.observe(config.netns)
         check_ssh(wanted, state, ssh)

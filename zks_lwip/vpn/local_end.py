@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import VpnConfig
-from ..device import FdDevice, PacketDevice
+from ..device import FdDevice, PacketDevice, RingDevice
 from ..host.plan.addresses import TUN_IPV4, TUN_IPV6
 from ..host.platform import current, is_supported
 from .roaming import follow_network
@@ -46,7 +46,7 @@ class LocalEnd(Protocol):
         ...
 
     @property
-    def device(self) -> FdDevice | PacketDevice | None:
+    def device(self) -> FdDevice | RingDevice | PacketDevice | None:
         """Where packets come from, inside of :meth:`in_force`; None: there are none."""
         ...
 
@@ -75,7 +75,9 @@ class LocalEnd(Protocol):
 class GivenDevice:
     """A device of the caller's, or none: the host is left as it is."""
 
-    def __init__(self, config: VpnConfig, device: FdDevice | PacketDevice | None) -> None:
+    def __init__(
+        self, config: VpnConfig, device: FdDevice | RingDevice | PacketDevice | None
+    ) -> None:
         self.mark = None
         self.resolve = None
         self.host_loopback = config.host_loopback
@@ -102,7 +104,7 @@ class GivenDevice:
 
 async def choose_local_end(
     config: VpnConfig,
-    device: FdDevice | PacketDevice | None,
+    device: FdDevice | RingDevice | PacketDevice | None,
     ssh: SshConnection | None,
     *,
     capture: bool,

@@ -21,7 +21,7 @@ import trio
 from .._memory import give_back
 from .._util import single_error
 from ..config import DnsOptions, Protocol, VpnConfig
-from ..device import FdDevice, PacketDevice
+from ..device import FdDevice, PacketDevice, RingDevice
 from ..dns import DnsService, make_service
 from ..gateway import Decide, Gateway
 from ..stack import PacketCache, Stack, open_stack
@@ -41,7 +41,7 @@ __all__ = ["open_vpn"]
 async def open_vpn(
     config: VpnConfig,
     *,
-    device: FdDevice | PacketDevice | None = None,
+    device: FdDevice | RingDevice | PacketDevice | None = None,
     capture: bool = False,
     decide: Decide | None = None,
     ssh: SshConnection | None = None,
@@ -150,7 +150,7 @@ def _make_dns(config: VpnConfig, tunnel: Tunnel, local: LocalEnd) -> DnsService:
 
 
 def _open_stack(
-    config: VpnConfig, local: LocalEnd, device: FdDevice | PacketDevice
+    config: VpnConfig, local: LocalEnd, device: FdDevice | RingDevice | PacketDevice
 ) -> AbstractAsyncContextManager[Stack]:
     return open_stack(
         device,

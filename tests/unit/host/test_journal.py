@@ -77,6 +77,19 @@ def test_a_take_over_keeps_the_old_steps(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["net-42.journal"]
 
 
+def test_where_an_open_file_cannot_be_replaced(tmp_path: Path) -> None:
+    """As on Windows: it is written over."""
+    written(tmp_path)
+    inode = journal_path(tmp_path, 42).stat().st_ino
+    second = Journal(tmp_path, 42, reserve=100, replaces=False)
+    second.begin(None, "a")  # shorter than what was there
+    second.append(Route(4, 5, 100))
+    second.close()
+    record = Journal(tmp_path, 42).record
+    assert record is not None and record.steps == (*STEPS, Route(4, 5, 100))
+    assert (record.tun, record.problems) == ("a", ()) and second.path.stat().st_ino == inode
+
+
 def test_after_another_boot_nothing_of_it_is_true(tmp_path: Path) -> None:
     path = written(tmp_path)
     lines = path.read_text().split("\n")

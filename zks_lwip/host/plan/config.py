@@ -19,8 +19,13 @@ MARK = 0x7A6B
 """SO_MARK of the tunnel's own sockets ("zk"): they stay out of the TUN. ``--mark`` is another."""
 TABLE = 0x7A6B
 """Our routing table, 31339."""
-STATE_DIR = Path("/var/run/zks_lwip" if sys.platform == "darwin" else "/run/zks_lwip")
-"""Journals and control sockets; root only, and empty after a start of the machine."""
+STATE_DIR = Path(
+    {"darwin": "/var/run/zks_lwip", "win32": r"C:\ProgramData\zks_lwip"}.get(
+        sys.platform, "/run/zks_lwip"
+    )
+)
+"""Journals and control sockets; root only, and (not on Windows) empty after a start of the
+machine."""
 
 
 class KillSwitch(enum.Enum):
@@ -75,6 +80,8 @@ class HostConfig:
     """Where marked sockets may go: the worker, the resolvers; None: anywhere (embedded worker)."""
     block_dot: bool = False
     """DNS over TLS and QUIC (port 853) is captured as DNS is, for the gateway to refuse it."""
+    persistent: bool = False
+    """On Windows the firewall's filters outlive a start of the machine (``--always-on``)."""
     resolver: bool = True
     """Tell systemd-resolved or resolvconf, where they run."""
     state_dir: Path = STATE_DIR
