@@ -52,12 +52,13 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
         yield warned("leaks", f"{state}: traffic leaves beside the tunnel", "end the pause")
         return
     interface = status["interface"]
-    for family, name, address in _PLACES:
+    places = [each for each in _PLACES if _is_there(each[0])]
+    for family, name, address in places:
         if status["only"]:
             break  # most goes beside the tunnel, as was asked for
         yield _route(family, name, address, interface)
     if status["kill_switch"] == "strict":
-        for family, name, address in _PLACES:
+        for family, name, address in places:
             yield _bound(family, name, address, interface)
     else:
         yield warned(
@@ -70,6 +71,17 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
         wishes.append(f"{len(status['excluded'])} processes of `exclude`")
     if wishes:
         yield noted("leaks", f"beside the tunnel, as was asked for: {', '.join(wishes)}")
+
+
+def _is_there(family: int) -> bool:
+    """Return whether the kernel has IPv4, or IPv6: without, nothing can leave by it."""
+    try:
+        socket.socket(family, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
 
 
 def _route(family: int, name: str, address: str, interface: str) -> Finding:
