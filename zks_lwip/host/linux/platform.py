@@ -38,7 +38,8 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
 
 
 def applied(plan: Plan, *, hold: bool = False) -> AbstractAsyncContextManager[BaseHost]:
-    from . import host
+    # The monitor, too: when it begins, this process may be a user who cannot read Python's files.
+    from . import host, monitor  # noqa: F401
 
     return host.applied(plan, hold=hold)
 
