@@ -132,10 +132,11 @@ def connect(
 
 def _check_given(config: VpnConfig, dry_run: bool) -> None:
     """Refuse what a host that is not captured would not heed."""
-    from ..config import HostOptions
+    from ..config import HostOptions, KillSwitch
 
     unheeded = {
         "--netns": config.netns is not None,
+        "--kill-switch": config.kill_switch is not KillSwitch.STRICT,
         "--user": config.user is not None,
         "--control-group": config.control_group is not None,
         "--allow-exclude": bool(config.allow_exclude),

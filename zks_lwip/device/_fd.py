@@ -54,9 +54,10 @@ def adopt_tun(fd: int, *, mtu: int = 1500) -> GivenTun:
     DeviceOptions(mtu=mtu)
     try:
         mode = os.fstat(fd).st_mode
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter: of a number that is no C int
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"there is no descriptor {fd} ({error.strerror}): start the program with it open, and "
+            f"there is no descriptor {fd} ({reason}): start the program with it open, and "
             "not close-on-exec"
         ) from None
     if sys.platform in ("darwin", "ios"):

@@ -23,9 +23,10 @@ def test_what_is_no_tun(tmp_path: Path) -> None:
                 adopt_tun(fd)
 
 
-def test_what_is_not_open() -> None:
-    with pytest.raises(ConfigError, match="there is no descriptor 1048575.*not close-on-exec"):
-        adopt_tun(1048575)
+@pytest.mark.parametrize("fd", [1048575, -1, 1 << 40])
+def test_what_is_not_open(fd: int) -> None:
+    with pytest.raises(ConfigError, match=f"there is no descriptor {fd} .*not close-on-exec"):
+        adopt_tun(fd)
 
 
 def test_an_mtu_that_cannot_be() -> None:
