@@ -151,7 +151,7 @@ class Multiplexer:
         source = stream.source
         assert source is not None  # a stream without one never stands in line
         if c.error:
-            source.broke(c.error)
+            source.broke(c.error, pushing=False)
         got = source.pull_into(view[start : start + room])
         if got is None:
             identifier = int(_fill(c, -1))

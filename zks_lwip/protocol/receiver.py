@@ -237,7 +237,7 @@ class Receiver:
             elif kind == GRANT:
                 self.grant(stream)
             elif stream.source is not None:
-                stream.source.broke(length)
+                stream.source.broke(length, pushing=True)
         self._stats.data_in += streams.mux.data_in
         if not self._wakeup.told and streams.mux:
             self._wakeup()

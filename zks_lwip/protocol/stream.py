@@ -22,9 +22,12 @@ class Source(Protocol):
             ``mark_ready`` when there is); None at the end of the stream.
         """
 
-    def broke(self, errno: int) -> None:
-        """Take note that C could not pull from the stream's target, or push to it, which no later
-        call may tell; :meth:`pull_into`, or the event with the bytes, follows at once.
+    def broke(self, errno: int, *, pushing: bool) -> None:
+        """Take note that C could not pull from the stream's target, which no later call may tell;
+        :meth:`pull_into` follows at once.
+
+        :param pushing: it could not push to it; the event with the bytes follows, but
+            :meth:`pull_into` may come before that.
         """
 
 

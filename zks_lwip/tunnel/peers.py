@@ -226,7 +226,7 @@ class TunnelStream:
         early.sent += count
         return count
 
-    def broke(self, errno: int) -> None:
+    def broke(self, errno: int, *, pushing: bool) -> None:
         """Take no note: the stack tells the peer itself how a connection ends."""
 
     def on_connected(self) -> None:

@@ -232,9 +232,9 @@ class _LimitedSource:
         bucket.take(size or 0)
         return size
 
-    def broke(self, errno: int) -> None:
+    def broke(self, errno: int, *, pushing: bool) -> None:
         """See :class:`~zks_lwip.protocol.Source`."""
-        self._source.broke(errno)
+        self._source.broke(errno, pushing=pushing)
 
     def _go_on(self) -> None:
         self._waits = False

@@ -64,6 +64,7 @@ class FarEndStream:
         "_gone",
         "_owner",
         "_pending",
+        "_push_errno",
         "_sock",
         "id",
     )
@@ -79,7 +80,8 @@ class FarEndStream:
         self._broken = False  # the far end takes no more; what it sent before is still read
         self._gone = False  # for the session: it delivers what is left, or is closed
         self._closed = False
-        self._errno = 0  # of C, when it last moved bytes of this stream
+        # Of C, when it last pulled bytes of this stream, and pushed some
+        self._errno = self._push_errno = 0
         owner.account.streams += 1
         owner.account.connecting += 1  # until it is connected, or not: begin() has to follow
 
@@ -200,7 +202,8 @@ class FarEndStream:
         if sock is None:
             return 0
         try:
-            self._raise_errno()
+            errno, self._errno = self._errno, 0
+            _raise(errno)
             size = sock.recv_into(view)
         except BlockingIOError:
             self._owner.readiness.want_read(sock)
@@ -211,7 +214,7 @@ class FarEndStream:
         if size:
             self._bind(sock, pull=True)
             return size
-        if self._broken:
+        if self._broken or self._push_errno:  # what it sent before is read by now
             self._fail_soon(Code.RESET, "reset by the far end")
             return 0
         self._eof_sent = True
@@ -219,14 +222,12 @@ class FarEndStream:
             self._end()
         return None
 
-    def broke(self, errno: int) -> None:
-        """Take note of an error that C has met; :meth:`pull_into` or :meth:`on_data` follows."""
-        self._errno = errno
-
-    def _raise_errno(self) -> None:
-        errno, self._errno = self._errno, 0
-        if errno:
-            raise OSError(errno, os.strerror(errno))
+    def broke(self, errno: int, *, pushing: bool) -> None:
+        """Take note of an error that C has met; :meth:`on_data` or :meth:`pull_into` follows."""
+        if pushing:
+            self._push_errno = errno
+        else:
+            self._errno = errno
 
     def _bind(self, sock: socket.socket, *, pull: bool = False, push: bool = False) -> None:
         """Have C move what else comes."""
@@ -247,7 +248,8 @@ class FarEndStream:
         pending = self._pending
         if pending is None and self._sock is not None:
             try:
-                self._raise_errno()
+                errno, self._push_errno = self._push_errno, 0
+                _raise(errno)
                 sent = self._sock.send(payload)
             except BlockingIOError:
                 sent = 0
@@ -420,3 +422,8 @@ class FarEndStream:
             reset(sock)
         else:
             close_in_order(sock)
+
+
+def _raise(errno: int) -> None:
+    if errno:
+        raise OSError(errno, os.strerror(errno))

@@ -54,7 +54,7 @@ class Stream:
     def pull_into(self, view: memoryview) -> int | None:
         return self.peer.pull_into(view) if self.connected else 0
 
-    def broke(self, errno: int) -> None:
+    def broke(self, errno: int, *, pushing: bool) -> None:
         raise AssertionError(f"a flow has no errno {errno}")
 
     def mark_ready(self) -> None:

@@ -64,7 +64,7 @@ class SocketSource:
         except BlockingIOError:
             return 0
 
-    def broke(self, errno: int) -> None:
+    def broke(self, errno: int, *, pushing: bool) -> None:
         self.errors.append(errno)
 
 

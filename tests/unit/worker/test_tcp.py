@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.kits.session import came, drain, feed
 from tests.kits.worker import (
     FakeNameServer,
     LateReader,
@@ -38,11 +40,16 @@ from zks_lwip.protocol import (
     DnsResponse,
     Eof,
     Error,
+    Frame,
     Hello,
+    Role,
+    Session,
+    Settings,
     Window,
 )
 from zks_lwip.worker import Limits
-from zks_lwip.worker.limits import QueryBudget
+from zks_lwip.worker.client import Client
+from zks_lwip.worker.limits import Account, QueryBudget
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
 Make = Callable[[], Readiness]
@@ -225,6 +232,55 @@ async def test_what_came_before_a_reset_is_delivered(readiness: Make) -> None:
             await client.send(Window(1, 100))
             assert await client.data(1, 12) == b"13 too large"
             assert (await client.expect(Error)).code == 104
+
+
+async def test_what_came_before_a_reset_is_delivered_if_it_is_asked_for_first() -> None:
+    """C could not push, and what the far end has sent is pulled before the session tells of that:
+    other events come first, and may be many."""
+    async with running_worker() as (worker, _), trio.open_nursery() as nursery:
+        session = Session(Role.WORKER, Settings())
+        session.attach()
+        client = Client(worker, session, Account(Limits(), worker.descriptors), nursery)
+        sent: list[Frame] = []
+
+        def act(frame: Frame) -> None:
+            for event in feed(session, frame):
+                client.on_event(event)
+
+        def said() -> list[Frame]:
+            sent.extend(drain(session))
+            return sent
+
+        act(Settings().hello(Role.CLIENT))
+        drain(session)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            for stream in (1, 2):
+                act(Connect(stream, *listener.getsockname()))
+                await until(said)
+                assert sent.pop() == Connected(stream)
+            far, other = (listener.accept()[0] for _ in "12")
+        act(Data(1, b"first"))  # from here on C pushes
+        with other:
+            far.sendall(b"413 too large")
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            far.close()
+            work = session.work_through(Data(2, b"other").encode() + Data(1, b"more").encode())
+            first = next(work)
+            assert first == came(2, b"other")
+            for _ in range(1000):  # a kernel that is busy passes it on a little later
+                session.mark_ready(1)
+                if said():
+                    break
+                time.sleep(0.001)
+            assert sent == [Data(1, b"413 too large")]
+            for event in (first, *work):
+                if event is not None:
+                    client.on_event(event)
+            await until(lambda: len(said()) == 2)
+            assert isinstance(sent[1], Error) and sent[1].code == 104
+            client.close()
 
 
 async def test_close_resets_the_far_end() -> None:
