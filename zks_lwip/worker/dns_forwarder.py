@@ -21,7 +21,6 @@ __all__ = ["DnsForwarder", "DnsQuestion"]
 _STRAY = 16
 """Datagrams that are no answer and are taken at a time: a port that is flooded must not hold the
 loop up."""
-_room = memoryview(bytearray(65535))
 
 
 class DnsForwarder:
@@ -34,6 +33,8 @@ class DnsForwarder:
         self.tasks: trio.Nursery | None = None
         self._first: dict[DnsQuestion, float] = {}  # when the first server is late, in this order
         self._begun = trio.Event()
+        self.room = memoryview(bytearray(65535))
+        """What is received is copied out of this at once."""
 
     async def run(
         self, readiness: Readiness, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -167,9 +168,10 @@ class DnsQuestion:
         first, client, readiness = self._asked[0], self._forwarder.client, self._readiness
         if first.sock is None or readiness is None:
             raise AssertionError("a socket is watched that is closed")
+        room = self._forwarder.room
         for _ in range(_STRAY):
             try:
-                message = bytes(_room[: first.sock.recv_into(_room)])
+                message = bytes(room[: first.sock.recv_into(room)])
             except BlockingIOError:
                 readiness.want_read(first.sock)
                 return

@@ -381,7 +381,7 @@ async def test_an_answer_that_is_late_counts_where_others_are_asked_meanwhile(
 
         nursery.start_soon(ask)
         # whoever comes second: the other server, or the first one once more
-        await until(lambda: len(other.queries if several else first.queries[1:]) == 1)
+        await until(lambda: other.queries if several else first.queries[1:])
         wire, _ = first.queries[0]
         with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as stranger:
             await stranger.sendto(
@@ -416,7 +416,7 @@ async def test_a_question_that_is_given_up_in_its_task_gives_everything_back() -
         answers: list[bytes] = []
         question = forwarder.forward(query(), purse, answers.append)
         assert question is not None
-        await until(lambda: len(server.queries) == 2)
+        await until(lambda: len(server.queries) >= 2)
         question.cancel()
         await until(lambda: purse.in_flight == 0 and purse.descriptors.free == 100)
         assert not answers
