@@ -10,6 +10,11 @@
 # root once those are there. PYTHON=... chooses another Python (3.11 or later).
 set -euo pipefail
 unset CDPATH
+if [ $# != 0 ]; then
+    # From where this was called, and found there.
+    installed=$(command -v -- "$1") || { echo "There is no command $1." >&2; exit 2; }
+    case $installed in /*) ;; *) installed=$PWD/${installed#./} ;; esac
+fi
 cd "$(dirname "$0")/.."
 . examples/prepare.sh
 
@@ -24,8 +29,8 @@ if [ $# = 0 ]; then
     zks_lwip=("$python" -m zks_lwip)
     called=.venv/bin/zks-lwip
 else
-    zks_lwip=("$1")
-    called=$1
+    zks_lwip=("$installed")
+    called=$installed
 fi
 
 folder=$(mktemp -d)

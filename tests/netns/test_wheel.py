@@ -102,10 +102,13 @@ def test_quickstart_fetches_its_page_with_the_wheel(
     examples = net.directory / "examples-alone"  # no source of ours beside them
     shutil.copytree(ROOT / "examples", examples / "examples")
     where = net.namespace(f"wheel{user or 0}")
-    argv = ["/usr/bin/env", f"PATH={programs}", str(examples / "examples" / "quickstart.sh")]
+    # Named as from its own folder, too.
+    named = str(installed) if user is None else f"./{installed.name}"
+    argv = ["/usr/bin/env", "-C", str(installed.parent), f"PATH={programs}"]
+    argv += [str(examples / "examples" / "quickstart.sh"), named]
     tun = None if user is None else net.tun_node()
     try:
-        command = where.command([*argv, str(installed)], user=user, tun=tun)
+        command = where.command(argv, user=user, tun=tun)
         with Child("quickstart", command) as running:
             shown = running.succeed(timeout=120)
         running.no_traceback()
