@@ -24,6 +24,10 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount --bind /dev "$1/root/dev"
 mount -t proc proc "$1/root/proc"
+for path in "$3" "$4"; do # may be on other file systems: not below the overlay
+    mkdir -p "$1/root$path"
+    mount --bind "$path" "$1/root$path"
+done
 exec chroot "$1/root" /bin/sh -euc "$2"
 """
 INSTALL = """
@@ -112,7 +116,7 @@ def test_it_is_installed_works_and_is_removed(package: Path, tmp_path: Path) -> 
     lent = sysconfig.get_path("purelib")
     script = INSTALL % {"package": package, "lent": lent, "minor": sys.version_info.minor}
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-euc", OVERLAY, "sh", str(tmp_path), script],
+        ["unshare", "--mount", "sh", "-euc", OVERLAY, "sh", tmp_path, script, package.parent, lent],
         capture_output=True,
         text=True,
         timeout=120,
