@@ -140,9 +140,9 @@ if [ $# = 0 ]; then
     trap 'kill -- -$sanitizing' EXIT
 fi
 say "Tests"
-# Two at a time, each a file of tests: what goes end to end waits for most of its time. In the
+# Three at a time, each a file of tests: what goes end to end waits for most of its time. In the
 # order of tests/conftest.py.
-if [ $# = 0 ]; then set -- -n 2 --dist loadfile --no-loadscope-reorder; fi
+if [ $# = 0 ]; then set -- -n 3 --dist loadfile --no-loadscope-reorder; fi
 .venv/bin/python -m pytest --durations=40 "$@" || failed=1
 if [ -n "${sanitizing:-}" ]; then
     trap - EXIT

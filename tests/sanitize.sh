@@ -33,7 +33,8 @@ sanitized=$tree/build/python
 # (And the shell that starts this Python takes away what test_surroundings.py wants to see taken away.)
 apart=(tests/unit/test_{architecture,build_lwip,cross_compile,lwip_apt,lwip_source,native_sources,packages}.py
     tests/unit/test_{quick,reach_ins,surroundings}.py tests/netns/test_{quickstart,wheel}.py
-    tests/unit/test_{debian,picture,workflows}.py tests/unit/{api,daemon,host,settings,top} tests/unit/cli/test_{configured,flags,man}.py)
+    tests/unit/test_{debian,macos_headers,picture,public_names,windows_headers,workflows}.py
+    tests/unit/{api,daemon,host,settings,top} tests/unit/cli/test_{configured,flags,man}.py)
 
 copy_tree() {
     local name

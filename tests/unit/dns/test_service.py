@@ -321,12 +321,12 @@ async def test_the_worker_is_asked_without_a_task() -> None:
             return good(message)
 
     tunnel = Tunnel()
-    async with running(WorkerResolver(tunnel), deadline=0.5) as service:
+    async with running(WorkerResolver(tunnel), deadline=2) as service:
         assert read(await service.answer(query())).answer and not tunnel.again
         assert read(await service.answer(query("lost.example"))).answer and tunnel.again == 1
         late = read(await service.answer(query("late.example", use_edns=0)))
         assert late.rcode() == dns.rcode.SERVFAIL
-        assert "no answer from worker within 0.5 s" in late.options[0].text
+        assert "no answer from worker within 2 s" in late.options[0].text
         assert set(tunnel.started) == {0, 1}  # the late one was given up
         assert service.stats()["failed worker"] == 1
 
