@@ -390,7 +390,9 @@ def test_a_port_that_is_taken(net: Lab, worker: Child, run_host: Namespace, kind
         child = net.run(run_host, "echo", "started", options=["-p", "9003:80"], user=USER)
         assert child.wait() == 2, child.output
     assert "started" not in child.stdout
-    assert "--publish 127.0.0.1:9003:80" in child.stderr[-1] and "--publish 0:80" in child.stderr[-1]
+    assert (
+        "--publish 127.0.0.1:9003:80" in child.stderr[-1] and "--publish 0:80" in child.stderr[-1]
+    )
     child.no_traceback()
 
 
@@ -398,7 +400,10 @@ def test_a_port_that_needs_privilege(net: Lab, worker: Child, run_host: Namespac
     child = net.run(run_host, "echo", "started", options=["-p", "80"], user=USER)
     assert child.wait() == 3, child.output
     assert "started" not in child.stdout
-    assert "--publish 8080:80" in child.stderr[-1] and "ip_unprivileged_port_start=80" in child.stderr[-1]
+    assert (
+        "--publish 8080:80" in child.stderr[-1]
+        and "ip_unprivileged_port_start=80" in child.stderr[-1]
+    )
     child.no_traceback()
 
 
