@@ -14,21 +14,20 @@ if sys.platform != "linux":
     pytest.skip("Linux only", allow_module_level=True)
 
 from zks_lwip.daemon import no_status
-from zks_lwip.doctor import leaks
+from zks_lwip.doctor.leaks import examine_leaks
 
 
 def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with ``ipv6.disable=1``: a look at IPv4 alone, and no error."""
-    made = socket.socket
 
-    def without_ipv6(family: int = -1, *rest: Any, **options: Any) -> socket.socket:
-        if family == socket.AF_INET6:
-            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        return made(family, *rest, **options)
+    class WithoutIpv6(socket.socket):
+        def __init__(self, family: int = -1, *rest: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *rest, **options)
 
-    monkeypatch.setattr(leaks.socket, "socket", without_ipv6)
-    monkeypatch.setattr(leaks.socket, "if_nameindex", list)  # nothing is sent
-    monkeypatch.setattr(leaks, "_addresses", lambda interface: set())
-    told = no_status() | {"state": "connected", "interface": "zks0", "kill_switch": "strict"}
-    found = list(leaks.examine_leaks(told))  # type: ignore[arg-type]
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    monkeypatch.setattr(socket, "if_nameindex", list)  # nothing is sent
+    told = no_status() | {"state": "connected", "interface": "none", "kill_switch": "strict"}
+    found = list(examine_leaks(told))  # type: ignore[arg-type]
     assert len(found) == 2 and all("IPv4" in each.text for each in found), found
