@@ -146,7 +146,9 @@ check_awake
 say "Tests under sanitizers"
 case $mode in
 short)
-    run_pytest -q -m 'not slow' "${apart[@]/#/--ignore=}" tests/unit tests/property "$@"
+    # Two at a time: by one it would be what the whole of tests/run.sh waits for in the end.
+    run_pytest -q -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder \
+        "${apart[@]/#/--ignore=}" tests/unit tests/property "$@"
     say "A short fuzz"
     targets=('packets --seconds 30 --executions 5000' 'mask --seconds 3' 'mux --seconds 10 --executions 20000' 'frames --seconds 10 --executions 3000')
     if ! command -v clang >/dev/null; then
