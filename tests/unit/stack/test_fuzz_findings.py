@@ -87,6 +87,31 @@ async def test_fin_stays_at_the_end_when_a_timer_cuts(autojump_clock: object) ->
         assert not segments[0].flags & FIN
 
 
+@FAMILIES
+@pytest.mark.parametrize("taken,window", [(1, 700), (300, 300), (700, 100), (1199, 100)])
+async def test_a_segment_of_which_the_peer_took_a_part_goes_on_behind_it(
+    family: int, taken: int, window: int, autojump_clock: object
+) -> None:
+    """It was cut at the window, counted from its own start: its first part had been taken already.
+
+    lwIP never sent that, nor what follows it.
+    """
+    async with probe() as p:
+        c = await connect(p, family, options=MSS)
+        content = bytes(range(200)) * 6
+        assert c.flow.push(content) == len(content)
+        assert (await p.receive()).data == content
+        c.ack += taken
+        await p.send(c.segment(window=0))
+        await trio.sleep(4)  # until the timer has taken it back
+        await p.drain()
+        c.flow.send_eof()
+        await p.send(c.segment(window=window))
+        received, segments = await collect(c, window=window)
+        assert received == content[taken:]
+        assert [bool(x.flags & FIN) for x in segments] == [False] * (len(segments) - 1) + [True]
+
+
 @pytest.mark.parametrize("later", [b"", b"and more"])
 async def test_the_end_stays_behind_what_a_closed_window_keeps_from_being_repeated(
     autojump_clock: object, later: bytes

@@ -133,14 +133,21 @@ void flow_put_back(struct tcp_pcb *pcb)
 
 /* A segment that waits whole for more window than the peer will offer is cut, at once: lwIP's persist timer would
  * do so after half a second and more. It would also leave FIN on the first part (2.2.1: tcp_split_unsent_seg), and
- * the peer would take the rest for data after the end; so the timer must not find anything to cut. */
+ * the peer would take the rest for data after the end; so the timer must not find anything to cut.
+ * The window begins at what has been acknowledged. That may be in the midst of the segment: the peer has taken a part
+ * of it, or a probe's byte, before a timeout moved it back. A first part that ends before there never leaves lwIP. */
 void flow_unstick(struct tcp_pcb *pcb)
 {
+    uint32_t taken, split;
     if (!pcb->unsent)
         pcb->persist_backoff = 0; /* the last byte went as a probe of the window; lwIP asserts that there is more */
-    if (!pcb->unsent || pcb->unacked || !pcb->snd_wnd || pcb->snd_wnd >= pcb->unsent->len)
+    if (!pcb->unsent || pcb->unacked || !pcb->snd_wnd)
         return;
-    if (tcp_split_unsent_seg(pcb, (u16_t)pcb->snd_wnd) != ERR_OK) {
+    taken = pcb->lastack - lwip_ntohl(pcb->unsent->tcphdr->seqno);
+    split = taken + pcb->snd_wnd;
+    if (taken >= pcb->unsent->len || split >= pcb->unsent->len)
+        return;
+    if (tcp_split_unsent_seg(pcb, (u16_t)split) != ERR_OK) {
         pcb->persist_cnt = 0; /* out of memory: not yet, then */
         return;
     }
