@@ -64,6 +64,7 @@ async def test_it_is_set_up_in_order_and_put_back(tmp_path: Path) -> None:
         assert mac.dns == "198.18.0.2" and await host.refused() == 9
         assert mac.calls == [
             "pfctl -q -a com.apple/000.zks_lwip -f -",
+            "write_note pf.token",
             "pfctl -E",
             "write_note pf.token",
             "open_tun utun1 1500",
@@ -89,7 +90,7 @@ async def test_it_is_set_up_in_order_and_put_back(tmp_path: Path) -> None:
     assert mac.snapshot() == before and list(tmp_path.iterdir()) == []
 
 
-STEPS = 13  # changes until it is set up, in the test above
+STEPS = 14  # changes until it is set up, in the test above
 
 
 @pytest.mark.parametrize("number", range(STEPS))
@@ -106,12 +107,7 @@ async def test_whatever_fails_it_is_put_back(number: int, tmp_path: Path) -> Non
     with pytest.raises(HostError, match="as ordered"):
         async with hold_host(MacosHost(planned(mac, config_in(tmp_path)), open_system=mac.process)):
             pytest.fail("one has failed")
-    left = mac.snapshot()
-    if number == 2:  # the token was given, and could not be kept: pf stays enabled, and empty
-        mac.pf_tokens.clear()
-        mac.pf_enabled = False
-        left = mac.snapshot()
-    assert left == before and list(tmp_path.iterdir()) == []
+    assert mac.snapshot() == before and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", range(STEPS + 1))
@@ -132,14 +128,11 @@ async def test_wherever_it_dies_recover_puts_it_back(number: int, tmp_path: Path
         pass
     mac.refuse = lambda command: None
     await die(mac, host)
-    assert mac.is_closed == (number >= 2)
+    assert mac.is_closed == (number >= 3)
     left = remains(tmp_path, open_system=lambda directory: mac.process())
     assert (left is not None) and left.closed == mac.is_closed and left.pid == os.getpid()
     recovery = recover(tmp_path, open_system=lambda directory: mac.process())
     assert recovery.left == [] and (recovery.undone or number == 0)
-    if number == 2:  # between `pfctl -E` and the note of its token
-        mac.pf_tokens.clear()
-        mac.pf_enabled = False
     assert mac.snapshot() == before and list(tmp_path.iterdir()) == []
     again = recover(tmp_path, open_system=lambda directory: mac.process())
     assert again.undone == [] and again.left == []
@@ -302,6 +295,51 @@ async def test_tokens_and_rules_of_others_stay(tmp_path: Path) -> None:
     assert len(mac.pf_tokens) == 2
     await host.stop()
     assert mac.snapshot() == before and mac.pf_enabled
+
+
+async def test_a_token_that_was_not_noted_is_found(tmp_path: Path) -> None:
+    """It is not taken for another one's, neither by `recover` nor by the next instance."""
+    mac = FakeMac()
+    mac.answer(["pfctl", "-E"], "")
+    before = mac.snapshot()
+
+    def refuse(command: str) -> None:
+        if command.startswith("write_note") and len(mac.pf_tokens) == 2:
+            raise Killed
+
+    for again in (False, True):
+        mac.refuse = refuse
+        host = MacosHost(planned(mac, config_in(tmp_path)), open_system=mac.process)
+        with pytest.raises(Killed):
+            await host.start()
+        mac.refuse = lambda command: None
+        await die(mac, host)
+        assert len(mac.pf_tokens) == 2
+        if again:
+            host = await set_up(mac, config_in(tmp_path))
+            assert len(mac.pf_tokens) == 2 and mac.notes == {"pf.token": "1001"}
+            await host.stop()
+        else:
+            assert recover(tmp_path, open_system=lambda directory: mac.process()).left == []
+        assert mac.snapshot() == before
+
+
+async def test_a_token_that_may_be_another_ones_is_left(tmp_path: Path) -> None:
+    mac = FakeMac()
+
+    def refuse(command: str) -> None:
+        if command.startswith("write_note") and mac.pf_tokens:
+            mac.answer(["pfctl", "-E"], "")
+            raise Killed
+
+    mac.refuse = refuse
+    host = MacosHost(planned(mac, config_in(tmp_path)), open_system=mac.process)
+    with pytest.raises(Killed):
+        await host.start()
+    mac.refuse = lambda command: None
+    await die(mac, host)
+    assert recover(tmp_path, open_system=lambda directory: mac.process()).left == []
+    assert len(mac.pf_tokens) == 2 and mac.notes == {} and not mac.is_closed
 
 
 async def test_new_peers_are_let_out(tmp_path: Path) -> None:

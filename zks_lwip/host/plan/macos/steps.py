@@ -35,9 +35,13 @@ __all__ = [
 DNS_KEY = "State:/Network/Service/zks_lwip/DNS"
 """Our record in the store of configd(8)."""
 TOKEN_NOTE = "pf.token"
-"""The note that holds what ``pfctl -E`` gave."""
+"""The note that holds what ``pfctl -E`` gave; before it has, ``asked`` and the tokens that others'
+``pfctl -E`` had been given until then."""
 
 _TOKEN = re.compile(r"Token : ([0-9]+)")
+_GIVEN = re.compile(r"^\s*[0-9]+\s+pfctl\s+([0-9]+)\b", re.MULTILINE)
+"""A token of ``pfctl -s References``: behind the id and the name of the process that was given it."""
+_ASKED = "asked"
 _ROUTE_ERROR = re.compile(r"^route: (.+)$", re.MULTILINE)
 
 
@@ -78,6 +82,11 @@ class PfAnchor(Step):
         return isinstance(other, PfAnchor)
 
 
+def _given(system: MacosSystem) -> list[str]:
+    """Return the tokens that keep pf enabled, of those that ``pfctl -E`` gave."""
+    return _GIVEN.findall(system.run(["pfctl", "-s", "References"]))
+
+
 @kind
 @dataclass(frozen=True, slots=True)
 class PfEnable(Step):
@@ -93,8 +102,10 @@ class PfEnable(Step):
         return ["pfctl -X TOKEN"]
 
     def do(self, system: MacosSystem) -> None:
-        if self._holds(system) and "Status: Enabled" in system.run(["pfctl", "-s", "info"]):
+        if self._token(system) and "Status: Enabled" in system.run(["pfctl", "-s", "info"]):
             return
+        # First, so that a token is found also where this process dies before it has noted it.
+        system.write_note(TOKEN_NOTE, " ".join([_ASKED, *_given(system)]))
         said = system.run(["pfctl", "-E"])
         found = _TOKEN.search(said)
         if found is None:
@@ -102,15 +113,28 @@ class PfEnable(Step):
         system.write_note(TOKEN_NOTE, found[1])
 
     def undo(self, system: MacosSystem) -> None:
-        if self._holds(system):
-            system.run(["pfctl", "-X", system.read_note(TOKEN_NOTE) or ""])
+        if token := self._token(system):
+            system.run(["pfctl", "-X", token])
         system.remove_note(TOKEN_NOTE)
 
     @staticmethod
-    def _holds(system: MacosSystem) -> bool:
-        """Return whether pf knows our token: ``pfctl -d`` of another program ends them all."""
-        token = system.read_note(TOKEN_NOTE)
-        return bool(token) and token in system.run(["pfctl", "-s", "References"]).split()
+    def _token(system: MacosSystem) -> str | None:
+        """Return our token; None: there is none, or ``pfctl -d`` of another program has ended it.
+
+        Where it was asked for and not noted, it is the one that was given since, and none where
+        that is not clear: another one's would open what that one holds closed.
+        """
+        words = (system.read_note(TOKEN_NOTE) or "").split()
+        if not words:
+            return None
+        given = _given(system)
+        if words[0] != _ASKED:
+            return words[0] if words[0] in given else None
+        since = [token for token in given if token not in words]
+        if len(since) != 1:
+            return None
+        system.write_note(TOKEN_NOTE, since[0])
+        return since[0]
 
     def is_there(self, view: MacosState) -> bool:
         return view.pf_enabled and view.pf_token
