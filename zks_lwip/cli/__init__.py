@@ -18,9 +18,10 @@ import click
 
 from .._util import leaves
 from .._version import __version__
-from ..errors import HostError, StackError, ZksError
+from ..errors import StackError, ZksError
 from ._environment import (
     check_descriptor_limit,
+    check_system,
     explain_os_error,
     keep_exit_codes,
     open_standard_streams,
@@ -59,7 +60,8 @@ _written: dict[str, str] = {}
 """The help of each command as it stands in its module."""
 _IN_EXAMPLES, _CALLED = "python -m zks_lwip", ("zks-lwip",)
 _COMPILED = ("zks_lwip._lwip", "_lwip")
-_ANYWHERE = ("config", "doctor", "man", "proxy", "worker")
+_ANYWHERE = ("config", "connect", "doctor", "man", "proxy", "worker")
+"""``connect`` looks itself: with a TUN that another program has made it needs no host."""
 _LINUX = ("exclude", "run")
 """What no other system can do; the rest captures a host, or asks who does."""
 
@@ -114,7 +116,7 @@ class _Commands(CommandGroup):
         name, command, rest = super().resolve_command(ctx, args)
         asks = not {"-h", "--help"}.isdisjoint(rest)
         if sys.platform != "linux" and name not in _ANYWHERE and not asks:
-            _check_system(name)
+            check_system(name or "", on_linux_only=name in _LINUX)
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -127,20 +129,6 @@ class _Commands(CommandGroup):
             if explained is error:
                 raise
             raise explained from error
-
-
-def _check_system(name: str | None) -> None:
-    """Check that this system, which is not Linux, has a command."""
-    from ..host.platform import is_supported
-
-    if name in _LINUX or not is_supported():
-        connect = "`connect`, " if is_supported() else ""
-        raise _Failure(
-            f"`{name}` works on Linux only, and this is {sys.platform}. What runs here is "
-            f"{connect}the worker, the proxy, and the TCP/IP stack for programs of yours "
-            "(zks_lwip.stack).",
-            HostError.exit_code,
-        )
 
 
 def _explained(error: BaseException) -> BaseException:

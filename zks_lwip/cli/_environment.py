@@ -16,6 +16,7 @@ from ..errors import HostError
 __all__ = [
     "caller_environment",
     "check_descriptor_limit",
+    "check_system",
     "echo_or_go_on",
     "explain_os_error",
     "keep_exit_codes",
@@ -71,6 +72,23 @@ def check_descriptor_limit() -> None:
     limit = _descriptor_limit()
     if limit is not None and limit < MIN_DESCRIPTORS:
         raise HostError(_few())
+
+
+def check_system(command: str, *, on_linux_only: bool = False) -> None:
+    """Check that this system has a command that captures a host, or asks who does.
+
+    :raises HostError: it does not.
+    """
+    from ..host.platform import is_supported
+
+    if sys.platform == "linux" or (is_supported() and not on_linux_only):
+        return
+    connect = "`connect`, " if is_supported() else ""
+    raise HostError(
+        f"`{command}` works on Linux only, and this is {sys.platform}. What runs here is "
+        f"{connect}the worker, the proxy, and the TCP/IP stack for programs of yours "
+        "(zks_lwip.stack)."
+    )
 
 
 def echo_or_go_on(text: str, *, err: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._configured import ConfiguredCommand, profile_argument
-from ._environment import echo_or_go_on
+from ._environment import check_system, echo_or_go_on
 from ._host_options import host_options, make_host_options
 from ._logging import set_up_logging, tell
 from ._metrics import open_metrics
@@ -89,12 +90,13 @@ def connect(
     import trio
 
     from ..daemon import parse_allow_exclude, run_instance
-    from ..device import adopt_tun
     from ..host.accounts import find_group, find_user
     from ..host.ssh import ssh_connection
     from ..net.descriptors import raise_descriptor_limit
     from ..settings.vpn import make_config
 
+    if tun_fd is None:
+        check_system("connect")
     set_up_logging(verbose, log_format)
     raise_descriptor_limit()
     config = make_config(host=make_host_options(options), **options)
@@ -108,6 +110,8 @@ def connect(
     device = None
     if tun_fd is not None:
         _check_given(config, dry_run)
+        from ..device import adopt_tun
+
         device = adopt_tun(tun_fd, mtu=config.device.mtu)
     ssh = None if yes else ssh_connection()
     if dry_run:
@@ -132,9 +136,13 @@ def connect(
 
 def _check_given(config: VpnConfig, dry_run: bool) -> None:
     """Refuse what a host that is not captured would not heed."""
+    if sys.platform == "win32":
+        raise click.UsageError("--tun-fd: on Windows a TUN is no descriptor: leave it out.")
     from ..config import HostOptions, KillSwitch
+    from ..device.options import DEFAULT_TUN
 
     unheeded = {
+        "--tun": config.tun != DEFAULT_TUN,
         "--netns": config.netns is not None,
         "--kill-switch": config.kill_switch is not KillSwitch.STRICT,
         "--user": config.user is not None,

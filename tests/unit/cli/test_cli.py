@@ -129,6 +129,7 @@ _TWO = ["connect", "--worker", "wss://a.example", "--worker", "wss://b.example"]
         (["connect", "--lan", "maybe"], "--lan"),
         (["connect", "--tun-fd", "0", "--dry-run"], "--tun-fd and --dry-run exclude each other"),
         (["connect", "--tun-fd", "0", "--bypass", "192.0.2.1"], "--bypass, --only and such"),
+        (["connect", "--tun-fd", "0", "--tun", "given"], "--tun-fd and --tun exclude each other"),
         (["connect", "--tun-fd", "1048575"], "there is no descriptor 1048575"),
         (["run", "--bypass", "192.0.2.1", "--", "true"], "--bypass"),
         (["pause", "--for", "forever"], "--for"),
@@ -327,6 +328,20 @@ def test_other_systems_have_less(system: str, monkeypatch: pytest.MonkeyPatch) -
         code, _, err = invoke(command_name, "--listen", "nowhere")
         assert code == 2 and err.startswith("zks-lwip: --listen nowhere: ")
     assert invoke("connect", "--help")[0] == 0
+
+
+@pytest.mark.parametrize("system", ["android", "ios"])
+def test_a_tun_that_is_handed_over_needs_no_host(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    code, _, err = invoke("connect", "--tun-fd", "1048575")
+    assert code == 2 and err.startswith("zks-lwip: there is no descriptor 1048575")
+    code, _, err = invoke("connect")
+    assert code == 4 and err.startswith("zks-lwip: `connect` works on Linux only")
+    monkeypatch.setattr(sys, "platform", "win32")
+    code, _, err = invoke("connect", "--tun-fd", "0")
+    assert code == 2 and "--tun-fd: on Windows a TUN is no descriptor" in err
 
 
 def test_the_module_can_be_run() -> None:
