@@ -21,12 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError, PrivilegeError
+from ..net.netns import namespace_id
 from .locked_file import FLAGS, REPLACES, lock, write_at
 from .plan.state import Leftover
 from .plan.step import Step, from_json, to_json
 from .programs import run_program
 
-__all__ = ["Journal", "JournalError", "Record", "journal_path", "parse", "read_journal", "running"]
+__all__ = [
+    "Journal",
+    "JournalError",
+    "Record",
+    "journal_path",
+    "parse",
+    "read_journal",
+    "read_leftover",
+    "running",
+]
 
 VERSION = 1
 
@@ -137,6 +147,19 @@ def read_journal(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+
+
+def read_leftover(directory: Path) -> Leftover | None:
+    """Return what the journal of this system's only namespace says that a dead instance has left.
+
+    :returns: None: nothing since the machine has started, or it is not for us to read.
+    """
+    text = None
+    with contextlib.suppress(PermissionError):
+        # (Not root: then nothing can be changed, and the first step will say so.)
+        text = read_journal(journal_path(directory, namespace_id(None)))
+    record = parse(text) if text else None
+    return record.leftover() if record and record.version and record.boot == boot_id() else None
 
 
 def running(path: Path) -> bool:

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import HostError, PrivilegeError
-from .journal import Journal, Record, journal_path, running
-from .reports import Recovery
+from ..net.netns import namespace_id
+from .apply import Applier, undo_all
+from .journal import Journal, Record, boot_id, journal_path, parse, read_journal, running
+from .plan.step import Step
+from .reports import Recovery, Remains
 
-__all__ = ["NO_RECORD", "TakeDown", "recover_journals"]
+__all__ = [
+    "NO_RECORD",
+    "TakeDown",
+    "recover_journals",
+    "remains_here",
+    "undo_remaining",
+    "undo_steps",
+]
 
 NO_RECORD = Record(0, "", None, 0, "")
 """What is known without a journal."""
@@ -94,3 +105,49 @@ def _take_down(where: str | None, record: Record, take_down: TakeDown, recovery:
         for problem in record.problems
     ]
     return True
+
+
+def undo_remaining(system: Any, view: Any, steps: Iterable[Step], recovery: Recovery) -> list[str]:
+    """Undo those steps of which something is left, the last first, and note how.
+
+    :param system: what the steps act through.
+    :param view: the state of the host.
+    :returns: what failed.
+    """
+    return undo_steps(system, [step for step in steps if step.remains(view)], recovery)
+
+
+def undo_steps(system: Any, steps: Iterable[Step], recovery: Recovery) -> list[str]:
+    """Undo steps, the last first, each once, and note how.
+
+    :param system: what they act through.
+    :returns: what failed.
+    """
+    applier = Applier(system)
+
+    def undo(step: Step) -> None:
+        applier.undo(step)
+        recovery.undone.extend(step.undo_commands())
+
+    return undo_all(list(dict.fromkeys(steps)), undo)
+
+
+def remains_here(directory: Path, is_closed: Callable[[], bool]) -> Remains | None:
+    """Return what an instance that died has left where there are no namespaces.
+
+    :param directory: where the journal is.
+    :param is_closed: looks whether its firewall holds.
+    :returns: None: nothing, or it runs.
+    :raises PrivilegeError: this process may not see whether it runs.
+    """
+    path = journal_path(directory, namespace_id(None))
+    if running(path):
+        return None
+    text = read_journal(path)
+    record = parse(text) if text else None
+    if record and not (record.boot == boot_id() and record.steps):
+        record = None
+    closed = is_closed()
+    if record is None and not closed:
+        return None
+    return Remains(None if record is None else record.pid, closed)

@@ -85,6 +85,7 @@ class Capture:
             inbound=wishes.inbound,
             mark=wishes.mark,
             exclude=bool(config.allow_exclude),
+            user=config.user,
             block_dot=config.dns is not None and config.dns.dot is Dot.BLOCK,
             peers=known_peers(config),
             persistent=wishes.always_on,

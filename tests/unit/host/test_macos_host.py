@@ -17,9 +17,9 @@ if sys.platform == "win32":
 from tests.kits.macos import FakeMac, MacProcess
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.base import hold_host
-from zks_lwip.host.journal import boot_id, journal_path
+from zks_lwip.host.journal import journal_path, read_leftover
 from zks_lwip.host.macos.host import MacosHost
-from zks_lwip.host.macos.observe import look, read_leftover
+from zks_lwip.host.macos.observe import look
 from zks_lwip.host.macos.recover import recover, remains
 from zks_lwip.host.plan.config import HostConfig, KillSwitch
 from zks_lwip.host.plan.macos.make import make_plan
@@ -34,7 +34,7 @@ def config_in(directory: Path, **wishes: object) -> HostConfig:
 
 
 def planned(mac: FakeMac, config: HostConfig) -> Plan:
-    return make_plan(config, look(mac.process(), read_leftover(config.state_dir, boot_id())))
+    return make_plan(config, look(mac.process(), read_leftover(config.state_dir)))
 
 
 class Killed(BaseException):
@@ -408,6 +408,7 @@ def test_another_vpn(tmp_path: Path) -> None:
         ({"forward": True}, "works on Linux only"),
         ({"inbound": (22,)}, "works on Linux only"),
         ({"exclude": True}, "works on Linux only"),
+        ({"user": "nobody"}, "works on Linux only"),
         ({"kill_switch": KillSwitch.ROUTE}, "route works on Linux only"),
         ({"peers": None}, "is needed on macOS"),
         ({"tun": "zks0"}, "cannot be an interface on macOS"),

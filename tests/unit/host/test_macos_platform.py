@@ -14,7 +14,7 @@ if sys.platform == "win32":
     pytest.skip("its programs are scripts of sh", allow_module_level=True)
 
 from tests.unit.host.test_macos_read import IFCONFIG, NETSTAT, SCUTIL
-from zks_lwip.errors import ConfigError, HostError, PrivilegeError
+from zks_lwip.errors import HostError, PrivilegeError
 from zks_lwip.host import platform
 from zks_lwip.host.macos import platform as macos
 from zks_lwip.host.macos.system import MacosHostSystem
@@ -125,9 +125,3 @@ def test_it_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_is_one_machine() -> None:
     assert macos.running_instances() == []
-
-
-async def test_another_user_cannot_go_on() -> None:
-    with pytest.raises(ConfigError, match="works on Linux only"):
-        await macos.drop_privileges(None, user="nobody")  # type: ignore[arg-type]
-    await macos.drop_privileges(None)  # type: ignore[arg-type]

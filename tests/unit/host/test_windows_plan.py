@@ -274,6 +274,7 @@ def test_what_a_dead_instance_has_left_and_is_not_wanted() -> None:
         ({"forward": True}, "works on Linux only"),
         ({"inbound": (22,)}, "works on Linux only"),
         ({"exclude": True}, "works on Linux only"),
+        ({"user": "nobody"}, "works on Linux only"),
         ({"kill_switch": KillSwitch.ROUTE}, "route works on Linux only"),
         ({"peers": None}, "is needed on Windows"),
     ],

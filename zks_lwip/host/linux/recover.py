@@ -6,17 +6,14 @@ Harmless where there is nothing, and when repeated.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ZksError
 from ...net.netns import namespace_cookie, namespace_id, run_in_netns
-from ..apply import Applier, undo_all
 from ..journal import Record
 from ..plan.config import STATE_DIR
-from ..plan.step import Step
 from ..plan.steps import TABLE_NAME, Nftables
-from ..recover import recover_journals
+from ..recover import recover_journals, undo_remaining, undo_steps
 from ..reports import Recovery
 from .instances import NAMED
 from .system import LinuxSystem
@@ -63,17 +60,7 @@ def _take_down_rest(record: Record, recovery: Recovery) -> None:
     if not steps:
         return
     with contextlib.closing(LinuxSystem()) as system:
-        recovery.left += undo_all(steps, _undoing(Applier(system), recovery))
-
-
-def _undoing(applier: Applier, recovery: Recovery) -> Callable[[Step], None]:
-    """Return what undoes a step, and writes down how."""
-
-    def undo(step: Step) -> None:
-        applier.undo(step)
-        recovery.undone.extend(step.undo_commands())
-
-    return undo
+        recovery.left += undo_steps(system, steps, recovery)
 
 
 def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> list[str]:
@@ -84,7 +71,6 @@ def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> li
     :returns: what failed.
     """
     with contextlib.closing(LinuxSystem()) as system:
-        applier = Applier(system)
         steps = record.steps if record.is_of(namespace_cookie()) else ()
         known = record.may_know(Nftables) and record.is_of(namespace_cookie())
         state = system.observe(netns, own, table_known=known)
@@ -96,5 +82,4 @@ def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> li
             )
         # The firewall first, so that it goes last: nothing is open before all is.
         known_steps = (Nftables(""), *state.ours, *(step.recorded() for step in steps))
-        found = [step for step in known_steps if step.remains(state)]
-        return undo_all(list(dict.fromkeys(found)), _undoing(applier, recovery))
+        return undo_remaining(system, state, known_steps, recovery)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
-from ...net.netns import namespace_id
-from ..journal import journal_path, parse, read_journal
 from ..plan.macos.pf import ANCHOR
 from ..plan.macos.state import MacosState
 from ..plan.macos.steps import DNS_KEY, TOKEN_NOTE
@@ -17,7 +13,7 @@ from ..plan.macos.system import MacosSystem
 from ..plan.state import Leftover
 from .read import pf_calls_us, read_interfaces, read_name_server, read_table, uplinks
 
-__all__ = ["Looked", "look", "read_leftover"]
+__all__ = ["Looked", "look"]
 
 
 class Looked(MacosSystem, Protocol):
@@ -31,19 +27,6 @@ class Looked(MacosSystem, Protocol):
     def indexes(self) -> Mapping[str, int]:
         """Return the indexes of interfaces by their names."""
         ...
-
-
-def read_leftover(state_dir: Path, boot: str) -> Leftover | None:
-    """Return what the journal says that a dead instance has left; None: nothing, or not for us.
-
-    :param boot: see :func:`~zks_lwip.host.journal.boot_id`.
-    """
-    text = None
-    with contextlib.suppress(PermissionError):
-        # (Not root: then nothing can be changed, and the first step will say so.)
-        text = read_journal(journal_path(state_dir, namespace_id(None)))
-    record = parse(text) if text else None
-    return record.leftover() if record and record.version and record.boot == boot else None
 
 
 def look(system: Looked, leftover: Leftover | None = None) -> MacosState:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ConfigError, HostError, PrivilegeError
+from ...errors import HostError, PrivilegeError
 from ...net.netns import namespace_id
 from ...net.uplinks import uplink
 from ..plan.config import STATE_DIR, HostConfig
@@ -32,14 +32,14 @@ def check_privileges(command: str = "connect") -> None:
 async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> HostState:
     import trio
 
-    from ..journal import boot_id
-    from .observe import look, read_leftover
+    from ..journal import read_leftover
+    from .observe import look
     from .system import MacosHostSystem
 
     namespace_id(netns)  # there are none to be named
 
     def first() -> HostState:
-        return look(MacosHostSystem(state_dir), read_leftover(state_dir, boot_id()))
+        return look(MacosHostSystem(state_dir), read_leftover(state_dir))
 
     return await trio.to_thread.run_sync(first)
 
@@ -104,6 +104,7 @@ def running_instances(
 
 
 async def drop_privileges(host: BaseHost, *, user: str | None = None) -> None:
-    if user is not None:
-        # pf knows the tunnel's sockets by being root's, and pfctl is for root alone.
-        raise ConfigError("works on Linux only: leave it out", "user")
+    """Keep them: pf knows the tunnel's sockets by being root's, and pfctl is for root alone.
+
+    The plan has refused another user.
+    """

@@ -9,12 +9,10 @@ from typing import Protocol
 
 from ...errors import ZksError
 from ...net.netns import namespace_id
-from ..apply import Applier, undo_all
-from ..journal import Record, boot_id, journal_path, parse, read_journal, running
+from ..journal import Record
 from ..plan.config import STATE_DIR
 from ..plan.macos.steps import PfAnchor, PfEnable, ScutilDns
-from ..plan.step import Step
-from ..recover import recover_journals
+from ..recover import recover_journals, remains_here, undo_remaining
 from ..reports import Recovery, Remains
 from .observe import Looked, look
 from .system import MacosHostSystem
@@ -29,7 +27,8 @@ class _RecoverSystem(Looked, Protocol):
 def recover(
     directory: Path = STATE_DIR, *, open_system: Callable[[Path], _RecoverSystem] = MacosHostSystem
 ) -> Recovery:
-    """Undo the journal of an instance that does not run any more, and what bears our name; blocks.
+    """Undo the journal of an instance that does not run any more, our anchor, our token and our
+    record of the resolver; blocks.
 
     :param directory: where the journal is.
     :param open_system: makes what the steps act through.
@@ -39,28 +38,14 @@ def recover(
     def take_down(netns: str | None, record: Record, recovery: Recovery) -> None:
         try:
             with closing(open_system(directory)) as system:
-                recovery.left += _undo(system, record, recovery)
+                # The firewall first, so that it goes last: nothing is open before all is.
+                ours = (PfAnchor(""), PfEnable(), ScutilDns(""))
+                steps = (*ours, *(step.recorded() for step in record.steps))
+                recovery.left += undo_remaining(system, look(system), steps, recovery)
         except ZksError as error:
             recovery.left.append(str(error))
 
     return recover_journals(directory, namespace_id(None), take_down)
-
-
-def _undo(system: Looked, record: Record, recovery: Recovery) -> list[str]:
-    """Undo what the journal knows, our anchor, our token and our record of the resolver.
-
-    :returns: what failed.
-    """
-    applier, state = Applier(system), look(system)
-
-    def undo(step: Step) -> None:
-        applier.undo(step)
-        recovery.undone.extend(step.undo_commands())
-
-    # The firewall first, so that it goes last: nothing is open before all is.
-    known = (PfAnchor(""), PfEnable(), ScutilDns(""), *(step.recorded() for step in record.steps))
-    found = [step for step in known if step.remains(state)]
-    return undo_all(list(dict.fromkeys(found)), undo)
 
 
 def remains(
@@ -70,16 +55,10 @@ def remains(
 
     :raises PrivilegeError: this process may not see whether it runs.
     """
-    path = journal_path(directory, namespace_id(None))
-    if running(path):
-        return None
-    text = read_journal(path)
-    record = parse(text) if text else None
-    if record and not (record.boot == boot_id() and record.steps):
-        record = None
-    with closing(open_system(directory)) as system:
-        state = look(system)
-    closed = state.pf_loaded and state.pf_enabled
-    if record is None and not closed:
-        return None
-    return Remains(None if record is None else record.pid, closed)
+
+    def is_closed() -> bool:
+        with closing(open_system(directory)) as system:
+            state = look(system)
+        return state.pf_loaded and state.pf_enabled
+
+    return remains_here(directory, is_closed)

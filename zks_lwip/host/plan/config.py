@@ -76,6 +76,8 @@ class HostConfig:
     """TCP and UDP ports whose callers from outside are answered the way they came."""
     exclude: bool = False
     """There is a cgroup whose processes send beside the tunnel."""
+    user: str | None = None
+    """Name of the user that this process becomes once the host is set up; None: none."""
     peers: tuple[Network, ...] | None = None
     """Where marked sockets may go: the worker, the resolvers; None: anywhere (embedded worker)."""
     block_dot: bool = False

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ConfigError, PrivilegeError
+from ...errors import PrivilegeError
 from ...net.netns import namespace_id
 from ...net.uplinks import uplink
 from ..plan.config import STATE_DIR, HostConfig
@@ -54,17 +54,14 @@ async def observe(netns: str | None = None, *, state_dir: Path = STATE_DIR) -> H
 
     import trio
 
-    from ..journal import boot_id, journal_path, parse, read_journal
+    from ..journal import read_leftover
 
     namespace_id(netns)  # there are none to be named
 
     def first() -> HostState:
-        text = read_journal(journal_path(state_dir, namespace_id(None)))
-        record = parse(text) if text else None
-        known = record and record.version and record.boot == boot_id()
+        leftover = read_leftover(state_dir)
         with closing(_open_system()) as system:
-            state = system.look()
-        return replace(state, leftover=record.leftover()) if record and known else state
+            return replace(system.look(), leftover=leftover)
 
     return await trio.to_thread.run_sync(first)
 
@@ -123,6 +120,7 @@ def running_instances(
 
 
 async def drop_privileges(host: BaseHost, *, user: str | None = None) -> None:
-    if user is not None:
-        # Filters and routes are for administrators alone.
-        raise ConfigError("works on Linux only: leave it out", "user")
+    """Keep them: filters and routes are for administrators alone.
+
+    The plan has refused another user.
+    """

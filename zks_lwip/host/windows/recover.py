@@ -13,14 +13,12 @@ from typing import Protocol
 
 from ...errors import ZksError
 from ...net.netns import namespace_id
-from ..apply import Applier, undo_all
-from ..journal import Record, boot_id, journal_path, parse, read_journal, running
+from ..journal import Record
 from ..plan.config import STATE_DIR
-from ..plan.step import Step
 from ..plan.windows.state import WindowsState
 from ..plan.windows.steps import WfpFilters
 from ..plan.windows.system import WindowsSystem
-from ..recover import recover_journals
+from ..recover import recover_journals, remains_here, undo_remaining
 from ..reports import Recovery, Remains
 
 __all__ = ["RecoverSystem", "recover", "remains"]
@@ -49,28 +47,13 @@ def recover(directory: Path = STATE_DIR, *, open_system: Callable[[], RecoverSys
     def take_down(netns: str | None, record: Record, recovery: Recovery) -> None:
         try:
             with closing(open_system()) as system:
-                recovery.left += _undo(system, record, recovery)
+                # The filters first, so that they go last: nothing is open before all is.
+                steps = (WfpFilters("", False), *(step.recorded() for step in record.steps))
+                recovery.left += undo_remaining(system, system.look(), steps, recovery)
         except ZksError as error:
             recovery.left.append(str(error))
 
     return recover_journals(directory, namespace_id(None), take_down)
-
-
-def _undo(system: RecoverSystem, record: Record, recovery: Recovery) -> list[str]:
-    """Undo what the journal knows, and our filters.
-
-    :returns: what failed.
-    """
-    applier, state = Applier(system), system.look()
-
-    def undo(step: Step) -> None:
-        applier.undo(step)
-        recovery.undone.extend(step.undo_commands())
-
-    # The filters first, so that they go last: nothing is open before all is.
-    known = (WfpFilters("", False), *(step.recorded() for step in record.steps))
-    found = [step for step in known if step.remains(state)]
-    return undo_all(list(dict.fromkeys(found)), undo)
 
 
 def remains(
@@ -80,15 +63,9 @@ def remains(
 
     :raises PrivilegeError: this process may not see whether it runs.
     """
-    path = journal_path(directory, namespace_id(None))
-    if running(path):
-        return None
-    text = read_journal(path)
-    record = parse(text) if text else None
-    if record and not (record.boot == boot_id() and record.steps):
-        record = None
-    with closing(open_system()) as system:
-        closed = bool(system.look().filters)
-    if record is None and not closed:
-        return None
-    return Remains(None if record is None else record.pid, closed)
+
+    def is_closed() -> bool:
+        with closing(open_system()) as system:
+            return bool(system.look().filters)
+
+    return remains_here(directory, is_closed)

@@ -3,10 +3,9 @@
 What closes comes first (the anchor's rules, then pf itself, then what refuses IPv6), what opens a
 way comes last (the TUN's routes); taking down goes backwards.
 
-The default routes stay. Into the TUN lead two halves each, ``0.0.0.0/1`` and ``128.0.0.0/1``,
-``::/1`` and ``8000::/1``, which go before them and vanish with the TUN. The tunnel's sockets are
-bound to the interface of the default route; so that they find their way there, each of the peers
-has a route with that scope, which no other socket uses.
+The default routes stay (:mod:`..halves`). The tunnel's sockets are bound to the interface of the
+default route; so that they find their way there, each of the peers has a route with that scope,
+which no other socket uses.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....device import utun_name
-from ....errors import ConfigError, DeviceError, HostError
+from ....errors import DeviceError, HostError
 from ..addresses import free_addresses, other_host
-from ..config import HostConfig, KillSwitch, Network
+from ..config import HostConfig, KillSwitch
+from ..halves import captured, check_wishes, is_within, stale
 from ..plan import Plan
 from ..state import HostState, lan_networks
 from ..step import Step
@@ -36,14 +36,6 @@ from .steps import (
 
 __all__ = ["make_plan", "with_state"]
 
-_HALVES = {4: ("0.0.0.0/1", "128.0.0.0/1"), 6: ("::/1", "8000::/1")}
-_UNABLE = (
-    ("bypass_users", "host.bypass", "user:NAME works on Linux only: name networks or hosts"),
-    ("forward", "host.forward", "works on Linux only: leave it out"),
-    ("inbound", "host.inbound", "works on Linux only: leave it out"),
-    ("exclude", "allow_exclude", "works on Linux only: leave it out"),
-)
-
 
 def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None) -> Plan:
     """Return what is to be changed on a Mac that looks like this.
@@ -57,7 +49,7 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
     """
     if not isinstance(state, MacosState):
         raise TypeError("that is no Mac's state")
-    _check(config)
+    check_wishes(config, "macOS")
     if keep is None:
         config = replace(config, tun=_free_tun(config.tun, state))
         ipv4, ipv6 = free_addresses(
@@ -73,7 +65,7 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
         lan = lan_networks(state, tun) if config.lan and not config.only else []
         steps += [PfAnchor(ruleset(config, tun, lan)), PfEnable()]
     if state.ipv6 and not config.ipv6:
-        steps += [RefusingRoute(half) for half in _captured(config, 6)]
+        steps += [RefusingRoute(half) for half in captured(config, 6)]
     steps += [Utun(tun, config.mtu), UtunAddress(tun, str(ipv4), server)]
     families = (4, 6) if state.ipv6 and config.ipv6 else (4,)
     if 6 in families:
@@ -81,29 +73,11 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
     steps.append(UtunUp(tun))
     steps += _direct(config, state)
     for version in families:
-        steps += [TunRoute(network, tun) for network in _captured(config, version)]
+        steps += [TunRoute(network, tun) for network in captured(config, version)]
     if config.resolver:
         steps.append(ScutilDns(server))
-    stale = _stale(state, steps) if keep is None else ()
-    return Plan(config, state, ipv4, ipv6, tuple(steps), stale, _notes(config))
-
-
-def _check(config: HostConfig) -> None:
-    """Refuse what macOS cannot do."""
-    for name, option, why in _UNABLE:
-        if getattr(config, name):
-            raise ConfigError(why, option)
-    if config.kill_switch is KillSwitch.ROUTE:
-        raise ConfigError(
-            "route works on Linux only: on macOS routes alone do not hold; give strict or off",
-            "kill_switch",
-        )
-    if config.peers is None:
-        raise ConfigError(
-            "is needed on macOS: the connections of a worker on this machine would come back "
-            "through the tunnel.",
-            "worker",
-        )
+    left = () if keep else stale(state, steps, [PfAnchor("")])
+    return Plan(config, state, ipv4, ipv6, tuple(steps), left, _notes(config))
 
 
 def _free_tun(name: str, state: MacosState) -> str:
@@ -122,11 +96,11 @@ def _free_tun(name: str, state: MacosState) -> str:
 
 def _check_host(config: HostConfig, state: MacosState) -> None:
     """Refuse a machine that another program has captured, or whose pf would not hold."""
-    captured = {network for version in (4, 6) for network in _captured(config, version)}
+    halves = {network for version in (4, 6) for network in captured(config, version)}
     others = [
         entry
         for entry in sorted(state.table)
-        if entry.destination in captured and not entry.scoped and not entry.rejects
+        if entry.destination in halves and not entry.scoped and not entry.rejects
     ]
     if others:
         where = others[0].interface
@@ -143,12 +117,6 @@ def _check_host(config: HostConfig, state: MacosState) -> None:
         )
 
 
-def _captured(config: HostConfig, version: int) -> list[str]:
-    if config.only:
-        return [str(network) for network in config.only if network.version == version]
-    return list(_HALVES[version])
-
-
 def _direct(config: HostConfig, state: MacosState) -> list[Step]:
     """Return the routes of what is reached beside the tunnel."""
     links = [address.interface.network for address in state.addresses]
@@ -156,29 +124,11 @@ def _direct(config: HostConfig, state: MacosState) -> list[Step]:
     for networks, scoped in ((config.peers or (), True), (config.bypass, False)):
         for network in networks:
             uplink = state.uplink(network.version)
-            if uplink is None or any(_within(network, link) for link in links):
+            if uplink is None or any(is_within(network, link) for link in links):
                 continue
             gateway, interface = uplink.gateway, uplink.interface
             steps.append(DirectRoute(str(network), gateway, interface, scoped))
     return list(dict.fromkeys(steps))
-
-
-def _within(network: Network, other: Network) -> bool:
-    first, last = network.network_address, network.broadcast_address
-    return first in other and last in other
-
-
-def _stale(state: MacosState, steps: list[Step]) -> tuple[Step, ...]:
-    """Return what a dead instance has left and the new one does not want, last first."""
-    left = list(reversed(state.leftover.steps)) if state.leftover else []
-    if state.pf_loaded:
-        left.append(PfAnchor(""))
-    stale = [
-        step
-        for step in left
-        if step.remains(state) and not any(new.replaces(step) for new in steps)
-    ]
-    return tuple(dict.fromkeys(stale))
 
 
 def _notes(config: HostConfig) -> tuple[str, ...]:

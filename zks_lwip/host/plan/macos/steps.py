@@ -40,7 +40,7 @@ TOKEN_NOTE = "pf.token"
 
 _TOKEN = re.compile(r"Token : ([0-9]+)")
 _GIVEN = re.compile(r"^\s*[0-9]+\s+pfctl\s+([0-9]+)\b", re.MULTILINE)
-"""A token of ``pfctl -s References``: behind the id and the name of the process that was given it."""
+"""A token of ``pfctl -s References``, behind id and name of the process that was given it."""
 _ASKED = "asked"
 _ROUTE_ERROR = re.compile(r"^route: (.+)$", re.MULTILINE)
 
