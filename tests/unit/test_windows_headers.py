@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.host.windows import iphelper, structures, wfp
+from zks_lwip.daemon import console
+from zks_lwip.host.windows import iphelper, security, structures, wfp
 from zks_lwip.net import sockets, windows
 
 pytestmark = pytest.mark.skipif(
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HEADERS = "winsock2.h ws2ipdef.h windows.h stddef.h wintrust.h softpub.h wincrypt.h winver.h"
-HEADERS += " iphlpapi.h netioapi.h fwpmu.h"
+HEADERS += " iphlpapi.h netioapi.h fwpmu.h sddl.h aclapi.h"
 NUMBERS = {
     "ERROR_FILE_NOT_FOUND": windows.ERROR_FILE_NOT_FOUND,
     "ERROR_ACCESS_DENIED": windows.ERROR_ACCESS_DENIED,
@@ -81,10 +82,22 @@ NUMBERS = {
     "(unsigned)FWP_E_FILTER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["filter"],
     "(unsigned)FWP_E_PROVIDER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["provider"],
     "(unsigned)FWP_E_SUBLAYER_NOT_FOUND": wfp.FWP_E_NOT_FOUND["sublayer"],
+    **{
+        name: getattr(security, name)
+        for name in security.__all__
+        if isinstance(getattr(security, name), int)
+    },
+    **security.TRUSTED,
+    "SDDL_REVISION_1": 1,
+    "FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE": 7,
+    "sizeof(BY_HANDLE_FILE_INFORMATION)": ctypes.sizeof(security.FileInformation),
+    "offsetof(BY_HANDLE_FILE_INFORMATION, dwFileAttributes)": 0,
+    **{name: getattr(console, name) for name in console.__all__ if name.startswith("CTRL_")},
     "RPC_C_AUTHN_DEFAULT": wfp.RPC_C_AUTHN_DEFAULT,
 }
 WHOLE = {
     "GUID": windows.Guid,
+    "SECURITY_ATTRIBUTES": security.SecurityAttributes,
     "WINTRUST_FILE_INFO": windows.WintrustFileInfo,
     "WINTRUST_DATA": windows.WintrustData,
     "IP_ADDRESS_PREFIX": structures.Prefix,

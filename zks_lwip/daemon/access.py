@@ -17,7 +17,16 @@ from ..errors import ConfigError, PrivilegeError
 from ..host.accounts import find_group, find_user
 from ..net.darwin import LOCAL_PEERCRED, LOCAL_PEERPID, SOL_LOCAL, XUCRED
 
-__all__ = ["EXCLUDING", "READING", "Access", "Peer", "parse_allow_exclude"]
+__all__ = [
+    "ADMINISTRATOR",
+    "EXCLUDING",
+    "READING",
+    "UNPROVEN",
+    "Access",
+    "Peer",
+    "own_user",
+    "parse_allow_exclude",
+]
 
 READING = frozenset({"status", "flows"})
 """Commands that change nothing: what members of ``--control-group`` may give."""
@@ -47,6 +56,7 @@ class Peer:
             credentials = connection.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size)
             pid = connection.getsockopt(SOL_LOCAL, LOCAL_PEERPID)
             return cls.of_xucred(credentials, pid)
+        assert sys.platform != "win32"
         size = struct.calcsize("3i")
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         assert isinstance(packed, bytes)
@@ -62,13 +72,25 @@ class Peer:
     @property
     def commands(self) -> bool:
         """It may give every command."""
-        return self.uid in (0, os.getuid())
+        return self.uid in (0, own_user())
+
+
+ADMINISTRATOR = Peer(0, 0, frozenset())
+"""One that has proven over loopback what only an administrator can know."""
+UNPROVEN = Peer(0, -1, frozenset())
+"""One over loopback that has not yet."""
+
+
+def own_user() -> int:
+    """Return the user id of this process; 0 on Windows, where an administrator runs it."""
+    return 0 if sys.platform == "win32" else os.getuid()
 
 
 def _groups(
     connection: socket.socket | trio.socket.SocketType, uid: int, gid: int
 ) -> Sequence[int]:
     """Return the supplementary groups of who has connected."""
+    assert sys.platform != "win32"
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sys
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ from ..errors import ConfigError, HostError, PrivilegeError, ZksError
 from ..host.plan.config import STATE_DIR
 from ..host.platform import current
 from ..tunnel.endpoint import read_token_file
+from . import loopback
 from .control import MAX_ANSWER, control_path
 from .states import OtherInstance, State, Status, no_status
 
@@ -176,40 +180,40 @@ def check_nothing_left(netns: str | None) -> None:
 
 
 def ask(
-    path: Path, command: str, *, wait: bool = False, patience: float = 30.0, **values: Any
+    path: Path,
+    command: str,
+    *,
+    wait: bool = False,
+    patience: float = 30.0,
+    over_loopback: bool = loopback.IS_USED,
+    **values: Any,
 ) -> Any:
     """Have the instance at ``path`` carry a command out. Blocks.
 
     :param wait: block until the instance has ended.
     :param patience: seconds for which it may be silent.
+    :param over_loopback: it listens as :mod:`.loopback` says.
     :param values: what belongs to the command; goes to JSON.
     :returns: what it answers.
     :raises NotRunning: there is none.
     :raises PrivilegeError: this is neither root nor, for what only reads, a member of the group.
     :raises ConfigError, HostError: what it answers.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(patience)
-        try:
-            connection.connect(str(path))
-            connection.sendall(json.dumps({"command": command, **values}).encode() + b"\n")
+    request = json.dumps({"command": command, **values}).encode() + b"\n"
+    try:
+        with (loopback.connect_to if over_loopback else _connect)(path, patience) as connection:
+            connection.sendall(request)
             with connection.makefile("rb") as lines:
                 line = lines.readline(MAX_ANSWER)
                 if wait and line:
-                    lines.read()
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise NotRunning(
-                "nothing runs here: no `connect` has captured this namespace"
-            ) from None
-        except PermissionError as error:
-            allow = "run it as root (`status` also as a member of the group that "
-            allow += "`control_group` of `connect` names)"
-            if command == "exclude":
-                allow = "start `connect` with `allow_exclude` USER, or @GROUP"
-            raise PrivilegeError(f"cannot use {path}: {error.strerror}; {allow}") from None
-        except OSError as error:
-            what = "no answer" if isinstance(error, TimeoutError) else error.strerror
-            raise HostError(f"{path}: {what}") from error
+                    _wait_for_end(lines)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise NotRunning("nothing runs here: no `connect` has captured this namespace") from None
+    except PermissionError as error:
+        raise PrivilegeError(f"cannot use {path}: {error.strerror}; {_allow(command)}") from None
+    except OSError as error:
+        what = "no answer" if isinstance(error, TimeoutError) else error.strerror
+        raise HostError(f"{path}: {what}") from error
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError):
@@ -221,3 +225,33 @@ def ask(
         matching = (kind for kind in kinds if kind.exit_code == answer.get("code"))
         raise next(matching, HostError)(str(answer["error"]))
     return answer["ok"]
+
+
+def _connect(path: Path, patience: float) -> socket.socket:
+    assert sys.platform != "win32"
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(patience)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _wait_for_end(lines: BufferedReader) -> None:
+    """Read until the process at the other end has gone; Windows resets what one had open."""
+    with contextlib.suppress(ConnectionResetError):
+        lines.read()
+
+
+def _allow(command: str) -> str:
+    """Return what would let this user give a command."""
+    if sys.platform == "win32":
+        return "start it from an elevated prompt, as an administrator"
+    if command == "exclude":
+        return "start `connect` with `allow_exclude` USER, or @GROUP"
+    return (
+        "run it as root (`status` also as a member of the group that `control_group` of `connect` "
+        "names)"
+    )

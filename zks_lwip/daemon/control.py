@@ -4,7 +4,8 @@ One per captured network namespace, ``/run/zks_lwip/net-INODE.sock``, for root, 
 :mod:`.access` lets in: members of ``--control-group`` may read, and whom ``--allow-exclude`` names
 may ``exclude``. A request is one line of JSON, ``{"command": "status"}``, and so is the answer,
 ``{"ok": …}`` or ``{"error": …}``. The connection that asked for ``disconnect`` is closed by the end
-of the process, when the host is as it was before. :mod:`.client` is the other end.
+of the process, when the host is as it was before. :mod:`.client` is the other end. On Windows
+:mod:`.loopback` takes the place of the socket, for administrators alone.
 
 No client can hold up others: a user who has :data:`MAX_CONNECTIONS` loses the oldest to the next
 one, and where there are :data:`MAX_USERS` users, one of them all.
@@ -17,6 +18,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,11 @@ from typing import Any
 import trio
 
 from ..errors import ConfigError, HostError, PrivilegeError, ZksError
+from ..host.state_directory import make_state_directory
 from ..net.descriptors import is_scarcity, warn_of_scarcity
 from ..net.netns import namespace_id
-from .access import Access, Peer
+from . import loopback
+from .access import ADMINISTRATOR, UNPROVEN, Access, Peer, own_user
 
 __all__ = ["MAX_ANSWER", "MAX_LINE", "Command", "control_path", "serve_control"]
 
@@ -41,6 +45,8 @@ MAX_CONNECTIONS = 8
 """Connections of one user that are served at a time."""
 MAX_USERS = 32
 """Users, besides root and our own, whose connections are served at a time."""
+MAX_UNPROVEN = 64
+"""Connections over loopback that have not proven yet who they are."""
 _SECONDS = 5.0
 """For a request to come, and for its answer to be taken."""
 _BACKLOG = 64
@@ -66,6 +72,7 @@ async def serve_control(
     *,
     seconds: float = _SECONDS,
     access: Access | None = None,
+    over_loopback: bool = loopback.IS_USED,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled.
@@ -76,26 +83,24 @@ async def serve_control(
     :param commands: what carries each command out.
     :param seconds: for a request to come, and as many for its answer to be read.
     :param access: what others than root may do; None: nothing.
+    :param over_loopback: listen as :mod:`.loopback` says; ``access`` does not count there.
     :raises HostError: there can be no socket.
     """
     access = access or Access()
+    meeting = None
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_directory(path.parent)
         path.unlink(missing_ok=True)
-        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            await listener.bind(str(path))
-            path.chmod(0o600)
-            _let_in(path, access)
-            listener.listen(_BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
+        if over_loopback:
+            plain, meeting = loopback.listen_at(path)
+            listener = trio.socket.from_stdlib_socket(plain)
+        else:
+            listener = await _listen(path, access)
     except OSError as error:
         raise HostError(f"cannot make the control socket {path}: {error.strerror}") from error
     try:
         task_status.started()
-        await _accept(listener, commands, seconds, access)
+        await _accept(listener, commands, seconds, access, meeting)
     finally:
         listener.close()
         # Without privileges the directory is not ours any more; what stays does not answer.
@@ -103,8 +108,24 @@ async def serve_control(
             path.unlink()
 
 
+async def _listen(path: Path, access: Access) -> trio.socket.SocketType:
+    """Return a unix socket that listens, for whom it is for."""
+    assert sys.platform != "win32"
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await listener.bind(str(path))
+        path.chmod(0o600)
+        _let_in(path, access)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def _let_in(path: Path, access: Access) -> None:
     """Let those connect who may do anything."""
+    assert sys.platform != "win32"
     if access.open:  # the kernel could tell one group from the rest, and we are to tell more
         path.chmod(0o666)
     elif access.reading:
@@ -124,11 +145,11 @@ class _Clients:
     def add(self, uid: int, scope: trio.CancelScope) -> None:
         """Take one in; others may have to go for it."""
         mine = self._of.pop(uid, {})
-        if len(mine) >= MAX_CONNECTIONS:
+        if len(mine) >= (MAX_UNPROVEN if uid == UNPROVEN.uid else MAX_CONNECTIONS):
             self._end(mine, 1)
         mine[scope] = None
         self._of[uid] = mine  # the last of them
-        strangers = [each for each in self._of if each not in (0, os.getuid())]
+        strangers = [each for each in self._of if each not in (0, own_user())]
         if len(strangers) > MAX_USERS:
             self._end(self._of.pop(strangers[0]), MAX_CONNECTIONS)
 
@@ -152,6 +173,7 @@ async def _accept(
     commands: Mapping[str, Command],
     seconds: float,
     access: Access,
+    meeting: loopback.Meeting | None,
 ) -> None:
     clients = _Clients()
 
@@ -159,6 +181,12 @@ async def _accept(
         try:
             with scope:
                 async with stream:
+                    if meeting is not None:
+                        if not await _admit(stream, meeting, seconds):
+                            return
+                        clients.remove(peer.uid, scope)
+                        peer = ADMINISTRATOR
+                        clients.add(peer.uid, scope)
                     # What changes something, once begun, is not cut short by other connections.
                     begun = partial(clients.remove, peer.uid, scope) if peer.commands else None
                     await _serve(stream, commands, seconds, peer, access, begun)
@@ -178,17 +206,25 @@ async def _accept(
                 await trio.sleep(_AGAIN)
                 continue
             try:
-                peer = Peer.of(connection)
+                peer = Peer.of(connection) if meeting is None else UNPROVEN
             except OSError as error:
                 _log.info("a client of the control socket is not known: %s", error)
                 connection.close()
                 continue
-            if access.of(peer) == frozenset() and not access.open:
+            if meeting is None and access.of(peer) == frozenset() and not access.open:
                 connection.close()
                 continue
             scope = trio.CancelScope()
             clients.add(peer.uid, scope)
             nursery.start_soon(serve, trio.SocketStream(connection), peer, scope)
+
+
+async def _admit(stream: trio.SocketStream, meeting: loopback.Meeting, seconds: float) -> bool:
+    with trio.move_on_after(seconds):
+        if await loopback.admit(stream, meeting):
+            return True
+    _log.info("a client of the control socket has not proven that it is an administrator's")
+    return False
 
 
 async def _serve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _AGAIN = 1.0
 
 def _clock() -> float:
     """Return seconds that go on while the machine sleeps."""
+    if sys.platform == "win32":
+        return time.monotonic()
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from .console import ending_console
 from .instance import Instance
 from .systemd import notify
 
@@ -25,6 +27,8 @@ __all__ = ["Display", "run_instance"]
 _log = logging.getLogger(__name__)
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
+if sys.platform == "win32":
+    _STOP |= {signal.SIGBREAK}
 _HANGUP = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
 """What a terminal that is closed sends; under nohup(1) it is ignored, and stays so."""
 _TELL = {signal.SIGUSR1} if hasattr(signal, "SIGUSR1") else set()
@@ -57,7 +61,8 @@ async def run_instance(
 ) -> None:
     """Capture the host, and work until SIGINT, SIGTERM or ``disconnect``.
 
-    So does SIGHUP, of a terminal that is closed, unless it is ignored. SIGUSR1 shows the counters.
+    So does SIGHUP, of a terminal that is closed, unless it is ignored; on Windows Ctrl-Break, and
+    the end of the console. SIGUSR1 shows the counters.
 
     :param ssh: a connection that capturing the host must not cut.
     :param token_files: as of :class:`~.instance.Instance`.
@@ -77,7 +82,7 @@ async def run_instance(
     stop = _STOP | {each for each in _HANGUP if signal.getsignal(each) is not signal.SIG_IGN}
     for number in stop:
         signal.signal(number, lambda received, _: early.append(received))
-    with trio.open_signal_receiver(*stop, *_TELL) as signals:
+    with ending_console(), trio.open_signal_receiver(*stop, *_TELL) as signals:
         if early:
             return
         async with trio.open_nursery() as nursery:

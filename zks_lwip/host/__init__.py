@@ -7,12 +7,12 @@
   back what an instance that died has left; :mod:`.monitor` follows what others change meanwhile.
   All that for every system.
 - :mod:`.platform`: what a system has to give, and the one that this is: :mod:`.linux`,
-  :mod:`.macos`, and :mod:`.windows`, which ``connect`` does not use yet. What they tell is in
-  :mod:`.reports`.
+  :mod:`.macos`, :mod:`.windows`. What they tell is in :mod:`.reports`.
 - :mod:`.rootless` runs one command in namespaces of its own (Linux); :mod:`.published` lets
   programs of the host connect to it.
 - :mod:`.options`: what the user can be asked about the host; :mod:`.resolv_conf`: what is kept of
-  the host's resolv.conf(5); :mod:`.accounts`: users and groups; :mod:`.programs` runs programs;
+  the host's resolv.conf(5); :mod:`.state_directory`: where journals and the control socket are;
+  :mod:`.accounts`: users and groups; :mod:`.programs` runs programs;
   :mod:`.ssh`: whether a plan would cut the SSH connection that the command came over.
 
 To add a system, ``x`` say:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    import pwd
+    if sys.platform == "win32":
+        from typing import Any as Account
+    else:
+        from pwd import struct_passwd as Account
 
 __all__ = ["find_group", "find_user"]
 
+_UNABLE = "has no meaning on Windows: leave it out"
 
-def find_user(name: str, option: str = "user") -> pwd.struct_passwd:
+
+def find_user(name: str, option: str = "user") -> Account:
     """Return the entry of the user of that name.
 
     :param option: named in the error.
     :raises ConfigError: there is no such user.
     """
-    import pwd  # not on Windows
+    if sys.platform == "win32":
+        raise ConfigError(_UNABLE, option)
+    import pwd
 
     try:
         return pwd.getpwnam(name)
@@ -34,7 +42,9 @@ def find_group(name: str, option: str = "control_group") -> int:
     :param option: named in the error.
     :raises ConfigError: there is no such group.
     """
-    import grp  # not on Windows
+    if sys.platform == "win32":
+        raise ConfigError(_UNABLE, option)
+    import grp
 
     try:
         return grp.getgrnam(name).gr_gid

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
@@ -388,7 +387,7 @@ class BaseHost:
             try:
                 self._require_applier().do(step)
             except HostError as error:
-                if tun in (name for _, name in socket.if_nameindex()):
+                if self._require_system().observe(first.netns, first.own_inode).link(tun):
                     raise
                 raise gone from error  # just now
         return state

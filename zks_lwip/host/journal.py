@@ -26,6 +26,7 @@ from .locked_file import FLAGS, REPLACES, lock, write_at
 from .plan.state import Leftover
 from .plan.step import Step, from_json, to_json
 from .programs import run_program
+from .state_directory import make_state_directory
 
 __all__ = [
     "Journal",
@@ -307,7 +308,7 @@ class Journal:
 
 def _open_locked(path: Path) -> int:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_directory(path.parent)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
             try:

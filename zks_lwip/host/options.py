@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import UnionType
@@ -182,10 +183,12 @@ def parse_user(name: str, option: str) -> int:
     :param option: named in the error.
     :raises ConfigError: there is no such user.
     """
-    import pwd  # not on Windows
-
     if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
         return int(name)
+    if sys.platform == "win32":
+        raise ConfigError("user:NAME works on Linux only: name networks or hosts", option)
+    import pwd
+
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Platform", "current", "is_supported"]
 
-_SYSTEMS = {"linux": "linux", "darwin": "macos"}
+_SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 """The package of each system, by ``sys.platform``."""
 
 

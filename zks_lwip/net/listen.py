@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
+import sys
 
 from ..errors import ConfigError, PrivilegeError
 from .names import join_host_port, parse_address_port
@@ -50,7 +50,9 @@ def listen(host: str, port: int) -> tuple[socket.socket, tuple[str, int]]:
     family = family_of(host)
     sock = open_socket(family, socket.SOCK_STREAM, None)
     try:
-        if os.name == "posix":  # on Windows it lets another program take the port
+        if sys.platform == "win32":  # where SO_REUSEADDR lets another program take the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import select
 import sys
-import termios
 import time
-import tty
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +15,7 @@ from ..daemon.client import NotRunning, ask_running, ask_status
 from ..errors import ConfigError, HostError, PrivilegeError, ZksError
 from ..host.linux.socket_owners import Source, socket_owners
 from ..net.netns import run_in_netns
+from .keys import ESCAPE, keys
 from .model import Model, Row
 from .view import frame, next_sort, plain_only
 
@@ -29,10 +25,6 @@ _LOOK = 0.2
 """Seconds after which a new size of the terminal is seen."""
 _PATIENCE = 10.0
 _CLOSE_QUESTION = "close {}? y: yes, any other key: no"
-_ESCAPE = "\x1b"
-_ARROWS = {"\x1b[A": "k", "\x1b[B": "j", "\x1bOA": "k", "\x1bOB": "j"}
-_SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]")
-"""Keys such as F5 or Home."""
 _MAX_FILTER = 100
 
 
@@ -125,7 +117,7 @@ def _run(model: Model, instance: _Instance, console: Console, interval: float, p
     due = time.monotonic() + interval
     size = None
     with (
-        _keys() as read_key,
+        keys() as read_key,
         Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
         contextlib.suppress(KeyboardInterrupt),
     ):
@@ -174,7 +166,7 @@ def _steer(model: Model, key: str) -> None:
         model.selected += 1
     elif key == "k":
         model.selected = max(0, model.selected - 1)
-    elif key == _ESCAPE:
+    elif key == ESCAPE:
         model.filter = ""
 
 
@@ -182,7 +174,7 @@ def _type(model: Model, key: str) -> None:
     """Change the filter."""
     if key in ("\r", "\n"):
         model.typing = False
-    elif key == _ESCAPE:
+    elif key == ESCAPE:
         model.typing, model.filter = False, ""
     elif key in ("\x7f", "\b"):
         model.filter = model.filter[:-1]
@@ -202,33 +194,3 @@ def _close(model: Model, instance: _Instance, row: Row) -> None:
         model.message = instance.close(row)
     except (HostError, PrivilegeError, ConfigError) as error:
         model.message = str(error)
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[Any]:
-    """Read single keys for the length of a ``with``; yield a function that waits for one."""
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    waiting: list[str] = []
-
-    def read_key(seconds: float) -> str:
-        """Return a key; empty after that time, or at the end of the terminal ``q``."""
-        if not waiting:
-            if not select.select([fd], [], [], seconds)[0]:
-                return ""
-            try:
-                text = os.read(fd, 64).decode(errors="replace")
-            except OSError:
-                return "q"  # the terminal has gone
-            if not text:
-                return "q"
-            for arrow, letter in _ARROWS.items():
-                text = text.replace(arrow, letter)
-            waiting.extend(_SEQUENCE.sub("", text))  # other keys mean nothing here
-        return waiting.pop(0) if waiting else ""
-
-    tty.setcbreak(fd)
-    try:
-        yield read_key
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)

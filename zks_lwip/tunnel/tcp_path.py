@@ -19,7 +19,7 @@ from ..carrier.tcp_info import stretched
 from ..errors import ConfigError, PrivilegeError, WorkerUnreachable
 from ..net.descriptors import is_scarcity, warn_of_scarcity
 from ..net.happy_eyeballs import ATTEMPT_DELAY, interleave, race
-from ..net.sockets import KEEPS_OUT, MarkRefused, open_socket
+from ..net.sockets import HAS_MARKS, KEEPS_OUT, MarkRefused, open_socket
 from .options import TunnelConfig
 from .proxy import ask_proxy
 
@@ -240,6 +240,8 @@ def _make_socket(
     family, kind, proto, _, target = socket.getaddrinfo(
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )[0]
+    if not HAS_MARKS and _is_loopback(address):
+        mark = None  # it would bind the socket to an interface that does not lead there
     if mark is not None and not KEEPS_OUT:
         raise ConfigError("sockets cannot be marked on this system: leave the mark out.")
     try:

@@ -313,6 +313,27 @@ async def test_the_tun_is_taken_away(tmp_path: Path) -> None:
     await host.stop()
 
 
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_cannot_be_brought_back(gone: bool, tmp_path: Path) -> None:
+    """The TUN is asked for where it is known by its name: Windows' own index has another."""
+    machine = FakeWindows()
+    host = await set_up(machine, config_in(tmp_path))
+    lose_route(machine)
+
+    def refuse(command: str) -> None:
+        if gone:
+            machine.lose("zks0")
+        if command.startswith("add_route"):
+            raise HostError("not so")
+
+    machine.refuse = refuse
+    with pytest.raises(DeviceError if gone else HostError) as caught:
+        await host.reassert()
+    assert isinstance(caught.value, DeviceError) is gone
+    machine.refuse = lambda command: None
+    await host.stop()
+
+
 async def test_new_peers_are_let_out(tmp_path: Path) -> None:
     machine = FakeWindows()
     host = await set_up(machine, config_in(tmp_path))
