@@ -27,8 +27,8 @@ __all__ = [
 
 # `-m` would look in the working directory first, which any user may write to, and we may be root.
 _RUN = (
-    "import os, runpy, sys\n"
-    "sys.path[:] = sys.argv.pop(1).split(os.pathsep)\n"
+    "import os, runpy, sys; "
+    "sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
@@ -117,9 +117,12 @@ def single_error() -> Iterator[list[BaseException]]:
         raise
 
 
-def program(module: str) -> list[str]:
-    """Return the command that runs ``module`` with the module path of this process, no other."""
-    return [sys.executable, "-P", "-c", _RUN, os.pathsep.join(sys.path), module]
+def program(module: str, *, executable: str = "") -> list[str]:
+    """Return the command that runs ``module`` with the module path of this process, no other.
+
+    :param executable: of Python; empty: the one of this process.
+    """
+    return [executable or sys.executable, "-P", "-c", _RUN, os.pathsep.join(sys.path), module]
 
 
 def one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zks_lwip.daemon import console
+from zks_lwip.daemon import console, service_process
 from zks_lwip.host.windows import iphelper, security, structures, wfp
 from zks_lwip.net import sockets, windows
 
@@ -93,10 +93,25 @@ NUMBERS = {
     "sizeof(BY_HANDLE_FILE_INFORMATION)": ctypes.sizeof(security.FileInformation),
     "offsetof(BY_HANDLE_FILE_INFORMATION, dwFileAttributes)": 0,
     **{name: getattr(console, name) for name in console.__all__ if name.startswith("CTRL_")},
+    **{
+        name: getattr(service_process, name)
+        for name in service_process.__all__
+        if name.startswith(("SERVICE_", "ERROR_"))
+    },
+    "SERVICE_ACCEPT_STOP | SERVICE_ACCEPT_SHUTDOWN | SERVICE_ACCEPT_PRESHUTDOWN": (
+        service_process.ACCEPTED
+    ),
+    "ERROR_SERVICE_ALREADY_RUNNING": 1056,  # daemon/service_manager.py
+    "ERROR_SERVICE_DOES_NOT_EXIST": 1060,
+    "ERROR_SERVICE_NOT_ACTIVE": 1062,
+    "ERROR_SERVICE_MARKED_FOR_DELETE": 1072,
+    "ERROR_SERVICE_EXISTS": 1073,
     "RPC_C_AUTHN_DEFAULT": wfp.RPC_C_AUTHN_DEFAULT,
 }
 WHOLE = {
     "GUID": windows.Guid,
+    "SERVICE_STATUS": service_process.ServiceStatus,
+    "SERVICE_TABLE_ENTRYW": service_process.ServiceTableEntry,
     "SECURITY_ATTRIBUTES": security.SecurityAttributes,
     "WINTRUST_FILE_INFO": windows.WintrustFileInfo,
     "WINTRUST_DATA": windows.WintrustData,

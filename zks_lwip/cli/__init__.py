@@ -51,6 +51,7 @@ _COMMANDS = (
     "recover",
     "reload",
     "run",
+    "service",
     "status",
     "top",
     "worker",
@@ -62,8 +63,8 @@ _IN_EXAMPLES, _CALLED = "python -m zks_lwip", ("zks-lwip",)
 _COMPILED = ("zks_lwip._lwip", "_lwip")
 _ANYWHERE = ("config", "connect", "doctor", "man", "proxy", "worker")
 """``connect`` looks itself: with a TUN that another program has made it needs no host."""
-_LINUX = ("exclude", "run")
-"""What no other system can do; the rest captures a host, or asks who does."""
+_ONLY_ON = {"exclude": "linux", "run": "linux", "service": "win32"}
+"""What no other system has, by ``sys.platform``; the rest captures a host, or asks who does."""
 
 
 class _Failure(click.ClickException):
@@ -115,8 +116,8 @@ class _Commands(CommandGroup):
             ctx.fail(f"There is no command {args[0]!r}. {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         asks = not {"-h", "--help"}.isdisjoint(rest)
-        if sys.platform != "linux" and name not in _ANYWHERE and not asks:
-            check_system(name or "", on_linux_only=name in _LINUX)
+        if name not in _ANYWHERE and not asks:
+            check_system(name or "", only_on=_ONLY_ON.get(name or "", ""))
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -74,14 +74,20 @@ def check_descriptor_limit() -> None:
         raise HostError(_few())
 
 
-def check_system(command: str, *, on_linux_only: bool = False) -> None:
+def check_system(command: str, *, only_on: str = "") -> None:
     """Check that this system has a command that captures a host, or asks who does.
 
+    :param only_on: the one system that has it, as in ``sys.platform``.
     :raises HostError: it does not.
     """
     from ..host.platform import is_supported
 
-    if sys.platform == "linux" or (is_supported() and not on_linux_only):
+    if only_on == "win32" and sys.platform != "win32":
+        raise HostError(
+            f"`{command}` works on Windows only, and this is {sys.platform}: examples/ has files "
+            "for systemd and launchd."
+        )
+    if sys.platform == "linux" or (is_supported() and only_on != "linux"):
         return
     connect = "`connect`, " if is_supported() else ""
     raise HostError(

@@ -324,6 +324,10 @@ def test_other_systems_have_less(system: str, monkeypatch: pytest.MonkeyPatch) -
         assert code == 4 and out == ""
         assert err.startswith(f"zks-lwip: `{command[0]}` works on Linux only")
         assert err.count("\n") == 1
+    if system != "win32":
+        code, out, err = invoke("service", "start")
+        assert code == 4 and out == ""
+        assert err.startswith(f"zks-lwip: `service` works on Windows only, and this is {system}")
     for command_name in ("worker", "proxy"):
         code, _, err = invoke(command_name, "--listen", "nowhere")
         assert code == 2 and err.startswith("zks-lwip: --listen nowhere: ")
