@@ -20,6 +20,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from tests.kits.ports import on_one_port
+from tests.kits.until import until
 from zks_lwip.net.descriptors import Descriptors
 from zks_lwip.net.readiness import Readiness
 from zks_lwip.protocol import Ack, Connect, Connected, Data, Frame, Hello, Ping, Pong, Window, parse
@@ -344,13 +345,6 @@ async def running_worker(
         assert account.descriptors.free == account.descriptors.total
     # far ends of the test may still be closing theirs
     await until(lambda: open_descriptors() <= before)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until something has become true."""
-    with trio.fail_after(30):
-        while not condition():
-            await trio.sleep(0.01)
 
 
 def budget(questions: int = 100, sockets: int = 100) -> QueryBudget:

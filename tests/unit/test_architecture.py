@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def imports_of(source: str, module: str, is_package: bool, known: frozenset[str]
                 yield name if name in known else base
 
 
+@cache
 def read_graph(package: Path) -> Graph:
     """Read which module of a package imports which; others appear by their first name."""
     top = package.name

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from tests.kits import programs
-from tests.kits.worker import running_worker, until
+from tests.kits.until import until
+from tests.kits.worker import running_worker
 from zks_lwip.cli import main
 from zks_lwip.worker.access_log import format_entry
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.kits.doh_server import DohServer, doh_server
+from tests.kits.until import until
 from tests.kits.worker import (
     RawClient,
     answer,
@@ -20,7 +21,6 @@ from tests.kits.worker import (
     raw_client,
     resuming_client,
     tcp_server,
-    until,
     zone,
 )
 from tests.kits.workerd import TOKEN, running_workerd

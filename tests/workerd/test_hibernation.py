@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from tests.kits.session_client import SessionClient
-from tests.kits.worker import echo, raw_client, resuming_client, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import echo, raw_client, resuming_client, tcp_server
 from tests.kits.workerd import TOKEN, Workerd, running_workerd
 from zks_lwip.protocol import Ack, Data, Eof, Ping, Pong
 

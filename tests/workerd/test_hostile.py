@@ -20,7 +20,8 @@ from tests.kits.plain_websocket import (
     read_head,
     upgrade_request,
 )
-from tests.kits.worker import echo, raw_client, resuming_client, tcp_server, until, zone
+from tests.kits.until import until
+from tests.kits.worker import echo, raw_client, resuming_client, tcp_server, zone
 from tests.kits.workerd import EXAMPLE, TOKEN, Workerd, running_workerd
 from tests.workerd.test_limits import PLATFORM, ROOM, SILENT, plain_client
 from zks_lwip.protocol import (

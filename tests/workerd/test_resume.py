@@ -11,7 +11,8 @@ import trio
 
 from tests.kits.cutter import Fate, How, cutting
 from tests.kits.session_client import SessionClient
-from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server
 from tests.kits.workerd import BOB, TOKEN, Workerd, running_workerd
 from zks_lwip.protocol import Ack, Data, Eof, Hello, Ping, Pong
 

@@ -8,6 +8,7 @@ import struct
 
 import trio
 
+from tests.kits.until import until
 from tests.kits.worker import (
     RawClient,
     echo,
@@ -15,7 +16,6 @@ from tests.kits.worker import (
     refused_port,
     resuming_client,
     tcp_server,
-    until,
 )
 from tests.kits.workerd import TOKEN, Workerd
 from zks_lwip.protocol import Close, Connect, Connected, Data, Eof, Error, Hello, Ping, Pong, Window

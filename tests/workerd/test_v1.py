@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tests.kits.doh_server import doh_server
+from tests.kits.until import until
 from tests.kits.worker import (
     RawClient,
     answer,
@@ -22,7 +23,6 @@ from tests.kits.worker import (
     raw_client,
     refused_port,
     tcp_server,
-    until,
 )
 from tests.kits.workerd import TOKEN, Workerd, running_workerd
 from zks_lwip.protocol import (

@@ -15,7 +15,7 @@ import trustme
 
 from tests.kits import dns_servers as servers
 from tests.kits.dns_servers import AUTHORITY, NAME, Server, http2, listening, server_context
-from tests.kits.worker import until
+from tests.kits.until import until
 from zks_lwip.dns import DnsService, ResolverError, Upstream
 from zks_lwip.dns.message.query import Query, examine
 from zks_lwip.dns.upstream.dial import direct

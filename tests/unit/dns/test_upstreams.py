@@ -28,7 +28,7 @@ from tests.kits.dns_servers import (
     server_context,
 )
 from tests.kits.ports import on_one_port
-from tests.kits.worker import until
+from tests.kits.until import until
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
 from zks_lwip.dns.message.framing import Deframer, frame
 from zks_lwip.dns.message.wire import Ede

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.kits.worker import echo, raw_client, running_worker, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import echo, raw_client, running_worker, tcp_server
 from zks_lwip.errors import ConfigError
 from zks_lwip.protocol import Data
 from zks_lwip.worker.access_log import AccessLog, format_entry

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tests.kits.ports import on_one_port
+from tests.kits.until import until
 from tests.kits.worker import (
     Answerer,
     FakeNameServer,
@@ -23,7 +24,6 @@ from tests.kits.worker import (
     open_descriptors,
     refused_port,
     tcp_server,
-    until,
     zone,
 )
 from zks_lwip.net.sockets import reset

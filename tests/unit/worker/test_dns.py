@@ -14,13 +14,13 @@ import pytest
 import trio
 import trio.testing
 
+from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
     answer,
     budget,
     refused_port,
     truncated,
-    until,
     zone,
 )
 from zks_lwip.errors import ConfigError, DnsError

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.kits.plain_websocket import V2, client_message, upgrade_request
-from tests.kits.worker import echo, running_worker, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import echo, running_worker, tcp_server
 from zks_lwip.protocol import Connect, Data, Hello, Ping, Pong, Unknown, Window
 from zks_lwip.worker import Limits
 

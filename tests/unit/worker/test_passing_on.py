@@ -14,7 +14,8 @@ import pytest
 import trio
 import trustme
 
-from tests.kits.worker import raw_client, running_worker, until
+from tests.kits.until import until
+from tests.kits.worker import raw_client, running_worker
 from zks_lwip.protocol import Hello
 from zks_lwip.worker.handover import Handover
 

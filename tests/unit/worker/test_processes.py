@@ -24,7 +24,8 @@ import trustme
 from trio.testing import MockClock, lockstep_stream_pair
 from trio_websocket import ConnectionClosed
 
-from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server
 from zks_lwip.carrier.http import HttpRequest
 from zks_lwip.errors import ConfigError
 from zks_lwip.protocol import Connect, Data, Error, GoAway

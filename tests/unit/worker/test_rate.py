@@ -13,7 +13,8 @@ from trio.testing import MockClock
 
 from tests.kits.plain_websocket import V2, upgrade_request
 from tests.kits.session import feed, worker
-from tests.kits.worker import RawClient, echo, raw_client, running_worker, tcp_server, until
+from tests.kits.until import until
+from tests.kits.worker import RawClient, echo, raw_client, running_worker, tcp_server
 from zks_lwip.protocol import (
     Connect,
     Data,

@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.kits.plain_websocket import V2, client_message, close_frame, upgrade_request
+from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
     LateReader,
@@ -23,7 +24,6 @@ from tests.kits.worker import (
     resuming_client,
     running_worker,
     tcp_server,
-    until,
 )
 from zks_lwip.protocol import (
     Ack,

@@ -19,6 +19,7 @@ import trio
 import trustme
 from trio_websocket import ConnectionClosed
 
+from tests.kits.until import until
 from tests.kits.worker import (
     RawClient,
     echo,
@@ -26,7 +27,6 @@ from tests.kits.worker import (
     raw_client,
     running_worker,
     tcp_server,
-    until,
 )
 from zks_lwip.errors import ConfigError, PrivilegeError
 from zks_lwip.net.listen import parse_listen

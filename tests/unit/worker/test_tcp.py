@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.kits.session import came, drain, feed
+from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
     LateReader,
@@ -26,7 +27,6 @@ from tests.kits.worker import (
     refused_port,
     running_worker,
     tcp_server,
-    until,
     zone,
 )
 from zks_lwip.net.readiness import Readiness, TaskReadiness, make_readiness

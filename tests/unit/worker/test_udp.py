@@ -15,6 +15,7 @@ import dns.message
 import pytest
 import trio
 
+from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
     RawClient,
@@ -24,7 +25,6 @@ from tests.kits.worker import (
     refused_port,
     running_worker,
     truncated,
-    until,
 )
 from zks_lwip.net.readiness import Readiness, TaskReadiness, make_readiness
 from zks_lwip.protocol import DnsQuery, DnsResponse, Echo, EchoReply, Udp, UdpClose, UdpError

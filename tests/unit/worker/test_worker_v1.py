@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.kits.plain_websocket import client_message, upgrade_request
+from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
     RawClient,
@@ -21,7 +22,6 @@ from tests.kits.worker import (
     refused_port,
     running_worker,
     tcp_server,
-    until,
 )
 from zks_lwip.protocol import (
     Close,
