@@ -38,11 +38,15 @@ def make_tokens(folder: Path) -> Path:
     return path
 
 
-def connect(tokens: Path, *options: str) -> Child:
-    """Start ``connect``, and wait until it is ready."""
+def connect(tokens: Path, *options: str, new_group: bool = False) -> Child:
+    """Start ``connect``, and wait until it is ready.
+
+    :param new_group: on Windows, it can be sent Ctrl-Break.
+    """
     url = f"ws://{WORKER}:{WORKER_PORT}"
     argv = [*ZKS, "connect", "--worker", url, "--plaintext", "--token-file", str(tokens)]
-    child = Child("connect", [*argv, "--dns-static", f"{NAME}={WORKER}", "-v", *options])
+    argv += ["--dns-static", f"{NAME}={WORKER}", "-v", *options]
+    child = Child("connect", argv, new_group=new_group)
     try:
         child.wait_for("^ready: ")
     except BaseException:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import plistlib
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -75,6 +78,32 @@ def test_launchds_files(path: Path) -> None:
 
 def test_launchd_has_a_client_an_always_on_one_and_a_worker() -> None:
     assert [path.stem.rpartition(".")[2] for path in PLISTS] == ["always-on", "client", "worker"]
+
+
+def test_the_installer_gives_commands_that_there_are() -> None:
+    text = (EXAMPLES / "windows" / "zks-lwip.iss").read_text()
+    given = re.findall(r'zks-lwip\.exe"; Parameters: "([a-z ]+)"', text)
+    given += re.findall(r"zks-lwip\.exe'\), '([a-z ]+)'", text)
+    assert {"service install", "service remove", "disconnect", "recover"} <= set(given)
+    for words in given:
+        group: click.Command | None = main
+        for word in words.split():
+            assert isinstance(group, click.Group)
+            group = group.get_command(click.Context(group), word)
+        assert group is not None, words
+
+
+def test_the_installer_puts_settings_where_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    spec = importlib.util.find_spec("zks_lwip.settings.files")
+    assert spec is not None and spec.loader is not None
+    there = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "zks_lwip.settings.files", there)  # dataclasses look there
+    spec.loader.exec_module(there)
+    folder, _, name = str(there.SYSTEM_FILE).rpartition("\\")
+    assert folder == "C:\\Program Files\\zks-lwip"
+    text = (EXAMPLES / "windows" / "zks-lwip.iss").read_text()
+    assert "DefaultDirName={autopf}\\zks-lwip\n" in text and f"{{app}}\\{name}'" in text
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,8 @@ def run_sc(arguments: Sequence[str]) -> tuple[int, str]:
 def _program() -> list[str]:
     """Return what runs our command: Python itself, as only the process that Windows has started can
     be the service, and that of a virtual environment starts another one."""
+    if getattr(sys, "frozen", False):  # PyInstaller has made a program of us
+        return [sys.executable]
     python = getattr(sys, "_base_executable", sys.executable)
     if python == sys.executable:
         return [python, "-I", "-m", "zks_lwip"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from ..errors import ConfigError
 
 __all__ = ["SYSTEM_FILE", "SettingsFile", "home_directory", "read_source", "user_file"]
 
-SYSTEM_FILE = Path("/etc/zks_lwip.toml")
-"""The settings of the machine."""
+SYSTEM_FILE = Path(
+    r"C:\Program Files\zks-lwip\zks_lwip.toml" if sys.platform == "win32" else "/etc/zks_lwip.toml"
+)
+"""The settings of the machine. On Windows any user could make ``C:\\etc``, or a folder in
+``C:\\ProgramData``; in this one administrators alone write."""
 
 _MAX_FILE = 1 << 20
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)

@@ -44,6 +44,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
+        new_group: bool = False,
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -60,6 +61,8 @@ class Child:
             env=environment,
             cwd=ROOT,
             pass_fds=pass_fds,
+            # What Ctrl-Break on Windows can be sent to.
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if new_group else 0,
         )
         self._readers = [
             threading.Thread(target=self._read, args=pair, daemon=True)

@@ -82,6 +82,9 @@ def test_the_process_is_python_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_base_executable", sys.executable)
     ServiceManager(sc).install([], automatic=True)
     assert sc.asked[3][3] == f"{sys.executable} -I -m zks_lwip service run --"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    ServiceManager(sc).install([], automatic=True)
+    assert sc.asked[6][3] == f"{sys.executable} service run --"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there the program is Windows' own")

@@ -1,0 +1,17 @@
+# Builds dist\zks-lwip-VERSION-setup.exe, in a clone, with the Python that `python` is (64 bit) and Inno Setup 6.
+$ErrorActionPreference = 'Stop'
+$PSNativeCommandUseErrorActionPreference = $true
+Set-Location (Join-Path $PSScriptRoot '..\..')
+
+python build_lwip.py fetch
+python -m pip install . 'pyinstaller>=6.11,<7'
+./examples/windows/wintun.ps1 build
+# What is loaded by its name at run time is not found by looking at imports.
+python -m PyInstaller --noconfirm --console --name zks-lwip --distpath build\windows --workpath build\pyinstaller `
+    --specpath build --collect-submodules zks_lwip --collect-submodules dns --collect-submodules rich `
+    --hidden-import _cffi_backend examples\windows\zks-lwip.py
+$version = (build\windows\zks-lwip\zks-lwip.exe --version).Split(' ')[1]
+
+$iscc = (Get-Command ISCC -ErrorAction SilentlyContinue).Source
+if (-not $iscc) { $iscc = "${env:ProgramFiles(x86)}\Inno Setup 6\ISCC.exe" }
+& $iscc "/DVersion=$version" examples\windows\zks-lwip.iss
