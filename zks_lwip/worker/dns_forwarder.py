@@ -150,9 +150,8 @@ class DnsQuestion:
         """Wait for the first server, and ask the others, in a task."""
         self._leave()
         tasks = self._forwarder.tasks
-        if tasks is None:  # the worker ends
-            self.cancel()
-            return
+        if tasks is None:
+            return  # the worker ends, and with it the session, which gives this up
         self._scope = trio.CancelScope()
         tasks.start_soon(self._finish, self._scope)
 

@@ -422,6 +422,39 @@ async def test_a_question_that_is_given_up_in_its_task_gives_everything_back() -
         assert not answers
 
 
+async def test_a_question_that_fails_while_the_worker_ends_is_counted_once() -> None:
+    """It has no task to go on in any more, and is given up with its session."""
+    server = FakeNameServer(lambda q, tcp: None)
+    purse = budget()
+    readiness = make_readiness()
+    forwarder = DnsForwarder(DnsClient(lambda: [server.server], next_server=60.0))
+    async with server.running(), trio.open_nursery() as nursery:
+        await nursery.start(readiness.run)
+        running = trio.CancelScope()
+
+        async def run(task_status: trio.TaskStatus[None]) -> None:
+            with running:
+                await forwarder.run(readiness, task_status)
+
+        await nursery.start(run)
+        question = forwarder.forward(query(), purse, lambda _: None)
+        assert question is not None
+        await until(lambda: server.queries)
+        running.cancel()
+        await until(lambda: forwarder.tasks is None)
+        refusal = dns.message.make_response(dns.message.from_wire(server.queries[0][0]))
+        refusal.set_rcode(2)
+        await server.say(refusal.to_wire(), server.sources[0])
+        await until(lambda: purse.descriptors.free == 100)
+        later = forwarder.forward(query(), purse, lambda _: None)
+        assert later is not None
+        for each in (question, later):
+            each.cancel()
+        assert purse.in_flight == 0 and purse.descriptors.free == 100
+        nursery.cancel_scope.cancel()
+    readiness.close()
+
+
 # --- looking up -------------------------------------------------------------------------------
 
 
