@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from typing import TextIO
 
 import click
 
@@ -35,12 +36,20 @@ def set_up_logging(verbose: int, log_format: str = "text") -> None:
     :param log_format: ``text`` or ``json``.
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_name_flags)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(_JsonLines() if log_format == "json" else _text_format(verbose))
     # Of the libraries, warnings only: their debug lines name hosts and headers.
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("zks_lwip").setLevel(level)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Lets what is logged name flags, as an error that ends a command does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        # Where its arguments do not fit, the caller is not to hear of it: `emit` sees to that.
+        record.msg, record.args = name_flags(record.getMessage()), ()
+        return super().format(record)
 
 
 def _text_format(verbose: int) -> logging.Formatter:
@@ -89,9 +98,3 @@ def tell_error(text: str) -> bool:
     :returns: whether they are.
     """
     return _write_json(logging.ERROR, text)
-
-
-def _name_flags(record: logging.LogRecord) -> bool:
-    """Let what is logged name flags, as an error that ends a command does."""
-    record.msg, record.args = name_flags(record.getMessage()), ()
-    return True

@@ -303,6 +303,21 @@ def test_what_is_logged_of_an_option_names_its_flag(tmp_path: Path) -> None:
     assert "; give --token-file a file" in said
 
 
+@pytest.mark.parametrize("how", ["text", "json"])
+def test_a_message_whose_arguments_do_not_fit_does_not_stop_the_caller(how: str) -> None:
+    code = (
+        "import contextlib, logging, sys\n"
+        "from zks_lwip.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"  # sets logging up, and ends
+        "logging.getLogger('zks_lwip').warning('%d bytes', 'many')\n"
+        "print('goes on')\n"
+    )
+    argv = [sys.executable, "-c", code, "worker", "--listen", "0.0.0.0:0", "--log-format", how]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "goes on\n", done.stderr
+    assert "--- Logging error ---" in done.stderr
+
+
 def test_a_bug_is_a_sentence_too() -> None:
     code, text = failing(ExceptionGroup("a", [ZeroDivisionError("division by zero")]))
     assert int(code) == EXIT_INTERNAL
