@@ -269,3 +269,18 @@ def test_nothing_below_the_command_line_names_a_flag() -> None:
         if flag.search(node.value) and node.value not in FLAGS.values()
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_memory_is_shared_by_two_threads() -> None:
+    """Each may run a trio of its own: what all of a module fill would be filled by both."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value:
+                found += [
+                    f"{path.relative_to(PACKAGE)}:{call.lineno}"
+                    for call in ast.walk(statement.value)
+                    if isinstance(call, ast.Call) and call.args
+                    and isinstance(call.func, ast.Name) and call.func.id == "bytearray"
+                ]  # fmt: skip
+    assert not found, "see zks_lwip.net.scratch"

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ..dns.tcp_server import AnswerBudget, Conversation
 from ..errors import StackError
+from ..net.scratch import Scratch
 from ..stack import Datagram, Flow, Reject
 from .counters import GatewayCounters
 from .flow_table import FlowTable
@@ -31,7 +32,7 @@ IDLE_SECONDS = 30.0
 MAX_CONNECTIONS = 512
 """TCP connections at a time. A busy forwarder opens some tens; each may hold 1 MiB of answers."""
 
-_scratch = memoryview(bytearray(16384))
+_SCRATCH = Scratch(16384)
 
 
 class QueryHandler(Protocol):
@@ -258,13 +259,14 @@ class DnsConnection:
         """Read queries; return whether any bytes came, and so might be answered already."""
         if self._eof or not self._readable or self._conversation.paused:
             return False
-        count = self._flow.pull_into(_scratch)
+        scratch = _SCRATCH.view
+        count = self._flow.pull_into(scratch)
         if count is None:
             self._end()
         elif count == 0:
             self._readable = False
         else:
-            self._conversation.receive(_scratch[:count])
+            self._conversation.receive(scratch[:count])
         return bool(count)
 
     def _end(self) -> None:

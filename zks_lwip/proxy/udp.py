@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from ..net.readiness import Readiness
+from ..net.scratch import Scratch
 from ..net.sockets import family_of, open_socket
 from ..protocol import MAX_DATAGRAM
 from .client import ProxyClient
@@ -36,8 +37,7 @@ _MAX_WAITING = 1 << 16
 _OVERHEAD = 256
 """Bytes that a datagram which waits counts for besides its payload."""
 
-_buffer = bytearray(65536)  # where every datagram arrives; the tunnel copies it at once
-_view = memoryview(_buffer)
+_SCRATCH = Scratch(65536)  # where every datagram arrives; the tunnel copies it at once
 
 
 class TunnelAssociation(Protocol):
@@ -115,9 +115,10 @@ class ProxyAssociation:
     # from the client
 
     def _on_ready(self, directions: int) -> None:
+        scratch = _SCRATCH.view
         for _ in range(_BATCH):
             try:
-                size, source = self._sock.recvfrom_into(_buffer)
+                size, source = self._sock.recvfrom_into(scratch)
             except BlockingIOError:
                 self._readiness.want_read(self._sock)
                 return
@@ -127,7 +128,7 @@ class ProxyAssociation:
                 self._counters.datagrams_foreign += 1
                 continue
             try:
-                datagram = decode_datagram(_view[:size])
+                datagram = decode_datagram(scratch[:size])
             except Socks5Error:
                 self._counters.datagrams_malformed += 1
                 continue

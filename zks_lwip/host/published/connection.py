@@ -14,6 +14,7 @@ from functools import partial
 import trio
 
 from ...net.readiness import READ, WRITE, Readiness
+from ...net.scratch import Scratch
 from ...net.sockets import close_in_order, end_in_reset, reset
 
 __all__ = ["LINGER", "PublishedConnection"]
@@ -29,7 +30,7 @@ _KEEPALIVE_IDLE = 60
 """Seconds after which a silent client of another machine is asked whether it is there."""
 
 # Where all bytes arrive. What the other end does not take at once is copied.
-_buffer = memoryview(bytearray(_PIECE))
+_SCRATCH = Scratch(_PIECE)
 
 
 class _End:
@@ -123,13 +124,13 @@ class PublishedConnection:
             self._read(end)
 
     def _read(self, end: _End) -> None:
-        other = end.other
+        other, scratch = end.other, _SCRATCH.view
         for _ in range(_TURNS):
             if end.eof or other.pending is not None:
                 self._check(end)  # nothing is to be read: only a reset can be news
                 return
             try:
-                size = end.sock.recv_into(_buffer)
+                size = end.sock.recv_into(scratch)
             except BlockingIOError:
                 self._readiness.want_read(end.sock)
                 return
@@ -143,7 +144,7 @@ class PublishedConnection:
             self.moved += size
             self._count(*(size, 0) if end is self._client else (0, size))
             if not other.gone:
-                self._send(other, _buffer[:size])
+                self._send(other, scratch[:size])
             if self.ended.is_set():
                 return
         self._readiness.rearm(end.sock)
@@ -231,7 +232,7 @@ class PublishedConnection:
         """Read what has come from an end, in bounds; whether it is still connected."""
         try:
             for _ in range(64):
-                if not end.sock.recv_into(_buffer):
+                if not end.sock.recv_into(_SCRATCH.view):
                     break
         except BlockingIOError:
             pass

@@ -21,6 +21,7 @@ import trio
 from ...net.descriptors import is_scarcity, warn_of_scarcity
 from ...net.names import join_host_port
 from ...net.readiness import Readiness
+from ...net.scratch import Scratch
 from ...net.sockets import family_of
 from .inside import SocketMaker, addresses_inside
 from .listeners import Listener
@@ -47,7 +48,7 @@ _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, our address, address in the 
 _IN6_PKTINFO = struct.Struct("=16si")
 
 # Where every datagram arrives.
-_buffer = memoryview(bytearray(65536))
+_SCRATCH = Scratch(65536)
 
 Ancillary = list[tuple[int, int, bytes]]
 
@@ -162,17 +163,17 @@ class PublishedDatagrams:
     # from clients
 
     def _on_clients(self, directions: int) -> None:
-        sock = self._socket
+        sock, scratch = self._socket, _SCRATCH.view
         for _ in range(_BATCH):
             try:
-                size, ancillary, flags, client = sock.recvmsg_into([_buffer], 64)
+                size, ancillary, flags, client = sock.recvmsg_into([scratch], 64)
             except BlockingIOError:
                 self._readiness.want_read(sock)
                 return
             except OSError as error:
                 _log.debug("published %s: %s", self._name, error.strerror)
                 continue
-            self._take(client, ancillary, _buffer[:size])
+            self._take(client, ancillary, scratch[:size])
         self._readiness.rearm(sock)
 
     def _take(self, client: tuple[Any, ...], ancillary: Ancillary, data: memoryview) -> None:
@@ -276,9 +277,10 @@ class PublishedDatagrams:
         sock = association.sock
         if sock is None:
             return
+        scratch = _SCRATCH.view
         for _ in range(_BATCH):
             try:
-                size = sock.recv_into(_buffer)
+                size = sock.recv_into(scratch)
             except BlockingIOError:
                 self._readiness.want_read(sock)
                 return
@@ -290,7 +292,7 @@ class PublishedDatagrams:
             association.answered, association.last = True, None
             self._use(association)
             try:
-                self._socket.sendmsg([_buffer[:size]], association.local, 0, association.key[0])
+                self._socket.sendmsg([scratch[:size]], association.local, 0, association.key[0])
             except OSError:  # no room, no route, or too large for it
                 self._counters.dropped += 1
             else:
