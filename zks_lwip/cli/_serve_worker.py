@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -74,7 +75,9 @@ async def supervise(supervisor: Supervisor, *, metrics: socket.socket | None) ->
     """
     with trio.open_signal_receiver(*_STOP, *_RELOAD, *_TELL) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pass_on, signals, supervisor)
+            wanted, asked = trio.open_memory_channel[None](1)
+            nursery.start_soon(_pass_on, signals, supervisor, wanted)
+            nursery.start_soon(_tell_numbers, supervisor, asked)
             if metrics is not None:
                 source = WorkerSource(supervisor.stats, supervisor.problem)
                 nursery.start_soon(MetricsServer(metrics, source).run)
@@ -84,16 +87,25 @@ async def supervise(supervisor: Supervisor, *, metrics: socket.socket | None) ->
             nursery.cancel_scope.cancel()
 
 
-async def _pass_on(signals: AsyncIterator[int], supervisor: Supervisor) -> None:
+async def _pass_on(
+    signals: AsyncIterator[int], supervisor: Supervisor, wanted: trio.MemorySendChannel[None]
+) -> None:
     async for number in signals:
         if number in _RELOAD:
             reload_and_tell(supervisor.reload)
         elif number in _TELL:
-            stats, _ = await supervisor.stats()
-            print_stats_json(stats.to_json())
+            with suppress(trio.WouldBlock):  # one more telling is due already
+                wanted.send_nowait(None)
         else:
             notify("STOPPING=1")
             supervisor.stop()
+
+
+async def _tell_numbers(supervisor: Supervisor, asked: trio.MemoryReceiveChannel[None]) -> None:
+    """Print the numbers of all, each time it is asked for: a process that is busy is waited for."""
+    async for _ in asked:
+        stats, _ = await supervisor.stats()
+        print_stats_json(stats.to_json())
 
 
 def _tell_where(listening: Sequence[BoundSocket]) -> None:

@@ -251,6 +251,31 @@ async def test_all_are_reloaded_and_end_in_time(tmp_path: Path) -> None:
         await trio.open_tcp_stream(*worker.address)
 
 
+async def test_the_end_does_not_wait_for_the_numbers_of_a_busy_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        await told.bind(path)
+        async with running(tmp_path) as worker:
+            slow, first = worker.children[0], psutil.Process(worker.process.pid)
+            slow.suspend()
+            try:
+                first.suspend()  # so that it sees both signals at once
+                worker.process.send_signal(signal.SIGUSR1)
+                worker.process.terminate()
+                first.resume()
+                with trio.fail_after(60):
+                    while b"STOPPING=1" not in await told.recv(4096):
+                        pass
+                assert "sessions_opened" not in worker.log.read_text()
+            finally:
+                slow.resume()
+            with trio.fail_after(60):
+                assert await worker.process.wait() == 0
+
+
 async def test_streams_that_another_process_relays_go_on_at_the_end_too(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
