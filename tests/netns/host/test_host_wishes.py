@@ -206,3 +206,25 @@ def test_a_namespace_of_a_name(holder: Holder, space: Space) -> None:
             second.end("kill")
     assert list(holder.directory.glob("*.journal"))
     assert holder.recover() == {"undone": [], "left": []}, "the namespace has gone, and all in it"
+
+
+def test_a_namespace_that_has_lost_its_name(holder: Holder, space: Space) -> None:
+    """It lives on with a process, as a container's does, and is found through that."""
+    with contextlib.closing(Namespace("nameless")) as captured:
+        with contextlib.closing(Holder(space, holder.directory)) as second:
+            second.apply(netns=captured.name)
+            second.end("kill")
+        argv = captured.command(["cat"])
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as inside:
+            assert inside.stdin and inside.stdout
+            inside.stdin.write(b"there\n")
+            inside.stdin.flush()
+            assert inside.stdout.readline() == b"there\n"
+            subprocess.run(["ip", "netns", "del", captured.name], check=True, timeout=60)
+            recovery = holder.recover()
+            assert recovery["left"] == []
+            assert any("rule del" in line for line in recovery["undone"])
+            look = ["nsenter", f"--net=/proc/{inside.pid}/ns/net", "ip", "rule"]
+            rules = subprocess.run(look, capture_output=True, text=True, check=True, timeout=60)
+            assert "31339" not in rules.stdout
+            inside.stdin.close()

@@ -6,9 +6,11 @@ Harmless where there is nothing, and when repeated.
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import ZksError
+from ...errors import HostError, ZksError
 from ...net.netns import namespace_cookie, namespace_id, run_in_netns
 from ..journal import Record
 from ..plan.config import STATE_DIR
@@ -20,6 +22,9 @@ from .system import LinuxSystem
 
 __all__ = ["Recovery", "recover"]
 
+_MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # a blank in a path, and the like
+
 
 def recover(directory: Path = STATE_DIR) -> Recovery:
     """Undo every journal of an instance that does not run any more; blocks, a second at most.
@@ -30,28 +35,55 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
     :raises PrivilegeError: this is not root.
     """
     own = namespace_id(None)
+    found: dict[str | None, int] = {None: own}
+
+    def find(inode: int, record: Record) -> str | None:
+        where = _find(inode, record)
+        if where is not None:
+            found[where] = inode
+        return where
+
+    def undo(netns: str | None, record: Record, recovery: Recovery) -> list[str]:
+        if namespace_id(None) != found[netns]:
+            raise HostError(f"the namespace {netns} has become another one; run `recover` again")
+        return _undo(netns, record, own, recovery)
 
     def take_down(netns: str | None, record: Record, recovery: Recovery) -> None:
         try:
-            recovery.left += run_in_netns(netns, _undo, netns, record, own, recovery)
+            recovery.left += run_in_netns(netns, undo, netns, record, recovery)
         except ZksError as error:
             recovery.left.append(str(error))
 
-    return recover_journals(directory, own, take_down, find=_find, take_down_rest=_take_down_rest)
+    return recover_journals(directory, own, take_down, find=find, take_down_rest=_take_down_rest)
 
 
 def _find(inode: int, record: Record) -> str | None:
-    """Return a name or path of the namespace with that inode; None: it has gone."""
-    names = [] if record.netns is None else [record.netns]
-    if NAMED.is_dir():
-        names += sorted(path.name for path in NAMED.iterdir())
-    for name in names:
+    """Return a name or path of the namespace with that inode; None: it has gone.
+
+    One without a name lives as long as a process is in it, or it is mounted (a container's).
+    """
+    for name in _candidates(inode, record):
         try:
             if namespace_id(name) == inode:
                 return name
         except ZksError:
             continue  # removed while we looked
     return None
+
+
+def _candidates(inode: int, record: Record) -> Iterator[str]:
+    """Names and paths by which the namespace with that inode may be found, the likeliest first."""
+    if record.netns is not None:
+        yield record.netns
+    if NAMED.is_dir():
+        yield from sorted(path.name for path in NAMED.iterdir())
+    mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    for fields in map(str.split, mounts.splitlines()):
+        if fields[3] == f"net:[{inode}]":
+            yield _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4])
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            yield f"{path}/ns/net"
 
 
 def _take_down_rest(record: Record, recovery: Recovery) -> None:
