@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import signal
+# What `signal` is made of, and what every interpreter has loaded; that itself would load others.
+from _signal import (  # type: ignore[import-not-found]
+    SIG_DFL,
+    SIGINT,
+    default_int_handler,
+    getsignal,
+    signal,
+)
 
-_interrupt = signal.getsignal(signal.SIGINT)
-if _interrupt is signal.default_int_handler:  # and not ignored, as in the background of a shell
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while modules load ends it in silence
+_interrupt = getsignal(SIGINT)
+if _interrupt is default_int_handler:  # and not ignored, as in the background of a shell
+    signal(SIGINT, SIG_DFL)  # a Ctrl-C while modules load ends it in silence
 
 from .cli import main  # noqa: E402
 
-if _interrupt is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _interrupt)
+if _interrupt is default_int_handler:
+    signal(SIGINT, _interrupt)
 
 __all__ = ["main"]
 

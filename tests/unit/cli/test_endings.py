@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pip
 _ZKS = [sys.executable, "-m", "zks_lwip"]
 
 _INTERRUPTED = """
-import os, signal, sys
+import _signal, os, sys  # and not signal, which may not be there yet
 def look(event, arguments):
     if event == "import" and arguments[0] == os.environ["MODULE"]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), _signal.SIGINT)
 sys.addaudithook(look)
 """
 
@@ -87,6 +87,7 @@ def test_what_works_on_does_so_when_nobody_reads_it() -> None:
 @pytest.mark.parametrize(
     ("module", "code"),
     [
+        ("signal", -signal.SIGINT),
         ("zks_lwip.cli", -signal.SIGINT),
         ("click", -signal.SIGINT),
         ("zks_lwip.cli.flags", -signal.SIGINT),
