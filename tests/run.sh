@@ -41,8 +41,6 @@ quick() {
             parts+=("tests/unit/$part")
         elif [ -e "tests/unit/test_$part.py" ]; then
             parts+=("tests/unit/test_$part.py")
-        elif [ "$part" = device ]; then
-            parts+=(tests/unit/stack) # with a kernel: tests/netns/test_device_linux.py
         elif [ -e "${part%%::*}" ]; then
             parts+=("$part")
         else

@@ -54,7 +54,7 @@ def quick(project: Path, *parts: str) -> subprocess.CompletedProcess[str]:
     [
         ((), "-n 2 tests/unit"),
         (("dns",), "tests/unit/dns"),
-        (("config", "device"), "tests/unit/test_config.py tests/unit/stack"),
+        (("config", "dns"), "tests/unit/test_config.py tests/unit/dns"),
         (("tests/run.sh::test_one", "dns"), "tests/run.sh::test_one tests/unit/dns"),
     ],
 )
