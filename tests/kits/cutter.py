@@ -3,7 +3,7 @@
     async with cutting(port) as path:
         ...                  # a client talks to path.port, or path.url("/tunnel")
         path.reset()         # every connection is reset; new ones pass
-        path.blackhole()     # nothing passes, nobody is told, new SYNs are not answered
+        path.blackhole()     # nothing passes, neither end is told, new SYNs are not answered
         path.restore()       # all goes on, connections of before the blackhole too
         path.lose()          # connections are silent for ever, as behind a NAT that has forgotten
                              # them; new ones pass
@@ -41,9 +41,9 @@ class How(enum.Enum):
     RESET = enum.auto()
     """RST to both ends."""
     CLOSE = enum.auto()
-    """FIN to both ends, as close(2) does it: RST where bytes have come that nobody reads."""
+    """FIN to both ends, as close(2) does it: RST where bytes have come that are not read."""
     SILENCE = enum.auto()
-    """Nothing passes any more, and nobody is told."""
+    """Nothing passes any more, and neither end is told."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Cutter:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             near.socket.close()
             if isinstance(error, OSError):
-                return  # there is nobody, and the client was told so by the reset
+                return  # nothing listens, and the client was told so by the reset
             raise
         fate = self.fates.pop(0) if self.fates else _SPARED
         connection = Connection(near, far, fate)

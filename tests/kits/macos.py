@@ -1,7 +1,7 @@
 """A Mac that is made of nothing: it answers as macOS' programs do, and keeps what they change.
 
-The forms of its answers are those of macOS 13 to 15, as their users have published them; nobody has
-run this beside a real one.
+The forms of its answers are those of macOS 13 to 15, as their users have published them; this was
+not run beside a real one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Take away from the tests, and from all that they start, what whoever started them has left odd.
+"""Take away from the tests, and from all that they start, what the surroundings have left odd.
 
 Signals that are ignored or blocked, a umask, closed standard descriptors, a proxy in the
 environment and the like are inherited; what they do to the product is tested where it is the

@@ -1,4 +1,4 @@
-/* Wintun's functions, and the driver on the other side of the rings. */
+/* Wintun's functions, and the driver at the other end of the rings. */
 #ifndef FAKE_WINTUN_H
 #define FAKE_WINTUN_H
 #include <stdint.h>

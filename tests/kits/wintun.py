@@ -44,7 +44,7 @@ def _library() -> ctypes.CDLL:
 
 
 class FakeWintun:
-    """A device for a stack, and the driver on the other side of its rings."""
+    """A device for a stack, and the driver at the other end of its rings."""
 
     def __init__(self, capacity: int = 1 << 17, mtu: int = 1500) -> None:
         self._library = library = _library()

@@ -141,7 +141,7 @@ async def tcp_server(
 
 
 async def refused_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
+    """A port on 127.0.0.1 that no socket listens on."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(net: Namespace) -> None:
 
 
 def test_without_privilege(net: Namespace, tmp_path: Path) -> None:
-    node = tmp_path / "tun"  # distributions have one that everybody may open
+    node = tmp_path / "tun"  # distributions have one that all users may open
     os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(10, 200))
     code = (
         "import sys\n"

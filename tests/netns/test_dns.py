@@ -27,7 +27,7 @@ from tests.kits.programs import find
 
 pytestmark = pytest.mark.skipif(bool(dns_daemons.missing()), reason=dns_daemons.missing())
 
-ANYBODY4, ANYBODY6 = "25.77.7.7", "2a0e:77::7"  # name servers that do not exist
+UNKNOWN4, UNKNOWN6 = "25.77.7.7", "2a0e:77::7"  # name servers that do not exist
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_detector_sees_plain_dns(net: Lab) -> None:
 
 
 def test_whatever_server_is_asked(net: Lab, host: Namespace) -> None:
-    for server in (lab.NAMESERVER, ANYBODY4, ANYBODY6):
+    for server in (lab.NAMESERVER, UNKNOWN4, UNKNOWN6):
         for transport in ("+notcp", "+tcp"):
             text = dig(net, host, f"@{server}", transport, "www.zks.test", "A")
             assert "192.0.2.1" in text and f"({server})" in text, text
@@ -102,7 +102,7 @@ def test_kdig_and_several_queries_on_one_connection(net: Lab, host: Namespace) -
         "+timeout=30",
         "+keepopen",
         "+tcp",
-        f"@{ANYBODY4}",
+        f"@{UNKNOWN4}",
         "www.zks.test",
         "AAAA",
         "mail.zks.test",
@@ -110,7 +110,7 @@ def test_kdig_and_several_queries_on_one_connection(net: Lab, host: Namespace) -
     ]
     text = net.application(host, *argv).succeed()
     assert "2001:db8::1" in text and "10 www.zks.test." in text
-    argv = ["kdig", "+timeout=30", "+bufsize=1232", "+dnssec", f"@{ANYBODY6}", "www.signed.test"]
+    argv = ["kdig", "+timeout=30", "+bufsize=1232", "+dnssec", f"@{UNKNOWN6}", "www.signed.test"]
     text = net.application(host, *argv).succeed()
     assert "RRSIG" in text and "WARNING" not in text
 
@@ -128,7 +128,7 @@ def test_dnsperf(net: Lab, host: Namespace, tmp_path: Path, mode: str) -> None:
     found = find("dnsperf")
     assert found is not None
     path, environment = found
-    argv = [path, "-s", ANYBODY4, "-d", str(names), "-n", "3", "-q", "30", "-t", "30", "-m", mode]
+    argv = [path, "-s", UNKNOWN4, "-d", str(names), "-n", "3", "-q", "30", "-t", "30", "-m", mode]
     text = net.application(host, *argv, env=environment).succeed(120)
     assert re.search(r"Queries completed: +3000 \(100.00%\)", text), text
     assert re.search(r"Response codes: +NOERROR 3000", text), text
@@ -147,7 +147,7 @@ def test_one_resolver_after_the_other_goes_away(
         watch = stack.enter_context(Watch(place))
         names = (f"n{number}.wild.zks.test" for number in range(1000))
         assert "192.0.2.3" in dig(net, place, next(names), "+short")
-        # dnsdist asks unbound; so it answers from no cache, and with both stopped nobody does.
+        # dnsdist asks unbound; so it answers from no cache, and with both stopped none does.
         own.processes["dnsdist"].send_signal(signal.SIGSTOP)
         _until_answered(net, place, names)
         own.processes["unbound"].send_signal(signal.SIGSTOP)
@@ -370,7 +370,7 @@ def test_the_embedded_worker_is_never_asked(net: Lab, resolvers: Daemons) -> Non
     place = net.add_host()
     with net.connect(place, *options(resolvers), embedded=True) as connect, Watch(place) as watch:
         assert "192.0.2.1" in dig(net, place, "www.zks.test", "+short")
-        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+tcp", "+short", f"@{ANYBODY6}")
+        assert "192.0.2.1" in dig(net, place, "www.zks.test", "+tcp", "+short", f"@{UNKNOWN6}")
         assert watch.frames and not watch.seen
     connect.no_traceback()
     child = net.connect(place, "--dns-via", "worker", embedded=True, ready=False)

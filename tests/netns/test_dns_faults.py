@@ -31,7 +31,7 @@ from tests.kits.netns.lab import PYTHON, Lab, Namespace
 from tests.kits.netns.watch import Watch
 
 VIAS = ["tunnel", "direct"]
-ANYBODY = "25.77.7.7"  # a name server that does not exist
+UNKNOWN = "25.77.7.7"  # a name server that does not exist
 
 
 @dataclass
@@ -152,10 +152,10 @@ def test_queries_that_are_none(net: Lab, worker: Child, bad: BadResolver) -> Non
     with quietly(net, place, "--dns-via", "tunnel", *bad.options()), place.entered():
         for message, rcode in unread:
             datagrams = socket.socket(type=socket.SOCK_DGRAM)
-            stream = socket.create_connection((ANYBODY, 53), 90)
+            stream = socket.create_connection((UNKNOWN, 53), 90)
             with datagrams, stream:
                 datagrams.settimeout(90)
-                datagrams.connect((ANYBODY, 53))
+                datagrams.connect((UNKNOWN, 53))
                 datagrams.send(message)
                 datagrams.send(good[:1] + b"\x35" + good[2:])
                 stream.sendall(_framed(message) + _framed(good[:1] + b"\x35" + good[2:]))
@@ -234,7 +234,7 @@ def test_two_thousand_queries_at_once(
             made = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(20))
             sockets = [stack.enter_context(one) for one in made]
         for one in sockets:
-            one.connect((ANYBODY, 53))
+            one.connect((UNKNOWN, 53))
             one.setblocking(False)
         unanswered = {(index, number) for index in range(20) for number in range(100)}
 

@@ -50,7 +50,7 @@ def test_a_worker_that_is_well(net: Lab, worker: Child, host: Namespace, unchang
     assert levels["TLS"] == levels["leaks"] == "note"
     assert "3.0 MB" in found["throughput"]["text"] and "Mbit/s" in found["throughput"]["text"]
     lines = run(host, "doctor", *net.tunnel_options(), user=NOBODY, code=2).stderr
-    assert "--token-file" in lines[-1], "that file is not NOBODY's"
+    assert "--token-file" in lines[-1], "that file is another user's"
     found = findings(host, *net.tunnel_options(), "--download", f"{url}/none", code=38)
     assert "404" in found["throughput"]["text"]
     page.unlink()

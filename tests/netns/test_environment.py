@@ -118,7 +118,7 @@ def test_the_command_has_the_descriptors_and_the_environment_of_the_caller(
 def test_the_machines_own_name(
     net: Lab, worker: Child, run_host: Namespace, user: int | None
 ) -> None:
-    """It is known without nss-myhostname and without a line in /etc/hosts, and asked of no one."""
+    """It is known without nss-myhostname or a line in /etc/hosts, and no server is asked."""
     binds = {
         "/etc/hosts": net.file("hosts", "192.0.2.77 elsewhere\n"),
         "/etc/nsswitch.conf": net.file("nsswitch.conf", "passwd: files\nhosts: files dns\n"),

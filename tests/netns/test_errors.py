@@ -33,7 +33,7 @@ def test_connect_fails_as_on_a_real_network(
 
 @pytest.mark.parametrize("host", [lab.SILENT4, lab.SILENT6])
 def test_silence_of_the_far_end_is_a_timeout(tunnel: Child, net: Lab, host: str) -> None:
-    """The host's own TCP gives up; nobody answers for the far end."""
+    """The host's own TCP gives up; nothing answers for the far end."""
     with net.host.entered():
         assert client.connect_error(host, 80, syn_retries=1) == "ETIMEDOUT"
 

@@ -103,7 +103,7 @@ def test_callers_from_outside(net: Lab, worker: Child, host: Namespace) -> None:
 
 
 def test_dns_over_tls_to_the_lan(net: Lab, worker: Child, host: Namespace) -> None:
-    """``--dot block``: refused at once, as to anybody, over TCP and UDP."""
+    """``--dot block``: refused at once, as to any host, over TCP and UDP."""
     index = host.name.rsplit("host", 1)[1]
     host.ip(f"addr add {probe.CLIENT4}/24 dev up0")
     net.mid.ip(f"addr add {probe.NEIGHBOUR4}/24 dev h{index}")

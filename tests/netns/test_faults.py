@@ -307,7 +307,7 @@ def test_nothing_is_left_over(net: Lab, host: Namespace) -> None:
 
 
 def _holdings(child: Child) -> tuple[int, int]:
-    """Descriptors, and threads, but for idle ones that trio keeps for a while for whoever asks."""
+    """Descriptors, and threads, but for idle ones that trio keeps for a while for the next call."""
     return child.descriptors(), sum(not name.startswith("Trio thread") for name in _threads(child))
 
 

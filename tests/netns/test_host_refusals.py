@@ -58,7 +58,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_somebody_else_has_it(net: Lab, host: Namespace, unchanged: None, command: str) -> None:
+def test_another_program_has_it(net: Lab, host: Namespace, unchanged: None, command: str) -> None:
     host.ip(command)
     before = machine.picture(host.path)
     with net.connect(host, ready=False) as child:
@@ -73,8 +73,8 @@ def sh(host: Namespace, script: str) -> str:
 
 
 @contextlib.contextmanager
-def somebody(host: Namespace, rules: str) -> Iterator[None]:
-    """Somebody else has loaded these, and nothing of it is changed until the end of the block."""
+def foreign_rules(host: Namespace, rules: str) -> Iterator[None]:
+    """Another program has loaded these, and nothing of it is changed until the end of the block."""
     sh(host, f"nft -f - <<'END'\n{rules}\nEND")
     before = machine.picture(host.path)
     try:
@@ -87,7 +87,7 @@ def somebody(host: Namespace, rules: str) -> Iterator[None]:
 FOREIGN = {
     "empty": "table inet zks_lwip { }",
     "of the original project, perhaps": """table inet zks_lwip {
-        comment "made by somebody else"
+        comment "made by another program"
         counter refused { }
         set lan4 { type ipv4_addr; elements = { 192.0.2.1 }; }
         chain leaving { type filter hook output priority 7; ip daddr @lan4 counter accept; }
@@ -99,8 +99,8 @@ FOREIGN = {
 def test_a_table_of_our_name(
     net: Lab, worker: Child, host: Namespace, unchanged: None, what: str
 ) -> None:
-    """Somebody else's is neither replaced nor removed, whatever runs or has run."""
-    with somebody(host, FOREIGN[what]):
+    """Another program's is neither replaced nor removed, whatever runs or has run."""
+    with foreign_rules(host, FOREIGN[what]):
         with net.connect(host, ready=False) as child:
             assert child.wait() == 4, child.output
         assert "table inet zks_lwip is not of our making" in child.stderr[-1]
@@ -172,7 +172,7 @@ def test_a_mark_in_somebodys_firewall(
     start, rule = what.split(": ", 1)
     family, kind, _, hook = start.split()
     chain = f"chain theirs {{ type {kind} hook {hook} priority 5; {rule}; }}"
-    with somebody(host, f"table {family} other {{ {chain}; }}"):
+    with foreign_rules(host, f"table {family} other {{ {chain}; }}"):
         with net.connect(host, ready=False) as child:
             assert child.wait() == 4, child.output
         where = f"in chain theirs of the nftables table {family} other {MARKS[what]}"
@@ -188,7 +188,9 @@ def test_a_mark_in_somebodys_firewall(
 
 def test_a_mark_in_a_named_set(net: Lab, host: Namespace, unchanged: None) -> None:
     with (
-        somebody(host, "table ip other { set theirs { type mark; elements = { 1, 0x7a6b }; }; }"),
+        foreign_rules(
+            host, "table ip other { set theirs { type mark; elements = { 1, 0x7a6b }; }; }"
+        ),
         net.connect(host, ready=False) as child,
     ):
         assert child.wait() == 4, child.output
@@ -198,7 +200,7 @@ def test_a_mark_in_a_named_set(net: Lab, host: Namespace, unchanged: None) -> No
 def test_a_bit_of_our_mark(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:
     """A container engine's, say: told, not refused. With another mark it is taken over."""
     chain = "chain theirs { type nat hook postrouting priority 90; mark and 0x2000 != 0 masquerade;"
-    with somebody(host, f"table ip other {{ {chain} }}; }}"):
+    with foreign_rules(host, f"table ip other {{ {chain} }}; }}"):
         with net.connect(host) as child, host.entered():
             child.wait_for(r"means something .*table ip other \(0x2000/0x2000\)")
             assert client.who(lab.FAR4) == lab.MID4
@@ -243,7 +245,7 @@ LIES = {
 def test_programs_that_fail_or_print_nonsense(
     net: Lab, worker: Child, host: Namespace, unchanged: None, lie: str
 ) -> None:
-    """Nobody is kept from connecting by what cannot be read, but it is told; the rest counts."""
+    """No user is kept from connecting by what cannot be read, but it is told; the rest counts."""
     folder = net.directory / f"lies-{list(LIES).index(lie)}"
     folder.mkdir()
     nft = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")

@@ -22,7 +22,7 @@ PORT = 9500
 
 
 def test_lies_about_names_datagrams_and_pings(net: Lab) -> None:
-    """A name is answered truly or SERVFAIL; lies from nowhere go nowhere; nobody is stirred."""
+    """A name is answered truly or SERVFAIL; lies from nowhere go nowhere, and harm no query."""
     host = net.add_host()
     with (
         net.hostile_worker("lies", PORT) as (worker, url),
@@ -98,7 +98,7 @@ def test_a_token_that_is_removed(net: Lab) -> None:
 
 @pytest.mark.parametrize(("level", "protocol"), [("-v", "v2"), ("-vv", "v2"), ("-v", "v1")])
 def test_what_is_logged(net: Lab, level: str, protocol: str) -> None:
-    """Who talked to whom is for -vv alone; a token is for nobody."""
+    """Who talked to whom is for -vv alone; a token is never logged."""
     host, url = net.add_host(), f"ws://{WORKER4}:{PORT + 3}"
     with (
         net.worker(level, listen=url[5:]) as worker,

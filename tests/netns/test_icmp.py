@@ -1,4 +1,4 @@
-"""Pings, ICMP errors and path MTU the whole way, and datagrams from whoever sends them."""
+"""Pings, ICMP errors and path MTU the whole way, and datagrams from any host."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_too_big_for_the_path(net: Lab, tunnel: Child, deep: None, far: str) -> 
 
 @pytest.mark.parametrize(("far", "other"), [(lab.FAR4, OTHER4), (lab.FAR6, OTHER6)])
 def test_full_cone(net: Lab, tunnel: Child, deep: None, far: str, other: str) -> None:
-    """Whoever knows the worker's port reaches the application, which sees who it is."""
+    """A host that knows the worker's port reaches the application, which sees who it is."""
     family = family_of(far)
     with net.far.entered():
         stranger = socket.socket(family, socket.SOCK_DGRAM)

@@ -168,7 +168,7 @@ def test_a_program_that_is_stopped_keeps_its_connection(
 def test_a_container_that_is_removed_takes_its_connections_along(
     net: Lab, host: Namespace, worker: Child
 ) -> None:
-    """Its kernel is gone, the bridge stays: nobody answers, and nobody says so."""
+    """Its kernel is gone, the bridge stays: nothing answers, and nothing says so."""
     host.sysctl("net.ipv4.ip_forward=1")
     host.ip(
         "link add bridge0 type bridge", "addr add 10.77.1.1/24 dev bridge0", "link set bridge0 up"

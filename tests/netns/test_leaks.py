@@ -85,7 +85,7 @@ def nft(net: Namespace, text: str) -> None:
 def test_the_detector_detects(
     host: Namespace, containers: list[Namespace], detector: Detector, origin: str
 ) -> None:
-    """The control: without a VPN each kind of probe is seen, whoever has sent it."""
+    """The control: without a VPN each kind of probe is seen, whichever user has sent it."""
     with Probers(host, containers, rate=400) as probers:
         chosen = probers.each[leak.ORIGINS.index(origin)]
         for other in probers.each:
@@ -283,7 +283,7 @@ def test_another_way_to_the_worker(
 def test_without_the_firewall(net: Lab, worker: Child, host: Namespace, detector: Detector) -> None:
     """``--kill-switch route``: what is not bound to a device does not leave, connected or killed.
 
-    Nor do the kernel's errors about answers that came when nobody waited any more.
+    Nor do the kernel's errors about answers that came when no program waited any more.
     """
     unbound = ("udp4", "tcp4", "ping4", "dns4", "landns4", "udp6", "tcp6", "dns6", "landns6")
     with (

@@ -227,7 +227,7 @@ def test_a_translation_that_changes(ends: Ends) -> None:
             caller.setblocking(True)
             caller.settimeout(90)
             caller.sendall(b"x")
-            with pytest.raises(ConnectionResetError):  # nobody there knows this connection
+            with pytest.raises(ConnectionResetError):  # that kernel does not know this connection
                 caller.recv(10)
     ends.link.translate(None)
     ends.here.sendto(b"four", (FAR, PORT))

@@ -1,4 +1,4 @@
-"""What connections whose data nobody takes cost, and that it comes back."""
+"""What connections whose data is not taken cost, and that it comes back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _settled(child: Child) -> int:
 
 @contextlib.contextmanager
 def _hoard(direction: str) -> Iterator[None]:
-    """400 connections, each with more under way than anybody takes: then all are reset."""
+    """400 connections, each with more under way than is taken: then all are reset."""
     with contextlib.ExitStack() as stack:
         for _ in range(HOARDERS):
             port = servers.SOURCE if direction == "down" else servers.HANG

@@ -1,4 +1,4 @@
-"""The metrics of ``connect``: this machine's own, and nobody's beyond it."""
+"""The metrics of ``connect``: for this machine, and none beyond it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_they_are_told_here_alone(
         assert listening == [f"0100007F:{PORT:04X}"]
         # nor is this machine's loopback reached through the tunnel
         with pytest.raises(OSError), socket.create_connection((lab.MID4, PORT), timeout=5):
-            pytest.fail("somebody answers there")
+            pytest.fail("something answers there")
         child.stop()
     child.no_traceback()
 

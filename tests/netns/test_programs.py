@@ -53,7 +53,7 @@ def test_getaddrinfo(way: Way) -> None:
 
 
 def test_ssh_session(way: Way, ssh: list[str]) -> None:
-    """A command, its exit code, and data through it; ``run`` as nobody cannot read root's key."""
+    """A command, its code, and data through it; ``run`` as another user cannot read root's key."""
     if way.name == "run-user":
         scan = way.start("ssh-keyscan", "-T", "50", "-p", str(lab.SSH_PORT), lab.FAR4).succeed()
         assert "ssh-ed25519" in scan

@@ -41,7 +41,7 @@ def address(host: Namespace) -> str:
 
 @pytest.fixture(scope="module")
 def published(net: Lab, worker: Child, run_host: Namespace) -> Iterator[Child]:
-    """The test servers as the command, published for everybody and, at other ports, for this host.
+    """The test servers as the command, published for all hosts and, at other ports, for this host.
 
     7000 further: for this host alone, where nothing is said.
     """
@@ -138,7 +138,7 @@ def test_this_machine_is_the_loopback(inside: Namespace, host: str) -> None:
 
 
 def test_another_machine_is_not(net: Lab, published: Child, run_host: Namespace) -> None:
-    """Whoever trusts its loopback must not trust the network with it."""
+    """A program that trusts its loopback must not trust the network with it."""
     host = address(run_host)
     with net.mid.entered():
         assert client.who(host) == "198.18.0.1"
@@ -257,7 +257,7 @@ sock, _ = listener.accept()
 def test_what_was_sent_last_arrives(
     net: Lab, worker: Child, run_host: Namespace, what: str
 ) -> None:
-    """A program that answers and ends has answered; nobody is waited for who does not read."""
+    """A program that answers and ends has answered; no client is waited for that does not read."""
     command = [*PYTHON, "-c", ONE_ANSWER + ANSWERS[what]]
     child = net.run(run_host, *command, options=["-p", "9000:80/tcp"], user=USER)
     with child, run_host.entered():

@@ -1,7 +1,7 @@
 """A tunnel that is lost and comes back in time: no application sees more of it than a pause.
 
 The link of the host is an emulated one, which is cut as networks are. What an application must
-never see is the clean end of a connection that nobody has ended.
+never see is the clean end of a connection that neither program has ended.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Place:
 
     @contextlib.contextmanager
     def without_resets(self) -> Iterator[None]:
-        """The worker's kernel tells nobody of connections that it does not know."""
+        """The worker's kernel says nothing of connections that it does not know."""
         port = self.listen.rpartition(":")[2]
         rule = f"tcp sport {port} tcp flags & rst == rst drop"
         chain = f"chain out {{ type filter hook output priority 0; {rule}; }}"

@@ -192,7 +192,7 @@ def test_what_others_undo_is_done_again(
 
 
 def test_a_loop_is_reported(net: Lab, worker: Child, host: Namespace) -> None:
-    """Somebody's rule leads what goes to the worker into the TUN: said, refused, and got over."""
+    """A foreign rule leads what goes to the worker into the TUN: said, refused, got over."""
     with net.connect(host, "-v") as child:
         assert works(host)
         host.ip(f"rule add priority 50 to {WORKER4}/32 lookup 31339")

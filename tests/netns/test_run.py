@@ -1,4 +1,4 @@
-"""``run -- CMD``: a program in a namespace of its own, as root and as anybody."""
+"""``run -- CMD``: a program in a namespace of its own, as root and as another user."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_the_tunnel_ends_with_the_command(net: Lab, worker: Child, run_host: Nam
 
 
 def test_no_tun_device_is_explained(net: Lab, worker: Child, run_host: Namespace) -> None:
-    """A node that nobody may open: the error names it and ends with the privilege exit code."""
+    """A node that no user may open: the error names it and ends with the privilege exit code."""
     closed = net.directory / "closed-tun"
     if not closed.exists():
         os.mknod(closed, 0o600 | 0o020000, os.makedev(10, 200))
@@ -222,7 +222,7 @@ def test_no_user_namespaces_is_explained(net: Lab, worker: Child, run_host: Name
     reason="/dev/net/tun is root's on this machine",
 )
 def test_here_with_the_embedded_worker() -> None:
-    """On this very host, by whoever runs the tests; the namespace tests need root."""
+    """On this very host, by the user who runs the tests; the namespace tests need root."""
     with socket.create_server(("127.0.0.1", 0)) as local:
         port = local.getsockname()[1]
         argv = [*ZKS, "run", "--", "curl", "-sS", "-m", "50", f"http://198.18.0.2:{port}/"]

@@ -91,7 +91,7 @@ def test_connect_by_a_profile(net: Lab, worker: Child, tmp_path: Path) -> None:
 def test_a_machines_file_that_one_may_not_read_is_told(
     net: Lab, run_host: Namespace, etc: Path
 ) -> None:
-    """What is in it, a worker perhaps, is not in force: nobody should believe that it is."""
+    """What is in it, a worker perhaps, is not in force: no user should believe that it is."""
     system_file(etc, "mtu = 1300", 0o600)
     argv = [*ZKS, "config", "show", "run"]
     for user, shown in ((USER, "mtu = 1500"), (None, "mtu = 1300")):

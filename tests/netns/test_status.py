@@ -18,7 +18,7 @@ from tests.kits.status_schema import check_status
 __all__ = ["host", "unchanged"]  # the fixtures
 
 GROUP = ["--control-group", "nogroup"]
-"""That of NOBODY."""
+"""That of the user NOBODY."""
 LISTEN = f"{WORKER4}:8790"
 
 

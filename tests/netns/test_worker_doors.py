@@ -113,8 +113,8 @@ def test_name_servers_are_asked_plain_questions_and_errors_say_why(net: Lab) -> 
     """What the worker answers itself reaches the application with its reason (RFC 8914)."""
     host, listen = net.add_host(), f"{lab.WORKER4}:8800"
     argv = [*lab.ZKS, "worker", "--listen", listen, "--token-file", str(net.token_file)]
-    nobody = f"{lab.FAR4}:9"  # answers with ICMP port unreachable
-    with Child("worker", net.mid.command([*argv, "--resolver", nobody])) as worker:
+    silent = f"{lab.FAR4}:9"  # answers with ICMP port unreachable
+    with Child("worker", net.mid.command([*argv, "--resolver", silent])) as worker:
         worker.wait_for(r"listening on \S+:\d+")
         with net.connect(host, "--dns-via", "worker", url=f"ws://{listen}"):
             for question, status, said in (

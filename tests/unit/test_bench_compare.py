@@ -181,7 +181,7 @@ def test_no_two_steps_are_called_the_same(name: str) -> None:
     ("arguments", "said"),
     [
         (["walking"], "there is no measure 'walking'"),
-        (["--without", "nobody"], "there is no contender 'nobody'"),
+        (["--without", "other"], "there is no contender 'other'"),
         (["--peer", "x"], "give NAME=SCRIPT"),
     ],
 )

@@ -130,7 +130,7 @@ def archive(tmp_path: Path, content: bytes) -> tuple[Path, dict[str, object]]:
     )
     text = (
         "Package: lwip\nFormat: 3.0 (quilt)\nBinary: liblwip\nArchitecture: any\n"
-        "Version: 2.2.1+dfsg1-1\nMaintainer: nobody <nobody@example.com>\n"
+        "Version: 2.2.1+dfsg1-1\nMaintainer: A Person <person@example.com>\n"
         f"Directory: pool\nChecksums-Sha256:{sums}\n\n"
     ).encode()
     (index / "Sources").write_bytes(text)

@@ -54,7 +54,7 @@ PRINTING = {"ip6addr_ntoa", "ip6addr_ntoa_r", "ipaddr_ntoa", "ipaddr_ntoa_r"}
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads objects of ELF")
 def test_what_is_wrong_in_lwip_is_never_called(tmp_path: Path) -> None:
-    """Reassembly (a NULL that is followed) is not compiled, nobody prints IPv6 addresses (a read
+    """Reassembly (a NULL that is followed) is not compiled, nothing prints IPv6 addresses (a read
     out of bounds). Options of TCP and of neighbour discovery: see stack/test_hostile_packets.py.
     """
     with open(LWIP / "lwip.toml", "rb") as file:

@@ -57,7 +57,7 @@ def test_what_is_odd_is_taken_away() -> None:
     odd, ordinary = show("as it is"), show("ordinary")
     assert odd["code"] == 0 and odd["umask"] == 0o077 and odd["blocked"] and odd["closed"] == [0]
     python = 1 << 12 | 1 << 24  # SIGPIPE (13) and SIGXFSZ (25): Python's own
-    # (Some of glibc's own, 32 and 33, nobody can take back.)
+    # (Some of glibc's own, 32 and 33, cannot be taken back.)
     assert int(str(ordinary["ignored"])) & ~(0b11 << 31) == python
     assert (ordinary["code"], ordinary["umask"], ordinary["zone"]) == (3, 0o022, "UTC")
     assert ordinary["blocked"] == 0 and ordinary["closed"] == []

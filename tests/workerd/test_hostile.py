@@ -75,7 +75,7 @@ async def is_unharmed(cloud: Workerd) -> None:
 
 
 def test_a_header_that_takes_long_to_read(cloud: Workerd) -> None:
-    """The front has 10 ms of CPU; anybody may send it a header."""
+    """The front has 10 ms of CPU; any client may send it a header."""
     connection = http.client.HTTPConnection(*cloud.address, timeout=60)
     before = cloud.cpu
     headers = {"Upgrade": "websocket", "Authorization": f"Bearer x{' ' * 30_000}y"}
@@ -247,7 +247,7 @@ async def test_acknowledgements_of_what_was_not_read(tmp_path: Path) -> None:
 
 
 async def test_names_of_streams_that_were_aborted_are_not_looked_up(tmp_path: Path) -> None:
-    """They stand in nobody's way."""
+    """They stand in no client's way."""
     names = zone({"good.example": ["127.0.0.1"]})
     async with doh_server(names) as server, tcp_server(echo) as port:
         with running_workerd(tmp_path, RESOLVER=server.url) as cloud:

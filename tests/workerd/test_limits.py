@@ -247,7 +247,7 @@ async def test_clients_that_do_not_read_a_fast_source(tmp_path: Path) -> None:
                 while second < 20 or still < 10:
                     second += 1
                     was = dict(sent)
-                    await client.open(second, "127.0.0.1", good)  # nobody else is harmed
+                    await client.open(second, "127.0.0.1", good)  # no other token is harmed
                     await trio.sleep(1)
                     still = still + 1 if was == sent else 0
                     most = max(most, cloud.memory - before)

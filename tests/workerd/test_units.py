@@ -334,7 +334,7 @@ def test_tokens(units: Units) -> None:
     wrong = [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"]
     for header in [*wrong, "Bearer alice", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN} {BOB}"]:
         assert units("authenticate", secret, header) is None
-    for bad in (None, "", "# nobody\n", "short", f"a b {TOKEN}", "ü" * 20):
+    for bad in (None, "", "# no token\n", "short", f"a b {TOKEN}", "ü" * 20):
         with pytest.raises(Refused, match="TOKEN"):
             units("authenticate", bad, f"Bearer {TOKEN}")
 

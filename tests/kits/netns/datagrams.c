@@ -6,7 +6,7 @@
  *   datagrams ask HOST PORT FLOWS                       says something by FLOWS sockets, and counts what comes
  *
  * Prints "ready", then "sent N in SECONDS" or "received N". The sender sends what is due every 200 µs; when it was kept
- * from running for more than 2 ms, what it is late with is not made up for: that would be a burst that nobody asked
+ * from running for more than 2 ms, what it is late with is not made up for: that would be a burst that was not asked
  * for. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

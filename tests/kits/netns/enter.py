@@ -4,7 +4,7 @@
                           [--etc DIR] [--sysfs] [--cgroups] [--user UID] -- CMD ARGS...
 
 Runs as root, imports only the standard library, and ends in ``execvp``: the process id stays, so
-that whoever started this can signal CMD. All mounts are private to the command.
+that the process that started this can signal CMD. All mounts are private to the command.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class FrontEnd:
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether somebody takes connections there."""
+    """Whether a process takes connections there."""
     with contextlib.suppress(OSError), socket.create_connection((host, port), 5):
         return True
     return False

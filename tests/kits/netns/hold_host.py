@@ -48,7 +48,7 @@ def make_config(values: dict[str, Any]) -> HostConfig:
 
 
 def say(*words: object) -> None:
-    """A line at once: whoever says it may be killed at any moment."""
+    """A line at once: the process that says it may be killed at any moment."""
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 

@@ -93,7 +93,7 @@ class Link:
         self._ask(" ".join(["set", way, *words]))
 
     def blackhole(self, way: Way = "both") -> None:
-        """Lose every packet, those too that are on their way; nobody is told."""
+        """Lose every packet, those too that are on their way; neither end is told."""
         self._ask(f"set {way} blackhole 1")
 
     def restore(self, way: Way = "both") -> None:

@@ -27,7 +27,7 @@ BUS = """
   </policy>
 </busconfig>
 """
-# /etc and /lib with what the package has there, and changes that nobody else sees.
+# /etc and /lib with what the package has there, and changes that no other process sees.
 MOUNTS = """
 package=$1 bus=$2
 mount -t tmpfs none /run

@@ -1,6 +1,6 @@
 """``rootless_command NODE CMD ARGS…``: a command in namespaces of its own.
 
-What ``run`` does, without a tunnel: the TUN is there, and nobody reads it. Errors are printed as
+What ``run`` does, without a tunnel: the TUN is there, and is not read. Errors are printed as
 ``TypeName: message``, exit code 99.
 """
 

@@ -66,7 +66,7 @@ class Talker:
                     self.answered += 1
                 rest = rest[whole * _SIZE :]
             if not self._stopping.is_set():
-                raise EOFError("a clean end, where nobody has ended it")
+                raise EOFError("a clean end, where neither program has ended it")
         except (OSError, EOFError, AssertionError) as error:
             self._fail(error)
         self._over.set()

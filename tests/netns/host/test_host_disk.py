@@ -119,7 +119,7 @@ def test_a_tun_that_cannot_be_made(
 def test_an_error_of_the_system_at_the_start(
     holder: Holder, detector: Detector, fast_probers: Probers, hold: bool
 ) -> None:
-    """Also one that nobody has put into words: with ``--always-on`` it stays closed."""
+    """Also one without a sentence of its own: with ``--always-on`` it stays closed."""
     before = holder.picture()
     holder.order("^OSError: .*as ordered, in step 3", hold=hold, starve=3, wait=1)
     with detector.watching() as found:

@@ -287,7 +287,7 @@ def test_dns_over_tls_to_the_lan(
 def test_a_container_with_an_address_of_the_hosts(
     holder: Holder, space: Space, detector: Detector
 ) -> None:
-    """A forged IPv6 source, which the kernel forwards, makes nobody the host."""
+    """A forged IPv6 source, which the kernel forwards, makes no neighbour the host."""
     with container(space.client, 3) as inner, talk.forged(inner) as one:
 
         def leaves() -> set[int]:

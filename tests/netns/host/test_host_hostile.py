@@ -288,7 +288,7 @@ def test_a_failure_once_ready_does_not_open(
     assert holder.recover()["left"] == []
 
 
-def test_the_tun_is_removed_by_somebody(holder: Holder, space: Space) -> None:
+def test_the_tun_is_removed_by_another_program(holder: Holder, space: Space) -> None:
     holder.apply()
     space.client.ip("link del zks0")
     holder.child.wait_for(
@@ -318,7 +318,7 @@ CONFLICTS = {
 
 
 @pytest.mark.parametrize("command", CONFLICTS)
-def test_somebody_else_has_it(holder: Holder, space: Space, command: str) -> None:
+def test_another_program_has_it(holder: Holder, space: Space, command: str) -> None:
     space.client.ip(command)
     before = holder.picture()
     assert CONFLICTS[command] in holder.order(r"^\w+Error.*|^applied", wait=1)

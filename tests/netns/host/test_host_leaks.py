@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes net
 def test_the_detector_detects(
     detector: Detector, fast_probers: Probers, space: Space, origin: str
 ) -> None:
-    """The control: without us each kind of probe is seen leaving, whoever has sent it."""
+    """The control: without us each kind of probe is seen leaving, whichever user has sent it."""
     chosen = fast_probers.each[leak.ORIGINS.index(origin)]
     for other in fast_probers.each:
         if other is not chosen:

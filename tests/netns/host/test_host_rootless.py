@@ -34,7 +34,7 @@ Run = Callable[..., Child]
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that everybody may read, with a TUN node that everybody may open."""
+    """A folder that all users may read, with a TUN node that all may open."""
     path = Path(tempfile.mkdtemp(prefix="zks-rootless-"))
     path.chmod(0o755)
     os.mknod(path / "tun", 0o666 | 0o020000, os.makedev(10, 200))
@@ -185,7 +185,7 @@ mount --bind {place}/passwd /etc/passwd
 @pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed")
 @pytest.mark.parametrize("user", [None, USER, NOBODY], ids=["root", "user", "nobody"])
 def test_ssh_takes_the_systems_configuration(run: Run, place: Path, user: int | None) -> None:
-    """Root's files belong to nobody in a user namespace, and ssh refuses to include such."""
+    """Root's files belong to no known user in a user namespace, and ssh refuses to include such."""
     place = place / f"ssh{user or 0}"
     place.mkdir()
     prelude = SSH.format(place=place, user=user or 0)
@@ -339,7 +339,7 @@ def test_why_there_is_no_tun(run: Run, place: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["user", "net"])
 def test_why_there_are_no_namespaces(place: Path, kind: str) -> None:
-    """A limit of 0 in a user namespace around us, as an administrator sets it for everybody."""
+    """A limit of 0 in a user namespace around us, as an administrator sets it for all users."""
     limit = f"echo 0 > /proc/sys/user/max_{kind}_namespaces"
     inner = [sys.executable, "-m", "tests.kits.netns.rootless_command", str(place / "tun"), "true"]
     script = f'{limit} && exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all -- "$@"'

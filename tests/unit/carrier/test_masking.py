@@ -321,7 +321,7 @@ def test_an_oversized_message_is_never_assembled(client: FramedConnection) -> No
         server.receive_data(wire[start : start + 500])
         pieces += [len(event.data) for event in server.events()]  # type: ignore[attr-defined]
     assert sum(pieces) > 1000  # what makes its owner close with 1009
-    # and a length that nobody could ever hold costs nothing
+    # and a length that no memory could ever hold costs nothing
     server = FramedConnection(ConnectionType.SERVER, max_message=1000)
     other = FramedConnection(ConnectionType.CLIENT)
     opened(other, server)

@@ -272,7 +272,7 @@ async def test_one_task_reads(role: str) -> None:
 
 
 async def test_a_link_sends_what_comes_while_something_else_is_being_sent() -> None:
-    """Behind it, though a ping wakes nobody when it has left; and without a writer before."""
+    """Behind it, though a ping wakes no task when it has left; and without a writer before."""
     async with pair("client") as (ours, theirs), trio.open_nursery() as nursery:
         session = Session(Role.CLIENT, Settings(), clock=trio.current_time)
         link = SessionLink(ours, session)

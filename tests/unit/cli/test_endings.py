@@ -1,4 +1,4 @@
-"""How commands end when nobody reads them any more, and when they are interrupted at once."""
+"""How commands end when their output is not read any more, or when interrupted at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sys.addaudithook(look)
 
 
 def _unread(*argv: str, err: bool = False) -> tuple[int, str]:
-    """Run a command whose output nobody reads: its exit code, and what the other stream got."""
+    """Run a command whose output is not read: its exit code, and what the other stream got."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -52,18 +52,18 @@ def _unread(*argv: str, err: bool = False) -> tuple[int, str]:
     ],
     ids=" ".join,
 )
-def test_an_output_that_nobody_reads_ends_a_command_in_silence(argv: tuple[str, ...]) -> None:
+def test_an_output_that_is_not_read_ends_a_command_in_silence(argv: tuple[str, ...]) -> None:
     code, said = _unread(*argv)
     assert (code, said) == (1, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the command")
-def test_an_error_that_nobody_reads_keeps_its_exit_code() -> None:
+def test_an_error_that_is_not_read_keeps_its_exit_code() -> None:
     code, said = _unread("connect", "--mtu", "5", err=True)
     assert said == "" and code in (1, 2)
 
 
-def test_what_works_on_does_so_when_nobody_reads_it() -> None:
+def test_what_works_on_does_so_when_it_is_not_read() -> None:
     """As ``worker | head -1`` would otherwise end with the first line, or the last one."""
     reader, writer = os.pipe()
     os.close(reader)

@@ -148,7 +148,7 @@ def test_there_is_one_for_each_namespace(tmp_path: Path) -> None:
 async def test_who_is_slow_is_told_and_holds_up_nobody_for_long(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    """A request that comes byte by byte, an answer that nobody reads, and more than can be."""
+    """A request that comes byte by byte, an answer that is not read, and more than can be."""
     where = tmp_path / "net-1.sock"
     await nursery.start(partial(serve_control, where, COMMANDS, seconds=0.3))
     dribble = await trio.open_unix_socket(where)
@@ -205,7 +205,7 @@ as_root = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def another_user(*groups: int, function: Callable[[], str]) -> Iterator[int]:
-    """Call a function in a process of ``nobody``'s; yield a pipe with what it returns.
+    """Call a function in a process of an ordinary user's; yield a pipe with what it returns.
 
     The process lives until the end of the block.
     """

@@ -73,7 +73,7 @@ async def test_a_fault_that_stays_is_an_error() -> None:
 
 
 async def test_no_answer_to_one_query_is_not_a_dead_connection() -> None:
-    """The probe is answered; answers with a strange id are for nobody."""
+    """The probe is answered; answers with a strange id are for no query."""
     async with pair() as (server, resolver):
         await ask(resolver, "ok.example")
         await ask(resolver, "ok2.example")

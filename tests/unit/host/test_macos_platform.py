@@ -63,7 +63,7 @@ async def test_a_look(programs: Path, tmp_path: Path) -> None:
     assert state.uplink4 == (LOOPBACK, index, "192.168.1.1")
     assert state.name_servers == ("192.168.1.1",) and state.leftover is None and state.ipv6
     assert state.pf_noted and state.dns_set  # (scutil does not say that there is no such key)
-    root = os.geteuid() == 0  # pf tells nobody else
+    root = os.geteuid() == 0  # pf tells no other user
     assert (state.pf_enabled, state.pf_loaded, state.pf_token) == (root, root, root)
     asked = (programs / "asked").read_text().splitlines()
     assert asked[:3] == ["-a", "-rn", "--dns"] and ("-s info" in asked) == root

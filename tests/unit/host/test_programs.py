@@ -51,7 +51,7 @@ def test_it_is_bounded(script: str, why: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_it_lacks_is_told_apart(said: str, scarce: bool) -> None:
-    """Whoever can wait for descriptors and memory does, also where nft has none."""
+    """What can wait for descriptors and memory does, also where nft has none."""
     with pytest.raises(HostError) as caught:
         run_program(["sh", "-c", 'echo "$0" >&2; exit 1', said])
     assert is_scarcity(caught.value) == scarce

@@ -1,4 +1,4 @@
-"""pyroute2's rtnetlink is loaded alone, and pyroute2 is whole for whoever else uses it."""
+"""pyroute2's rtnetlink is loaded alone, and pyroute2 is whole for other programs that use it."""
 
 from __future__ import annotations
 

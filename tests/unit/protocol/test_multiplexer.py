@@ -264,7 +264,7 @@ def test_credit_holds_in_c_too(pair: Pair) -> None:
 
 
 def test_a_stream_is_closed_by_who_acts_on_its_first_bytes() -> None:
-    """What came behind them is nobody's, though it was taken together with them."""
+    """What came behind them is no stream's, though it was taken together with them."""
     session = connected_worker()
     work = session.work_through(Data(1, b"a").encode() * 3 + Ping().encode())
     assert next(work) == came(1, b"a")

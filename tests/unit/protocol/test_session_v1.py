@@ -462,7 +462,7 @@ def test_worker_dns() -> None:
     session, _ = worker(requests=1)
     assert feed(session, DnsQuery(1, QUERY), DnsQuery(2, QUERY)) == [DnsQueryReceived(1, QUERY)]
     session.dns_response(1, b"a")
-    session.dns_response(9, b"nobody asked")
+    session.dns_response(9, b"not asked for")
     assert drain(session) == [DnsResponse(2, servfail(QUERY)), DnsResponse(1, b"a")]
     assert feed(session, DnsQuery(1, QUERY)) == [DnsQueryReceived(1, QUERY)]
 

@@ -244,7 +244,7 @@ async def test_a_slow_reader_holds_up_the_far_end(readiness: Kind) -> None:
             while True:
                 await other.send_all(bytes(1 << 16))
                 sent += 1 << 16
-        assert sent < 40 << 20, "somebody keeps what is not read"
+        assert sent < 40 << 20, "what is not read is kept"
         other_done = trio.Event()
 
         async def finish() -> None:

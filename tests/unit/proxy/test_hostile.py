@@ -196,7 +196,7 @@ async def test_descriptors_that_lack_are_waited_for() -> None:
         os.close(highest)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-            client.connect(server.address)  # by the kernel: nobody has accepted it
+            client.connect(server.address)  # by the kernel: it is not accepted yet
             await trio.sleep(0.3)
             assert server.counters.clients == 0
         finally:

@@ -292,5 +292,5 @@ async def test_what_the_far_end_refuses_is_counted() -> None:
     async with world() as server, associated(server) as (_, client):
         async with far_socket() as far:
             where = far.getsockname()
-        await client.send(*where, b"nobody is there")
+        await client.send(*where, b"no socket is there")
         await eventually(lambda: server.counters.udp_errors == 1)

@@ -137,13 +137,13 @@ async def test_what_is_not_delivered() -> None:
     async with probe() as p:
         p.stack.bind_datagrams((APP[4], 5000), 7)
         frames = encoded(
-            Udp(8, FAR[4], 1, b"nobody has this association"),
+            Udp(8, FAR[4], 1, b"no such association"),
             Udp(7, FAR[6], 1, b"of another family"),
             Udp(7, "1.2.3", 1, b"no address"),
             Udp(7, "01.2.3.4", 1, b"no address"),
             Udp(7, "1.2.3.256", 1, b"no address"),
             Udp(7, "::ffff:1.2.3.4", 1, b"to be written as IPv4"),
-            Udp(8, "nonsense", 1, b"for nobody"),
+            Udp(8, "nonsense", 1, b"nowhere to go"),
         )
         assert p.stack.deliver_datagrams(frames[:-1], FrameRules()) == (0, 0, 1, 4)
         await p.silence()

@@ -305,7 +305,7 @@ async def test_what_is_not_taken_is_dropped_oldest_first() -> None:
         got: list[Datagram] = []
         p.stack.on_datagrams = got.extend
         packets = [udp((APP[4], 1), (FAR[4], 2), bytes([i]) * 900) for i in range(50)]
-        await p.device.send(packets)  # one batch: the pump takes it before anybody looks
+        await p.device.send(packets)  # one batch: the pump takes it before the test looks
         await trio.testing.wait_all_tasks_blocked(0.01)
         taken = [d.payload[0] for d in got]
         assert taken == list(range(50 - len(taken), 50))
@@ -396,7 +396,7 @@ async def test_udp_flows_for_embedding() -> None:
         assert flow.source == (APP[4], 1)
         assert flow.dropped == 2
         assert await flow.receive() == (b"2", (FAR[4], 53))
-        assert flow.send(b"answer", ("192.0.2.9", 99))  # from anybody: full cone
+        assert flow.send(b"answer", ("192.0.2.9", 99))  # from any host: full cone
         answer = await p.receive()
         assert (answer.source, answer.ports, answer.payload[8:]) == (
             "192.0.2.9",

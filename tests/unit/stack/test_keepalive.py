@@ -131,7 +131,7 @@ async def test_who_does_not_even_acknowledge_is_gone_as_soon(window: int, autoju
     async with probe() as p:
         c = await connect(p)
         await p.send(c.segment(window=window))
-        assert c.flow.push(b"anybody there?") == 14
+        assert c.flow.push(b"are you there?") == 14
         await trio.sleep(285)
         assert c.handler.log == []
         # Its kernel says that it is there, but takes nothing: that is no end.

@@ -270,7 +270,7 @@ async def test_icmp_errors_reach_the_socket(family: int, how: Reject, number: in
         await one.aclose()
         await other.aclose()
         before = a.stats()["drop_icmp_header"]
-        a.send_datagram((a.source_for(SERVER[family]), 7), (SERVER[family], 53), b"nobody asks")
+        a.send_datagram((a.source_for(SERVER[family]), 7), (SERVER[family], 53), b"not asked")
         await trio.testing.wait_all_tasks_blocked()
         assert a.stats()["drop_icmp_header"] == before + 1
 

@@ -14,7 +14,7 @@ from zks_lwip.errors import AuthError, WorkerUnreachable, ZksError
 from zks_lwip.net.backoff import Backoff
 from zks_lwip.tunnel.attempts import MAX_PENDING, Attempts, outage_interval
 
-SILENCE = WorkerUnreachable("nobody is there", answered=False)
+SILENCE = WorkerUnreachable("no answer", answered=False)
 REFUSAL = WorkerUnreachable("refused")
 
 
@@ -159,7 +159,7 @@ async def test_a_network_that_was_not_there_is_an_outage(
     async def attempt(number: int, answered: Callable[[], None]) -> int:
         if number < 2:
             raise SILENCE
-        assert not attempts.outage  # nobody has answered yet
+        assert not attempts.outage  # no worker has answered yet
         answered()
         assert attempts.outage
         return number

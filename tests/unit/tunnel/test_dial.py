@@ -85,7 +85,7 @@ async def test_a_worker_is_connected_to_as_the_protocol_says() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-# nobody, or somebody else
+# no worker, or another server
 
 
 async def test_nobody_listens() -> None:

@@ -17,7 +17,7 @@ from ...kits.tunnel import Peer, drop, eventually, quick, tunnel_and_worker, tun
 
 @asynccontextmanager
 async def listener_port() -> AsyncIterator[int]:
-    """A port where nobody accepts: connections succeed, and nothing is ever said."""
+    """A port where no process accepts: connections succeed, and nothing is ever said."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)

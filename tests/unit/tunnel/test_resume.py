@@ -352,7 +352,7 @@ async def test_a_refusal_delays_and_retry_does_not_wait() -> None:
 
 
 async def test_a_session_is_gone_with_its_worker() -> None:
-    """Where nobody listens any more, nothing is waited for."""
+    """Where no process listens any more, nothing is waited for."""
     async with cut_path(gone=0.2) as (tunnel, _, path):
         stream = await tunnel.connect_tcp("far", 1)
         await talk(stream, b"before")

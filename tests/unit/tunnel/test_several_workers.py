@@ -85,7 +85,7 @@ def datagrams(worker: Worker) -> int:
 
 @contextmanager
 def away(worker: Worker) -> Iterator[None]:
-    """The worker serves nobody new meanwhile."""
+    """The worker serves no new client meanwhile."""
     good = worker.authorize
     worker.authorize = lambda request: HttpResponse(503)  # type: ignore[method-assign]
     yield

@@ -314,7 +314,7 @@ def test_a_worker_is_not_heard_about_what_another_was_asked() -> None:
     silent = associations.open(Datagrams(), sink).identifier
     frames = encode_udp(identifier, "192.0.2.1", 1, b"x")
     batch = DatagramsReceived(memoryview(frames), 1, 1, (identifier,))
-    for channel in (one, liar):  # before it was sent to anybody
+    for channel in (one, liar):  # before it was sent to any worker
         associations.on_datagram(channel, datagram(silent, "192.0.2.1", 1, b"x"))
     assert associations.strange == 2
     assert associations.send_frames(frames, 1, 1, [identifier]) == (1, 1)

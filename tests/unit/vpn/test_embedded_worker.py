@@ -136,6 +136,6 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    if sys.platform == "linux":  # nobody may have collected it yet
+    if sys.platform == "linux":  # its parent may not have collected it yet
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     return True

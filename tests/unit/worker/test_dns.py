@@ -220,16 +220,16 @@ async def test_silence_becomes_servfail_within_five_seconds() -> None:
     assert reason(reply) == (2, 22, "no name server answered in time")
     assert dns.message.from_wire(reply).ednsflags == dns.flags.DO
     assert reply[:2] == b"\x12\x34"
-    # asked again by the same socket: a name that nobody answers for holds one a server
+    # asked again by the same socket: a name that no server answers for holds one a server
     assert len(server.queries) == 3 and len(set(server.sources)) == 1
     assert purse.descriptors.free == 100 and purse.in_flight == 0
 
 
 async def test_why_there_is_no_answer() -> None:
     asked = edns_query("example.com", "A")
-    nobody = DnsClient(lambda: [])
-    assert reason(await forward(nobody, asked, budget()))[:2] == (2, 14)
-    assert dns.message.from_wire(await forward(nobody, query(), budget())).edns == -1
+    none = DnsClient(lambda: [])
+    assert reason(await forward(none, asked, budget()))[:2] == (2, 14)
+    assert dns.message.from_wire(await forward(none, query(), budget())).edns == -1
     closed = NameServer(ip_address("127.0.0.1"), await refused_port())
     refusing = DnsClient(lambda: [closed])
     assert reason(await forward(refusing, asked, budget())) == (
@@ -380,7 +380,7 @@ async def test_an_answer_that_is_late_counts_where_others_are_asked_meanwhile(
             replies.append(await forward(client, query(), purse))
 
         nursery.start_soon(ask)
-        # whoever comes second: the other server, or the first one once more
+        # the second to come: the other server, or the first one once more
         await until(lambda: other.queries if several else first.queries[1:])
         wire, _ = first.queries[0]
         with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as stranger:
@@ -394,7 +394,7 @@ async def test_an_answer_that_is_late_counts_where_others_are_asked_meanwhile(
     assert purse.in_flight == 0 and purse.descriptors.free == 100
 
 
-async def test_a_flood_of_forgeries_holds_nobody_up() -> None:
+async def test_a_flood_of_forgeries_holds_no_query_up() -> None:
     def respond(q: dns.message.Message, tcp: bool) -> list[bytes]:
         good = answer(q, "192.0.2.7")
         return [b"forged"] * 100 + [good]

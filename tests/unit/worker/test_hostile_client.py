@@ -1,4 +1,4 @@
-"""A client that floods a worker, and reads nothing: it is bounded, and harms nobody else.
+"""A client that floods a worker, and reads nothing: it is bounded, and harms no other client.
 
 The worker is a process of its own, so that its memory and its answers to others can be measured;
 the clients are plain sockets and hand-made bytes.
@@ -115,7 +115,7 @@ def busy(process: subprocess.Popen[str]) -> float:
 
 
 class Honest(threading.Thread):
-    """Somebody else, who sends a keystroke after the other.
+    """Another client, which sends a keystroke after the other.
 
     ``worst`` is the longest that the worker was busy with other things before an echo came.
     """

@@ -108,7 +108,7 @@ async def test_a_session_that_was_busy_once(version: str) -> None:
         clients = [await idle_client(address, version) for _ in range(2 * count)]
 
         async def be_busy(client: trio.socket.SocketType) -> None:
-            """Much comes that is for nobody, and then much of an echo goes."""
+            """Much comes that is for no stream, and then much of an echo goes."""
             stream = trio.SocketStream(client)
             nothing = Unknown(0x50, 0, bytes(800_000)).encode()
             if version == "v1":  # DATA for a stream that is not open

@@ -30,7 +30,7 @@ BOB = next(  # one whose process is the second, where a process has to be its al
 
 
 class Neighbour:
-    """The door of a second process, behind which nobody is yet."""
+    """The door of a second process, behind which no process is yet."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._paths = (folder / "0", folder / "1")
@@ -77,7 +77,7 @@ async def ask(stream: trio.abc.Stream, token: str, session: str = "") -> bytes:
 async def test_the_limits_of_a_token_hold_where_its_process_takes_nothing(
     neighbour: Neighbour, tokens: Path
 ) -> None:
-    """The other process listens to nobody: what it would count is counted nowhere else."""
+    """The other process takes no connection: what it would count is counted nowhere else."""
     async with running_worker(token_file=tokens, handover=neighbour.handover()) as (worker, where):
         async with await trio.open_tcp_stream(*where) as stream:
             assert (await ask(stream, BOB)).startswith(b"HTTP/1.1 503 ")

@@ -328,7 +328,7 @@ def clock() -> MockClock:
 async def test_a_client_that_takes_nothing_is_not_relayed_for_ever(
     tmp_path: Path, clock: MockClock
 ) -> None:
-    """Whoever serves it has given it up meanwhile."""
+    """The process that serves it has given it up meanwhile."""
     request = HttpRequest("GET", "/tunnel", (), None, True, ())
     client, _ = lockstep_stream_pair()
     with trio.fail_after(600), trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:

@@ -205,7 +205,7 @@ async def test_associations_stay_and_dns_is_given_up() -> None:
                 await until(lambda: account_of(worker).queries.in_flight)
                 await lose(worker, client)
                 await until(lambda: not account_of(worker).queries.in_flight)
-            await far.sendto(b"nobody is there", sources.copy().pop())
+            await far.sendto(b"no socket is there", sources.copy().pop())
             silent.respond = lambda query, tcp: answer(query, "192.0.2.1")
             async with back(address, client) as again:
                 await again.send(Udp(1, HOST, port, b"two"))
@@ -477,7 +477,7 @@ async def test_nothing_of_the_old_connection_is_taken_any_more() -> None:
 
 
 async def test_attaches_that_come_at_once(clock: MockClock) -> None:
-    """The last one has the session; nothing is lost and nobody waits."""
+    """The last one has the session; nothing is lost and no client waits."""
     async with running_worker() as (worker, address), tcp_server(echo) as port:
         async with resuming_client(address) as client:
             await client.open(1, HOST, port)

@@ -290,7 +290,7 @@ async def test_many_in_one_message(host: str, one_by_one: bool) -> None:
 
 @one_by_one
 async def test_errors_among_many(one_by_one: bool) -> None:
-    """What is refused, goes nowhere or meets nobody is told, and costs the others nothing."""
+    """What is refused, goes nowhere or meets no socket is told, and costs the others nothing."""
     async with (
         running_worker(one_by_one=one_by_one) as (_, address),
         udp_echo() as port,
@@ -302,7 +302,7 @@ async def test_errors_among_many(one_by_one: bool) -> None:
                 Udp(1, "127.0.0.1", port, b"a"),
                 Udp(1, "10.1.2.3", 7, b"refused"),
                 Udp(1, "127.0.0.1", 0, b"no port"),
-                Udp(1, "127.0.0.1", closed, b"nobody"),
+                Udp(1, "127.0.0.1", closed, b"no socket"),
                 *(Udp(1, "127.0.0.1", port, b"b") for _ in range(5)),
                 Udp(2, "1.2.3.4.5", 7, b"no address"),
                 Udp(2, "127.0.0.1", port, b"c"),
@@ -498,8 +498,8 @@ async def _check_echo(client: RawClient) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 @pytest.mark.parametrize("kind", ["datagram", "raw", "none"])
 def test_echo_in_a_namespace(kind: str) -> None:
-    """The test above, where ICMP sockets are open to everybody, to privilege alone, to nobody."""
-    # A new namespace says "1 0": nobody.
+    """The test above, where ICMP sockets are open to all users, to privilege alone, to none."""
+    # A new namespace says "1 0": none.
     groups = "echo 0 0 > /proc/sys/net/ipv4/ping_group_range" if kind == "datagram" else "true"
     setpriv = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw" if kind == "none" else ""
     script = (

@@ -196,8 +196,8 @@ def test_a_v1_client_is_read_again_once_it_reads() -> None:
 #: What a worker sends again and again to a client of which nothing leaves.
 LIES: dict[str, Callable[[int], Frame]] = {
     "PING": lambda n: Ping(),
-    "answers that nobody waits for": lambda n: DnsResponse(n, BIG_ANSWER),
-    "replies that nobody waits for": lambda n: EchoReply(n, BIG_ANSWER),
+    "answers that are not waited for": lambda n: DnsResponse(n, BIG_ANSWER),
+    "replies that are not waited for": lambda n: EchoReply(n, BIG_ANSWER),
     "UDP": lambda n: Udp(n, "192.0.2.1", 9, bytes(1000)),
     "UDP_CLOSE": lambda n: UdpClose(n),
     "GOAWAY": lambda n: GoAway(1, "again"),
@@ -220,7 +220,7 @@ def test_a_worker_that_reads_nothing(name: str) -> None:
     assert held < MOST
 
 
-# Nobody who reads is left without an answer.
+# No client that reads is left without an answer.
 
 
 def test_answers_over_the_bound_are_servfail() -> None:

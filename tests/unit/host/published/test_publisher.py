@@ -135,7 +135,7 @@ async def test_a_writer_waits_for_the_reader() -> None:
 
 
 class Port:
-    """A published UDP port, and the program behind it: it answers, from then on to everybody."""
+    """A published UDP port, and the program behind it: it answers, from then on to all clients."""
 
     def __init__(self, nursery: trio.Nursery, most: int = 1024) -> None:
         self.program = socket.socket(type=socket.SOCK_DGRAM)
