@@ -38,6 +38,9 @@ MODULE = "zks_lwip._lwip"
 NATIVE = "zks_lwip/native"
 PORT = "vendor/lwip/port"
 WINDOWS = os.name == "nt"
+WORKING_FOLDER = "/proc/self/cwd"
+"""What a compiler on Linux is to take for the name of the folder that it works in, and to write
+into the debugging information: it has this name in every checkout."""
 
 # The commands of setuptools that compile; the others (sdist, egg_info) need lwIP's source, but no
 # compiler.
@@ -254,10 +257,26 @@ def objects_folder() -> Path:
     """Where objects are kept: a folder for each Python and each choice of compiler and flags."""
     settings = [
         sys.version,
+        WORKING_FOLDER,
         *(os.environ.get(x, "") for x in ("ZKS_LWIP_SANITIZE", "CC", "CFLAGS", "LDFLAGS")),
     ]
     variant = hashlib.sha256("\0".join(settings).encode()).hexdigest()[:12]
     return Path("build") / "native" / variant
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[None]:
+    """Have compilers write ``WORKING_FOLDER`` into what they make, not where this checkout is."""
+    before = os.environ.get("PWD")
+    if os.path.isdir(WORKING_FOLDER):
+        os.environ["PWD"] = WORKING_FOLDER
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PWD", None)
+        else:
+            os.environ["PWD"] = before
 
 
 def incremental_build_ext() -> Any:
@@ -281,7 +300,7 @@ def incremental_build_ext() -> Any:
                 compiler.compile = lambda names, **options: _compile_changed(
                     compiler, names, **options
                 )
-            with self.lock:
+            with self.lock, _working_folder():
                 super().build_extensions()
 
     return Incremental

@@ -98,6 +98,13 @@ def test_builds_in_place_for_every_later_python(project: Path) -> None:
     assert answer(project).stdout == "42\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where the compiler is told another folder")
+def test_does_not_tell_where_it_was_made(project: Path) -> None:
+    made = build(project).read_bytes()
+    assert b"core.c" in made  # its debugging information
+    assert os.fsencode(project) not in made and os.fsencode(ROOT) not in made
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_shows_nothing_but_its_entry(project: Path) -> None:
     module = build(project)
