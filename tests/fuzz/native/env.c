@@ -63,7 +63,7 @@ void zks_lock_release(void)
     env_locked = 0;
 }
 
-int zks_lock_wanted(void) { return 0; }
+int zks_lock_due(void) { return 0; }
 
 /* Time passes between two looks: initial sequence numbers of one four-tuple are far from each other. */
 uint64_t zks_now_ms(void) { return env_now_ms + 5000u * env_looks++; }

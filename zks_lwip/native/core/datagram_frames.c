@@ -183,7 +183,7 @@ int zks_datagram_deliver(zks_core *core, const struct zks_frame_rules *rules, co
         }
         if (!joins(core, &joined, to, source, frame.port, frame.length)) {
             flush(core, &joined, delivered);
-            if (zks_lock_wanted()) { /* the pump's turn; only this thread unbinds associations */
+            if (zks_lock_due()) { /* the pump's turn; only this thread unbinds associations */
                 core_leave(core);
                 core_enter(core);
             }

@@ -248,7 +248,7 @@ void zks_flows_leave(void *core) { core_leave(core); }
 /* Lets the pump have its turn between two flows. */
 static void take_turns(zks_core *core)
 {
-    if (zks_lock_wanted()) {
+    if (zks_lock_due()) {
         core_leave(core);
         core_enter(core);
     }

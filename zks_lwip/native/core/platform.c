@@ -13,6 +13,15 @@ static CONDITION_VARIABLE turn = CONDITION_VARIABLE_INIT;
 
 uint64_t zks_now_ms(void) { return GetTickCount64(); }
 
+static uint64_t now_us(void)
+{
+    LARGE_INTEGER count, each;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&each);
+    return (uint64_t)count.QuadPart / (uint64_t)each.QuadPart * 1000000u +
+           (uint64_t)count.QuadPart % (uint64_t)each.QuadPart * 1000000u / (uint64_t)each.QuadPart;
+}
+
 #else
 #include <pthread.h>
 #include <time.h>
@@ -24,16 +33,21 @@ static pthread_cond_t turn = PTHREAD_COND_INITIALIZER;
 #define WAIT() pthread_cond_wait(&turn, &mutex)
 #define WAKE() pthread_cond_broadcast(&turn)
 
-uint64_t zks_now_ms(void)
+static uint64_t now_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
+
+uint64_t zks_now_ms(void) { return now_us() / 1000u; }
 #endif
+
+#define MAX_WAIT_US 100u
 
 /* A ticket lock that sleeps: tickets are given under the mutex, so the order of asking is the order of service. */
 static volatile uint32_t next_ticket, now_serving;
+static uint64_t seen_waiting; /* when the thread that has the lock first saw another one wait; 0: not yet */
 
 void zks_lock_acquire(void)
 {
@@ -42,6 +56,7 @@ void zks_lock_acquire(void)
     ticket = next_ticket++;
     while (ticket != now_serving)
         WAIT();
+    seen_waiting = 0;
     UNLOCK();
 }
 
@@ -56,4 +71,11 @@ void zks_lock_release(void)
         WAKE();
 }
 
-int zks_lock_wanted(void) { return next_ticket - now_serving > 1; }
+int zks_lock_due(void)
+{
+    if (next_ticket - now_serving <= 1)
+        return 0;
+    if (!seen_waiting)
+        seen_waiting = now_us();
+    return now_us() - seen_waiting >= MAX_WAIT_US;
+}

@@ -7,8 +7,9 @@
  * starve the threads of Python.) */
 void zks_lock_acquire(void);
 void zks_lock_release(void);
-/* Whether a thread waits for the lock. A hint: read without it. */
-int zks_lock_wanted(void);
+/* Asked by the thread that has the lock, between two things: whether another one has waited for it for long enough. (To
+ * hand it over at once would cost a sleep and a wake-up of both threads for each thing.) */
+int zks_lock_due(void);
 
 /* Milliseconds of a clock that never goes back. */
 uint64_t zks_now_ms(void);

@@ -172,7 +172,7 @@ int zks_pump_run(zks_core *core)
         core_advance(core, zks_now_ms());
         for (i = 0; i < n; i++) {
             process(core, &buffers[i], lengths[i]);
-            if (zks_lock_wanted()) {
+            if (zks_lock_due()) {
                 core_leave(core);
                 core_enter(core);
             }

@@ -54,7 +54,7 @@ static int handle_batch(zks_core *core)
         else
             core_count(core, ZKS_C_DROP_FIRST + ZKS_DROP_SHORT);
         wintun->release(wintun->session, packet);
-        if (zks_lock_wanted()) {
+        if (zks_lock_due()) {
             core_leave(core);
             core_enter(core);
         }
