@@ -141,21 +141,31 @@ class _Tls(_Plain):
                 self._cipher = super().write(self._cipher)
                 if self._cipher:
                     return parts or (b"",)
-            while parts and not len(parts[0]):
-                parts = parts[1:]
-            if not parts:
-                return ()
-            piece = memoryview(parts[0])[:_PIECE]
-            try:
-                size = state.tls.write(piece)
-            except ssl.SSLWantReadError:
-                self.renegotiating = True
+            parts = self._encrypt(parts)
+            if self.renegotiating:
                 self._answer()
                 return parts
-            except ssl.SSLError as error:
-                raise trio.BrokenResourceError(f"TLS: {error}") from error
-            parts = (memoryview(parts[0])[size:], *parts[1:])
+            if not state.outgoing.pending:
+                return ()
             self._cipher = (state.outgoing.read(),)
+
+    def _encrypt(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Encrypt what leaves together; return the rest."""
+        room = _PIECE
+        while parts and room:
+            piece = memoryview(parts[0])[:room]
+            if len(piece):
+                try:
+                    size = self._state.tls.write(piece)
+                except ssl.SSLWantReadError:
+                    self.renegotiating = True
+                    return parts
+                except ssl.SSLError as error:
+                    raise trio.BrokenResourceError(f"TLS: {error}") from error
+                room -= size
+                piece = memoryview(parts[0])[size:]
+            parts = (piece, *parts[1:]) if len(piece) else parts[1:]
+        return parts
 
     def read_into(self, view: memoryview) -> int | None:
         deadline = time.perf_counter() + SLICE
