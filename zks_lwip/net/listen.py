@@ -38,24 +38,34 @@ def is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
 
 
-def listen(host: str, port: int) -> tuple[socket.socket, tuple[str, int]]:
+def listen(
+    host: str, port: int, *, ipv6_only: bool = False
+) -> tuple[socket.socket, tuple[str, int]]:
     """Listen at an address, with a non-blocking socket; no name is looked up.
 
     :param host: an address in text; ``::`` is all addresses, those of IPv4 too.
     :param port: 0 is any free one.
+    :param ipv6_only: ``::`` is all addresses of IPv6 alone.
     :returns: the socket, and the address and port that it has.
     :raises ConfigError: the address is not this machine's, or is in use.
     :raises PrivilegeError: the port needs privilege.
     """
     family = family_of(host)
-    sock = open_socket(family, socket.SOCK_STREAM, None)
+    try:
+        sock = open_socket(family, socket.SOCK_STREAM, None)
+    except OSError as error:  # IPv6 was left out of the kernel, say
+        raise ConfigError(
+            f"cannot listen on {join_host_port(host, port)}: {error.strerror}; give `listen` an "
+            "address of another kind"
+        ) from None
     try:
         if sys.platform == "win32":  # where SO_REUSEADDR lets another program take the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+            only = ipv6_only or host != "::"
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only))
         sock.bind((host, port))
         sock.listen(_BACKLOG)
     except OSError as error:

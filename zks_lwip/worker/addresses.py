@@ -93,15 +93,16 @@ def parse_listen_address(text: str, mode: int = 0o660) -> ListenAddress:
 class BoundSocket:
     """A socket that listens, where that is, and what has to be cleared away at its end."""
 
-    def __init__(self, address: ListenAddress) -> None:
+    def __init__(self, address: ListenAddress, *, ipv6_only: bool = False) -> None:
         """Listen.
 
+        :param ipv6_only: ``::`` leaves the addresses of IPv4 to another socket.
         :raises ConfigError: nothing can listen there.
         :raises PrivilegeError: the system forbids it.
         """
         self._own: tuple[Path, int, int] | None = None
         if isinstance(address, TcpAddress):
-            self.socket, _ = listen(address.host, address.port)
+            self.socket, _ = listen(address.host, address.port, ipv6_only=ipv6_only)
         elif isinstance(address, InheritedSocket):
             self.socket = _adopt(address)
         else:

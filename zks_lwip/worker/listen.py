@@ -112,14 +112,18 @@ def open_listeners(
 ) -> list[BoundSocket]:
     """Listen at every address, or at none.
 
+    ``::`` takes IPv4 as well, unless ``0.0.0.0`` is there with the same port.
+
     :raises ConfigError: nothing can listen there; or as :func:`check_addresses`, of sockets that
         others have opened.
     :raises PrivilegeError: a port needs privilege.
     """
+    addresses = tuple(addresses)
     opened: list[BoundSocket] = []
     try:
         for address in addresses:
-            bound = BoundSocket(address)
+            ipv4 = isinstance(address, TcpAddress) and TcpAddress("0.0.0.0", address.port)
+            bound = BoundSocket(address, ipv6_only=ipv4 in addresses)
             opened.append(bound)
             if isinstance(address, InheritedSocket) and not address.checked:
                 _check_reach(bound.address[0], bound.local, tls and not bound.plain, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from zks_lwip.worker.addresses import (
     UnixAddress,
     parse_listen_address,
 )
+from zks_lwip.worker.listen import open_listeners
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: worker\r\n\r\n"
 
@@ -63,6 +65,42 @@ async def test_none_if_one_cannot_be_had(tmp_path: Path) -> None:
         async with running_worker(listen=listen):
             pytest.fail("it listens")
     assert not (tmp_path / "a").exists() and (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "hosts", [("0.0.0.0", "::"), ("::", "0.0.0.0")], ids=lambda hosts: hosts[0]
+)
+def test_all_addresses_of_either_kind_at_one_port(hosts: tuple[str, str]) -> None:
+    """As examples/systemd has it. Alone, ``::`` takes IPv4, too."""
+    (alone,) = open_listeners([TcpAddress("::", 0)], tls=True, tokens=True)
+    port = alone.address[1]
+    try:
+        socket.create_connection(("127.0.0.1", port), 30).close()
+    finally:
+        alone.close()
+    both = open_listeners([TcpAddress(host, port) for host in hosts], tls=True, tokens=True)
+    try:
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            (bound,) = (each for each in both if each.socket.family == family)
+            with socket.create_connection((host, port), 30):
+                bound.socket.settimeout(30)
+                accepted, _ = bound.socket.accept()
+                accepted.close()
+    finally:
+        for each in both:
+            each.close()
+
+
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutIPv6(socket.socket):
+        def __init__(self, family: int = -1, *args: object, **options: object) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "socket", WithoutIPv6)
+    with pytest.raises(ConfigError, match=r"cannot listen on \[::\]:443: Address family not"):
+        BoundSocket(TcpAddress("::", 443))
 
 
 def test_a_socket_that_is_left_goes_and_one_in_use_stays(tmp_path: Path) -> None:
