@@ -73,8 +73,11 @@ def test_who_comes_back_reaches_the_worker_of_its_session(net: Lab, front_end: F
                 found.add(owner(first))
         assert found == {"a", "b"}, "new sessions go to both"
 
-    with front_end.worker("a"), front_end.worker("b"):
+    with front_end.worker("a") as a, front_end.worker("b") as b:
         as_client(net, front_end, visit)
+        for worker in (a, b):
+            begun = [line for line in worker.stderr if "a session of" in line and "from" in line]
+            assert begun and not any("from 127.0.0.1" in line for line in begun), worker.output
 
 
 def test_one_worker_is_killed(net: Lab, front_end: FrontEnd) -> None:

@@ -4,6 +4,7 @@ response out (RFC 9112)."""
 from __future__ import annotations
 
 import http
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class HttpRequest:
     """Names in lower case."""
     peer: tuple[str, int] | None
     """Address and port of the peer, where the stream is a socket's (or TLS over one) that is still
-    connected."""
+    connected; of a unix socket ``unix`` and 0."""
     upgrade: bool
     """Whether it asks for a WebSocket."""
     subprotocols: tuple[str, ...]
@@ -116,6 +117,8 @@ def _peer(stream: trio.abc.Stream) -> tuple[str, int] | None:
         stream = stream.transport_stream
     if not isinstance(stream, trio.SocketStream):
         return None
+    if stream.socket.family == getattr(socket, "AF_UNIX", None):
+        return "unix", 0
     try:
         address = stream.socket.getpeername()
     except OSError:  # the connection has been reset, behind the request

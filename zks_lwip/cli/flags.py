@@ -52,6 +52,7 @@ FLAGS = {
     "resume": "--resume",
     "tls_cert": "--tls-cert",
     "tls_key": "--tls-key",
+    "trusted_proxies": "--trusted-proxy",
     "token": "--token-file",
     "token_file": "--token-file",
     "tun": "--tun",

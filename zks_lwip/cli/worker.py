@@ -69,6 +69,13 @@ __all__ = ["make_worker_config", "worker"]
         multiple=True,
         help="Let web pages of this origin connect, https://example.com say. None may otherwise.",
     ),
+    click.option(
+        "--trusted-proxy",
+        metavar="CIDR|unix",
+        multiple=True,
+        help="A front end that connects from here (unix: by unix:PATH) is believed who its client "
+        "is: logs name the address that it adds to X-Forwarded-For. May be repeated.",
+    ),
 )
 @option_group(
     "What they reach",
@@ -227,6 +234,7 @@ def make_worker_config(
     resume: int,
     session_prefix: str,
     allow_origin: tuple[str, ...],
+    trusted_proxy: tuple[str, ...],
     access_log: str | None,
     log_targets: bool,
     allow_own: bool,
@@ -238,6 +246,7 @@ def make_worker_config(
     """
     from ..worker import Limits, WorkerConfig, parse_network, parse_origin, parse_resolver
     from ..worker.addresses import parse_listen_address
+    from ..worker.front_ends import parse_trusted_proxy
 
     mode = _parse_mode(socket_mode)
     return WorkerConfig(
@@ -249,6 +258,7 @@ def make_worker_config(
         allow_own=allow_own,
         resolvers=tuple(map(parse_resolver, resolver)),
         origins=tuple(map(parse_origin, allow_origin)),
+        trusted_proxies=tuple(map(parse_trusted_proxy, trusted_proxy)),
         mark=mark,
         resume=resume,
         session_prefix=session_prefix,

@@ -109,6 +109,7 @@ _WORKER = {
     "processes": _INTEGER,
     "session_prefix": _TEXT,
     "allow_origin": _TEXTS,
+    "trusted_proxy": _TEXTS,
     "access_log": _PATH,
     "log_targets": _SWITCH,
     "metrics": _TEXT,

@@ -17,6 +17,7 @@ from ..errors import ProtocolError
 from ..net.descriptors import Descriptors
 from ..protocol import Budget, Hello, SessionStats
 from .auth import ANYONE, Principal, TokenFile
+from .front_ends import FrontEnds
 from .grants import UNLIMITED, Grant
 from .handover import Handover
 from .limits import Account
@@ -24,7 +25,7 @@ from .options import WorkerConfig
 from .refusals import Refusal, Refusals
 from .stats import TokenStats, account_stats
 
-__all__ = ["Admission", "Admitted", "client_of"]
+__all__ = ["Admission", "Admitted"]
 
 _PASSING = 2
 """Descriptors of a connection that is passed on."""
@@ -45,11 +46,6 @@ class Admitted:
     """Room for a session is kept for it, which :meth:`Admission.arrived` gives back."""
     hello: Hello | None
     """The HELLO that its request has said, by which it resumes a session that is held."""
-
-
-def client_of(request: HttpRequest | None) -> str:
-    """Return the address that a request came from; ``unix``: over a socket of that kind."""
-    return request.peer[0] if request is not None and request.peer is not None else "unix"
 
 
 class Admission:
@@ -74,6 +70,8 @@ class Admission:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
+        self.front_ends = FrontEnds(config.trusted_proxies)
+        """They know where requests come from."""
         self._refusals = Refusals() if refusals is None else refusals
         self._now = now
         self._holds = holds
@@ -258,7 +256,7 @@ class Admission:
         principal: Principal | None = None,
     ) -> HttpResponse:
         name = None if principal is None else principal.name
-        self._refusals.add(why, status, client_of(request), name)
+        self._refusals.add(why, status, self.front_ends.client_of(request), name)
         headers = ((b"WWW-Authenticate", b"Bearer"),) if status == 401 else ()
         return HttpResponse(status, said, headers)
 

@@ -26,7 +26,7 @@ from ..carrier.websocket import WebSocketClosed, WsConnection
 from ..errors import ProtocolError
 from ..protocol import HELLO_TIMEOUT, Code, Hello, Settings, WorkerSession, first_hello
 from .access_log import AccessLog, timestamp
-from .admission import Admission, Admitted, client_of
+from .admission import Admission, Admitted
 from .client import Client, Shared
 from .handover import Handover
 from .limits import Account
@@ -186,7 +186,8 @@ class Connections:
     async def _serve_websocket(
         self, connection: WsConnection, admitted: Admitted, tasks: trio.Nursery
     ) -> None:
-        peer = client_of(connection.request)
+        assert connection.request is not None
+        peer = self._admission.front_ends.client_of(connection.request)
         connection.request = None  # its headers are not needed any more
         message: bytes | None = None
         early = admitted.hello

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..carrier.liveness import MAX_PATIENCE
 from ..errors import ConfigError
 from .addresses import ListenAddress, TcpAddress
+from .front_ends import TrustedProxy
 from .limits import Limits
 from .nameservers import NameServer
 from .policy import IPNetwork
@@ -47,6 +48,8 @@ class WorkerConfig:
     """Name servers; none: the system's."""
     origins: tuple[str, ...] = ()
     """Web origins whose pages may connect."""
+    trusted_proxies: tuple[TrustedProxy, ...] = ()
+    """Front ends that are believed where a client's address is (``X-Forwarded-For``)."""
     mark: int | None = None
     """SO_MARK of every outgoing socket."""
     limits: Limits = field(default_factory=Limits)

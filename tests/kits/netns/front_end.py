@@ -75,7 +75,8 @@ class FrontEnd:
     def worker(self, prefix: str, *options: str) -> Child:
         """A worker behind it, ready."""
         listen = f"127.0.0.1:{WORKERS[prefix]}"
-        return self._net.worker("--session-prefix", prefix, "-v", *options, listen=listen)
+        given = ["--session-prefix", prefix, "--trusted-proxy", "127.0.0.1", "-v", *options]
+        return self._net.worker(*given, listen=listen)
 
     @property
     def options(self) -> list[str]:
