@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import plistlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,6 +51,37 @@ def test_the_services_are_hardened(unit: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout[-200:]  # an exposure of 2.5 of 10 at most
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The arguments of each call of zks-lwip in a unit, a compose file or a Containerfile."""
+    text = text.replace("\\\n", " ").replace(">-\n", " ").replace("\n      --", " --")
+    found = re.findall(r"^ *(?:Exec\w+=/usr/local/bin/zks-lwip|command:) +(.+)", text, re.MULTILINE)
+    listed = re.findall(r'^CMD (\["\w+", "--.+\])$', text, re.MULTILINE)
+    return [*map(shlex.split, found), *map(json.loads, listed)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("docker/Containerfile", 2),
+        ("docker/compose.yml", 3),
+        ("systemd/zks-lwip.service", 3),
+        ("systemd/zks-lwip-always-on.service", 2),
+        ("systemd/zks-lwip-worker.service", 1),
+    ],
+)
+def test_the_commands_of_units_and_containers(name: str, count: int) -> None:
+    """They are ours, with options that these have; the program in a container is curl."""
+    commands = commands_in((EXAMPLES / name).read_text())
+    assert len(commands) == count
+    for command, *arguments in commands:
+        if command == "-sS":
+            continue
+        found = main.get_command(click.Context(main), command)
+        assert found is not None, command
+        known = {flag for each in found.params for flag in each.opts} | {"--help"}
+        assert {word for word in arguments if word.startswith("--")} <= known
 
 
 PLISTS = sorted((EXAMPLES / "macos").glob("*.plist"))
