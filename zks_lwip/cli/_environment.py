@@ -144,10 +144,10 @@ def caller_environment() -> dict[str, str]:
 
 def _descriptor_limit() -> int | None:
     """Return the hard limit, to which the soft one is raised; None: there is none."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return None
+    import resource
+
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if hard == resource.RLIM_INFINITY else hard
 

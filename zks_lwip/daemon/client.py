@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import sys
@@ -228,7 +229,8 @@ def ask(
 
 
 def _connect(path: Path, patience: float) -> socket.socket:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise OSError(errno.EAFNOSUPPORT, "there are no unix sockets")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(patience)

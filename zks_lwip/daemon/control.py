@@ -14,6 +14,7 @@ one, and where there are :data:`MAX_USERS` users, one of them all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -110,7 +111,8 @@ async def serve_control(
 
 async def _listen(path: Path, access: Access) -> trio.socket.SocketType:
     """Return a unix socket that listens, for whom it is for."""
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        raise OSError(errno.EAFNOSUPPORT, "there are no unix sockets")
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         await listener.bind(str(path))
@@ -125,7 +127,8 @@ async def _listen(path: Path, access: Access) -> trio.socket.SocketType:
 
 def _let_in(path: Path, access: Access) -> None:
     """Let those connect who may do anything."""
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        return
     if access.open:  # the kernel could tell one group from the rest, and we are to tell more
         path.chmod(0o666)
     elif access.reading:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 
 from ..errors import ConfigError
@@ -34,7 +35,7 @@ def notify(*assignments: str) -> None:
 
 def notify_reloading() -> None:
     """Say that settings are read again; ``READY=1`` has to follow (``Type=notify-reload``)."""
-    if hasattr(time, "CLOCK_MONOTONIC"):
+    if sys.platform != "win32":
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify("RELOADING=1", f"MONOTONIC_USEC={usec}")
 

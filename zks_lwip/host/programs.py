@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 
@@ -95,5 +96,8 @@ def read_program(
             pass  # it has closed its output, and goes on
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                if sys.platform == "win32":
+                    process.kill()
+                else:
+                    os.killpg(process.pid, signal.SIGKILL)
     raise HostError(f"it did not end within {patience:.1f} s")

@@ -19,7 +19,8 @@ def make_state_directory(directory: Path) -> None:
 
         from .windows.security import Security
 
-        libraries = (ctypes.CDLL(name, use_last_error=True) for name in ("kernel32", "advapi32"))
-        Security(*libraries).make_directory(directory)
+        kernel = ctypes.CDLL("kernel32.dll", use_last_error=True)
+        advapi = ctypes.CDLL("advapi32.dll", use_last_error=True)
+        Security(kernel, advapi).make_directory(directory)
     else:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

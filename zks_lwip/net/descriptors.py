@@ -9,6 +9,7 @@ import errno
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,10 +43,10 @@ def raise_descriptor_limit() -> int:
     It is the soft limit (RLIMIT_NOFILE) that is raised, to the hard one: its usual 1024 is there
     for programs that use select(2), which this one does not.
     """
-    try:
-        import resource
-    except ImportError:  # Windows: there is no such limit on sockets
+    if sys.platform == "win32":  # there is no such limit on sockets
         return MAX_DESCRIPTORS
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, MAX_DESCRIPTORS) if hard != resource.RLIM_INFINITY else MAX_DESCRIPTORS
     for most in (wanted, min(wanted, _OPEN_MAX)):
@@ -61,10 +62,10 @@ def raise_descriptor_limit() -> int:
 
 def descriptor_limit() -> int:
     """Return how many descriptors this process is allowed now."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return MAX_DESCRIPTORS
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 

@@ -39,7 +39,7 @@ class SettingsFile:
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
     """Return the home whose settings are read: root's own under sudo, too; None: there is none."""
-    if os.name == "posix":
+    if sys.platform != "win32":
         import pwd
 
         uid = os.geteuid()
@@ -163,7 +163,7 @@ def _check_writers(path: Path, status: os.stat_result, environ: Mapping[str, str
     root by sudo, and no other's to write; a directory may be all users' if it is sticky, as /tmp
     is. Pipes pass: they come from what started this process.
     """
-    if os.name != "posix" or os.geteuid() != 0 or not stat.S_ISREG(status.st_mode):
+    if sys.platform == "win32" or os.geteuid() != 0 or not stat.S_ISREG(status.st_mode):
         return
     trusted = {0}
     groups = {0}

@@ -62,7 +62,7 @@ class OwnAddresses:
 
     def open(self) -> None:
         """Take the socket; harmless a second time, and where the system lets us have none."""
-        if self._netlink and self._socket is None:
+        if sys.platform == "linux" and self._netlink and self._socket is None:
             try:
                 sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             except OSError as error:

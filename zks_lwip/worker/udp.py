@@ -149,7 +149,7 @@ class _Association:
 
     def _take_errors(self, sock: socket.socket) -> None:
         """Empty the error queue (ip(7), IP_RECVERR) into UDP_ERRORs."""
-        if not _LINUX:
+        if sys.platform != "linux":
             return
         session = self._owner.owner.session
         for _ in range(_ERRORS):
