@@ -91,6 +91,7 @@ class Dispatcher(Protocol):
         """Tell the state.
 
         :param code: what a service that has stopped has ended with.
+        :raises WindowsCallError: Windows does not take it.
         """
         ...
 
@@ -191,7 +192,8 @@ class WindowsDispatcher:
             dwServiceSpecificExitCode=code,
             dwWaitHint=_HINT if state == SERVICE_STOP_PENDING else 0,
         )
-        change(self._handle, ctypes.pointer(status))
+        if not change(self._handle, ctypes.pointer(status)):
+            raise last_error()
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
         found = self._library[name]

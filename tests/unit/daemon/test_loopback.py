@@ -27,7 +27,7 @@ async def status(request: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 async def path(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Path]:
-    where = tmp_path / "net-0.sock"
+    where = tmp_path / "state" / "net-0.sock"
     await nursery.start(partial(serve_control, where, {"status": status}, over_loopback=True))
     yield where
 
@@ -72,7 +72,7 @@ async def test_who_says_nothing_holds_up_nobody(path: Path) -> None:
 
 
 async def test_after_the_end_nothing_runs_there(tmp_path: Path) -> None:
-    where = tmp_path / "net-0.sock"
+    where = tmp_path / "state" / "net-0.sock"
     with pytest.raises(NotRunning):
         await asked(where, "status")
     async with trio.open_nursery() as nursery:

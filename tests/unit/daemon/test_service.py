@@ -255,8 +255,9 @@ class PlayedLibrary:
         self.handlers.append(handler)
         return 4711
 
-    def SetServiceStatus(self, handle: int, status: Any) -> int:
-        assert handle == 4711
+    def SetServiceStatus(self, handle: int | None, status: Any) -> int:
+        if handle != 4711:
+            return 0
         given = ServiceStatus.from_buffer_copy(status.contents)
         self.statuses.append(tuple(getattr(given, name) for name, _ in ServiceStatus._fields_))
         return 1
@@ -265,6 +266,8 @@ class PlayedLibrary:
 def test_what_windows_is_told() -> None:
     library = PlayedLibrary()
     dispatcher = WindowsDispatcher("zks_lwip", library)
+    with pytest.raises(WindowsCallError):
+        dispatcher.tell(SERVICE_RUNNING)
 
     def begin() -> None:
         dispatcher.tell(SERVICE_RUNNING)
