@@ -15,10 +15,12 @@ import pytest
 import trio
 
 from zks_lwip.errors import HostError, PrivilegeError
+from zks_lwip.host import platform
 from zks_lwip.host.apply import Applier
 from zks_lwip.host.plan.windows.filters import parse_filter
 from zks_lwip.host.plan.windows.state import WindowsRoute, WindowsUplink
 from zks_lwip.host.plan.windows.steps import AdapterRoute
+from zks_lwip.host.windows import platform as windows
 from zks_lwip.host.windows.iphelper import IpHelper, route_row
 from zks_lwip.host.windows.news import news
 from zks_lwip.host.windows.observe import Seen, read_state
@@ -500,3 +502,28 @@ def test_news_that_are_not_to_be_had() -> None:
     with pytest.raises(WindowsCallError), news(IpHelper(helper)):
         pytest.fail("there are none")
     assert machine.helper.calls.count("CancelMibChangeNotify2") == 2
+
+
+@pytest.mark.parametrize("administrator", [True, False])
+def test_who_is_no_administrator_is_told_so(
+    administrator: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shell:
+        @staticmethod
+        def IsUserAnAdmin() -> int:
+            return int(administrator)
+
+    monkeypatch.setattr(ctypes, "CDLL", {"shell32.dll": Shell}.__getitem__)
+    if administrator:
+        windows.check_privileges("recover")
+        return
+    with pytest.raises(PrivilegeError, match="recover needs an administrator, .* elevated prompt"):
+        windows.check_privileges("recover")
+
+
+def test_a_machine_with_windows_is_captured_by_its_own_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert platform.is_supported() and platform.current() is windows
+    assert {name for name in vars(platform.Platform) if name[0] != "_"} <= set(dir(windows))
