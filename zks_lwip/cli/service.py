@@ -21,7 +21,8 @@ def service() -> None:
     """Have Windows run `connect` as a service, which starts with the machine.
 
     Needs an administrator. What it does is written into C:\\ProgramData\\zks_lwip\\service.log;
-    `status`, `pause` and `disconnect` reach it as any other. Killed, it is started again.
+    `status`, `pause` and `disconnect` reach it as any other. Killed, it is started again; with
+    --always-on also if it has ended by an error.
 
     \b
     From a prompt that is elevated, with the whole paths of files:
@@ -50,8 +51,9 @@ def install(ctx: click.Context, /, *, manual: bool, arguments: tuple[str, ...]) 
     assert isinstance(group, click.Group)
     command = group.get_command(root, "connect")
     assert command is not None
-    command.make_context("connect", list(arguments), parent=root)
-    ServiceManager().install(arguments, automatic=not manual)
+    given = command.make_context("connect", list(arguments), parent=root).params
+    persistent = bool(given.get("always_on"))
+    ServiceManager().install(arguments, automatic=not manual, persistent=persistent)
     click.echo("installed: `zks-lwip service start` starts it")
 
 

@@ -77,11 +77,14 @@ class ServiceManager:
     def __init__(self, run: RunSc = run_sc) -> None:
         self._run = run
 
-    def install(self, arguments: Sequence[str], *, automatic: bool) -> None:
+    def install(
+        self, arguments: Sequence[str], *, automatic: bool, persistent: bool = False
+    ) -> None:
         """Have Windows know it; it is not started.
 
         :param arguments: of ``connect``.
         :param automatic: it starts with the machine.
+        :param persistent: it is started again also where it has ended by an error.
         :raises ConfigError: one is a file by a path that is not whole.
         """
         for argument in arguments:
@@ -101,6 +104,8 @@ class ServiceManager:
         # Killed, it leaves the machine closed: another one takes over.
         after = "restart/1000/restart/10000/restart/60000"
         self._call("failure", SERVICE, "reset=", "86400", "actions=", after)
+        if persistent:
+            self._call("failureflag", SERVICE, "1")
 
     def remove(self, *, seconds: float = 60.0) -> None:
         """Stop it, and have Windows forget it."""

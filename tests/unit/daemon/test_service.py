@@ -102,7 +102,8 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done = CliRunner().invoke(main, ["service", *arguments])
         assert done.exit_code == 0, done.output
     asked = (tmp_path / "asked").read_text().split()
-    assert asked == "create description failure start stop query stop query delete".split()
+    wanted = "create description failure failureflag start stop query stop query delete".split()
+    assert asked == wanted
     done = CliRunner().invoke(main, ["service", "install", "--", "--no-such-option"])
     assert done.exit_code == 2 and "No such option" in done.output
     assert (tmp_path / "asked").read_text().split() == asked
