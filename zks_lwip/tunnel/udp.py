@@ -175,9 +175,12 @@ class Associations:
             association.peer.on_udp_error(event.code, event.host, event.port)
 
     def on_udp_closed(self, channel: UdpChannel, event: UdpClosed) -> None:
-        """Tell a peer that the worker has dropped its association."""
+        """Tell a peer that the worker has dropped its association.
+
+        Not where another channel carries it now: what it was on this one had only become idle.
+        """
         association = self._heard(channel, event.association)
-        if association is not None:
+        if association is not None and self._channel_of.get(event.association) in (None, channel):
             association.peer.on_udp_close()
 
     def _heard(self, channel: UdpChannel, identifier: int) -> Association | None:

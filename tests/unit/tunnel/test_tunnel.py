@@ -330,6 +330,26 @@ def test_a_worker_is_not_heard_about_what_another_was_asked() -> None:
     assert peer.told == [("192.0.2.1", 1, b"x"), "close"] and associations.strange == 6
 
 
+def test_a_channel_does_not_end_an_association_that_has_gone_to_another() -> None:
+    """What it has of it is idle there, and dropped after some minutes."""
+    first, second = FakeChannel(), FakeChannel()
+    living = [first]
+    associations = Associations(
+        lambda: living[-1], lambda channel: channel in living, lambda channel: channel.worker
+    )
+    peer = Datagrams()
+    association = associations.open(peer)
+    assert association.send("192.0.2.1", 1, b"x")
+    living[:] = [second]
+    assert association.send("192.0.2.1", 1, b"x")
+    living[:] = [first, second]  # its session was resumed
+    associations.on_udp_closed(first, UdpClosed(association.identifier))
+    associations.on_datagram(first, datagram(association.identifier, "192.0.2.1", 1, b"late"))
+    assert peer.told == [("192.0.2.1", 1, b"late")]
+    associations.on_udp_closed(second, UdpClosed(association.identifier))
+    assert peer.told[-1] == "close"
+
+
 async def test_datagrams_for_nobody_are_dropped() -> None:
     associations = Associations(lambda: None, lambda channel: False, lambda channel: None)
     channel = FakeChannel()
