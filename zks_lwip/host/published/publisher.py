@@ -149,7 +149,7 @@ class Publisher:
 
     async def _accept_all(self, listener: Listener, sockets: SocketMaker, ipv6: bool) -> None:
         async with trio.open_nursery() as nursery:
-            while True:
+            while listener.socket.fileno() >= 0:  # else the command has ended meanwhile
                 try:
                     await trio.lowlevel.wait_readable(listener.socket)
                     for _ in range(_BATCH):

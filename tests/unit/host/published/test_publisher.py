@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -117,6 +119,31 @@ async def test_a_reset_before_the_end_is_passed_on() -> None:
             "bytes_in": 10,
             "bytes_out": 0,
         }
+
+
+async def test_the_command_ends_while_connections_wait_for_descriptors() -> None:
+    """What is connected goes on to its end."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as late:
+        with Publisher(parse_published([f"0:{listener.getsockname()[1]}/tcp"])) as publisher:
+            publisher.listen()
+            here = "127.0.0.1", publisher.ports[0].port
+            async with publisher.serving(Here(), ipv6=False):
+                client = await trio.open_tcp_stream(*here)
+                program, _ = await trio.socket.from_stdlib_socket(listener).accept()
+                await program.send(b"the last of it")  # and nothing says that it is
+                highest = os.dup(0)
+                os.close(highest)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+                try:
+                    late.connect(here)  # by the kernel: it is not accepted yet
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert publisher.stats()["tcp"]["accepted"] == 1
+            with client.socket, program:
+                assert await client.receive_some() == b"the last of it"
 
 
 async def test_a_writer_waits_for_the_reader() -> None:
