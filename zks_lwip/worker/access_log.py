@@ -109,9 +109,9 @@ class AccessLog:
         reopen, self._reopen = self._reopen, False
         lines = list(self._lines)
         self._lines.clear()
-        if self.lost:
-            lines.append(format_entry("lost", {"lines": self.lost}))
-            self.lost = 0
+        told, self.lost = self.lost, 0
+        if told:
+            lines.append(format_entry("lost", {"lines": told}))
         if not lines and not reopen:
             return
         # What was in the file's queue before the rotation may go to either.
@@ -121,6 +121,9 @@ class AccessLog:
             abandon_on_cancel=True,
             limiter=self._limiter,
         )
+        if told and lost:  # its entry is the last of them
+            self.lost += told
+            lost -= 1
         self._lose(lost)
         if error is None:
             self._failing = False

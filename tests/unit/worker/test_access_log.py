@@ -51,6 +51,18 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+async def test_what_a_full_disk_loses_is_counted_once() -> None:
+    log = AccessLog(Path("/dev/full"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.run)
+        for count in (1, 2, 3):  # what tells of those before is lost, too
+            log.entry("session")
+            await until(lambda count=count: log.lost_in_all >= count)  # type: ignore[misc]
+            assert log.lost == log.lost_in_all == count
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_session_its_targets_and_a_refusal(tmp_path: Path, tokens: Path) -> None:
     path = tmp_path / "access.log"
     async with running_worker(token_file=tokens, access_log=path, log_targets=True) as (_, address):
