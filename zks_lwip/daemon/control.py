@@ -202,6 +202,9 @@ async def _accept(
         while True:
             try:
                 connection, _ = await listener.accept()
+            except ConnectionError as error:
+                _log.debug("a client of the control socket was gone at once: %s", error)
+                continue
             except OSError as error:
                 if not is_scarcity(error):
                     raise

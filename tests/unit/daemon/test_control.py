@@ -64,6 +64,49 @@ async def asked(path: Path, command: str, **values: Any) -> Any:
     return await trio.to_thread.run_sync(partial(ask, path, command, **values))
 
 
+class Flaky(trio.socket.SocketType, trio.abc.SocketFactory):
+    """Makes sockets that lose the first connection, as Windows does when a client resets it."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> Flaky:
+        self.real = trio.socket.from_stdlib_socket(socket.socket(family, type))
+        return self
+
+    async def bind(self, address: Any) -> None:
+        await self.real.bind(address)
+
+    def listen(self, backlog: int = 1) -> None:
+        self.real.listen(backlog)
+
+    async def accept(self) -> Any:
+        accepted = await self.real.accept()
+        if not self.lost:
+            self.lost = 1
+            accepted[0].close()
+            raise ConnectionResetError("An existing connection was forcibly closed")
+        return accepted
+
+    def close(self) -> None:
+        self.real.close()
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted_ends_nothing(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    flaky, path = Flaky(), tmp_path / "state" / "net-1.sock"
+    before = trio.socket.set_custom_socket_factory(flaky)
+    try:
+        await nursery.start(serve_control, path, COMMANDS)
+    finally:
+        trio.socket.set_custom_socket_factory(before)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        assert await trio.to_thread.run_sync(client.recv, 1) == b""
+    assert await asked(path, "status") == {"asked by": os.getpid(), "extra": None}
+
+
 async def test_a_question_and_its_answer(path: Path) -> None:
     assert await asked(path, "status", extra=[1]) == {"asked by": os.getpid(), "extra": [1]}
     with pytest.raises(ConfigError, match="not so"):
