@@ -18,6 +18,8 @@ from tests.kits.netns.lab import NOBODY, Namespace
 from tests.kits.netns.leak import Detector, Prober, Probers, Space
 from tests.kits.netns.talk import ALL, BRIEF, NONE, PATIENT
 from tests.netns.host.conftest import Holder, execute, nothing, same
+from zks_lwip.host.journal import Journal
+from zks_lwip.host.plan.steps import Cgroup
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -206,6 +208,17 @@ def test_a_namespace_of_a_name(holder: Holder, space: Space) -> None:
             second.end("kill")
     assert list(holder.directory.glob("*.journal"))
     assert holder.recover() == {"undone": [], "left": []}, "the namespace has gone, and all in it"
+
+
+def test_a_namespace_with_the_number_of_one_that_has_gone(holder: Holder) -> None:
+    """Nothing in it is of the old one, of which there is what outlives a namespace."""
+    path = "/sys/fs/cgroup/zks_lwip-1"
+    with contextlib.closing(Namespace("newer")) as newer:
+        journal = Journal(holder.directory, os.stat(newer.path).st_ino, cookie=1)
+        journal.begin("older", "zks0")
+        journal.append(Cgroup(path))
+        journal.close()
+        assert holder.recover() == {"undone": [f"rmdir {path}"], "left": []}
 
 
 def test_a_namespace_that_has_lost_its_name(holder: Holder, space: Space) -> None:

@@ -103,8 +103,10 @@ def _undo(netns: str | None, record: Record, own: int, recovery: Recovery) -> li
     :returns: what failed.
     """
     with contextlib.closing(LinuxSystem()) as system:
-        steps = record.steps if record.is_of(namespace_cookie()) else ()
-        known = record.may_know(Nftables) and record.is_of(namespace_cookie())
+        # Of one that has gone, whose number this one has now, only what outlives it is left.
+        same = record.is_of(namespace_cookie())
+        steps = [step for step in record.steps if same or step.outlives]
+        known = record.may_know(Nftables) and same
         state = system.observe(netns, own, table_known=known)
         if state.foreign_table:
             where = f" in the network namespace {netns}" if netns else ""
