@@ -121,23 +121,29 @@ build
 # Once, and not at each of the thousands of starts, where PYTHONDONTWRITEBYTECODE is set.
 .venv/bin/python -m compileall -q zks_lwip tests/kits
 
-# unbound, dnsdist, dnsperf and nginx, unpacked only: installed, they would listen on ports 53 and 80.
-.venv/bin/python -m tests.kits.programs
-# systemd-resolved, resolvconf and openresolv likewise: they would take over /etc/resolv.conf.
-.venv/bin/python -m tests.kits.resolver_programs
-# workerd, with what checks the example that runs on it.
-.venv/bin/python -m tests.kits.workerd
-.venv/bin/python -m tests.kits.actionlint
-
-check_style_and_types
 if [ $# = 0 ]; then
-    # Beside the others, which wait for most of the time.
+    # Beside all that follows, most of which waits for most of the time.
     set -m # in a process group of its own, so that all of it can be ended
     tests/sanitize.sh --short >build/sanitize.log 2>&1 &
     set +m
     sanitizing=$!
     trap 'kill -- -$sanitizing' EXIT
 fi
+
+bring_programs() {
+    # unbound, dnsdist, dnsperf and nginx, unpacked only: installed, they would listen on ports 53 and 80.
+    .venv/bin/python -m tests.kits.programs
+    # systemd-resolved, resolvconf and openresolv likewise: they would take over /etc/resolv.conf.
+    .venv/bin/python -m tests.kits.resolver_programs
+    # workerd, with what checks the example that runs on it.
+    .venv/bin/python -m tests.kits.workerd
+    .venv/bin/python -m tests.kits.actionlint
+}
+
+bring_programs & # these are waited for, too
+bringing=$!
+check_style_and_types
+wait $bringing
 say "Tests"
 # Three at a time, each a file of tests: what goes end to end waits for most of its time. In the
 # order of tests/conftest.py.

@@ -50,6 +50,10 @@ copy_tree() {
     fi | while IFS= read -r -d '' name; do
         if [ -e "$name" ]; then printf '%s\0' "$name"; fi
     done | tar --create --null --no-recursion --files-from=- | tar --extract --directory="$tree"
+    # What tests bring to it is brought once.
+    rm -rf "$tree/build/test-programs"
+    mkdir -p "$tree/build" "$root/build/test-programs"
+    ln -s "$root/build/test-programs" "$tree/build/test-programs"
     rm -rf "$tree/vendor/lwip/src"
     cp -a vendor/lwip/src "$tree/vendor/lwip/"
 }

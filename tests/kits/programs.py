@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -35,15 +36,15 @@ def find(program: str) -> tuple[str, dict[str, str]] | None:
     installed = shutil.which(program, path=_SEARCH)
     if installed is not None:
         return installed, _environment()
-    if (found := _unpacked(program)) is None and fetch(PROGRAMS[program], ROOT):
-        found = _unpacked(program)
-    return found
+    if fetch(PROGRAMS[program], ROOT, lambda: _unpacked(program) is not None):
+        return _unpacked(program)
+    return None
 
 
 def unpacked(package: str) -> Path | None:
     """Return where one of ``SCRIPTS`` is unpacked; None if it is not to be had."""
     program = ROOT / "usr/bin" / SCRIPTS[package]
-    return ROOT if program.is_file() or fetch(package, ROOT) and program.is_file() else None
+    return ROOT if fetch(package, ROOT, program.is_file) else None
 
 
 def _environment() -> dict[str, str]:
@@ -62,12 +63,25 @@ def _unpacked(program: str) -> tuple[str, dict[str, str]] | None:
     return None
 
 
-def fetch(package: str, root: Path) -> bool:
-    """Download `package` and the libraries that are missing, and unpack them below `root`;
-    whether that worked.
+def fetch(package: str, root: Path, is_there: Callable[[], bool]) -> bool:
+    """Download `package` and the libraries that are missing, and unpack them below `root`, unless
+    that has been done; whether what is wanted of it is there.
+
+    Where another process does it at this moment, its end is waited for.
     """
+    if is_there():
+        return True
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return False
+    import fcntl  # not on Windows, where there is no apt-get either
+
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return is_there() or (_download(package, root) and is_there())
+
+
+def _download(package: str, root: Path) -> bool:
     wanted = [package, *_missing_libraries(package)]
     with tempfile.TemporaryDirectory() as folder:
         command = ["apt-get", "-q", "download", *wanted]
@@ -75,7 +89,6 @@ def fetch(package: str, root: Path) -> bool:
         if done.returncode:
             print(f"{package} cannot be downloaded: {done.stderr.strip()}", file=sys.stderr)
             return False
-        root.mkdir(parents=True, exist_ok=True)
         # The program's own package comes last: what has been unpacked is whole.
         archives = sorted(
             Path(folder).glob("*.deb"), key=lambda path: path.name.startswith(package)

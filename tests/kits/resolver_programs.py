@@ -24,13 +24,9 @@ PACKAGES = {
 def unpacked(package: str) -> Path | None:
     """The folder that the package is unpacked in; None if it is not to be had."""
     root = programs.ROOT / package
-    found = [root / PACKAGES[package], root / "usr" / PACKAGES[package]]
-    for attempt in range(2):
-        if any(path.is_file() for path in found):
-            return root
-        if attempt or not programs.fetch(package, root):
-            break
-    return None
+    wanted = [root / PACKAGES[package], root / "usr" / PACKAGES[package]]
+    found = programs.fetch(package, root, lambda: any(path.is_file() for path in wanted))
+    return root if found else None
 
 
 def main() -> int:
