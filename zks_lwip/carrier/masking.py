@@ -28,6 +28,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
+from ..net.rounds import ROUND
 from .buffers import MIN_BUFFER, Spares, in_use
 from .framing import BoundedConnection, Buffer
 from .pacing import MAX_LIMIT
@@ -123,6 +124,7 @@ class FramedConnection(BoundedConnection):
         self._filled = False  # the last receive filled all the room
         self._slow = 0  # bytes of the current frame that still go to wsproto
         self._fragmented = False  # wsproto is inside a fragmented message
+        self._left: list[Event] = []  # by take_messages, for events()
         self.bytes_moved = 0
         """Bytes that were moved to the front because there was no room behind them."""
 
@@ -171,6 +173,23 @@ class FramedConnection(BoundedConnection):
         """
         self._make_room(max(size, _MIN_ROOM))
         return memoryview(self._buffer)[self._end :]
+
+    def take_messages(self) -> bool:
+        """Give ``on_message`` what has come, as :meth:`events` does; return whether that is all.
+
+        If not, :meth:`events` has more.
+        """
+        self.unfinished = False
+        with ROUND:
+            self._left += self._frames(time.perf_counter() + self.slice)
+        return not self._left and not self.unfinished
+
+    def events(self) -> Generator[Event, None, None]:
+        """As ``BoundedConnection.events``."""
+        if self._left:
+            left, self._left = self._left, []
+            yield from left
+        yield from super().events()
 
     def rest(self) -> None:
         """Nothing is there to be received: hold no buffer, unless it holds a part of a frame."""

@@ -2,17 +2,18 @@
 
 Once the WebSocket is open its socket is read and written directly (:mod:`.direct`), where it has
 one: what comes goes straight into the buffer of
-:class:`~zks_lwip.carrier.masking.FramedConnection`, after one pass through the scheduler, and what
-the kernel takes at once leaves without one.
+:class:`~zks_lwip.carrier.masking.FramedConnection`, and what the kernel takes at once leaves. While
+messages are given to a callback, no task runs for either (:mod:`zks_lwip.net.watch`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial
 
 import trio
 
+from ..net.watch import watch
 from .direct import DirectSocket, direct
 from .framing import BoundedConnection, Buffer
 from .masking import FramedConnection
@@ -38,6 +39,7 @@ class Wire:
 
     __slots__ = (
         "_direct",
+        "_ended",
         "_protocol",
         "_rest",
         "before_read",
@@ -64,6 +66,7 @@ class Wire:
         self._rest: Sequence[Buffer] = ()  # of what is being sent
         self._protocol = protocol
         self._direct: DirectSocket | None = None
+        self._ended = False
 
     def opened(self) -> None:
         """Note that the opening handshake is over, and the end of TLS's has been sent."""
@@ -158,32 +161,52 @@ class Wire:
         if protocol.unfinished:
             await trio.lowlevel.checkpoint()
             return True
-        data: Any
-        if self._direct is not None and isinstance(protocol, FramedConnection):
-            data = await self._receive(protocol, self._direct)
-        else:
+        sock = self._direct
+        if sock is None or not isinstance(protocol, FramedConnection):
             data = await self._receive_bytes()
-        size = len(data)
-        if not size:
-            return False
-        self.heard = trio.current_time()
-        self.bytes_received += size
-        protocol.receive_data(data)
-        return True
-
-    async def _receive(self, framed: FramedConnection, sock: DirectSocket) -> memoryview:
-        """Receive into the protocol's buffer, which is held only while there is data."""
+            if data:
+                self._heard(len(data))
+                protocol.receive_data(data)
+            return bool(data)
         while True:
             if sock.may_have_more:
                 await trio.lowlevel.checkpoint()
             else:
-                framed.rest()
+                protocol.rest()
+                if protocol.on_message is not None:
+                    await watch(sock.fileno(), partial(self._pass_on, protocol, sock))
+                    return not self._ended
                 await trio.lowlevel.wait_readable(sock.fileno())
-            buffer = framed.get_buffer()
-            size = sock.read_into(buffer)
+            size = self._read(protocol, sock)
             if size is not None:
-                return buffer[:size]
-            buffer.release()
+                return size > 0
+
+    def _pass_on(self, framed: FramedConnection, sock: DirectSocket) -> bool:
+        """Read, and give out messages; return whether that is not all that is to be done."""
+        if self.before_read is not None or framed.on_message is None:
+            return True
+        size = self._read(framed, sock)
+        if not size:
+            self._ended = size == 0
+            return self._ended
+        if not framed.take_messages():
+            return True
+        framed.rest()
+        return sock.may_have_more
+
+    def _read(self, framed: FramedConnection, sock: DirectSocket) -> int | None:
+        """Read into the protocol's buffer, as :meth:`DirectSocket.read_into`."""
+        buffer = framed.get_buffer()
+        size = sock.read_into(buffer)
+        if size:
+            self._heard(size)
+            framed.receive_data(buffer[:size])
+        buffer.release()
+        return size
+
+    def _heard(self, size: int) -> None:
+        self.heard = trio.current_time()
+        self.bytes_received += size
 
     async def _receive_bytes(self) -> bytes | bytearray:
         sock = self._direct

@@ -2,7 +2,8 @@
 
 A trio task per socket costs kilobytes and two system calls a wake-up; a worker holds 16,000 idle
 streams, the proxy thousands. On Linux all sockets are in one epoll instance, edge-triggered and
-registered once; trio watches that instance, and one wake-up handles everything that is ready.
+registered once; that instance is watched (:mod:`.watch`), and one call handles everything that is
+ready.
 Elsewhere a task waits per socket and direction, while that is asked for.
 
 The rule that makes both the same: a callback is called at least once after each ``want_read`` or
@@ -20,6 +21,7 @@ from typing import Protocol
 import trio
 
 from .rounds import ROUND
+from .watch import watch
 
 __all__ = ["READ", "WRITE", "Callback", "Readiness", "make_readiness"]
 
@@ -32,6 +34,10 @@ WRITE = 2
 Callback = Callable[[int], None]
 
 _BATCH = 1024
+
+if hasattr(select, "epoll"):
+    _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP
+    _WRITABLE = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
 
 
 class Readiness(Protocol):
@@ -97,26 +103,24 @@ class EpollReadiness:
             self._epoll.unregister(fd)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        callbacks = self._callbacks
-        poll = self._epoll.poll
-        both = select.EPOLLERR | select.EPOLLHUP
-        readable = select.EPOLLIN | select.EPOLLRDHUP | both
-        writable = select.EPOLLOUT | both
         task_status.started()
-        while True:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-            with ROUND:
-                for fd, mask in poll(0, _BATCH):
-                    callback = callbacks.get(fd)
-                    if callback is None:  # one before it in this batch has removed it
-                        continue
-                    ready = (READ if mask & readable else 0) | (WRITE if mask & writable else 0)
-                    try:
-                        callback(ready)
-                    except Exception:  # a bug costs this socket, not every session
-                        _log.exception("internal error in the handling of a socket")
-                        if callbacks.pop(fd, None) is not None:
-                            self._epoll.unregister(fd)
+        await watch(self._epoll.fileno(), self._handle)
+
+    def _handle(self) -> bool:
+        callbacks = self._callbacks
+        with ROUND:
+            for fd, mask in self._epoll.poll(0, _BATCH):
+                callback = callbacks.get(fd)
+                if callback is None:  # one before it in this batch has removed it
+                    continue
+                ready = (READ if mask & _READABLE else 0) | (WRITE if mask & _WRITABLE else 0)
+                try:
+                    callback(ready)
+                except Exception:  # a bug costs this socket, not every session
+                    _log.exception("internal error in the handling of a socket")
+                    if callbacks.pop(fd, None) is not None:
+                        self._epoll.unregister(fd)
+        return False
 
     def close(self) -> None:
         self._epoll.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ import trio
 
 from .._lwip import ffi, lib
 from ..errors import StackError
+from ..net.watch import watch
 from ._address import pack
 
 __all__ = ["Core"]
@@ -134,15 +135,17 @@ class Core(Generic[FlowT]):
         if self.pulled:
             self.output.set()
 
-    async def wait_events(self) -> None:
-        """Wait until :meth:`take_events` may yield some."""
-        while True:
-            await trio.lowlevel.wait_readable(self._wake_read)
+    async def wait_events(self, take: Callable[[], bool]) -> None:
+        """Call ``take`` whenever :meth:`take_events` may yield some, until it returns True."""
+
+        def woken() -> bool:
             try:
                 self._wake_read.recv(4096)
             except BlockingIOError:
-                continue
-            return
+                return False
+            return take()
+
+        await watch(self._wake_read.fileno(), woken)
 
     def take_events(self) -> Iterator[tuple[int, int]]:
         """Yield events that wait, each a flow's id and its ``ZKS_EV_`` bits, at most 256.

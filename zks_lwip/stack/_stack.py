@@ -178,13 +178,14 @@ class Stack:
     async def _deliver(self) -> None:
         core = self._core
         while True:
-            await core.wait_events()
-            self._deliver_some(core)
+            await core.wait_events(self._deliver_some)
             while core.more_events:
                 await trio.lowlevel.checkpoint()
-                self._deliver_some(core)
+                self._deliver_some()
 
-    def _deliver_some(self, core: Core[Flow]) -> None:
+    def _deliver_some(self) -> bool:
+        """Deliver events; return whether there are more."""
+        core = self._core
         with ROUND:
             for ident, mask in core.take_events():
                 if not ident:
@@ -195,6 +196,7 @@ class Stack:
                 flow = core.flows.get(ident)
                 if flow is not None:
                     flow._on_events(mask)
+        return core.more_events
 
     def _add_flow(self, ident: int) -> None:
         info = self._info

@@ -1,0 +1,189 @@
+"""Descriptors that are watched where trio would sleep."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from zks_lwip.net.watch import watch
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of tasks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
+
+
+def reader(
+    sock: socket.socket, until: bytes, then: Callable[[bytes], object]
+) -> Callable[[], bool]:
+    """Return a callback that reads, and is done when ``until`` comes."""
+
+    def read() -> bool:
+        got = sock.recv(100)
+        then(got)
+        return got == until
+
+    return read
+
+
+async def test_what_comes_is_told_until_the_callback_is_done(pair: Pair) -> None:
+    ours, theirs = pair
+    came: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, ours.fileno(), reader(ours, b"end", came.append))
+        for word in (b"one", b"two", b"end"):
+            theirs.send(word)
+            with trio.fail_after(30):
+                while word not in came:
+                    await trio.sleep(0.001)
+    theirs.send(b"more")  # is not for it any more
+    await trio.sleep(0.001)
+    assert came == [b"one", b"two", b"end"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="Linux's epoll")
+async def test_no_task_runs_while_callbacks_answer_each_other(pair: Pair) -> None:
+    """Two ends of a connection play ball, a thousand times."""
+    ours, theirs = pair
+    theirs.setblocking(False)
+    steps, balls = Steps(), 0
+
+    def play(sock: socket.socket) -> bool:
+        nonlocal balls
+        sock.send(sock.recv(1))
+        balls += 1
+        return balls >= 1000
+
+    async with trio.open_nursery() as nursery:
+        for sock in pair:
+            nursery.start_soon(watch, sock.fileno(), lambda sock=sock: play(sock))
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(steps)
+        theirs.send(b".")
+        with trio.fail_after(30):
+            while balls < 1000:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.count < 500
+
+
+async def test_a_task_that_a_callback_wakes_runs_before_more_comes(pair: Pair) -> None:
+    ours, theirs = pair
+    came = trio.Event()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, ours.fileno(), reader(ours, b"", lambda _: came.set()))
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.send(b"one")
+            await came.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_callback_may_bring_a_deadline_forward(pair: Pair) -> None:
+    ours, theirs = pair
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+
+                def hurry(_: bytes) -> None:
+                    scope.deadline = trio.current_time() + 0.01
+
+                nursery.start_soon(watch, ours.fileno(), reader(ours, b"", hurry))
+                await trio.testing.wait_all_tasks_blocked()
+                theirs.send(b"one")
+                await trio.sleep_forever()
+            assert scope.cancelled_caught
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_deadline_that_passes_during_a_callback_is_seen(pair: Pair) -> None:
+    ours, theirs = pair
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, ours.fileno(), reader(ours, b"", lambda _: time.sleep(0.02)))
+            await trio.testing.wait_all_tasks_blocked()
+            theirs.send(b"one")
+            with trio.move_on_after(0.01):
+                await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
+
+
+async def test_other_descriptors_and_deadlines_are_seen_meanwhile(pair: Pair) -> None:
+    ours, _ = pair
+    one, other = trio.socket.socketpair()
+    with one, other, trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, ours.fileno(), reader(ours, b"", lambda _: None))
+
+            async def answer() -> None:
+                await other.send(await other.recv(1))
+
+            nursery.start_soon(answer)
+            await trio.sleep(0.001)
+            await one.send(b"x")
+            assert await one.recv(1) == b"x"
+            assert await trio.to_thread.run_sync(lambda: 1) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_a_callback_raises_is_raised(pair: Pair) -> None:
+    ours, theirs = pair
+
+    def fail() -> bool:
+        raise OSError("broken")
+
+    theirs.send(b"one")
+    with pytest.raises(OSError, match="broken"):
+        await watch(ours.fileno(), fail)
+
+
+async def test_it_ends_when_the_descriptor_is_closed() -> None:
+    ours, theirs = trio.socket.socketpair()
+    with theirs:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await watch(ours.fileno(), lambda: False)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            ours.close()
+
+
+async def test_idle_tasks_are_found_idle_while_a_descriptor_is_watched(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = pair
+    came: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, ours.fileno(), reader(ours, b"", came.append))
+        autojump_clock.autojump_threshold = 0.01
+        begin = trio.current_time()
+        await trio.sleep(3600)
+        assert trio.current_time() - begin >= 3600
+        theirs.send(b"one")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert came == [b"one"]
+        nursery.cancel_scope.cancel()
