@@ -27,6 +27,7 @@ check_style_and_types() {
         .venv/bin/clang-format --style=file:zks_lwip/native/.clang-format --dry-run -Werror {} + || failed=1
     .venv/bin/python -m mypy || failed=1
     .venv/bin/python -m mypy --config-file mypy-windows.ini || failed=1
+    .venv/bin/python -m mypy --config-file mypy-macos.ini || failed=1
 }
 
 # quick [PART]...: style, types and the unit tests of the parts.

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 
 import trio
 
+from tests.kits.ports import SHORTEST_QUEUE
+
 __all__ = ["Connection", "Cutter", "Fate", "How", "cutting"]
 
 _CHUNK = 64 * 1024
@@ -187,8 +189,8 @@ class Cutter:
         self._stop_accepting()
         listener = self._listener
         assert listener is not None, "who refuses is no blackhole"
-        # A listener whose queue is full drops SYNs, as Linux has it.
-        listener.listen(0)
+        # A listener whose queue is full drops SYNs, as Linux and macOS have it.
+        listener.listen(SHORTEST_QUEUE)
         answered = True
         while answered:
             plug = socket.socket()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from contextlib import ExitStack
+
+SHORTEST_QUEUE = 1 if sys.platform == "darwin" else 0
+"""For listen(), so that it takes one connection and no more: on macOS, 0 is as many as may be."""
 
 
 def own_loopback() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ class PatientClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         return min(deadline - self.current_time(), _LOOK)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for unix sockets: on macOS a path has 103 bytes, and ``tmp_path`` more than that."""
+    parent = "/tmp" if sys.platform == "darwin" else None
+    with tempfile.TemporaryDirectory(dir=parent) as path:
+        yield Path(path).resolve()
 
 
 def _run(

@@ -28,9 +28,11 @@ _AGAIN = 1.0
 
 def _clock() -> float:
     """Return seconds that go on while the machine sleeps."""
-    if sys.platform == "win32":
-        return time.monotonic()
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC)  # time.monotonic() stands still meanwhile
+    return time.monotonic()
 
 
 class PausedHost(Protocol):

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = [
 
 _BACKLOG = 1024
 _UNIX = "unix:"
-_MAX_PATH = 107
+_MAX_PATH = 107 if sys.platform == "linux" else 103  # struct sockaddr_un, without its end
 """Bytes of a path that struct sockaddr_un has room for, without the NUL."""
 
 
@@ -149,10 +150,9 @@ class BoundSocket:
 def _adopt(address: InheritedSocket) -> socket.socket:
     try:
         sock = socket.socket(fileno=address.fd)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise ConfigError(f"{address} is no socket: {error.strerror}") from None
-    if not listening or sock.type != socket.SOCK_STREAM:
+    if not _may_listen(sock) or sock.type != socket.SOCK_STREAM:
         sock.detach()
         raise ConfigError(
             f"{address} does not listen for connections; give ListenStream= in the .socket unit, "
@@ -161,6 +161,16 @@ def _adopt(address: InheritedSocket) -> socket.socket:
     sock.setblocking(False)
     sock.set_inheritable(False)
     return sock
+
+
+def _may_listen(sock: socket.socket) -> bool:
+    """Return whether it listens, as far as the system tells: macOS does not."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return True
 
 
 def _listen_unix(address: UnixAddress) -> socket.socket:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -54,6 +56,18 @@ async def test_it_ends_by_itself(host: Host, pauses: Pauses, autojump_clock: Moc
     assert not host.open and not pauses.active
     status = pauses.status()
     assert status is not None and status["ended"] and status["how"] == "its time was over"
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+async def test_other_systems_have_other_clocks(
+    system: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    pauses = Pauses(host)
+    await pauses.begin(300)
+    status = pauses.status()
+    assert host.open and status is not None and 290 < status["seconds_left"] <= 300
 
 
 async def test_it_is_ended_when_asked(

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is on L
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+def test_systemd_is_told(short_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
     if abstract and sys.platform != "linux":
         pytest.skip("abstract sockets are Linux's")
-    path = f"@zks-test-{tmp_path.name}-{id(tmp_path)}" if abstract else str(tmp_path / "notify")
+    path = f"@zks-test-{short_path.name}" if abstract else str(short_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + path[1:] if abstract else path)
         manager.settimeout(60)

@@ -16,6 +16,7 @@ import pytest
 import trio
 import trustme
 
+from tests.kits.ports import SHORTEST_QUEUE
 from zks_lwip.carrier.http import HttpResponse
 from zks_lwip.carrier.upgrade import Accept, accept_websocket
 from zks_lwip.carrier.versions import V2
@@ -348,7 +349,7 @@ async def test_a_name_server_that_is_silent_is_not_taken_for_a_silent_worker() -
 
 async def test_a_dead_address_costs_a_quarter_of_a_second() -> None:
     full, living = on_one_port((socket.SOCK_STREAM, "127.0.0.2"), (socket.SOCK_STREAM, "127.0.0.1"))
-    full.listen(0)
+    full.listen(SHORTEST_QUEUE)
     port = full.getsockname()[1]
     stuffing = []
     for _ in range(3):  # a full queue makes Linux drop the next SYN

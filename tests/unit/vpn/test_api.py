@@ -19,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.kits.ports import SHORTEST_QUEUE
 from zks_lwip import Direct, FlowRequest, Reject, Tunnel, Vpn, VpnConfig, VpnState, open_vpn
 from zks_lwip.daemon.states import State
 from zks_lwip.device import memory_device_pair
@@ -434,7 +435,7 @@ async def test_who_waits_for_a_connection_is_told_of_the_end() -> None:
 
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
-        full.listen(0)
+        full.listen(SHORTEST_QUEUE)
         with socket.create_connection(full.getsockname()):  # the kernel takes no more
             async with trio.open_nursery() as nursery:
                 async with vpn() as opened:

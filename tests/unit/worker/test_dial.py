@@ -14,7 +14,7 @@ import dns.message
 import pytest
 import trio
 
-from tests.kits.ports import on_one_port
+from tests.kits.ports import SHORTEST_QUEUE, on_one_port
 from tests.kits.until import until
 from tests.kits.worker import (
     Answerer,
@@ -82,7 +82,7 @@ async def black_hole(host: str, *free: str) -> AsyncIterator[int]:
     for other in others:
         other.close()
     with listener:
-        listener.listen(0)
+        listener.listen(SHORTEST_QUEUE)
         port = listener.getsockname()[1]
         fillers = [socket.socket() for _ in range(3)]
         for filler in fillers:

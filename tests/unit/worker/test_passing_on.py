@@ -48,9 +48,9 @@ class Neighbour:
 
 
 @pytest.fixture
-def neighbour(tmp_path: Path) -> Iterator[Neighbour]:
+def neighbour(short_path: Path) -> Iterator[Neighbour]:
     with ExitStack() as stack:
-        yield Neighbour(tmp_path, stack)
+        yield Neighbour(short_path, stack)
 
 
 @pytest.fixture

@@ -326,15 +326,15 @@ def clock() -> MockClock:
 
 
 async def test_a_client_that_takes_nothing_is_not_relayed_for_ever(
-    tmp_path: Path, clock: MockClock
+    short_path: Path, clock: MockClock
 ) -> None:
     """The process that serves it has given it up meanwhile."""
     request = HttpRequest("GET", "/tunnel", (), None, True, ())
     client, _ = lockstep_stream_pair()
     with trio.fail_after(600), trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        await door.bind(str(tmp_path / "1"))
+        await door.bind(str(short_path / "1"))
         door.listen()
-        given = Handover(0, (tmp_path / "0", tmp_path / "1"), -1)
+        given = Handover(0, (short_path / "0", short_path / "1"), -1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(given.give, 1, client, request)
             owner, _ = await door.accept()

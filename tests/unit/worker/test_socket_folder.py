@@ -43,18 +43,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def test_the_next_one_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    left = ours(tmp_path)
+def test_the_next_one_removes_what_a_killed_one_has_left(short_path: Path) -> None:
+    first = start(short_path)
+    left = ours(short_path)
     assert len(left) == 1
-    second = start(tmp_path)
+    second = start(short_path)
     try:
-        both = ours(tmp_path)
+        both = ours(short_path)
         assert left < both and len(both) == 2  # the first one lives
         end(first)
-        third = start(tmp_path)
+        third = start(short_path)
         try:
-            now = ours(tmp_path)
+            now = ours(short_path)
             assert not left & now and both - left < now and len(now) == 2
         finally:
             end(third)
@@ -63,31 +63,31 @@ def test_the_next_one_removes_what_a_killed_one_has_left(tmp_path: Path) -> None
         end(first)
 
 
-def test_what_is_not_its_own_is_left(tmp_path: Path) -> None:
+def test_what_is_not_its_own_is_left(short_path: Path) -> None:
     from zks_lwip.worker.processes.folder import SocketFolder
 
     def dead(name: str, mode: int = 0o700) -> Path:
-        path = tmp_path / f"zks-lwip-worker-{name}"
+        path = short_path / f"zks-lwip-worker-{name}"
         path.mkdir()
         path.chmod(mode)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path / "0"))
         return path
 
-    mine, elsewhere = dead("mine"), tmp_path / "elsewhere"
+    mine, elsewhere = dead("mine"), short_path / "elsewhere"
     open_to_others = dead("open", 0o755)
     with_a_file = dead("file")
     (with_a_file / "notes").write_text("by hand")
     elsewhere.mkdir(0o700)
     (elsewhere / "0").write_text("")
-    link, file = tmp_path / "zks-lwip-worker-link", tmp_path / "zks-lwip-worker-x"
+    link, file = short_path / "zks-lwip-worker-link", short_path / "zks-lwip-worker-x"
     link.symlink_to(elsewhere)
     file.write_text("")
-    folder = SocketFolder(tmp_path)
+    folder = SocketFolder(short_path)
     assert not mine.exists()
     assert (open_to_others / "0").exists() and (with_a_file / "notes").exists()
     assert link.is_symlink() and (elsewhere / "0").exists() and file.exists()
-    again = SocketFolder(tmp_path)
+    again = SocketFolder(short_path)
     assert folder.path.is_dir() and again.path != folder.path
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(folder.path / "0"))
@@ -100,11 +100,11 @@ def test_what_is_not_its_own_is_left(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes other users' files"
 )
-def test_another_users_is_left(tmp_path: Path) -> None:
+def test_another_users_is_left(short_path: Path) -> None:
     from zks_lwip.worker.processes.folder import SocketFolder
 
-    path = tmp_path / "zks-lwip-worker-other"
+    path = short_path / "zks-lwip-worker-other"
     path.mkdir(0o700)
     os.chown(path, 65534, 65534)
-    SocketFolder(tmp_path).remove()
+    SocketFolder(short_path).remove()
     assert path.is_dir()
