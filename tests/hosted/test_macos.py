@@ -39,7 +39,7 @@ def picture() -> dict[str, list[str]]:
         "routes": [" ".join(each) for each in routes if len(each) == 4 and "W" not in each[2]],
         "interfaces": [name for _, name in socket.if_nameindex()],
         "pf": [line[:15] for line in ask("pfctl", "-s", "info") if line.startswith("Status:")],
-        "pf's tokens": [line[:60] for line in ask("pfctl", "-s", "References")],
+        "pf's tokens": [x.partition(" days")[0] for x in ask("pfctl", "-s", "References")],
         "pf's rules": ask("pfctl", "-s", "rules"),
         "our rules": ask("pfctl", "-a", ANCHOR, "-s", "rules", check=False),
         "our tables": ask("pfctl", "-a", ANCHOR, "-s", "Tables", check=False),

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import ast
-import ipaddress
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.kits.macos import FakeMac
+from tests.kits.plans import check_golden, networks
 from zks_lwip.host.macos.observe import look
 from zks_lwip.host.plan import macos
 from zks_lwip.host.plan.config import HostConfig, KillSwitch
@@ -34,13 +33,6 @@ from zks_lwip.host.plan.macos.steps import (
 )
 from zks_lwip.host.plan.state import HostState, Leftover
 from zks_lwip.host.plan.step import KINDS, Step, from_json, to_json
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(map(ipaddress.ip_network, texts))
-
 
 MACBOOK = look(FakeMac().process())
 WORKER = HostConfig(tun="utun", peers=networks("203.0.113.9/32", "2001:db8:9::9/128"))
@@ -68,12 +60,7 @@ CASES: dict[str, tuple[HostConfig, MacosState]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name: str) -> None:
-    plan = make_plan(*CASES[name])
-    text = "".join(f"{line}\n" for line in [*(f"# {note}" for note in plan.notes), *plan.render()])
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("ZKS_GOLDEN") == "write":
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    check_golden(make_plan(*CASES[name]), name)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.kits.plans import check_golden, networks
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.plan.config import HostConfig, KillSwitch
 from zks_lwip.host.plan.firewall import is_ours
@@ -21,12 +21,7 @@ from zks_lwip.host.plan.marks import MarkUse
 from zks_lwip.host.plan.state import HostAddress, HostLink, HostState, Leftover, lan_networks
 from zks_lwip.host.plan.steps import Nftables, Route, Rule, Sysctl, Tun
 
-GOLDEN = Path(__file__).parent / "golden"
 RECORDED = Path(__file__).parent / "recorded"
-
-
-def networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(map(ipaddress.ip_network, texts))
 
 
 def address(link: str, text: str) -> HostAddress:
@@ -114,12 +109,7 @@ CASES: dict[str, tuple[HostConfig, HostState]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name: str) -> None:
-    plan = make_plan(*CASES[name])
-    text = "\n".join([*(f"# {note}" for note in plan.notes), *plan.render()]) + "\n"
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("ZKS_GOLDEN") == "write":
-        path.write_text(text)
-    assert text == path.read_text()
+    check_golden(make_plan(*CASES[name]), name)
 
 
 @pytest.mark.parametrize("name", CASES)
