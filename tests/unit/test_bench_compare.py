@@ -4,11 +4,15 @@ not end it."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("it compares machines of Linux", allow_module_level=True)
 
 from tests.bench.compare import run
 from tests.bench.compare.figures import Figure, Results, quantile, ratio, spread

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -113,7 +114,7 @@ _TWO = ["connect", "--worker", "wss://a.example", "--worker", "wss://b.example"]
         (["connect", "--worker-address", "192.0.2.1"], "--worker-address"),
         ([*_TWO, "--worker-address", "192.0.2.1"], "--worker-address is given 1 times for 2 w"),
         (
-            [*_TWO, *["--token-file", "/dev/null"] * 3],
+            [*_TWO, *["--token-file", os.devnull] * 3],
             "--token-file is given 3 times for 2 workers",
         ),
         (["connect", "--worker", "wss://a.example", *["--worker", "wss://b.example"] * 2], "twice"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import resource
 import sys
 from pathlib import Path
 
@@ -255,6 +254,8 @@ def test_the_hosts_file_is_not_lost_for_want_of_descriptors(tmp_path: Path) -> N
     hosts.write_text("192.168.1.5 nas.local\n")
     local = LocalNames(hosts=hosts)
     hosts.write_text("192.168.1.50 nas.local\n")
+    import resource  # not on Windows
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:

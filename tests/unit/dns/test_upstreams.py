@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 import time
@@ -351,6 +350,8 @@ async def test_a_process_without_descriptors_fails_the_query_alone() -> None:
     async with plain_server() as (port, _):
         forward = PlainResolver("127.0.0.1", port, direct())
         async with running(DnsService([], hosts=None, forward=[("lan", forward)])) as service:
+            import resource  # not on Windows
+
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:

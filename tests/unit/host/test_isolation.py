@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 
 if sys.platform != "linux":
     pytest.skip("namespaces are Linux's", allow_module_level=True)
+
+import pwd
 
 from zks_lwip._lwip import lib
 

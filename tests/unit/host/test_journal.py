@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from zks_lwip.errors import HostError
 
 if sys.platform != "linux":
     pytest.skip("the journal is for Linux", allow_module_level=True)
+
+import resource
 
 from zks_lwip.host.journal import RESERVE, Journal, JournalError, journal_path, parse, running
 from zks_lwip.host.plan.steps import Nftables, Route, Rule, Sysctl

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("the fake has a device of POSIX", allow_module_level=True)
 
 from tests.kits.macos import FakeMac
 from tests.kits.plans import check_golden, networks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import AsyncIterator
@@ -232,6 +233,7 @@ async def test_a_name_that_nobody_answers_for_is_no_unreachable_host(tmp_path: P
         )
 
 
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="needs poll(2)")
 async def test_a_far_end_that_resets_in_that_moment_is_told_as_such(tmp_path: Path) -> None:
     """Between two looks at its socket, too: it is never an error of the system's."""
     async with dialing(tmp_path, zone({})) as dialer:
@@ -250,6 +252,7 @@ async def test_a_far_end_that_resets_in_that_moment_is_told_as_such(tmp_path: Pa
     assert info.value.code == 104
 
 
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are counted")
 async def test_nothing_is_left_open(tmp_path: Path) -> None:
     names = {"two.example": ["127.0.0.2", "127.0.0.1"]}
     before = open_descriptors()
