@@ -21,7 +21,7 @@ from zks_lwip.dns.special import ENDINGS, ZONES
 from zks_lwip.errors import ConfigError
 
 HERE = LocalNames(hosts=None)
-SOA = "primary.invalid. 1 3600 1200 604800 300"
+SOA = "none.invalid. 1 3600 1200 604800 300"
 
 
 def asked(name: str, kind: str = "A", **arguments: object) -> Query:

@@ -120,7 +120,7 @@ _NAMES_IN_RDATA: dict[int, tuple[int, int]] = {
     39: (0, 1),
 }
 
-_NO_MAILBOX = b"\6nobody\7invalid\0"
+_NO_MAILBOX = b"\4none\7invalid\0"
 
 
 def name_end(message: bytes, offset: int) -> int:
