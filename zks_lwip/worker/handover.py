@@ -13,6 +13,7 @@ import json
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -99,7 +100,9 @@ class Handover:
             other.close()
             return False
         if fd is not None:
-            other.close()
+            with other:
+                if sys.platform == "darwin":
+                    await _until_taken(other)
         else:
             await _relay(stream, trio.SocketStream(other))
         return True
@@ -123,6 +126,16 @@ async def _send(other: trio.socket.SocketType, request: HttpRequest, fd: int | N
     sent = await other.sendmsg([data], ancillary)
     while sent < len(data):
         sent += await other.send(data[sent:])
+
+
+async def _until_taken(other: trio.socket.SocketType) -> None:
+    """Wait until the other process has closed: macOS may lose a descriptor whose sender closes
+    before it has been received (bugs.python.org/issue14669)."""
+    try:
+        with trio.move_on_after(_PATIENCE):
+            await other.recv(1)
+    except OSError as error:  # it has ended, and the connection with it
+        _log.debug("a connection was given to a process that has gone: %s", error)
 
 
 async def _take(stream: trio.SocketStream, *, serve: Serve) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
+import trio.testing
 import trustme
 from trio.testing import MockClock, lockstep_stream_pair
 from trio_websocket import ConnectionClosed
@@ -343,6 +344,32 @@ async def test_a_client_that_takes_nothing_is_not_relayed_for_ever(
             owner.close()
     with pytest.raises(trio.ClosedResourceError):
         await client.send_all(b"x")
+
+
+async def test_on_macos_a_connection_is_open_here_until_it_has_been_taken(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    request = HttpRequest("GET", "/tunnel", (), None, True, ())
+    near, far = trio.socket.socketpair()
+    given = Handover(0, (short_path / "0", short_path / "1"), -1)
+    done = trio.Event()
+
+    async def give() -> None:
+        assert await given.give(1, trio.SocketStream(near), request)
+        done.set()
+
+    with trio.fail_after(60), near, far:
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+            await door.bind(str(short_path / "1"))
+            door.listen()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give)
+                taker, _ = await door.accept()
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert not done.is_set()
+                taker.close()
+                await done.wait()
 
 
 def test_the_numbers_of_as_many_tokens_as_there_may_be_are_one_line() -> None:
