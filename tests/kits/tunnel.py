@@ -73,19 +73,22 @@ class Served:
     """One session at the worker, on one WebSocket after another; what to do with CONNECT is the
     worker's ``on_connect``."""
 
-    def __init__(self, worker: Worker, connection: WsConnection) -> None:
+    def __init__(
+        self, worker: Worker, connection: WsConnection, first: bytes | None = None
+    ) -> None:
         self.worker = worker
         self.session = worker_session(selected(connection), worker.settings)
-        self.attach(connection)
+        self.attach(connection, first)
         self.events: list[Event] = []
         self.peers: dict[int, TunnelTcpStream] = {}
 
-    def attach(self, connection: WsConnection) -> None:
-        """Go on over this WebSocket."""
+    def attach(self, connection: WsConnection, first: bytes | None) -> None:
+        """Go on over this WebSocket, from which a message has been taken."""
         if self.session.attached:
             self.link.take_away(4001, "taken over")
         self.connection = connection
-        self.link = SessionLink(connection, self.session, paced=self.session.flow_controlled)
+        paced = self.session.flow_controlled
+        self.link = SessionLink(connection, self.session, paced=paced, first=first)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, DatagramsReceived):
@@ -199,13 +202,13 @@ class Worker:
                 known = (each for each in self.served if each.session.resumable)
                 served = next((each for each in known if each.session.id == wanted), None)
             if served is None:
-                served = Served(self, connection)
+                served = Served(self, connection, message)
                 self.served.append(served)
             else:
-                served.attach(connection)
+                served.attach(connection, message)
             if not self.v1 and early is not None:
                 served.session.announced(early)
-            run = served.link.run(served.on_event, first=message, **self.link_options)
+            run = served.link.run(served.on_event, **self.link_options)
             self.ends.append(await run)
             self.sessions -= 1
 

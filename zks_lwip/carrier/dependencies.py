@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import inspect
 import ssl
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Final
 
 import trio
 from trio_websocket import WebSocketConnection, WebSocketRequest
@@ -43,12 +45,14 @@ _METHODS = (
 )
 _ATTRIBUTES = (
     "_close_handshake",
+    "_for_testing_peer_closed_connection",
     "_initial_request",
     "_max_message_size",
     "_open_handshake",
     "_pings",
     "_recv_channel",
     "_send_channel",
+    "_stream_lock",
 )
 
 
@@ -75,8 +79,37 @@ def check_class(checked: type, installed: str) -> None:
 check_class(WebSocketConnection, version("trio-websocket"))
 
 
+_SET: Final = trio.Event()
+"""What has happened, on every connection that shares it."""
+_SET.set()
+_NO_PINGS: Final[OrderedDict[bytes, trio.Event]] = OrderedDict()
+
+
+class _Turns:
+    """A ``trio.StrictFIFOLock`` that takes memory only while it is held."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock: trio.StrictFIFOLock | None = None
+
+    async def __aenter__(self) -> None:
+        if self._lock is None:
+            self._lock = trio.StrictFIFOLock()
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._lock is not None
+        self._lock.release()
+        if not self._lock.locked():
+            self._lock = None
+
+
 class OwnedConnection(WebSocketConnection):
     """A ``WebSocketConnection`` that its owner makes, and reads in whichever task it wants to.
+
+    Most connections are idle: what is seldom needed is made when it is, and what nothing here
+    waits for (the end of the closing handshake) is one object for all.
 
     :param max_message: bytes.
     :param close_timeout: seconds that telling the peer of the end may take.
@@ -108,17 +141,24 @@ class OwnedConnection(WebSocketConnection):
         self._inbox = inbox
         self._close_timeout = close_timeout
         self._send_channel = self._recv_channel = inbox  # type: ignore[assignment]
+        self._stream_lock = _Turns()  # type: ignore[assignment]
+        self._pings = _NO_PINGS
+        self._close_handshake = self._for_testing_peer_closed_connection = _SET
 
     @property
     def is_open(self) -> bool:
         """Whether the opening handshake is over; stays True afterwards."""
         return bool(self._open_handshake.is_set())
 
+    def opened(self) -> None:
+        """Note that the opening handshake is over."""
+        self._open_handshake = _SET
+
     async def read(self) -> None:
         """Run the reader: a client's sends the request first. Returns when the peer has closed.
 
-        It can be cancelled where it reads from the stream, ends by what that raises, and can be run
-        again.
+        It can be cancelled where it reads from the stream, and nowhere else; it ends by what that
+        raises, and can be run again.
         """
         try:
             await self._reader_task()
@@ -126,10 +166,9 @@ class OwnedConnection(WebSocketConnection):
             self._initial_request = None
 
     def reading_ended(self) -> None:
-        """Nothing will be read any more: no pong comes, nor the peer's Close."""
+        """Nothing will be read any more: no pong comes."""
         for answered in self._pings.values():
             answered.set()
-        self._close_handshake.set()
 
     async def request(self) -> WebSocketRequest:
         """Server: return the opening request, which has been read."""
@@ -145,12 +184,17 @@ class OwnedConnection(WebSocketConnection):
 
     def expect_pong(self, payload: bytes) -> trio.Event:
         """Return what is set when a pong with this payload comes, or the reader ends."""
+        if self._pings is _NO_PINGS:
+            self._pings = OrderedDict()
         answered = self._pings[payload] = trio.Event()
         return answered
 
     def forget_pong(self, payload: bytes) -> bool:
         """Expect a pong no longer; whether it had not come yet."""
-        return self._pings.pop(payload, None) is not None
+        expected = self._pings.pop(payload, None) is not None
+        if not self._pings:
+            self._pings = _NO_PINGS
+        return expected
 
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
         """Give a message, which is whole, to the inbox; close with 1009 over one that is too big.
@@ -161,12 +205,12 @@ class OwnedConnection(WebSocketConnection):
             self._inbox.put(event.data if isinstance(event.data, str) else bytes(event.data))
             object.__setattr__(event, "data", b"")
             return
-        with trio.move_on_after(self._close_timeout):
+        with trio.move_on_after(self._close_timeout, shield=True):
             await super()._handle_message_event(event)
         await self._inbox.aclose()
 
     async def _handle_close_connection_event(self, event: CloseConnection) -> None:
-        with trio.move_on_after(self._close_timeout):
+        with trio.move_on_after(self._close_timeout, shield=True):
             await super()._handle_close_connection_event(event)
         await self._inbox.aclose()
 

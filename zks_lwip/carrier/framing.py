@@ -107,6 +107,11 @@ class BoundedConnection(WSConnection):
         self._breach = False  # the peer broke RFC 6455, and has not been told yet
 
     @property
+    def opened(self) -> bool:
+        """The opening handshake is over, and its events have been taken."""
+        return self.handshake is _OVER
+
+    @property
     def state(self) -> ConnectionState:
         """As ``WSConnection.state``; REMOTE_CLOSING once the peer broke RFC 6455.
 
@@ -181,16 +186,17 @@ class BoundedConnection(WSConnection):
     def events(self) -> Generator[Event, None, None]:
         """As ``WSConnection.events``, for a slice of time."""
         self.unfinished = False
-        for event in self.handshake.events():
-            if isinstance(event, RejectConnection):
-                # The status is all that is wanted; a body may be without end.
-                self.rejection = event
-                yield RejectConnection(event.status_code, event.headers, has_body=False)
-            elif not isinstance(event, RejectData):
-                yield event
-        if self.connection is not None and self.handshake is not _OVER:
-            self._forget_handshake()
-        if self.connection is not None and not self._dead:
+        if not self.opened:
+            for event in self.handshake.events():
+                if isinstance(event, RejectConnection):
+                    # The status is all that is wanted; a body may be without end.
+                    self.rejection = event
+                    yield RejectConnection(event.status_code, event.headers, has_body=False)
+                elif not isinstance(event, RejectData):
+                    yield event
+            if self.connection is not None:
+                self._forget_handshake()
+        if self.opened and not self._dead:
             events: Iterable[Event] = self._frames(time.perf_counter() + self.slice)
             if self.in_rounds:
                 with ROUND:

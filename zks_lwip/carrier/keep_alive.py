@@ -15,6 +15,9 @@ __all__ = ["KeepAlive"]
 
 _log = logging.getLogger(__name__)
 
+_LINGER = 1.0
+"""Seconds without a byte after which nothing is kept that only reading needs."""
+
 
 class KeepAlive:
     """Pings whenever nothing was heard for ``quiet`` seconds, and sees whether the peer is dead.
@@ -51,13 +54,14 @@ class KeepAlive:
         return self._proven == self._connection.message_bytes_sent
 
     async def outlive(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Run ``work``, and cancel it and run it anew whenever the peer is looked at. (A task of
-        its own would take kilobytes.)
+        """Run ``work``, which reads, and cancel it and run it anew whenever the peer is looked at.
+        (A task of its own would take kilobytes.) While the peer is silent it is not run.
 
         :returns: True: the peer is dead. False: ``work`` has returned.
         """
         connection, liveness = self._connection, self._liveness
         while True:
+            silent = trio.current_time() - connection.last_heard >= _LINGER
             now = progress(connection.carrier, connection.bytes_sent)
             verdict = liveness.step(
                 trio.current_time(),
@@ -71,7 +75,10 @@ class KeepAlive:
                 self._pinging = True
                 liveness.pinged(None)  # until the kernel has it
                 self._nursery.start_soon(self._ping)
-            with trio.CancelScope(deadline=liveness.due):
+            until = liveness.due if silent else connection.last_heard + _LINGER
+            with trio.CancelScope(deadline=min(until, liveness.due)):
+                if silent:
+                    await connection.rest()
                 await work()
                 return False
 

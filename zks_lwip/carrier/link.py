@@ -78,6 +78,7 @@ class SessionLink(Generic[_S]):
         ``resumable`` and the session too, else over. Its clock is ``trio.current_time``.
     :param paced: measure the path, and keep messages as small as it needs; False for a session
         whose messages have the size that they have.
+    :param first: a message that has been taken from the WebSocket before.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class SessionLink(Generic[_S]):
         "_bug",
         "_detached",
         "_end",
+        "_first",
         "_has_writer",
         "_nursery",
         "_on_event",
@@ -108,6 +110,7 @@ class SessionLink(Generic[_S]):
         session: _S,
         *,
         paced: bool = True,
+        first: Buffer | None = None,
     ) -> None:
         self.connection = connection
         self.pacer = Pacer(connection.carrier if paced else None)
@@ -127,6 +130,7 @@ class SessionLink(Generic[_S]):
         self._sending_one: trio.Event | None = None  # waited for by wait_sending()
         self._backlog: deque[Iterator[Event | None] | memoryview] = EMPTY
         self._on_event: Callable[[Event], None] = _drop  # until run() is called
+        self._first = first
         self.session = session
 
     def _wake(self) -> None:
@@ -198,7 +202,6 @@ class SessionLink(Generic[_S]):
         self,
         on_event: Callable[[Event], None],
         *,
-        first: Buffer | None = None,
         hello_timeout: float = HELLO_TIMEOUT,
         quiet: float = 15.0,
         patience: float = 10.0,
@@ -213,7 +216,6 @@ class SessionLink(Generic[_S]):
         :param on_event: gets every event of the session, synchronously; what an event views is
             valid as long as it is held. An exception that it raises ends the link and is raised
             here.
-        :param first: a message that has been taken from the WebSocket before.
         :param hello_timeout: seconds within which the session has to be ready; one that is resumed
             and is not has lost its WebSocket again.
         :param quiet: as ``patience`` and ``longest``, seconds, those of PROTOCOL.md §8.
@@ -223,11 +225,14 @@ class SessionLink(Generic[_S]):
         session = self.session
         resuming = session.resumable
         session.attach(self._wake, self._unblock)
-        if first is not None:
-            self._on_message(memoryview(first))
+        if self._first is not None:
+            first, self._first = memoryview(self._first), None
+            self._on_message(first)
+            del first
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.connection.answer_pings(nursery)
                 if self._end is not None:
                     nursery.cancel_scope.cancel()
                 self._wake()
@@ -241,6 +246,7 @@ class SessionLink(Generic[_S]):
                     self._stop_sending()
         finally:
             self._nursery = None
+            self.connection.answer_pings(None)
             if not self._detached:
                 session.end()
             end = self._end or LinkEnd(1000, "")
@@ -278,13 +284,21 @@ class SessionLink(Generic[_S]):
         self._finish(LinkEnd(1011, "internal error"))
 
     async def _receive(self, alive: KeepAlive, patience: float) -> None:
-        """Take messages until the WebSocket ends or the peer is dead."""
+        """Take messages until the WebSocket ends or the peer is dead.
+
+        An end that is held up reads no pongs and answers no pings, so neither is taken for dead
+        then.
+        """
         try:
-            if await self._outlives(alive, patience):
-                silence = trio.current_time() - self.connection.last_heard
-                waited = f"nothing was heard from it for {silence:.3g} s"
-                self._finish(LinkEnd(ABNORMAL, waited))
-                return
+            while await alive.outlive(self._take_messages):
+                if self._is_dead(alive, patience):
+                    silence = trio.current_time() - self.connection.last_heard
+                    waited = f"nothing was heard from it for {silence:.3g} s"
+                    self._finish(LinkEnd(ABNORMAL, waited))
+                    return
+                with trio.move_on_after(patience):
+                    await self._take_messages()
+                    break
         except ProtocolError as error:
             self._finish_broken(error)
             return
@@ -295,24 +309,14 @@ class SessionLink(Generic[_S]):
             reason = self.connection.closed_reason
         self._finish(LinkEnd(status, reason or f"the connection was closed ({status})"))
 
-    async def _outlives(self, alive: KeepAlive, patience: float) -> bool:
-        """Return whether the peer is dead before the WebSocket has ended.
-
-        An end that is held up reads no pongs and answers no pings, so neither is taken for dead
-        then.
-        """
-        while await alive.outlive(self._take_messages):
-            if self.session.flow_controlled:
-                return True
-            since = trio.current_time() - self._reading_since
-            reading = self.session.may_receive and since >= patience
-            little = self.connection.message_bytes_sent < _HELD_UP
-            if reading and (little or alive.all_was_read):
-                return True
-            with trio.move_on_after(patience):
-                await self._take_messages()
-                return False
-        return False
+    def _is_dead(self, alive: KeepAlive, patience: float) -> bool:
+        """Return whether a peer that says nothing is dead, and not held up."""
+        if self.session.flow_controlled:
+            return True
+        since = trio.current_time() - self._reading_since
+        reading = self.session.may_receive and since >= patience
+        little = self.connection.message_bytes_sent < _HELD_UP
+        return reading and (little or alive.all_was_read)
 
     async def _take_messages(self) -> None:
         """Take messages until the WebSocket ends. It can be cancelled, and called again."""

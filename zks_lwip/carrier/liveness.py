@@ -56,6 +56,18 @@ class Liveness:
     :param longest: so long after the ping the peer is dead whatever is acknowledged.
     """
 
+    __slots__ = (
+        "_acknowledged",
+        "_arrived",
+        "_asked",
+        "_end",
+        "_longest",
+        "_patience",
+        "_quiet",
+        "_sign",
+        "due",
+    )
+
     def __init__(self, quiet: float, patience: float, longest: float = MAX_PATIENCE) -> None:
         self._quiet = quiet
         self._patience = patience

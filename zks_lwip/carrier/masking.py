@@ -25,7 +25,7 @@ from collections.abc import Generator
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.connection import ConnectionState
+from wsproto.connection import Connection, ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
 from ..net.rounds import ROUND
@@ -114,6 +114,8 @@ class FramedConnection(BoundedConnection):
     of more than ``max_message`` bytes is never assembled here.
     """
 
+    _connection: Connection | None  # set by WSConnection, as ``connection``
+
     def __init__(self, connection_type: ConnectionType, max_message: int = 1 << 20) -> None:
         super().__init__(connection_type, max_message)
         self._buffer = _NO_BUFFER  # where it receives; none while it rests
@@ -129,6 +131,27 @@ class FramedConnection(BoundedConnection):
         """Bytes that were moved to the front because there was no room behind them."""
 
     @property
+    def connection(self) -> Connection | None:
+        """As ``WSConnection.connection``. It is made anew when wsproto is needed: by a control
+        frame, say. It takes kilobytes, which an idle WebSocket goes without."""
+        if self._connection is None and self.opened:
+            self._connection = Connection(
+                ConnectionType.CLIENT if self.client else ConnectionType.SERVER
+            )
+        return self._connection
+
+    @connection.setter
+    def connection(self, connection: Connection | None) -> None:
+        self._connection = connection
+
+    @property
+    def state(self) -> ConnectionState:
+        """As :attr:`BoundedConnection.state`."""
+        if self._connection is None and self.opened:
+            return ConnectionState.OPEN
+        return super().state
+
+    @property
     def buffer_size(self) -> int:
         """Bytes of the buffer that it receives into; 0 while it rests."""
         return len(self._buffer)
@@ -140,7 +163,6 @@ class FramedConnection(BoundedConnection):
         if (
             type(event) is BytesMessage
             and event.message_finished
-            and self.connection is not None
             and self.state is ConnectionState.OPEN
         ):
             return self._frame(event.data)
@@ -148,7 +170,7 @@ class FramedConnection(BoundedConnection):
 
     def frame_message(self, message: Buffer, *, gather: bool = False) -> tuple[Buffer, ...]:
         """See :meth:`BoundedConnection.frame_message`. A client's is masked, so it is copied."""
-        if self.connection is None or self.state is not ConnectionState.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return super().frame_message(message)
         size = len(message)
         if not gather or self.client or size < _WORTH_GATHERING:
@@ -197,6 +219,11 @@ class FramedConnection(BoundedConnection):
             RECEIVE_BUFFERS.give(self._buffer)
             self._buffer = _NO_BUFFER
             self._start = self._end = 0
+        connection = self._connection
+        if connection is None or self._slow or self._fragmented or self._dead or not self.opened:
+            return
+        if connection.state is ConnectionState.OPEN:  # it is in the midst of nothing
+            self._connection = None
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes any bytes-like object, and releases its own."""

@@ -36,6 +36,8 @@ class Pacer:
     ``carrier``, if given, is told by ``TCP_NOTSENT_LOWAT`` to hold no more than that unsent.
     """
 
+    __slots__ = ("_bytes", "_carrier", "_since", "_told", "limit", "rate")
+
     def __init__(self, carrier: trio.socket.SocketType | None = None) -> None:
         self.limit = MIN_LIMIT
         #: Bytes a second that the path took when it was last kept busy; 0: not known yet.

@@ -146,6 +146,19 @@ class Wire:
 
     # receiving
 
+    def rest(self) -> int | None:
+        """Hold no buffer. Return the descriptor whose being readable :meth:`receive` waits for;
+        None: it is to be called, since it may have something else to do.
+
+        :raises trio.ClosedResourceError: it was closed here.
+        """
+        sock, protocol = self._direct, self._protocol
+        if sock is None or sock.may_have_more or protocol.unfinished or self.before_read:
+            return None
+        if isinstance(protocol, FramedConnection):
+            protocol.rest()
+        return sock.fileno()
+
     async def receive(self) -> bool:
         """Wait for bytes, and give them to the protocol, whose events are to be taken then.
 

@@ -98,7 +98,7 @@ async def upgrade_websocket(
 
 
 async def accept_websocket(
-    nursery: trio.Nursery,
+    nursery: trio.Nursery | None,
     stream: trio.abc.Stream,
     *,
     authorize: Authorize,
@@ -108,6 +108,7 @@ async def accept_websocket(
 ) -> WsConnection | GivenAway | None:
     """Read one HTTP request from ``stream`` (server) and do what ``authorize`` says about it.
 
+    :param nursery: see :meth:`WsConnection.answer_pings`.
     :param authorize: sees every request that is HTTP, upgrade or not. Of :class:`Accept` comes a
         WebSocket; an :class:`HttpResponse` is sent as it is.
     :param max_message: bytes.
@@ -133,7 +134,7 @@ async def accept_websocket(
 
 
 async def _accept(
-    nursery: trio.Nursery,
+    nursery: trio.Nursery | None,
     stream: trio.abc.Stream,
     authorize: Authorize,
     max_message: int,

@@ -64,8 +64,9 @@ class WsConnection:
 
     Made by :func:`~.upgrade.accept_websocket` and :func:`~.upgrade.upgrade_websocket`. It reads
     while one of :meth:`deliver`, :meth:`receive_message`, :meth:`read_ahead` and :meth:`aclose`
-    runs; what answers pings runs in ``nursery``. Close it with :meth:`aclose`, whatever happened.
+    runs. Close it with :meth:`aclose`, whatever happened.
 
+    :param nursery: see :meth:`answer_pings`.
     :param host: the Host header, with the port (client).
     :param path: of the request (client).
     :param subprotocols: that are offered (client).
@@ -76,6 +77,7 @@ class WsConnection:
     __slots__ = (
         "__weakref__",
         "_broken",
+        "_end",
         "_ended",
         "_failure",
         "_inbox",
@@ -99,7 +101,7 @@ class WsConnection:
         self,
         stream: trio.abc.Stream,
         protocol: BoundedConnection,
-        nursery: trio.Nursery,
+        nursery: trio.Nursery | None,
         *,
         host: str | None = None,
         path: str | None = None,
@@ -130,7 +132,8 @@ class WsConnection:
             subprotocols=subprotocols,
             headers=headers,
         )
-        self._ended = trio.Event()  # nothing more is read
+        self._ended = False  # nothing more is read
+        self._end: trio.Event | None = None  # waited for by who closes while another task reads
         self._reading = ConflictDetector("another task reads from this WebSocket")
         self._failure = ""
         self._own_close: tuple[int, str] | None = None  # what our owner's says
@@ -158,7 +161,7 @@ class WsConnection:
         closed = self._ws.closed
         if closed is not None:
             return closed.code
-        return ABNORMAL if self._broken or self._ended.is_set() else None
+        return ABNORMAL if self._broken or self._ended else None
 
     @property
     def closed_reason(self) -> str:
@@ -225,7 +228,7 @@ class WsConnection:
         """
         await self._read(lambda: self._ws.is_open)
         if self._ws.is_open:
-            self._wire.opened()
+            self._opened()
             return
         rejection = self._protocol.rejection
         if rejection is not None:
@@ -241,7 +244,7 @@ class WsConnection:
         :returns: False: the peer is gone.
         """
         await self._read(lambda: True)  # the request alone
-        if self._ended.is_set():
+        if self._ended:
             return False
         proposal = await self._ws.request()
         try:
@@ -249,8 +252,12 @@ class WsConnection:
         except (ConnectionClosed, LocalProtocolError) as error:
             _log.debug("an upgrade failed: %s", error)
             return False
-        self._wire.opened()
+        self._opened()
         return True
+
+    def _opened(self) -> None:
+        self._ws.opened()
+        self._wire.opened()
 
     # sending
 
@@ -335,7 +342,7 @@ class WsConnection:
         A bug costs this connection, and not the task: hostile input may find one.
         """
         with self._reading:
-            if self._ended.is_set():
+            if self._ended:
                 return
             try:
                 if await self._stream.run(self._ws.read, enough):
@@ -349,11 +356,13 @@ class WsConnection:
             except Exception as error:
                 self._failure = f"{type(error).__name__}: {error}"
                 _log.debug("the reader of a WebSocket failed", exc_info=True)
-            self._end()
+            self._end_reading()
 
-    def _end(self) -> None:
+    def _end_reading(self) -> None:
         """Nothing will be read any more: no pong comes, nor the peer's Close."""
-        self._ended.set()
+        self._ended = True
+        if self._end is not None:
+            self._end.set()
         self._ws.reading_ended()
         # Or they would hold each other until Python looks for cycles
         self._protocol.on_ping = None
@@ -417,6 +426,21 @@ class WsConnection:
         if self._inbox.text:
             await self.receive_message()
 
+    async def rest(self) -> None:
+        """Wait until there may be something to read, without what reads it, which takes kilobytes.
+
+        For an owner whose peer has been silent for a while. It can be cancelled.
+        """
+        if self._ended or self._has_message():
+            return
+        with self._reading:
+            try:
+                descriptor = self._wire.rest()
+                if descriptor is not None:
+                    await trio.lowlevel.wait_readable(descriptor)
+            except _GONE as error:  # the reader finds out, too
+                _log.debug("a WebSocket broke while it rested: %s", error)
+
     def hold(self, until: Callable[[], Awaitable[None]] | None) -> None:
         """Read nothing more before ``until()`` has returned; None: read again.
 
@@ -433,7 +457,7 @@ class WsConnection:
         :param on_sent: called when the kernel has the ping.
         :raises WebSocketClosed: it is closed.
         """
-        if self._ended.is_set():
+        if self._ended:
             raise self._closed_error()
         payload = os.urandom(8)
         # What trio-websocket's ping() does, which does not tell when it has been sent.
@@ -450,6 +474,13 @@ class WsConnection:
         if unanswered:  # the reader has ended
             raise self._closed_error()
 
+    def answer_pings(self, nursery: trio.Nursery | None) -> None:
+        """Have pongs sent in ``nursery``; None: the last ping waits until there is one."""
+        self._nursery = nursery
+        if nursery is not None and self._pong is not None and not self._ponging:
+            self._ponging = True
+            nursery.start_soon(self._send_pongs)
+
     def _on_ping(self, payload: bytes) -> None:
         """Answer the last ping, beside the reader (RFC 6455 §5.5.3 asks for no more).
 
@@ -457,9 +488,7 @@ class WsConnection:
         send each other much, and a ping, would wait for each other.
         """
         self._pong = payload
-        if not self._ponging:
-            self._ponging = True
-            self._nursery.start_soon(self._send_pongs)
+        self.answer_pings(self._nursery)
 
     async def _send_pongs(self) -> None:
         try:
@@ -482,14 +511,14 @@ class WsConnection:
         if self._own_close is None and self.closed_status is None:
             self._own_close = (status, reason)
         self._protocol.on_message = None
-        if not self._broken and not self._ended.is_set():
+        if not self._broken and not self._ended:
             with trio.CancelScope(deadline=trio.current_time() + CLOSE_TIMEOUT, shield=True):
                 try:
                     await self._shake_hands(status, reason)
                 except (*_GONE, LocalProtocolError) as error:
                     _log.debug("close: %s", error)
         await trio.aclose_forcefully(self._wire.stream)
-        self._end()
+        self._end_reading()
 
     async def _shake_hands(self, status: int, reason: str) -> None:
         """Send Close, and wait for the peer's (RFC 6455 §7.1.2), whichever task reads that."""
@@ -498,7 +527,9 @@ class WsConnection:
         try:
             await self._read(self._drop_messages)
         except trio.BusyResourceError:
-            await self._ended.wait()
+            if self._end is None:
+                self._end = trio.Event()
+            await self._end.wait()
 
     def _drop_messages(self) -> bool:
         self._inbox.messages = EMPTY

@@ -25,6 +25,8 @@ class Datagrams:
     """The calls of a session for these; the methods of :class:`Session` of the same names have the
     details. Nothing is taken while the session is not ready."""
 
+    __slots__ = ("_client", "_outbox", "_receiver", "_sender", "_stats")
+
     def __init__(
         self, role: Role, *, outbox: Outbox, sender: Sender, receiver: Receiver, stats: SessionStats
     ) -> None:

@@ -23,6 +23,25 @@ __all__ = ["Greeting"]
 class Greeting:
     """What the two HELLOs have settled, and what each of them does."""
 
+    __slots__ = (
+        "_announced",
+        "_attempts",
+        "_client",
+        "_kept",
+        "_outbox",
+        "_role",
+        "_sender",
+        "_settings",
+        "_settled",
+        "_streams",
+        "_taken",
+        "early",
+        "id",
+        "peer",
+        "resumes",
+        "seconds",
+    )
+
     def __init__(
         self,
         role: Role,

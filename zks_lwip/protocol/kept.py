@@ -65,6 +65,23 @@ class Kept:
         keep as much as is left for all others, and ``FLOOR`` in any case.
     """
 
+    __slots__ = (
+        "_ample",
+        "_budget",
+        "_last",
+        "_most",
+        "_sending",
+        "_sent",
+        "_unsent",
+        "acknowledged",
+        "active",
+        "cost",
+        "full",
+        "limit",
+        "size",
+        "stuffed",
+    )
+
     def __init__(self, most: int, budget: Budget) -> None:
         self.active = False
         """Frames are kept: the session can be resumed."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from .._lwip import ffi, lib
@@ -30,6 +31,7 @@ _apply = lib.zks_mux_apply
 _ready = lib.zks_mux_ready
 _fill = lib.zks_mux_fill
 _from_buffer = ffi.from_buffer
+_buffer = ffi.buffer
 _MAX_U32 = 2**32 - 1
 
 DATA: int = lib.ZKS_RECORD_DATA
@@ -49,6 +51,12 @@ SOCKETS: Any = _sockets()
 """The target of all sockets, which are named by their descriptors; None: this system has none."""
 
 
+_new_records = partial(ffi.new, ffi.typeof("struct zks_mux_record[]"), lib.ZKS_MUX_RECORDS)
+_spare_records: list[Any] = []
+"""Where C writes what it leaves to us: a kilobyte each, for all sessions. One is taken out while it
+is in use, so that sessions of two threads never share one."""
+
+
 class Multiplexer:
     """The open streams of a session.
 
@@ -57,14 +65,13 @@ class Multiplexer:
     :raises MemoryError: there is no memory for it.
     """
 
-    __slots__ = ("_c", "_on_eof", "_records", "open")
+    __slots__ = ("_c", "_on_eof", "open")
 
     def __init__(self, client: bool, max_data: int, on_eof: Callable[[Stream], None]) -> None:
         c = lib.zks_mux_new(client, min(max_data, _MAX_U32), secrets.randbits(32))
         if c == ffi.NULL:
             raise MemoryError("no memory for the streams of a session")
         self._c = ffi.gc(c, lib.zks_mux_free)
-        self._records = ffi.buffer(c.records)
         self._on_eof = on_eof
         self.open: dict[int, Stream] = {}
         """The open streams by their ids; to be changed by :meth:`add` and :meth:`remove` only."""
@@ -176,8 +183,14 @@ class Multiplexer:
         :param now: seconds, by the session's clock.
         :returns: kind (:data:`DATA`, :data:`GRANT`, :data:`ERRNO`), stream, offset and length each.
         """
-        count = _apply(self._c, message, size, position, now)
-        return _RECORD.iter_unpack(self._records[: count * _RECORD.size]) if count else ()
+        try:
+            records = _spare_records.pop()
+        except IndexError:
+            records = _new_records()
+        count = _apply(self._c, message, size, position, now, records)
+        told = _buffer(records, count * _RECORD.size)[:] if count else b""
+        _spare_records.append(records)
+        return _RECORD.iter_unpack(told)
 
     @property
     def position(self) -> int:

@@ -7,6 +7,7 @@ frames of a message are one run of bytes: what an end that resumes has to keep i
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from typing import Any, Final
 
 from .._util import EMPTY
 from .frames import DATA_HEADER, Buffer, Connect, Connected, Error, Window
@@ -32,6 +33,8 @@ _CONTROL_PER_STREAM = 320
 """Bytes of control frames that may wait for each stream that may be open."""
 _MUCH_CONTROL = 256 << 10
 """Bytes of waiting control frames over which an ERROR says its code alone."""
+_NOTHING: Final[OrderedDict[int, Any]] = OrderedDict()
+"""What waits for the streams of a session that never had one: it takes nothing, and is replaced."""
 _HEADER = DATA_HEADER.size
 _CONNECT = Connect.command
 _CONNECTED = Connected.command
@@ -43,6 +46,28 @@ class Outbox:
     :param streams: most streams that may be open, by this end's settings; what may wait for them
         follows from it.
     """
+
+    __slots__ = (
+        "_allowance",
+        "_datagrams",
+        "_dns",
+        "_stats",
+        "_wakeup",
+        "answered",
+        "control",
+        "control_size",
+        "counted",
+        "datagram_size",
+        "dns_size",
+        "goaway",
+        "hello",
+        "highest",
+        "last_goaway",
+        "max_control",
+        "pings",
+        "pongs",
+        "windows",
+    )
 
     def __init__(self, stats: SessionStats, wakeup: Wakeup, streams: int) -> None:
         self._stats = stats
@@ -58,10 +83,10 @@ class Outbox:
         """The highest stream whose CONNECT has left."""
         self.counted = 0
         """Counted frames (PROTOCOL.md §6) that :meth:`take_counted` has given so far."""
-        self.control: OrderedDict[int, bytes] = OrderedDict()
+        self.control: OrderedDict[int, bytes] = _NOTHING
         self.control_size = 0
         """Bytes of control frames of streams that wait, with what they cost besides."""
-        self.windows: OrderedDict[int, Stream] = OrderedDict()
+        self.windows: OrderedDict[int, Stream] = _NOTHING
         self._datagrams: deque[tuple[Buffer, int]] = EMPTY
         self.clear_uncounted()
 
@@ -127,6 +152,8 @@ class Outbox:
 
     def grant(self, stream: Stream) -> None:
         """Send WINDOW with all that is due to a stream when it leaves."""
+        if self.windows is _NOTHING:
+            self.windows = OrderedDict()
         self.windows[stream.id] = stream
         if not self._wakeup.told:
             self._wakeup()
@@ -134,6 +161,8 @@ class Outbox:
     def add_control(self, stream: int, frame: bytes) -> None:
         """Send CONNECT (with a WINDOW, perhaps), CONNECTED, CLOSE or ERROR, behind what already
         waits for that stream."""
+        if self.control is _NOTHING:
+            self.control = OrderedDict()
         waiting = self.control.get(stream)
         self.control[stream] = frame if waiting is None else waiting + frame
         self.control_size += len(frame) + (_CONTROL_COST if waiting is None else 0)

@@ -96,6 +96,28 @@ class Receiver:
     :param on_broken: called when the peer has broken the protocol; has to end the session.
     """
 
+    __slots__ = (
+        "_attached",
+        "_broken",
+        "_client",
+        "_clock",
+        "_epoch",
+        "_greeting",
+        "_handlers",
+        "_kept",
+        "_on_broken",
+        "_outbox",
+        "_round_trip",
+        "_sender",
+        "_settings",
+        "_stats",
+        "_streams",
+        "_taken",
+        "_wakeup",
+        "associations",
+        "queries",
+    )
+
     def __init__(
         self,
         role: Role,

@@ -31,6 +31,21 @@ class Sender:
     :param on_hello_sent: called when our HELLO leaves.
     """
 
+    __slots__ = (
+        "_alone",
+        "_clock",
+        "_kept",
+        "_mux",
+        "_on_hello_sent",
+        "_outbox",
+        "_queries",
+        "_round_trip",
+        "_stats",
+        "_taken",
+        "_wakeup",
+        "peer",
+    )
+
     def __init__(
         self,
         *,

@@ -57,6 +57,26 @@ class Session:
     may_receive = True
     finished = False
 
+    __slots__ = (
+        "_client",
+        "_clock",
+        "_datagrams",
+        "_greeting",
+        "_kept",
+        "_over",
+        "_round_trip",
+        "_sender",
+        "_taken",
+        "_wakeup",
+        "attached",
+        "outbox",
+        "receiver",
+        "role",
+        "settings",
+        "stats",
+        "streams",
+    )
+
     def __init__(
         self,
         role: Role,

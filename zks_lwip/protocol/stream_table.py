@@ -24,6 +24,19 @@ class StreamTable:
     :param budget: bounds how far the windows of all streams grow, together.
     """
 
+    __slots__ = (
+        "_budget",
+        "_client",
+        "_outbox",
+        "_stats",
+        "_wakeup",
+        "_window",
+        "going_away",
+        "highest",
+        "mux",
+        "open",
+    )
+
     def __init__(
         self,
         role: Role,

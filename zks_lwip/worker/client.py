@@ -77,6 +77,28 @@ class Client:
     :param targets: is told of what the client reaches; None: nothing is noted.
     """
 
+    __slots__ = (
+        "_asking",
+        "_echoes",
+        "_nursery",
+        "_shared",
+        "_streams",
+        "_targets",
+        "_udp",
+        "_unlimited",
+        "account",
+        "attempts",
+        "datagrams",
+        "descriptors",
+        "dialer",
+        "mark",
+        "pinger",
+        "policy",
+        "readiness",
+        "session",
+        "udp_descriptors",
+    )
+
     def __init__(
         self,
         shared: Shared,

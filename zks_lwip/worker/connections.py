@@ -105,6 +105,26 @@ class Connections:
         :param request: what has been read from it already.
         :param ours: another process has given it, or would not take it: it is served here.
         """
+        try:
+            found = await self._shake_hands(stream, request, ours=ours)
+            if isinstance(found, GivenAway):
+                await self._give_away(found, tasks)
+            elif found is not None:
+                connection, admitted = found
+                self._open.add(connection)
+                try:
+                    await self._serve_websocket(connection, admitted, tasks)
+                finally:
+                    self._open.discard(connection)
+                    self._admission.release(admitted)
+        except* Exception:  # a bug costs this connection, not the others
+            _log.exception("internal error in the service of a connection")
+
+    async def _shake_hands(
+        self, stream: trio.abc.Stream, request: HttpRequest | None, *, ours: bool
+    ) -> tuple[WsConnection, Admitted] | GivenAway | None:
+        """Return the WebSocket that a connection has become, and how it was admitted; or a
+        connection that another process is to have; None: it is closed."""
         if len(self.handshakes) >= self._max_handshakes:
             oldest = next(iter(self.handshakes))  # an honest client does not take long
             del self.handshakes[oldest]
@@ -122,29 +142,19 @@ class Connections:
             admitted.append(found)
             return Accept(found.version.subprotocol)
 
-        try:
-            async with trio.open_nursery() as nursery:
-                self.handshakes[nursery.cancel_scope] = None
-                try:
-                    connection = await accept_websocket(
-                        nursery, stream, authorize=authorize, request=request
-                    )
-                finally:
-                    self.handshakes.pop(nursery.cancel_scope, None)
-                if isinstance(connection, GivenAway):
-                    await self._give_away(connection, tasks)
-                elif connection is not None:
-                    self._open.add(connection)
-                    try:
-                        await self._serve_websocket(connection, admitted[0], tasks)
-                    finally:
-                        self._open.discard(connection)
-                nursery.cancel_scope.cancel()
-        except* Exception:  # a bug costs this connection, not the others
-            _log.exception("internal error in the service of a connection")
-        finally:
-            for each in admitted:
-                self._admission.release(each)
+        connection: WsConnection | GivenAway | None = None
+        with trio.CancelScope() as scope:
+            self.handshakes[scope] = None
+            try:
+                connection = await accept_websocket(
+                    None, stream, authorize=authorize, request=request
+                )
+            finally:
+                self.handshakes.pop(scope, None)
+                if not isinstance(connection, WsConnection):
+                    for each in admitted:
+                        self._admission.release(each)
+        return (connection, admitted[0]) if isinstance(connection, WsConnection) else connection
 
     def drop_all(self) -> None:
         """Wait for no client any more, whatever it owes: its Close, or to read ours."""
@@ -189,46 +199,18 @@ class Connections:
         assert connection.request is not None
         peer = self._admission.front_ends.client_of(connection.request)
         connection.request = None  # its headers are not needed any more
-        message: bytes | None = None
-        early = admitted.hello
-        if early is not None and not self._sessions.holds(early.session or "", admitted.principal):
-            early = None  # it has ended since
-        if early is not None:
-            message = early.encode()
-        elif not admitted.version.one_stream:
-            message = await self._first_message(connection, admitted)
-            if message is None:
-                return
-        if not self._admission.still_admits(admitted):
-            await connection.aclose(POLICY_VIOLATION, TOKEN_REMOVED)
+        begun = await self._begin(connection, admitted, tasks)
+        if begun is None:
             return
-        held: HeldSession
-        if admitted.version.one_stream:
-            held = self._new_session(admitted, tasks)
-        else:
-            assert message is not None
-            hello = first_hello(message)
-            if self._is_late(hello, admitted):
-                await connection.aclose(_TAKEN_OVER, "a later attempt has the session")
-                return
-            found = self._session_for(hello, admitted, tasks)
-            if found is None:
-                await connection.aclose(_TRY_AGAIN_LATER, "too many sessions for this token")
-                return
-            held = found
-            held.attempt = hello.attempt
-            if early is not None:
-                held.session.announced(early)
+        held, link = begun
         # There is no pause before the WebSocket is noted as the session's, so that two that come at
         # once take it one after the other
-        link = SessionLink(connection, held.session, paced=held.session.flow_controlled)
         self._take_over(held, link, peer)
         begin = time.time()
         end = LinkEnd(_CUT_SHORT, "cut short")
         try:
             end = await link.run(
                 held.client.on_event,
-                first=message,
                 quiet=self._config.quiet,
                 patience=self._config.patience,
                 longest=self._config.longest,
@@ -251,6 +233,44 @@ class Connections:
                 )
             if held.link is link:
                 self._let_go(held, end)
+
+    async def _begin(
+        self, connection: WsConnection, admitted: Admitted, tasks: trio.Nursery
+    ) -> tuple[HeldSession, SessionLink[WorkerSession]] | None:
+        """Return the session that a WebSocket is for, by its first message, and what is to carry
+        it; None: the WebSocket is closed."""
+        message: bytes | None = None
+        early = admitted.hello
+        if early is not None and not self._sessions.holds(early.session or "", admitted.principal):
+            early = None  # it has ended since
+        if early is not None:
+            message = early.encode()
+        elif not admitted.version.one_stream:
+            message = await self._first_message(connection, admitted)
+            if message is None:
+                return None
+        if not self._admission.still_admits(admitted):
+            await connection.aclose(POLICY_VIOLATION, TOKEN_REMOVED)
+            return None
+        held: HeldSession
+        if admitted.version.one_stream:
+            held = self._new_session(admitted, tasks)
+        else:
+            assert message is not None
+            hello = first_hello(message)
+            if self._is_late(hello, admitted):
+                await connection.aclose(_TAKEN_OVER, "a later attempt has the session")
+                return None
+            found = self._session_for(hello, admitted, tasks)
+            if found is None:
+                await connection.aclose(_TRY_AGAIN_LATER, "too many sessions for this token")
+                return None
+            held = found
+            held.attempt = hello.attempt
+            if early is not None:
+                held.session.announced(early)
+        paced = held.session.flow_controlled
+        return held, SessionLink(connection, held.session, paced=paced, first=message)
 
     async def _first_message(self, connection: WsConnection, admitted: Admitted) -> bytes | None:
         """Return a client's HELLO; None: none came, and the connection is closed.

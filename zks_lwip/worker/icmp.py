@@ -232,6 +232,8 @@ class EchoOwner(Protocol):
 class Echoes:
     """The echoes in flight of one session; of its token's, the oldest are given up first."""
 
+    __slots__ = ("_owner", "_waiting")
+
     def __init__(self, owner: EchoOwner) -> None:
         self._owner = owner
         self._waiting: dict[int, None] = {}

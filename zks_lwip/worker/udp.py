@@ -183,6 +183,8 @@ class _Association:
 class UdpAssociations:
     """All associations of one session."""
 
+    __slots__ = ("_idle", "_open", "dropped", "owner")
+
     def __init__(self, owner: UdpOwner, idle: float) -> None:
         self.owner = owner
         self._idle = idle

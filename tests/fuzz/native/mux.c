@@ -218,8 +218,9 @@ static void apply(void)
         uint64_t pushed = target.pushed, left = 0, came = 0;
         size_t at = position;
         uint32_t frames = 0;
-        int records = zks_mux_apply(mux, message, size, position, 1.0), i;
-        CHECK(records >= 0 && records <= ZKS_MUX_RECORDS && !inside);
+        struct zks_mux_record records[ZKS_MUX_RECORDS];
+        int count = zks_mux_apply(mux, message, size, position, 1.0, records), i;
+        CHECK(count >= 0 && count <= ZKS_MUX_RECORDS && !inside);
         CHECK(mux->position >= position && mux->position <= size);
         while (at < mux->position) {
             struct zks_mux_stream *stream;
@@ -240,8 +241,8 @@ static void apply(void)
             frames++;
         }
         CHECK(at == mux->position && frames == mux->applied && came == mux->data_in);
-        for (i = 0; i < records; i++) {
-            const struct zks_mux_record *record = &mux->records[i];
+        for (i = 0; i < count; i++) {
+            const struct zks_mux_record *record = &records[i];
             CHECK(record->stream >= 1 && record->stream <= STREAMS && ends[record->stream].stream);
             if (record->kind == ZKS_RECORD_DATA) {
                 CHECK(record->length && record->offset >= position && record->offset + record->length <= mux->position);

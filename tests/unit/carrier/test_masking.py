@@ -7,6 +7,7 @@ import os
 import random
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -392,6 +393,47 @@ def test_control_frames_and_text_go_through_wsproto(
     assert isinstance(text, TextMessage) and text.data == "täxt"
     assert isinstance(pong, Pong)
     assert isinstance(close, CloseConnection) and (close.code, close.reason) == (4001, "r")
+    assert server.state is ConnectionState.REMOTE_CLOSING
+
+
+def test_a_rest_changes_nothing() -> None:
+    """Whatever wsproto is in the midst of, it still is after a rest."""
+    client, server = WSConnection(ConnectionType.CLIENT), FramedConnection(ConnectionType.SERVER)
+    opened(client, server)
+    received: list[Any] = []
+    pieces = (
+        client.send(BytesMessage(data=b"a", message_finished=False)),
+        client.send(Ping(payload=b"whole")),
+        client.send(BytesMessage(data=b"b", message_finished=True)),
+        client.send(Ping(payload=b"cut")),
+        client.send(BytesMessage(data=b"c")),
+        client.send(CloseConnection(code=4001)),
+    )
+    for piece in pieces:
+        for byte in bytes(piece):
+            server.receive_data(bytes([byte]))
+            received += server.events()
+            server.rest()
+    ping, whole, cut, last, close = received
+    assert isinstance(ping, Ping) and ping.payload == b"whole"
+    assert isinstance(whole, BytesMessage) and whole.data == b"ab"
+    assert isinstance(cut, Ping) and cut.payload == b"cut"
+    assert isinstance(last, BytesMessage) and last.data == b"c"
+    assert isinstance(close, CloseConnection) and close.code == 4001
+    assert server.state is ConnectionState.REMOTE_CLOSING
+    client.receive_data(server.send(close.response()))
+    assert [type(event) for event in client.events()] == [CloseConnection]
+    assert client.state is server.state is ConnectionState.CLOSED
+
+
+def test_after_a_rest_a_breach_is_still_one(
+    client: FramedConnection, server: FramedConnection
+) -> None:
+    server.rest()
+    server.receive_data(b"\x83\x80keyy")
+    (told,) = server.events()
+    server.rest()
+    assert isinstance(told, CloseConnection) and told.code == 1002
     assert server.state is ConnectionState.REMOTE_CLOSING
 
 

@@ -213,6 +213,69 @@ async def test_pings_both_ways(role: str) -> None:
 
 
 @ROLES
+async def test_a_connection_that_rests(role: str) -> None:
+    """It sees that something comes, is read by no other task, and closes as ever."""
+    async with pair(role) as (ours, theirs), trio.open_nursery() as nursery:
+        await together(lambda: theirs.send_message(b"0"), ours.read_ahead)
+        with trio.fail_after(60):
+            await ours.rest()  # a message waits already
+        assert await ours.receive_message() == b"0"
+        for payload in (b"1", b"2"):
+            await together(ours.rest, lambda payload=payload: theirs.send_message(payload))  # type: ignore[misc]
+            assert await ours.receive_message() == payload
+        nursery.start_soon(theirs.ping, b"!")
+        with trio.fail_after(60):
+            await ours.rest()
+            nursery.start_soon(ours.read_ahead)
+            await ours.ping()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_rests_is_closed_by_another_task() -> None:
+    async with pair("server") as (ours, theirs), trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            await ours.rest()
+            await ours.read_ahead()
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await ours.receive_message()
+        with pytest.raises(trio.BusyResourceError):
+            await ours.rest()
+        with trio.fail_after(60):
+            await ours.aclose(4002, "over")
+            with pytest.raises(ConnectionClosed) as caught:
+                await theirs.get_message()
+        assert caught.value.reason.code == 4002
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_ping_waits_for_the_nursery_of_its_pong(named: bool) -> None:
+    """As it does at a worker until the first message has said whose session it is."""
+    async with pair("server") as (ours, theirs), trio.open_nursery() as nursery:
+        ours.answer_pings(nursery if named else None)
+        answered, came = trio.Event(), trio.Event()
+
+        async def ping() -> None:
+            await theirs.ping()
+            answered.set()
+
+        nursery.start_soon(ping)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ours.deliver, lambda _: came.set())
+        with trio.fail_after(60):
+            await theirs.send_message(b"behind it")
+            await came.wait()
+            if not named:
+                assert not answered.is_set()
+                ours.answer_pings(nursery)
+            await answered.wait()
+        nursery.cancel_scope.cancel()
+
+
+@ROLES
 async def test_their_close(role: str) -> None:
     async with pair(role) as (ours, theirs):
 

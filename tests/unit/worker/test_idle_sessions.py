@@ -16,11 +16,11 @@ from zks_lwip.worker import Limits
 
 SESSIONS = 200
 #: Most bytes of one session. Its client's end in this process, a socket, is among them.
-MOST = {"v1": 30_000, "v2": 30_000}
+MOST = {"v1": 20_000, "v2": 20_000}
 
 
 #: Most bytes of one that has lost its WebSocket.
-MOST_DETACHED = 11_000
+MOST_DETACHED = 9_500
 
 
 async def idle_client(

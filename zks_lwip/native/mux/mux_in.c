@@ -91,8 +91,10 @@ static size_t take_window(struct zks_mux *mux, const uint8_t *message, size_t si
     return WINDOW_LENGTH;
 }
 
-int zks_mux_apply(struct zks_mux *mux, const uint8_t *message, size_t size, size_t position, double now)
+int zks_mux_apply(struct zks_mux *mux, const uint8_t *message, size_t size, size_t position, double now,
+                  struct zks_mux_record *records)
 {
+    mux->records = records;
     mux->applied = mux->records_count = 0;
     mux->data_in = 0;
     /* A frame gives three records at most. */
@@ -109,5 +111,6 @@ int zks_mux_apply(struct zks_mux *mux, const uint8_t *message, size_t size, size
     }
     mux_leave(mux);
     mux->position = position;
+    mux->records = NULL;
     return (int)mux->records_count;
 }

@@ -81,8 +81,8 @@ struct zks_mux {
     size_t position;  /* where it stopped */
     uint32_t applied; /* frames that it took */
     uint32_t records_count;
-    uint64_t data_in;                  /* payload bytes of DATA in them */
-    struct zks_mux_record records[64]; /* ZKS_MUX_RECORDS */
+    uint64_t data_in;               /* payload bytes of DATA in them */
+    struct zks_mux_record *records; /* its owner's */
 
     /* Of sending. */
     uint64_t frames, payload; /* DATA and EOF frames, and bytes of DATA, that were written */
@@ -114,8 +114,9 @@ int zks_mux_ready(struct zks_mux *mux, uint32_t id);
 int zks_mux_consume(struct zks_mux_stream *stream, uint32_t size);
 
 /* Takes frames of a message from position on, up to one that it leaves, to the end, or until there is much to tell; see
- * position, applied and records. Returns how many records there are. */
-int zks_mux_apply(struct zks_mux *mux, const uint8_t *message, size_t size, size_t position, double now);
+ * position and applied. Returns how many records there are; records has room for ZKS_MUX_RECORDS. */
+int zks_mux_apply(struct zks_mux *mux, const uint8_t *message, size_t size, size_t position, double now,
+                  struct zks_mux_record *records);
 
 /* Begins to write DATA and EOF frames into buffer[position..size[, each of at most `most` payload bytes. */
 void zks_mux_begin(struct zks_mux *mux, uint8_t *buffer, size_t position, size_t size, uint32_t most);
