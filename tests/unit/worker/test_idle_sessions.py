@@ -16,7 +16,7 @@ from zks_lwip.worker import Limits
 
 SESSIONS = 200
 #: Most bytes of one session. Its client's end in this process, a socket, is among them.
-MOST = {"v1": 20_000, "v2": 20_000}
+MOST = {"v1": 24_000, "v2": 24_000}
 
 
 #: Most bytes of one that has lost its WebSocket.
