@@ -51,3 +51,28 @@ def test_a_failure_of_the_kernel_is_the_error_that_is_caught() -> None:
         "    try: ip.link('del', index=2**30)",
         "    except NetlinkError as error: print('NetlinkError')",
     ) == ["NetlinkError"]
+
+
+def test_a_lack_of_descriptors_is_said_without_a_traceback() -> None:
+    """However many are left: none, or some of those that it takes."""
+    argv = [sys.executable, "-c", _SCARCE]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "None\n" * 8 + "1\n")
+    assert "Traceback" not in done.stderr
+
+
+_SCARCE = """if True:
+    import os, resource
+
+    from zks_lwip.host.linux.route_lookup import next_hop
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_hop("127.0.0.1", None)  # loads what it needs
+    used = os.dup(0)
+    os.close(used)
+    for left in range(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + left, hard))
+        print(next_hop("127.0.0.1", None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, hard))
+    print(next_hop("127.0.0.1", None).link)
+"""

@@ -18,7 +18,7 @@ from ..plan.steps import Nftables, Route, Rule
 from ..recover import NO_RECORD
 from ..reports import Remains, RunningInstance
 from .observe import look
-from .rtnetlink import IPRoute
+from .rtnetlink import open_rtnetlink
 
 __all__ = ["NAMED", "remains", "running_instances"]
 
@@ -97,7 +97,7 @@ def _held(directory: Path, inode: int) -> bool | None:
 
 def _is_closed(netns: str | None, record: Record) -> bool:
     known = record.may_know(Nftables) and record.is_of(namespace_cookie())
-    with IPRoute() as ip:
+    with open_rtnetlink() as ip:
         state = look(ip, netns, namespace_id(None), None, table_known=known)
     captures = any(isinstance(step, Rule) and step.table == TABLE for step in state.ours)
     refuses = any(isinstance(step, Route) and step.device is None for step in state.ours)

@@ -19,7 +19,7 @@ from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Nftables, Route, Rule, Step
 from .cgroup import find_cgroups
 from .find_marks import find_marks
 from .find_resolver import find_name_servers, find_resolver, record_prefix, record_wishes
-from .rtnetlink import IPRoute
+from .rtnetlink import IPRoute, open_rtnetlink
 from .sysctl import read_sysctl
 from .table import nft_path, table_presence
 
@@ -59,7 +59,7 @@ def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
         if record.version and same:
             leftover = record.leftover()
         known = bool(text) and record.may_know(Nftables) and (same or not record.version)
-    with IPRoute() as ip:
+    with open_rtnetlink() as ip:
         state = look(ip, netns, own_inode, leftover, table_known=known)
     uses, unseen = find_marks(state.nft)
     return replace(state, mark_uses=(*state.mark_uses, *uses), unseen=unseen)

@@ -6,7 +6,7 @@ import socket
 
 from ...net.descriptors import is_scarcity, warn_of_scarcity
 from ..reports import NextHop
-from .rtnetlink import IPRoute, NetlinkError
+from .rtnetlink import NetlinkError, open_rtnetlink
 
 __all__ = ["next_hop"]
 
@@ -23,7 +23,7 @@ def next_hop(address: str, mark: int | None) -> NextHop | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     request = {"dst": address, "family": family} | ({} if mark is None else {"mark": mark})
     try:
-        with IPRoute() as ip:
+        with open_rtnetlink() as ip:
             (message, *_) = ip.route("get", **request)
     except NetlinkError:
         return None

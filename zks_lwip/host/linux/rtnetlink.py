@@ -8,12 +8,17 @@ name of it. For other users of pyroute2 in this process nothing is different: ``
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
-__all__ = ["IPRoute", "NetlinkError"]
+__all__ = ["IPRoute", "NetlinkError", "open_rtnetlink"]
+
+_DESCRIPTORS = 8
+"""More than one IPRoute takes: sockets, and the event loop of asyncio that it has inside."""
 
 
 def _put_off_init(package: str) -> None:
@@ -41,3 +46,17 @@ _put_off_init("pyroute2")
 
 from pyroute2.iproute import IPRoute  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+
+
+def open_rtnetlink() -> IPRoute:
+    """Open rtnetlink in the network namespace of this thread.
+
+    Whether there are descriptors for it is seen first: an event loop that finds none is reported by
+    asyncio with a traceback.
+
+    :raises OSError: they are lacking.
+    """
+    with contextlib.ExitStack() as tried:
+        for _ in range(_DESCRIPTORS):
+            tried.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+    return IPRoute()

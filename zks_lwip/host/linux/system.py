@@ -19,7 +19,7 @@ from ..plan.system import System
 from ..programs import run_program
 from .cgroup import add_process, make_cgroup, remove_cgroup
 from .observe import look
-from .rtnetlink import IPRoute, NetlinkError
+from .rtnetlink import NetlinkError, open_rtnetlink
 from .sysctl import read_sysctl, write_sysctl
 from .table import Table
 
@@ -57,7 +57,7 @@ class LinuxSystem:
 
     def __init__(self) -> None:
         self.device: TunDevice | None = None
-        self._ip = IPRoute()
+        self._ip = open_rtnetlink()
         self._table = Table()
         self._groups: dict[str, int] = {}
 
