@@ -38,6 +38,8 @@ apart=(tests/unit/test_{architecture,build_lwip,cross_compile,lwip_apt,lwip_sour
 # No import leads from these to our C, and they start no Python: tests/unit/test_sanitized.py holds that.
 without_c=(tests/property/test_dns.py tests/unit/dns)
 apart+=(tests/unit/test_sanitized.py "${without_c[@]}")
+# What calls our C itself, with memory of Python's.
+direct=(tests/unit/stack tests/unit/protocol tests/unit/carrier/test_masking.py tests/property)
 
 copy_tree() {
     local name
@@ -51,9 +53,11 @@ copy_tree() {
         if [ -e "$name" ]; then printf '%s\0' "$name"; fi
     done | tar --create --null --no-recursion --files-from=- | tar --extract --directory="$tree"
     # What tests bring to it is brought once.
-    rm -rf "$tree/build/test-programs"
-    mkdir -p "$tree/build" "$root/build/test-programs"
-    ln -s "$root/build/test-programs" "$tree/build/test-programs"
+    for name in test-programs workerd; do
+        rm -rf "$tree/build/$name"
+        mkdir -p "$tree/build" "$root/build/$name"
+        ln -s "$root/build/$name" "$tree/build/$name"
+    done
     rm -rf "$tree/vendor/lwip/src"
     cp -a vendor/lwip/src "$tree/vendor/lwip/"
 }
@@ -70,8 +74,8 @@ PYTHON
 
 # Makes a python for the tests, and for what they start by sys.executable, that has the sanitizers.
 # Other programs must not get them, with LD_PRELOAD, from it: some hang. Python's own small blocks
-# come from malloc, too, so that what reads past one is seen. Python leaks at its end by design:
-# leaks are looked for by the fuzz targets instead.
+# come from malloc, too, so that what reads past one is seen (but see --short). Python leaks at its
+# end by design: leaks are looked for by the fuzz targets instead.
 make_python() {
     mkdir -p "$tree/build/site"
     cat >"$sanitized" <<SHELL
@@ -89,8 +93,9 @@ PYTHON
 
 # Some tests measure memory: what was freed is kept back only so far.
 few=quarantine_size_mb=16
+malloc=malloc
 under_sanitizers() {
-    env PYTHONPATH="$tree/build/site" PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 \
+    env PYTHONPATH="$tree/build/site" PYTHONMALLOC=$malloc PYTHONDONTWRITEBYTECODE=1 \
         ZKS_LWIP_SANITIZE=address,undefined \
         ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan:detect_stack_use_after_return=1:$few" \
         UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
