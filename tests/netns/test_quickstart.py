@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,27 @@ def alone(net: Lab) -> Namespace:
     return net.namespace("alone")
 
 
-@pytest.fixture
-def checkout(net: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@contextmanager
+def clone(net: Lab, factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of this checkout as a clone has it, but for lwIP's source; .venv is the tests' own."""
-    folder = net.directory / tmp_path_factory.mktemp("checkout").name
+    folder = net.directory / factory.mktemp("checkout").name
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     (folder / ".venv").symlink_to(sys.prefix)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def checkout(net: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with clone(net, tmp_path_factory) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def kept_checkout(net: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One for several tests: the first of them compiles."""
+    with clone(net, tmp_path_factory) as folder:
+        yield folder
 
 
 def quickstart(checkout: Path, namespace: Namespace, **options: object) -> Child:
@@ -44,15 +58,16 @@ def quickstart(checkout: Path, namespace: Namespace, **options: object) -> Child
 
 
 @pytest.mark.timeout(900)  # it compiles
-@pytest.mark.parametrize("user", [None, NOBODY], ids=["root", "nobody"])
+@pytest.mark.parametrize("user", [NOBODY, None], ids=["nobody", "root"])
 def test_fetches_a_page_through_the_tunnel(
-    net: Lab, alone: Namespace, checkout: Path, user: int | None
+    net: Lab, alone: Namespace, kept_checkout: Path, user: int | None
 ) -> None:
+    """From a clean clone, and once more: root finds what the other user has compiled."""
     if user is not None:
-        for path in [checkout, *checkout.rglob("*")]:
+        for path in [kept_checkout, *kept_checkout.rglob("*")]:
             os.chown(path, user, user, follow_symlinks=False)
     tun = None if user is None else net.tun_node()
-    with quickstart(checkout, alone, user=user, tun=tun) as running:
+    with quickstart(kept_checkout, alone, user=user, tun=tun) as running:
         shown = running.succeed(timeout=600)
     running.no_traceback()
     assert "Hello from the loopback of" in shown
