@@ -10,7 +10,7 @@
 #include "flow_rx.h"
 #include "flow_table.h"
 
-#define SUPER_SEGMENT 65475u /* bytes of one segment to a device that cuts it itself: what a packet of IPv6 holds */
+#define SUPER_SEGMENT 64000u /* bytes of one segment to a device that cuts it itself */
 #define MIN_MSS 48u          /* that of Linux (tcp_min_snd_mss): no peer shall get a packet for each byte */
 #define MIN_HALF_WINDOW 536u
 
@@ -223,7 +223,7 @@ void flow_size_segments(const zks_core *core, struct flow *flow, struct tcp_pcb 
         pcb->mss = MIN_MSS;
     flow->mss = pcb->mss;
     if (core->framing == ZKS_FRAMING_VNET && pcb->mss < SUPER_SEGMENT)
-        pcb->mss = SUPER_SEGMENT;
+        pcb->mss = (u16_t)(SUPER_SEGMENT / pcb->mss * pcb->mss);
     /* lwIP makes segments of at most half the largest window so far; but of any length while that is 0, and at the
      * next write it asserts that none is longer than it would be now. */
     if (pcb->snd_wnd_max < 2 * MIN_HALF_WINDOW)

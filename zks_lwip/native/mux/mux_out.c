@@ -8,7 +8,7 @@
 #define DATA 0x02u
 #define EOF_COMMAND 0x41u
 #define FRESH_QUANTUM (16u << 10)
-#define BULK_QUANTUM 65475u  /* what one packet of IPv6 and TCP holds: a client's device gets it in one piece */
+#define BULK_QUANTUM (64u << 10)
 #define MIN_PIECE (2u << 10) /* room below which no bulk stream starts a frame at the end of a message */
 
 static void put_header(uint8_t *at, uint8_t command, uint32_t id, uint32_t length)
@@ -136,8 +136,6 @@ uint32_t zks_mux_fill(struct zks_mux *mux, int64_t got)
                 break;
             mux->filled = 0;
             mux->room = least(least(share - mux->at - MUX_HEADER, mux->current->credit), mux->most);
-            if (mux->room > BULK_QUANTUM) /* or the last packet would hold a remnant */
-                mux->room -= mux->room % BULK_QUANTUM;
         }
         got = 0;
         if (mux->room && pull(mux, &got)) {
