@@ -26,8 +26,8 @@ check_style_and_types() {
     find zks_lwip/native vendor/lwip/port tests -name '*.[ch]' -exec \
         .venv/bin/clang-format --style=file:zks_lwip/native/.clang-format --dry-run -Werror {} + || failed=1
     .venv/bin/python -m mypy || failed=1
-    .venv/bin/python -m mypy --config-file mypy-windows.ini || failed=1
-    .venv/bin/python -m mypy --config-file mypy-macos.ini || failed=1
+    .venv/bin/python -m mypy --config-file tests/mypy-windows.ini || failed=1
+    .venv/bin/python -m mypy --config-file tests/mypy-macos.ini || failed=1
 }
 
 # quick [PART]...: style, types and the unit tests of the parts.
