@@ -1,4 +1,5 @@
-"""The private names of trio-websocket and of trio that are used here, in one place.
+"""The private names of trio-websocket, and of trio for TLS, in one place (those of trio's loop:
+:mod:`zks_lwip.net.watch`).
 
 trio-websocket has no public way to be given a wsproto object of one's own, or to be read in the
 task of who wants to read; trio has none to read or write more than one TLS record without a pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -187,3 +188,31 @@ async def test_idle_tasks_are_found_idle_while_a_descriptor_is_watched(
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert came == [b"one"]
         nursery.cancel_scope.cancel()
+
+
+def test_where_trio_waits_in_another_thread_tasks_call_back(pair: Pair) -> None:
+    """In guest mode nothing waits in trio's place: the task of the descriptor does all."""
+    ours, theirs = pair
+    came: list[bytes] = []
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, ours.fileno(), reader(ours, b"end", came.append))
+                await trio.sleep(0.001)
+                for word in (b"one", b"end"):
+                    theirs.send(word)
+                    while word not in came:
+                        await trio.sleep(0.001)
+
+    calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+    ends: list[Callable[[], object]] = []
+    trio.lowlevel.start_guest_run(
+        main,
+        run_sync_soon_threadsafe=calls.put,
+        done_callback=lambda outcome: ends.append(outcome.unwrap),
+    )
+    while not ends:
+        calls.get(timeout=60)()
+    ends[0]()
+    assert came == [b"one", b"end"]
