@@ -7,11 +7,13 @@ the file: lines pass through a bounded queue to a thread, and what that cannot t
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -70,7 +72,7 @@ class AccessLog:
         self._reopen = False
         self._wake = trio.Event()
         self._failing = False
-        self._fd = _open(path)
+        self._file = _File(path)
         # One thread at a time, apart from those of others: a file that hangs is ours alone.
         self._limiter = trio.CapacityLimiter(1)
 
@@ -101,8 +103,7 @@ class AccessLog:
         finally:
             with trio.move_on_after(_FLUSH, shield=True):
                 await self._write()
-            if self._path is not None and not self._limiter.borrowed_tokens:
-                os.close(self._fd)
+            self._file.end()
 
     async def _write(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # before anything is taken from the queue
@@ -117,7 +118,7 @@ class AccessLog:
         # What was in the file's queue before the rotation may go to either.
         data = "".join(f"{line}\n" for line in lines).encode()
         error, lost = await trio.to_thread.run_sync(
-            partial(self._write_in_thread, data, reopen),
+            partial(self._file.write, data, reopen),
             abandon_on_cancel=True,
             limiter=self._limiter,
         )
@@ -132,8 +133,45 @@ class AccessLog:
             name = "standard output" if self._path is None else self._path
             _log.error("the access log %s cannot be written: %s", name, error.strerror)
 
-    def _write_in_thread(self, data: bytes, reopen: bool) -> tuple[OSError | None, int]:
+
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+
+
+class _File:
+    """The log's file, written by one thread at a time and ended by another.
+
+    :raises ConfigError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = _open(path)
+        self._lock = threading.Lock()  # of the next two
+        self._writing = False
+        self._ended = False
+
+    def write(self, data: bytes, reopen: bool) -> tuple[OSError | None, int]:
         """Write, and return what went wrong and how many lines were lost by it."""
+        with self._lock:
+            if self._ended:
+                return OSError(errno.EBADF, os.strerror(errno.EBADF)), data.count(b"\n")
+            self._writing = True
+        try:
+            return self._write(data, reopen)
+        finally:
+            with self._lock:
+                self._writing = False
+                if self._ended:
+                    self._close()
+
+    def end(self) -> None:
+        """Close the file: a write that goes on, cancelled or not, does so when it has ended."""
+        with self._lock:
+            self._ended = True
+            if not self._writing:
+                self._close()
+
+    def _write(self, data: bytes, reopen: bool) -> tuple[OSError | None, int]:
         failed = None
         if reopen and self._path is not None:
             try:
@@ -149,8 +187,9 @@ class AccessLog:
             return error, data.count(b"\n", len(data) - len(view))
         return failed, 0
 
-
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+    def _close(self) -> None:
+        if self._path is not None:
+            os.close(self._fd)
 
 
 def _open(path: Path | None) -> int:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.kits.until import until
-from tests.kits.worker import echo, raw_client, running_worker, tcp_server
+from tests.kits.worker import echo, open_descriptors, raw_client, running_worker, tcp_server
 from zks_lwip.errors import ConfigError
 from zks_lwip.protocol import Data
 from zks_lwip.worker.access_log import AccessLog, format_entry
@@ -122,6 +122,7 @@ async def test_it_is_opened_anew_when_it_was_moved(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 async def test_a_file_that_takes_nothing_holds_nothing_up(tmp_path: Path) -> None:
+    before = open_descriptors()
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -138,6 +139,7 @@ async def test_a_file_that_takes_nothing_holds_nothing_up(tmp_path: Path) -> Non
         assert b" x number=0 " in os.read(reader, 1 << 16)
     finally:
         os.close(reader)  # which ends the thread
+    await until(lambda: open_descriptors() == before)
 
 
 def test_one_that_cannot_be_opened(tmp_path: Path) -> None:
