@@ -142,15 +142,16 @@ def test_a_free_port_is_the_same_for_both_protocols() -> None:
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_port_that_is_taken(kind: int) -> None:
+    address = "127.87.3.1"  # no connection of another program has it, with that port
     with socket.socket(type=kind) as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind((address, 0))
         if kind == socket.SOCK_STREAM:
             other.listen()
         port = other.getsockname()[1]
         name, flag = ("tcp", "ltnp") if kind == socket.SOCK_STREAM else ("udp", "lunp")
         with pytest.raises(ConfigError) as caught:
-            bind_all(parse_published(["0:1", f"{port}:80"]))
-    assert f"127.0.0.1:{port}:80/{name}: cannot listen on" in str(caught.value)
+            bind_all(parse_published(["0:1", f"{address}:{port}:80"]))
+    assert f"{address}:{port}:80/{name}: cannot listen on" in str(caught.value)
     assert f"ss -{flag}" in str(caught.value)
     assert "`publish` 0:80" in str(caught.value)
 
