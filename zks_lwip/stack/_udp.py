@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 import trio
 
@@ -60,8 +60,7 @@ class UdpFlow(trio.abc.AsyncResource):
 
     def _close(self) -> None:
         self._queue.close()
-        if self._listener._flows.get(self.source) is self:
-            del self._listener._flows[self.source]
+        self._listener._forget(self)
 
 
 class UdpListener(trio.abc.AsyncResource):
@@ -76,7 +75,8 @@ class UdpListener(trio.abc.AsyncResource):
     :param queue: datagrams that wait for one :meth:`UdpFlow.receive`.
     :raises StackError: another one has just this, ``on_datagrams`` of the stack is set, or the
         stack has ended.
-    :raises ValueError: ``host`` is no literal, or ``port`` no port.
+    :raises ValueError: ``host`` is no literal, ``port`` no port, or ``flows`` or ``queue`` less
+        than 1.
     """
 
     def __init__(
@@ -88,11 +88,13 @@ class UdpListener(trio.abc.AsyncResource):
         flows: int = 1024,
         queue: int = 64,
     ) -> None:
+        if flows < 1 or queue < 1:
+            raise ValueError(f"{flows} flows with queues of {queue}: give 1 or more of each")
         self._stack = stack
-        self._flows: dict[tuple[str, int], UdpFlow] = {}
+        self._flows: OrderedDict[tuple[str, int], UdpFlow] = OrderedDict()
         self._max_flows = flows
         self._queue = queue
-        self._new: deque[UdpFlow] = deque()
+        self._new: OrderedDict[tuple[str, int], UdpFlow] = OrderedDict()  # some of those
         self._waiting = trio.lowlevel.ParkingLot()
         self._closed = False
         self._ended = False
@@ -112,19 +114,21 @@ class UdpListener(trio.abc.AsyncResource):
 
     def on_datagram(self, datagram: Datagram) -> None:
         """Take a datagram that has come."""
-        flow = self._flows.pop(datagram.source, None)
+        flow = self._flows.get(datagram.source)
         if flow is None:
             if len(self._flows) >= self._max_flows:
                 next(iter(self._flows.values()))._close()
-            if len(self._new) >= self._max_flows:
-                self._new = deque(each for each in self._new if not each._queue.closed)
-                if len(self._new) >= self._max_flows:
-                    return  # not accepted in time: dropped, as by a full socket
             flow = UdpFlow(self, datagram.source, self._queue)
-            self._new.append(flow)
+            self._flows[datagram.source] = self._new[datagram.source] = flow
             self._waiting.unpark()
-        self._flows[datagram.source] = flow  # the most recently used comes last
+        else:
+            self._flows.move_to_end(datagram.source)  # the most recently used comes last
         flow._queue.put(datagram)
+
+    def _forget(self, flow: UdpFlow) -> None:
+        for flows in (self._flows, self._new):
+            if flows.get(flow.source) is flow:
+                del flows[flow.source]
 
     def on_datagram_error(self, to: tuple[str, int], number: int) -> None:
         """Do nothing: an application's socket that is gone says no more."""
@@ -144,10 +148,8 @@ class UdpListener(trio.abc.AsyncResource):
         """
         await trio.lowlevel.checkpoint()
         while True:
-            while self._new:
-                flow = self._new.popleft()
-                if not flow._queue.closed:
-                    return flow
+            if self._new:
+                return self._new.popitem(last=False)[1]
             if self._closed:
                 raise trio.ClosedResourceError("this listener was closed")
             if self._ended:
@@ -161,6 +163,5 @@ class UdpListener(trio.abc.AsyncResource):
             self._stack.ports.unbind(self._binding, self)
             for flow in list(self._flows.values()):
                 flow._close()
-            self._new.clear()
             self._waiting.unpark_all()
         await trio.lowlevel.checkpoint()

@@ -409,3 +409,36 @@ async def test_udp_flows_for_embedding() -> None:
         await p.send(udp((APP[4], 1), (FAR[4], 53), b"again"))
         assert await (await listener.accept()).receive() == (b"again", (FAR[4], 53))
         await listener.aclose()
+
+
+async def test_every_datagram_is_taken_at_the_limits_of_flows_and_for_accept() -> None:
+    """The flow that has been silent longest is closed; none is closed for one that is dropped."""
+    async with probe() as p:
+        listener = UdpListener(p.stack, flows=2)
+
+        def send(port: int) -> None:
+            listener.on_datagram(Datagram((APP[4], port), (FAR[4], 53), memoryview(b"%d" % port)))
+
+        send(1)
+        first = await listener.accept()
+        send(2)
+        assert first.send(b"", (FAR[4], 53)), "there is room for two"
+        for port in (3, 4, 2):
+            send(port)
+        with pytest.raises(trio.ClosedResourceError):
+            first.send(b"", (FAR[4], 53))
+        assert [(await listener.accept()).source[1] for _ in range(2)] == [4, 2]
+        send(4)
+        send(5)  # 2 has to go
+        send(4)
+        assert await (await listener.accept()).receive() == (b"5", (FAR[4], 53))
+        send(2)  # which closes 5: accept() gives the one that is new
+        assert await (await listener.accept()).receive() == (b"2", (FAR[4], 53))
+        await listener.aclose()
+
+
+@pytest.mark.parametrize("limits", [{"flows": 0}, {"queue": 0}])
+async def test_a_listener_without_room_is_refused(limits: dict[str, int]) -> None:
+    async with probe() as p:
+        with pytest.raises(ValueError, match="give 1 or more"):
+            UdpListener(p.stack, **limits)
