@@ -51,6 +51,8 @@ _FILTER: dict[int, tuple[int, int, bytes]] = {
 _SECONDS = 10.0
 """Seconds after which a reply is not passed on."""
 _BATCH = 64
+_NUMBERS = 0xFFFF
+"""Numbers of requests in flight, from 1."""
 _MAX_PACKET = 65535
 
 
@@ -166,7 +168,7 @@ class Pinger:
         self._sockets.clear()
 
     def send(self, owner: Echoes, request: int, address: IPAddress, payload: bytes) -> int:
-        """Send a request.
+        """Send a request. Where all numbers are in flight, the oldest echo is given up for it.
 
         :returns: the number by which :meth:`forget` knows it.
         :raises OSError: the system refuses it.
@@ -175,18 +177,17 @@ class Pinger:
         while self._waiting and next(iter(self._waiting.values()))[3] < now:
             late, (whose, *_) = self._waiting.popitem(last=False)
             whose.answered(late)
-        for _ in range(0xFFFF):
-            self._sequence = self._sequence % 0xFFFF + 1
-            if self._sequence not in self._waiting:
-                break
-        else:
-            raise OSError(0, "too many requests wait for their replies")
         one = self._sockets.get(family_of(address))
         if one is None:
             raise OSError(0, "no ICMP socket of this family")
-        one.send(str(address), self._sequence, payload)
-        self._waiting[self._sequence] = (owner, request, str(address), now + _SECONDS)
-        return self._sequence
+        sequence = self._sequence % _NUMBERS + 1
+        one.send(str(address), sequence, payload)
+        self._sequence = sequence
+        # In turn: what still has this number is as many requests old as there are numbers.
+        if sequence in self._waiting:
+            self._waiting.pop(sequence)[0].answered(sequence)
+        self._waiting[sequence] = (owner, request, str(address), now + _SECONDS)
+        return sequence
 
     def forget(self, sequence: int, owner: Echoes) -> None:
         """Wait for this reply no longer."""

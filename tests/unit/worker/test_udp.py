@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from typing import Any
 
 import dns.message
 import pytest
@@ -29,6 +32,7 @@ from tests.kits.worker import (
 from zks_lwip.net.readiness import Readiness, TaskReadiness, make_readiness
 from zks_lwip.protocol import DnsQuery, DnsResponse, Echo, EchoReply, Udp, UdpClose, UdpError
 from zks_lwip.worker import Limits
+from zks_lwip.worker.icmp import Pinger
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
 one_by_one = pytest.mark.parametrize("one_by_one", [False, True], ids=["batches", "one by one"])
@@ -561,3 +565,44 @@ async def test_replies_come_to_whom_they_are_for() -> None:
             reply = await one.expect(EchoReply)
             assert (reply.request, bytes(reply.payload)) == (110, b"true")
         await until(lambda: not pinger.in_flight)
+
+
+class Asker:
+    """Asks the pinger, and notes which of its numbers are its no more."""
+
+    def __init__(self) -> None:
+        self.over: list[int] = []
+
+    def answered(self, sequence: int) -> None:
+        self.over.append(sequence)
+
+    def reply(self, request: int, payload: bytes) -> None:
+        raise AssertionError("no far end answers")
+
+
+def refuse(*request: object) -> None:
+    raise OSError(errno.ENETUNREACH, "as ordered")
+
+
+async def test_where_all_numbers_are_in_flight_the_oldest_echo_is_given_up() -> None:
+    pinger = Pinger(None)
+    try:
+        if not pinger.usable:
+            pytest.skip("no ICMP socket here")
+        for sock in pinger.sockets:
+            sock.send = lambda *request: None  # type: ignore[method-assign]
+        asker: Any = Asker()
+        here = ip_address("127.0.0.1")
+        for request in range(65_535):
+            pinger.send(asker, request, here, b"")
+        assert not asker.over and len(pinger.in_flight) == 65_535
+        oldest = [sequence for sequence, _ in pinger.in_flight[:3]]
+        assert [pinger.send(asker, request, here, b"") for request in (1, 2, 3)] == oldest
+        assert asker.over == oldest and len(pinger.in_flight) == 65_535
+        for sock in pinger.sockets:
+            sock.send = refuse  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="as ordered"):
+            pinger.send(asker, 4, here, b"")
+        assert asker.over == oldest, "what was not sent takes no number"
+    finally:
+        pinger.close()
