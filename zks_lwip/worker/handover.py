@@ -99,6 +99,9 @@ class Handover:
             _log.warning("process %d takes no connection: %s", owner, error or "too slow")
             other.close()
             return False
+        except BaseException:
+            other.close()
+            raise
         if fd is not None:
             with other:
                 if sys.platform == "darwin":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from tests.kits.until import until
 from tests.kits.worker import raw_client, running_worker
+from zks_lwip.carrier.http import HttpRequest
 from zks_lwip.protocol import Hello
 from zks_lwip.worker.handover import Handover
 
@@ -123,3 +126,38 @@ async def test_relayed_connections_take_descriptors(
 
 async def ask_for_ever(stream: trio.abc.Stream) -> None:
     await ask(stream, BOB)
+
+
+async def test_a_connection_that_is_being_given_is_closed_when_that_is_cancelled(
+    neighbour: Neighbour,
+) -> None:
+    """At once, not when its memory is taken back."""
+    neighbour.door.listen()
+    neighbour.door.setblocking(False)
+    door = trio.socket.from_stdlib_socket(neighbour.door)
+    ours, _ = trio.testing.memory_stream_pair()
+    long = HttpRequest(  # more than the kernel holds: it is not sent at once
+        "GET", "/", headers=(), peer=None, upgrade=True, subprotocols=(), rest=bytes(1 << 20)
+    )
+    handover = neighbour.handover()
+    kept: list[BaseException] = []
+
+    async def give() -> None:
+        try:
+            await handover.give(1, ours, long)
+        except trio.Cancelled as error:
+            kept.append(error)  # with all that it was raised through
+            raise
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give)
+            taken, _ = await door.accept()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with taken, trio.fail_after(30):
+            assert kept
+            while await taken.recv(1 << 16):
+                pass
+    finally:
+        os.close(handover.fd)
