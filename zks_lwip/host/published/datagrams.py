@@ -26,7 +26,14 @@ from ...net.sockets import family_of
 from .inside import SocketMaker, addresses_inside
 from .listeners import Listener
 
-__all__ = ["IDLE", "MAX_ASSOCIATIONS", "PublishedDatagrams", "UdpCounters"]
+__all__ = [
+    "IDLE",
+    "MAX_ASSOCIATIONS",
+    "MAX_CONNECTING",
+    "MAX_HELD",
+    "PublishedDatagrams",
+    "UdpCounters",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +45,12 @@ _SWEEP = 5.0
 """Seconds between two looks for who is idle."""
 _MAX_WAITING = 16
 """Datagrams of a client that wait for its socket."""
+MAX_HELD = 1 << 22
+"""Bytes of datagrams that one port holds, of all its clients: those that wait for a socket, and
+those that would be sent again to another address."""
+MAX_CONNECTING = 256
+"""Clients of one port that wait for their socket; what others send meanwhile is dropped, and no
+client is forgotten for it."""
 _BATCH = 64
 """Datagrams of one socket before others have their turn."""
 _BUFFER = 1 << 19
@@ -112,6 +125,8 @@ class PublishedDatagrams:
         self._ipv6 = ipv6
         self._most = most
         self._associations: OrderedDict[_Key, _PublishedAssociation] = OrderedDict()
+        self._connecting = 0  # tasks
+        self._held = 0  # bytes, see MAX_HELD
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -154,6 +169,8 @@ class PublishedDatagrams:
 
     def _forget(self, association: _PublishedAssociation) -> None:
         association.ended = True
+        self._remember(association, None)
+        self._counters.dropped += len(self._take_waiting(association))
         del self._associations[association.key]
         sock, association.sock = association.sock, None
         if sock is not None:
@@ -180,22 +197,47 @@ class PublishedDatagrams:
         key = (client, ancillary[0][2] if ancillary else b"")
         association = self._associations.get(key)
         if association is None:
+            if self._connecting >= MAX_CONNECTING:
+                self._counters.dropped += 1
+                return
             association = self._open(key, _local(ancillary))
         else:
             self._use(association)
         if association.sock is not None:
             self._send(association, data)
-        elif len(association.waiting) < _MAX_WAITING:
-            association.waiting.append(bytes(data))
         else:
+            self._wait(association, data)
+
+    def _wait(self, association: _PublishedAssociation, data: memoryview | bytes) -> None:
+        """Have a datagram wait for its client's socket, or drop it for want of room."""
+        room = len(association.waiting) < _MAX_WAITING and self._held + len(data) <= MAX_HELD
+        if association.ended or not room:
             self._counters.dropped += 1
+            return
+        self._held += len(data)
+        association.waiting.append(bytes(data))
+
+    def _take_waiting(self, association: _PublishedAssociation) -> list[bytes]:
+        waiting, association.waiting = association.waiting, []
+        self._held -= sum(map(len, waiting))
+        return waiting
+
+    def _remember(
+        self, association: _PublishedAssociation, data: memoryview | bytes | None
+    ) -> None:
+        """Keep what was sent last, where there is room for it, in place of what was before."""
+        if association.last is not None:
+            self._held -= len(association.last)
+        association.last = None
+        if data is not None and self._held + len(data) <= MAX_HELD:
+            self._held += len(data)
+            association.last = bytes(data)
 
     def _use(self, association: _PublishedAssociation) -> None:
         self._associations.move_to_end(association.key)
         association.used = trio.current_time()
 
     def _open(self, key: _Key, local: Ancillary) -> _PublishedAssociation:
-        assert self._nursery is not None
         client, _ = key
         if len(self._associations) >= self._most:
             self._forget(next(iter(self._associations.values())))
@@ -204,8 +246,13 @@ class PublishedDatagrams:
         self._associations[key] = association
         self._counters.associations += 1
         _log.debug("published %s: datagrams from %s", self._name, join_host_port(*client[:2]))
-        self._nursery.start_soon(self._connect, association)
+        self._start(association)
         return association
+
+    def _start(self, association: _PublishedAssociation) -> None:
+        assert self._nursery is not None
+        self._connecting += 1
+        self._nursery.start_soon(self._connect, association)
 
     async def _connect(self, association: _PublishedAssociation) -> None:
         """Give it a socket that is connected to the first of its targets, and send what waits."""
@@ -223,22 +270,20 @@ class PublishedDatagrams:
                 warn_of_scarcity("datagrams for a published port were dropped", error)
             else:
                 _log.info("published %s: cannot reach %s: %s", self._name, target, error.strerror)
-            self._counters.dropped += len(association.waiting)
             if not association.ended:
                 self._forget(association)
         else:
             association.sock, sock = sock, None
-            waiting, association.waiting = association.waiting, []
-            for data in waiting:
+            for data in self._take_waiting(association):
                 self._send(association, data)
         finally:
+            self._connecting -= 1
             if sock is not None:
                 sock.close()
 
     def _send(self, association: _PublishedAssociation, data: memoryview | bytes) -> None:
         if association.sock is None:  # the one before has been refused
-            if not association.ended:
-                association.waiting.append(bytes(data))
+            self._wait(association, data)
             return
         try:
             association.sock.send(data)
@@ -250,7 +295,7 @@ class PublishedDatagrams:
         else:
             self._counters.datagrams_in += 1
             if not association.answered and len(association.targets) > 1:
-                association.last = bytes(data)
+                self._remember(association, data)
 
     def _refused(self, association: _PublishedAssociation, *data: bytes) -> None:
         """Nothing listens there: send what may be lost to the other address, or forget the client.
@@ -265,11 +310,13 @@ class PublishedDatagrams:
             self._counters.dropped += max(1, len(data))
             self._forget(association)
             return
-        assert self._nursery is not None
-        association.waiting = [one for one in (association.last, *data) if one is not None]
-        association.last = None
+        last = association.last
+        self._remember(association, None)
+        for one in (last, *data):
+            if one is not None:
+                self._wait(association, one)
         del association.targets[0]
-        self._nursery.start_soon(self._connect, association)
+        self._start(association)
 
     # from the command
 
@@ -289,7 +336,8 @@ class PublishedDatagrams:
                 return
             except OSError:
                 continue
-            association.answered, association.last = True, None
+            association.answered = True
+            self._remember(association, None)
             self._use(association)
             try:
                 self._socket.sendmsg([scratch[:size]], association.local, 0, association.key[0])

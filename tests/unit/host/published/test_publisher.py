@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,13 @@ import trio.testing
 
 from tests.kits.tunnel import eventually
 from zks_lwip.host.published.connection import LINGER
-from zks_lwip.host.published.datagrams import IDLE, PublishedDatagrams, UdpCounters
+from zks_lwip.host.published.datagrams import (
+    IDLE,
+    MAX_CONNECTING,
+    MAX_HELD,
+    PublishedDatagrams,
+    UdpCounters,
+)
 from zks_lwip.host.published.listeners import bind_all
 from zks_lwip.host.published.ports import parse_published
 from zks_lwip.host.published.publisher import Publisher
@@ -161,10 +168,23 @@ async def test_a_writer_waits_for_the_reader() -> None:
         assert publisher.stats()["tcp"]["bytes_in"] >= sent
 
 
+class Late(Here):
+    """Makes them only when it is told to."""
+
+    def __init__(self) -> None:
+        self.told = trio.Event()
+
+    async def open(self, family: int, kind: int) -> socket.socket:
+        await self.told.wait()
+        return await super().open(family, kind)
+
+
 class Port:
     """A published UDP port, and the program behind it: it answers, from then on to all clients."""
 
-    def __init__(self, nursery: trio.Nursery, most: int = 1024) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, most: int = 1024, sockets: Here | None = None
+    ) -> None:
         self.program = socket.socket(type=socket.SOCK_DGRAM)
         self.program.bind(("127.0.0.1", 0))
         self.program.settimeout(20)
@@ -173,7 +193,7 @@ class Port:
         self.readiness = make_readiness()
         self.counters = UdpCounters()
         self.datagrams = PublishedDatagrams(
-            listener, Here(), self.readiness, self.counters, ipv6=False, most=most
+            listener, sockets or Here(), self.readiness, self.counters, ipv6=False, most=most
         )
         nursery.start_soon(self.readiness.run)
         nursery.start_soon(self.datagrams.run)
@@ -199,11 +219,11 @@ class Port:
 
 
 @asynccontextmanager
-async def udp_port(most: int = 1024) -> AsyncIterator[Port]:
+async def udp_port(most: int = 1024, sockets: Here | None = None) -> AsyncIterator[Port]:
     port: Port | None = None
     try:
         async with trio.open_nursery() as nursery:
-            port = Port(nursery, most)
+            port = Port(nursery, most, sockets)
             await trio.testing.wait_all_tasks_blocked()
             yield port
             nursery.cancel_scope.cancel()
@@ -242,3 +262,49 @@ async def test_more_clients_than_there_may_be() -> None:
         assert port.counters.associations == 5
         for sock in clients:
             sock.close()
+
+
+async def test_what_waits_for_sockets_is_bounded_in_bytes() -> None:
+    """However many clients there are; there is room again when it has been passed on."""
+    sockets, size = Late(), 60_000
+    fit = MAX_HELD // size
+    async with udp_port(sockets=sockets) as port:
+        clients = [port.client() for _ in range(fit // 16 + 2)]
+        for client in clients * 16:
+            await client.send(bytes(size))
+            await trio.testing.wait_all_tasks_blocked()
+        assert port.counters.dropped == 16 * len(clients) - fit
+        sockets.told.set()
+        await eventually(lambda: port.counters.datagrams_in == fit)
+        sockets.told = trio.Event()
+        clients.append(port.client())
+        await clients[-1].send(bytes(size))
+        await trio.testing.wait_all_tasks_blocked()
+        sockets.told.set()
+        await eventually(lambda: port.counters.datagrams_in == fit + 1)
+        for client in clients:
+            client.close()
+
+
+async def test_how_many_wait_for_sockets_is_bounded() -> None:
+    """Also where they come so fast that those before them are forgotten."""
+    sockets = Late()
+    async with udp_port(most=10, sockets=sockets) as port:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        clients: deque[trio.socket.SocketType] = deque()
+        for _ in range(MAX_CONNECTING + 20):
+            clients.append(port.client())
+            await clients[-1].send(b"hello")
+            await trio.testing.wait_all_tasks_blocked()
+            if len(clients) > 40:  # those that are not forgotten keep their port
+                clients.popleft().close()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks + MAX_CONNECTING
+        assert port.counters.dropped == MAX_CONNECTING - 10 + 20
+        sockets.told.set()
+        await eventually(lambda: port.counters.datagrams_in == 10)
+        assert len(port.datagrams) == 10
+        clients.append(port.client())
+        await clients[-1].send(b"hello")
+        await eventually(lambda: port.counters.datagrams_in == 11)
+        for client in clients:
+            client.close()
