@@ -45,37 +45,44 @@ uint64_t zks_now_ms(void) { return now_us() / 1000u; }
 
 #define MAX_WAIT_US 100u
 
-/* A ticket lock that sleeps: tickets are given under the mutex, so the order of asking is the order of service. */
+/* A lock that sleeps. Those that wait have tickets, given under the mutex, and are served in their order. Who asks
+ * while the lock is free gets it before them as long as the first of them has not waited for MAX_WAIT_US: else two
+ * threads that both need it for a moment, again and again, would sleep and wake each other each time. */
 static volatile uint32_t next_ticket, now_serving;
-static uint64_t seen_waiting; /* when the thread that has the lock first saw another one wait; 0: not yet */
+static volatile uint64_t waits_since; /* the first of those that wait */
+static int held, woken;               /* woken: they have been, and none of them has looked yet */
+
+static int overdue(void) { return next_ticket != now_serving && now_us() - waits_since >= MAX_WAIT_US; }
 
 void zks_lock_acquire(void)
 {
-    uint32_t ticket;
     LOCK();
-    ticket = next_ticket++;
-    while (ticket != now_serving)
-        WAIT();
-    seen_waiting = 0;
+    if (held || overdue()) {
+        uint32_t ticket = next_ticket++;
+        if (ticket == now_serving)
+            waits_since = now_us();
+        do {
+            WAIT();
+            woken = 0;
+        } while (held || ticket != now_serving);
+        now_serving++;
+        waits_since = now_us();
+    }
+    held = 1;
     UNLOCK();
 }
 
 void zks_lock_release(void)
 {
-    int waiters;
+    int wake;
     LOCK();
-    now_serving++;
-    waiters = next_ticket != now_serving;
+    held = 0;
+    wake = next_ticket != now_serving && !woken;
+    if (wake)
+        woken = 1;
     UNLOCK();
-    if (waiters)
+    if (wake)
         WAKE();
 }
 
-int zks_lock_due(void)
-{
-    if (next_ticket - now_serving <= 1)
-        return 0;
-    if (!seen_waiting)
-        seen_waiting = now_us();
-    return now_us() - seen_waiting >= MAX_WAIT_US;
-}
+int zks_lock_due(void) { return overdue(); }
