@@ -141,7 +141,7 @@ class FakeTunnel:
     framed: list[tuple[bytes, list[int]]] = field(default_factory=list)
     echo: Callable[[str, bytes], Awaitable[bytes]] = echo_with_host
 
-    def open_stream(self, host: str, port: int, peer: Any) -> FakeStream:
+    def open_stream(self, host: str, port: int, peer: Any, *, marked: bool = True) -> FakeStream:
         if self.end_at_once is not None:
             peer.on_end(self.end_at_once, "")
         self.streams.append(FakeStream(host, port, peer))

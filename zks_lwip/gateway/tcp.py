@@ -56,7 +56,9 @@ class StreamOpener(Protocol):
     def hopeless(self) -> bool:
         """Down, and for longer than one waits for it."""
 
-    def open_stream(self, host: str, port: int, peer: TcpBridge, /) -> BridgedStream: ...
+    def open_stream(
+        self, host: str, port: int, peer: TcpBridge, /, *, marked: bool = ...
+    ) -> BridgedStream: ...
 
 
 class TcpBridge:
@@ -126,7 +128,8 @@ class TcpBridge:
         elif not self._accept():
             return
         host, port = (policy.to_worker(host), port) if to is None else to
-        stream = tunnel.open_stream(host, port, self)
+        # A connection that is not accepted has no bytes
+        stream = tunnel.open_stream(host, port, self, marked=fast_connect)
         if self._done:  # it was refused at once
             stream.close()
         else:
@@ -158,8 +161,8 @@ class TcpBridge:
 
     def on_connected(self) -> None:
         """The far end has connected: shake hands with the application."""
-        if not self._done and not self._accepted:
-            self._accept()
+        if not self._done and not self._accepted and self._accept():
+            self._bind(pull=True, push=True)
 
     def on_data(self, payload: memoryview) -> None:
         """Pass on bytes of the far end; what the stack does not take now is copied and kept."""

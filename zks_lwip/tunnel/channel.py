@@ -286,7 +286,8 @@ class Channel:
         stream.channel = self
         self.streams[stream.identifier] = stream
         self.idle_since = None
-        self.session.mark_ready(stream.identifier)
+        if stream.marked:
+            self.session.mark_ready(stream.identifier)
 
     def close_stream(self, stream: TunnelStream) -> None:
         """Abort a stream."""

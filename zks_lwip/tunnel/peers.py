@@ -112,6 +112,7 @@ class TunnelStream:
         "eof_sent",
         "host",
         "identifier",
+        "marked",
         "over",
         "peer",
         "port",
@@ -126,11 +127,14 @@ class TunnelStream:
         peer: StreamPeer,
         deadline: float,
         pool_forget: Callable[[TunnelStream], None],
+        *,
+        marked: bool = True,
     ) -> None:
         self.host = host
         self.port = port
         self.peer = peer
         self.deadline = deadline  #: until which it may wait for a channel
+        self.marked = marked  #: the peer may have bytes, as far as it has said
         self.channel: StreamChannel | None = None
         self.identifier = 0  #: its id on the channel
         self.connected = False
@@ -146,6 +150,7 @@ class TunnelStream:
 
     def mark_ready(self) -> None:
         """Say that the peer has bytes again, or its end of stream."""
+        self.marked = True
         if self.channel is not None:
             self.channel.session.mark_ready(self.identifier)
 
@@ -159,7 +164,8 @@ class TunnelStream:
 
         It does nothing while what the peer sends may have to be sent again.
         """
-        if self.channel is not None and self.connected and (push or self._early is None):
+        pull = pull and self._early is None
+        if self.channel is not None and self.connected and (pull or push):
             self.channel.session.bind(self.identifier, target, handle, pull=pull, push=push)
 
     def unbind(self) -> None:

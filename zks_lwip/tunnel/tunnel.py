@@ -173,13 +173,16 @@ class Tunnel:
 
     # what it is for
 
-    def open_stream(self, host: str, port: int, peer: StreamPeer) -> TunnelStream:
+    def open_stream(
+        self, host: str, port: int, peer: StreamPeer, *, marked: bool = True
+    ) -> TunnelStream:
         """Open a TCP stream to ``host`` (an IP literal or a name) and ``port``; never blocks.
 
         Without a channel it waits for one until the tunnel has been down for ``grace`` seconds.
 
         :param peer: is told what becomes of the stream, not before this has returned, except that a
             tunnel that was stopped ends it at once.
+        :param marked: the peer may have bytes already; False: it calls ``mark_ready`` when it has.
         :raises ValueError: for what cannot be a host or a port.
         """
         encode_host(host)
@@ -197,7 +200,7 @@ class Tunnel:
                 self.config.tls_patience,
             )
         else:
-            stream = TunnelStream(host, port, peer, deadline, self._pool.forget)
+            stream = TunnelStream(host, port, peer, deadline, self._pool.forget, marked=marked)
         self._pool.open(stream)
         return stream
 

@@ -178,10 +178,11 @@ class FarEndStream:
         self._on_connected()
 
     def _on_connected(self) -> None:
-        owner = self._owner
-        if not self._gone:
+        owner, sock = self._owner, self._sock
+        if not self._gone and sock is not None:
             owner.session.accept(self.id, self)
             owner.session.connected(self.id)
+            self._bind(sock, pull=True, push=self._pending is None)
         if self._pending:
             self._flush()
         elif self._eof_taken:

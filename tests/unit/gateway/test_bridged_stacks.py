@@ -99,7 +99,7 @@ class Carriage:
         bridge = TcpBridge(flow, self._table, self._counters)
         bridge.start(self, FlowPolicy(), fast_connect=False)
 
-    def open_stream(self, host: str, port: int, peer: TcpBridge) -> Stream:
+    def open_stream(self, host: str, port: int, peer: TcpBridge, *, marked: bool = True) -> Stream:
         stream = Stream(self.client, host, port, peer)
         return self._streams.setdefault(stream.id, stream)
 

@@ -156,8 +156,17 @@ class SessionStream(FakeStream):
         self.session.consumed(1, n)
 
 
+def test_c_moves_bytes_as_soon_as_the_connection_is_accepted() -> None:
+    bench = Bench()
+    flow, stream = bench.open()
+    flow.target = "what C calls", 7
+    assert not stream.bound
+    stream.peer.on_connected()
+    assert stream.bound == {"pull": flow.target, "push": flow.target}
+
+
 class SessionTunnel(FakeTunnel):
-    def open_stream(self, host: str, port: int, peer: Any) -> FakeStream:
+    def open_stream(self, host: str, port: int, peer: Any, *, marked: bool = True) -> FakeStream:
         self.streams.append(SessionStream(host, port, peer))
         return self.streams[-1]
 

@@ -39,6 +39,19 @@ from ...kits.tunnel import (
     working,
 )
 
+# streams that are not marked
+
+
+async def test_a_peer_without_bytes_is_not_asked_for_any() -> None:
+    async with tunnel_and_worker() as (tunnel, _):
+        peer = Peer(b"later")
+        stream = tunnel.open_stream("far", 1, peer, marked=False)
+        await eventually(lambda: "connected" in peer.told)
+        assert peer.data == b"later"
+        stream.mark_ready()
+        await eventually(lambda: b"later" in peer.told)
+
+
 # the start
 
 

@@ -238,6 +238,24 @@ async def test_what_came_before_a_reset_is_delivered(readiness: Make) -> None:
             assert (await client.expect(Error)).code == 104
 
 
+async def test_c_moves_bytes_as_soon_as_the_far_end_is_connected() -> None:
+    async with running_worker() as (worker, _), trio.open_nursery() as nursery:
+        session = Session(Role.WORKER, Settings())
+        session.attach()
+        client = Client(worker, session, Account(Limits(), worker.descriptors), nursery)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            for frame in (Settings().hello(Role.CLIENT), Connect(1, *listener.getsockname())):
+                for event in feed(session, frame):
+                    client.on_event(event)
+                await until(lambda: drain(session))
+            assert feed(session, Data(1, b"up")) == []
+            with listener.accept()[0] as far:
+                assert far.recv(100) == b"up"
+        client.close()
+
+
 async def test_what_came_before_a_reset_is_delivered_if_it_is_asked_for_first() -> None:
     """C could not push, and what the far end has sent is pulled before the session tells of that:
     other events come first, and may be many."""
@@ -265,7 +283,8 @@ async def test_what_came_before_a_reset_is_delivered_if_it_is_asked_for_first() 
                 await until(said)
                 assert sent.pop() == Connected(stream)
             far, other = (listener.accept()[0] for _ in "12")
-        act(Data(1, b"first"))  # from here on C pushes
+        act(Data(1, b"first"))  # C pushes it
+        session.unbind(2)  # what comes for it is an event
         with other:
             far.sendall(b"413 too large")
             far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
