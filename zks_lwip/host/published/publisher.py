@@ -141,9 +141,9 @@ class Publisher:
                         self._datagrams.append(port)
                         nursery.start_soon(port.run)
         except HostError as error:
-            _log.error("%s: they are closed now, the command runs on", error)
             for listener in self._listeners:
                 listener.socket.close()
+            _log.error("%s: they are closed now, the command runs on", error)
 
     # TCP
 
