@@ -70,12 +70,13 @@ def echo(net: Namespace, host: str, port: int) -> Iterator[None]:
 
 
 def answered(one: socket.socket, host: str, port: int) -> bool:
-    """Whether there is an answer before the socket's timeout."""
+    """Whether there is an answer before the socket's timeout; else it prints what came instead."""
     try:
         one.connect((host, port))
         one.send(b"ping")
         return one.recv(100) == b"ping"
-    except OSError:
+    except OSError as error:
+        print(f"no answer from {host} port {port}: {error!r}")
         return False
 
 
