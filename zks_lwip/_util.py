@@ -1,17 +1,20 @@
-"""Small helpers of the whole package: conflicts, groups of exceptions, values of options, this
-interpreter, text, empty queues.
+"""Small helpers of the whole package: conflicts, groups of exceptions, values of options, files,
+this interpreter, text, empty queues.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import os
+import re
+import stat
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 from .errors import ConfigError, ZksError
 
@@ -21,6 +24,7 @@ __all__ = [
     "choice",
     "leaves",
     "one_line",
+    "open_file",
     "program",
     "single_error",
 ]
@@ -35,6 +39,9 @@ _RUN = (
 EMPTY: Final[deque[Any]] = deque(maxlen=0)
 """What a queue is while nothing waits in it: a deque of its own takes 760 bytes even then. Replace
 it by one before something is appended; it takes nothing itself."""
+
+_GIVEN = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/(self|[0-9]+)/fd/[0-9]+")
+_KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
 
 _MAX_LINE = 200
 """Characters of a peer that :func:`one_line` keeps."""
@@ -115,6 +122,50 @@ def single_error() -> Iterator[list[BaseException]]:
             # The group is not the cause of the error, only how it travelled.
             raise first from first.__cause__
         raise
+
+
+def open_file(path: str | os.PathLike[str], *, given: bool = False) -> BinaryIO:
+    """Open a regular file, or the null device, to be read; never waits for the writer of a pipe.
+
+    :param given: what this process was given as a descriptor (``/dev/stdin``, ``/dev/fd/N``, a
+        shell's ``<(...)``) may be a pipe or a terminal, too. It can be read once only.
+    :raises OSError: it cannot be opened, or is something else.
+    """
+    if sys.platform == "win32":  # there is nothing of the kind among its files
+        return open(path, "rb")
+    anything = given and _GIVEN.fullmatch(os.path.abspath(path)) is not None
+    if not anything:
+        _check_regular(path, os.stat(path))
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  # the caller's to close
+    try:
+        if anything:
+            os.set_blocking(file.fileno(), True)
+        else:
+            _check_regular(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    """Refuse what a read could wait for; with the words of a system's error."""
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return
+    with suppress(OSError):  # there is none
+        if os.path.samestat(status, os.stat(os.devnull)):
+            return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    kind = next((name for holds, name in _KINDS if holds(mode)), "device")
+    raise OSError(errno.EINVAL, f"it is a {kind}, no regular file", os.fspath(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    if sys.platform != "win32":
+        flags |= os.O_NONBLOCK | os.O_NOCTTY
+    return os.open(path, flags)
 
 
 def program(module: str, *, executable: str = "") -> list[str]:

@@ -6,12 +6,14 @@ dictionary look-ups.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from .._util import open_file
 from ..errors import ConfigError
 from ..net.descriptors import is_scarcity, warn_of_scarcity
 from ..net.names import InvalidName, host_name
@@ -136,7 +138,7 @@ class LocalNames:
         self._hosts = _Names()
         self._hosts_stamp: object = None
         self._blocks = _Blocks()
-        self.reload()
+        self._read_all(given=True)
 
     def reload(self) -> bool:
         """Read the block lists and the hosts file again.
@@ -144,13 +146,16 @@ class LocalNames:
         :returns: True.
         :raises ConfigError: a list cannot be read.
         """
+        self._read_all(given=False)
+        return True
+
+    def _read_all(self, *, given: bool) -> None:
         blocks = _Blocks()
         for path in self._block_paths:
-            _read_blocks(path, blocks)
+            _read_blocks(path, blocks, given=given)
         self._blocks = blocks
         self._hosts_stamp = None
         self.refresh_hosts()
-        return True
 
     def refresh_hosts(self) -> bool:
         """Read the hosts file if it has changed since it was last read; return whether it had.
@@ -278,7 +283,7 @@ def _read_hosts(path: str | os.PathLike[str] | None) -> _Names:
     names = _Names()
     if path is None:
         return names
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with io.TextIOWrapper(open_file(path), "utf-8", "replace") as file:
         for line in file:
             fields = line.partition("#")[0].split()
             if len(fields) < 2:
@@ -292,10 +297,10 @@ def _read_hosts(path: str | os.PathLike[str] | None) -> _Names:
     return names
 
 
-def _read_blocks(path: str | os.PathLike[str], blocks: _Blocks) -> None:
+def _read_blocks(path: str | os.PathLike[str], blocks: _Blocks, *, given: bool) -> None:
     wrong = 0
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with io.TextIOWrapper(open_file(path, given=given), "utf-8", "replace") as file:
             for line in file:
                 fields = line.partition("#")[0].split()
                 try:

@@ -11,6 +11,7 @@ from typing import cast
 
 import trio
 
+from .._util import open_file
 from ..errors import ConfigError
 
 __all__ = ["TlsStream", "client_context", "trust"]
@@ -39,7 +40,7 @@ def trust(context: ssl.SSLContext, ca_file: Path) -> None:
     :raises ConfigError: it holds none, or cannot be read.
     """
     try:
-        with open(ca_file, "rb"):  # OpenSSL's own errors do not tell a directory from a bad file
+        with open_file(ca_file):  # OpenSSL waits for pipes, and its errors tell no directory
             pass
         context.load_verify_locations(cafile=ca_file)
     except OSError as error:  # that of OpenSSL is one, too

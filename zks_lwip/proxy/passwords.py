@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from .._private import check_private
+from .._util import open_file
 from ..errors import ConfigError
 
 __all__ = ["PasswordFile"]
@@ -36,7 +37,7 @@ class PasswordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = _read(path)
+        self._entries = _read(path, given=True)
 
     @property
     def names(self) -> frozenset[str]:
@@ -67,9 +68,9 @@ def _digest(name: bytes, password: bytes) -> bytes:
     return sha256(sha256(name).digest() + sha256(password).digest()).digest()
 
 
-def _read(path: Path) -> tuple[_Entry, ...]:
+def _read(path: Path, *, given: bool = False) -> tuple[_Entry, ...]:
     try:
-        with open(path, "rb") as file:
+        with open_file(path, given=given) as file:
             status = os.fstat(file.fileno())
             data = file.read(_MAX_FILE + 1)
     except OSError as error:

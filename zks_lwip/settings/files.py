@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._private import check_private
+from .._util import open_file
 from ..errors import ConfigError
 
 __all__ = ["SYSTEM_FILE", "SettingsFile", "home_directory", "read_source", "user_file"]
@@ -80,7 +81,7 @@ def read_source(
     :raises PermissionError: it need not be there, and this user may not read it.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path, given=True) as file:
             status = os.fstat(file.fileno())
             data = file.read(_MAX_FILE + 1)
     except _NOT_THERE as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .._private import check_private
+from .._util import open_file
 from ..errors import ConfigError
 from ..net.names import InvalidName, host_name, join_host_port
 
@@ -208,7 +209,7 @@ def read_token_file(path: Path, *, option: str = "token_file") -> str:
         holds is not repeated.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path, given=True) as file:
             status = os.fstat(file.fileno())
             data = file.read(MAX_TOKEN_FILE + 1)
     except OSError as error:

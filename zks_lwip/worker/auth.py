@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from .._private import check_private
+from .._util import open_file
 from ..errors import ConfigError
 from .grants import UNLIMITED, Grant, is_option, mistaken_option, parse_grant
 
@@ -94,7 +95,8 @@ def _parse(text: str, path: str) -> dict[bytes, tuple[Principal, Grant]]:
 class TokenFile:
     """The tokens of one file, read at construction and again by :meth:`reload`.
 
-    What the file's group may read is warned about. A pipe (``/dev/fd/N``) can be read once only.
+    What the file's group may read is warned about. A pipe that this process was given
+    (``/dev/fd/N``) can be read once only; another one, or a device, is refused.
 
     :raises ConfigError: the file cannot be read or is malformed, or others may read it.
     """
@@ -102,7 +104,7 @@ class TokenFile:
     def __init__(self, path: str | Path) -> None:
         self.path = os.fspath(path)
         self._regular = True
-        self._take(self._read())
+        self._take(self._read(given=True))
 
     def _take(self, found: Mapping[bytes, tuple[Principal, Grant]]) -> None:
         self.principals = tuple(principal for principal, _ in found.values())
@@ -112,9 +114,9 @@ class TokenFile:
         """Return what a token may do; of one that was removed, what all may."""
         return self._grants.get(principal.digest, UNLIMITED)
 
-    def _read(self) -> dict[bytes, tuple[Principal, Grant]]:
+    def _read(self, *, given: bool = False) -> dict[bytes, tuple[Principal, Grant]]:
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path, given=given) as file:
                 status = os.fstat(file.fileno())
                 data = file.read(_MAX_FILE + 1)
         except OSError as error:
@@ -122,7 +124,8 @@ class TokenFile:
                 f"token file {self.path}: {error.strerror}; give `token_file` a file that"
                 " this user may read, with one 'name token' a line"
             ) from None
-        self._regular = stat.S_ISREG(status.st_mode)
+        if given:
+            self._regular = stat.S_ISREG(status.st_mode)
         if len(data) > _MAX_FILE:
             raise ConfigError(f"token file {self.path} is larger than {_MAX_FILE} bytes")
         check_private(status, self.path, "token_file")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from .._util import open_file
 from ..errors import ConfigError
 
 __all__ = ["CertificateWatch", "read_validity"]
@@ -42,7 +43,8 @@ def read_validity(path: Path) -> tuple[float, float]:
     :raises ConfigError: it cannot be read.
     """
     try:
-        text = path.read_text("ascii", "replace")
+        with open_file(path) as file:
+            text = file.read().decode("ascii", "replace")
         found = _PEM.search(text)
         if found is None:
             raise ValueError("there is none")

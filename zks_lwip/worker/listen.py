@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from .._util import open_file
 from ..errors import ConfigError
 from ..net.descriptors import descriptor_limit, raise_descriptor_limit
 from ..net.listen import is_loopback
@@ -76,6 +77,9 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> N
     :raises ConfigError: they cannot be used; the context is as it was.
     """
     try:
+        for each in (cert, key):
+            if each is not None:
+                open_file(each).close()  # OpenSSL would wait for a pipe
         # In another one first: of a certificate without its key, OpenSSL keeps the certificate.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
         context.load_cert_chain(cert, key, password=_no_password)
