@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.kits.netns.talk import ALL, BRIEF, NONE, PATIENT
 from tests.netns.host.conftest import Holder, execute, nothing, same
 from zks_lwip.host.journal import Journal
 from zks_lwip.host.plan.steps import Cgroup
+from zks_lwip.net.netns import NamespaceThread
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -241,3 +243,32 @@ def test_a_namespace_that_has_lost_its_name(holder: Holder, space: Space) -> Non
             rules = subprocess.run(look, capture_output=True, text=True, check=True, timeout=60)
             assert "31339" not in rules.stdout
             inside.stdin.close()
+
+
+@pytest.mark.parametrize("how", ["descriptor", "thread"])
+def test_a_namespace_that_only_a_descriptor_or_a_thread_holds(
+    holder: Holder, space: Space, how: str
+) -> None:
+    """It has no name, and is no process's: what is in force there is taken down all the same."""
+    with contextlib.closing(Namespace("held")) as captured, contextlib.ExitStack() as held:
+        with contextlib.closing(Holder(space, holder.directory)) as second:
+            second.apply(netns=captured.name)
+            second.end("kill")
+        if how == "thread":
+            thread = held.enter_context(contextlib.closing(NamespaceThread(captured.name)))
+            place = f"/proc/self/task/{thread.call(threading.get_native_id)}/ns/net"
+        else:
+            kept = os.open(captured.path, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, kept)
+            place = f"/proc/self/fd/{kept}"
+        subprocess.run(["ip", "netns", "del", captured.name], check=True, timeout=60)
+        recovery = holder.recover()
+        assert recovery["left"] == [] and any("rule del" in line for line in recovery["undone"])
+        look = NamespaceThread(place)
+        held.callback(look.close)
+        assert "31339" not in look.call(rules_here)
+
+
+def rules_here() -> str:
+    """The rules of the calling thread's namespace."""
+    return subprocess.run(["ip", "rule"], capture_output=True, text=True, timeout=60).stdout
