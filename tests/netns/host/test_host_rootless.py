@@ -107,6 +107,30 @@ def test_the_tun_is_the_only_way_out(run: Run, user: int | None) -> None:
     assert low <= (user or 0) <= high
 
 
+CHROOT = """
+{before}
+for each in /*; do
+    if [ -h $each ]; then cp -P $each {root}
+    elif [ -d $each ]; then mkdir {root}$each; mount --rbind $each {root}$each
+    fi
+done
+exec chroot {root} env --chdir="$PWD" "$@"
+"""
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["plain", "mount point"])
+def test_in_a_plain_chroot_it_is_said_what_is_missing(place: Path, bound: bool) -> None:
+    root = place / f"root-{bound}"
+    root.mkdir()
+    script = CHROOT.format(root=root, before=f"mount --bind {root} {root}" if bound else "")
+    command = [sys.executable, "-m", "tests.kits.netns.rootless_command", str(place / "tun")]
+    argv = ["unshare", "-mn", "sh", "-ec", script, "chroot", *command, "true"]
+    child = Child("rootless", argv)
+    output(child, 0 if bound else 99)
+    told = "\n".join(child.stderr)
+    assert bound or ("a plain chroot" in told and "`mount --bind DIR DIR`" in told)
+
+
 def test_packets_come_out_of_the_descriptor() -> None:
     with spawn(vnet_hdr=True, mtu=1400) as rootless:
         assert rootless.ipv6 and rootless.ping and rootless.device.vnet_header_size == 10

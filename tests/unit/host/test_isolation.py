@@ -158,3 +158,15 @@ def test_the_setting_is_named(
     path.write_text(f"{value}\n")
     error = explain(getattr(lib, f"ZKS_NSRUN_{step}"), code, "/x", tmp_path)
     assert isinstance(error, PrivilegeError) and message in str(error)
+
+
+@pytest.mark.parametrize(("step", "code"), [("USERNS", 1), ("MOUNT", 22)])
+def test_a_plain_chroot_is_named(tmp_path: Path, step: str, code: int) -> None:
+    """Its root is no mount point, and no user namespace may be made in it."""
+    mounts = tmp_path / "mountinfo"
+    inside = "29 1 0:26 / /proc rw - proc proc rw\n"
+    whole = "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+    for text, named in ((inside, True), (whole + inside, False)):
+        mounts.write_text(text)
+        error = explain(getattr(lib, f"ZKS_NSRUN_{step}"), code, "/", tmp_path, mounts)
+        assert ("that of a plain chroot, no mount point" in str(error)) is named

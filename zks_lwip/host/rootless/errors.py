@@ -17,13 +17,27 @@ _CONTAINER = (
 )
 
 
-def explain(step: int, code: int, detail: str, sysctls: Path = Path("/proc/sys")) -> ZksError:
+_CHROOT = (
+    "the root directory here is that of a plain chroot, no mount point. As root make it one before "
+    "(`mount --bind DIR DIR`, then `chroot DIR`); as another user start `run` outside, or in a "
+    "container, which changes its root by pivot_root (`systemd-nspawn -D DIR`, bwrap)"
+)
+
+
+def explain(
+    step: int,
+    code: int,
+    detail: str,
+    sysctls: Path = Path("/proc/sys"),
+    mounts: Path = Path("/proc/self/mountinfo"),
+) -> ZksError:
     """Return the error for a report of zks_nsrun.
 
     :param step: the step that failed, ``ZKS_NSRUN_*``.
     :param code: its errno.
     :param detail: what it was about, such as a path.
     :param sysctls: where the kernel's settings are.
+    :param mounts: the mount points that this process sees.
     """
     reason = os.strerror(code)
     if step == lib.ZKS_NSRUN_TUN_OPEN:
@@ -34,11 +48,13 @@ def explain(step: int, code: int, detail: str, sysctls: Path = Path("/proc/sys")
             message += "; is the device node (/dev/net/tun) really that of TUN, character 10:200?"
         return DeviceError(message)
     if step in (lib.ZKS_NSRUN_USERNS, lib.ZKS_NSRUN_IDMAP, lib.ZKS_NSRUN_NAMESPACES):
-        return _namespaces(step, code, detail, sysctls)
+        return _namespaces(step, code, detail, sysctls, mounts)
     if step == lib.ZKS_NSRUN_MOUNT:
         message = f"cannot mount over {detail} in the command's namespace: {reason}"
         if code in (errno.EPERM, errno.EACCES):
             return PrivilegeError(f"{message}; {_apparmor(sysctls) or _CONTAINER}")
+        if code == errno.EINVAL and _is_plain_chroot(mounts):
+            message += f"; {_CHROOT}"
         return HostError(message)
     if step == lib.ZKS_NSRUN_NETWORK:
         return HostError(f"cannot configure {detail} in the command's namespace: {reason}")
@@ -52,10 +68,11 @@ def explain_user_namespace(code: int) -> ZksError:
 
     :param code: the errno of unshare(2).
     """
-    return _namespaces(lib.ZKS_NSRUN_USERNS, code, "unshare", Path("/proc/sys"))
+    mounts = Path("/proc/self/mountinfo")
+    return _namespaces(lib.ZKS_NSRUN_USERNS, code, "unshare", Path("/proc/sys"), mounts)
 
 
-def _namespaces(step: int, code: int, detail: str, sysctls: Path) -> ZksError:
+def _namespaces(step: int, code: int, detail: str, sysctls: Path, mounts: Path) -> ZksError:
     reason = f"{detail}: {os.strerror(code)}"
     message = f"the system does not allow `run` to make its namespaces ({reason})"
     if code in (errno.ENOSPC, errno.EUSERS):
@@ -69,6 +86,8 @@ def _namespaces(step: int, code: int, detail: str, sysctls: Path) -> ZksError:
     if code not in (errno.EPERM, errno.EACCES):
         return HostError(message)
     in_userns = step == lib.ZKS_NSRUN_USERNS
+    if in_userns and _is_plain_chroot(mounts):
+        return PrivilegeError(f"{message}: {_CHROOT}")
     if in_userns and _setting(sysctls, "kernel/unprivileged_userns_clone") == "0":
         return PrivilegeError(
             f"{message}: kernel.unprivileged_userns_clone is 0; "
@@ -77,6 +96,15 @@ def _namespaces(step: int, code: int, detail: str, sysctls: Path) -> ZksError:
     if in_userns and _setting(sysctls, "user/max_user_namespaces") == "0":
         return PrivilegeError(f"{message}: {_limits(sysctls, 'user')}")
     return PrivilegeError(f"{message}: {_apparmor(sysctls) or _CONTAINER}")
+
+
+def _is_plain_chroot(mounts: Path) -> bool:
+    """Return whether the root directory is no mount point, as far as it is seen."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return not any(line.split()[4:5] == ["/"] for line in lines)
 
 
 def _limits(sysctls: Path, *kinds: str) -> str:
