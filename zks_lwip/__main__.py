@@ -15,6 +15,10 @@ _interrupt = getsignal(SIGINT)
 if _interrupt is default_int_handler:  # and not ignored, as in the background of a shell
     signal(SIGINT, SIG_DFL)  # a Ctrl-C while modules load ends it in silence
 
+from ._loading import begin_loading  # noqa: E402
+
+begin_loading()
+
 from .cli import main  # noqa: E402
 
 if _interrupt is default_int_handler:

@@ -35,7 +35,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "carrier dns device",
         "protocol net",
         "_util _memory _private",
-        "errors _version _lazy _lwip",
+        "errors _version _lazy _loading _lwip",
     )
 )
 """Packages, and single modules, directly below ``zks_lwip``, from the top down."""

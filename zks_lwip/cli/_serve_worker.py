@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import trio
 
+from .._loading import end_loading
 from ..daemon.systemd import notify, notify_reloading
 from ..errors import ConfigError
 from ..metrics import MetricsServer
@@ -63,6 +64,7 @@ async def serve_child_worker(worker: Worker, control: socket.socket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, worker)
             await nursery.start(worker.run)
+            end_loading()
             nursery.start_soon(serve_child, worker, control)
             await worker.ended.wait()
             nursery.cancel_scope.cancel()
@@ -109,6 +111,7 @@ async def _tell_numbers(supervisor: Supervisor, asked: trio.MemoryReceiveChannel
 
 
 def _tell_where(listening: Sequence[BoundSocket]) -> None:
+    end_loading()
     where = [str(each) for each in listening]
     for each in where:
         echo_or_go_on(f"listening on {each}")

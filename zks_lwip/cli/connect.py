@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._loading import end_loading
 from ._configured import ConfiguredCommand, profile_argument
 from ._environment import check_system, echo_or_go_on
 from ._host_options import host_options, make_host_options
@@ -175,6 +176,7 @@ class _Display:
         self._stats = stats
 
     def ready(self, vpn: Vpn) -> None:
+        end_loading()
         echo_or_go_on(f"ready: {vpn.interface} → {show_worker(vpn)}")
 
     def counters(self, stats: dict[str, Any]) -> None:

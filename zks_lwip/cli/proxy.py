@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._loading import end_loading
 from ..errors import ConfigError
 from ._configured import ConfiguredCommand, profile_argument
 from ._environment import echo_or_go_on
@@ -164,6 +165,7 @@ async def _serve(
                 async with open_proxy(config, wanted) as one:
                     running.append(one)
                     metered.measure(one)
+                    end_loading()
                     echo_or_go_on(f"ready: {join_host_port(*one.address)} → {show_worker(one)}")
                     notify("READY=1", f"STATUS=connected to {one.worker}")
                     try:

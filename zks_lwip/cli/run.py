@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._loading import end_loading
 from ._configured import ConfiguredCommand
 from ._environment import caller_environment
 from ._help import option_group
@@ -108,6 +109,7 @@ def run(
     tell_ports = verbose or any(port.port == 0 for port in ports)
 
     def ready(vpn: Vpn, published: Sequence[PublishedPort]) -> None:
+        end_loading()
         if verbose:
             tell(f"ready: {vpn.interface} → {show_worker(vpn)}")
         for port in published if tell_ports else ():

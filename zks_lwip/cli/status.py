@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .._loading import end_loading
 from ..errors import ConfigError, HostError, ZksError
 from .flags import describe, name_flags
 from .show import status_lines
@@ -86,6 +87,7 @@ def status(
     """
     from ..daemon import EXIT_CODES, State, ask_status, no_status
 
+    end_loading()
     if wait is not None and watch is not None:
         raise click.UsageError("--wait and --watch exclude each other")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .._loading import end_loading
 from .flags import name_flags
 
 __all__ = ["top"]
@@ -50,6 +51,7 @@ def top(*, netns: str | None, once: bool, interval: float, sort: str, filter_tex
     """
     from ..top.screen import run_top
 
+    end_loading()
     run_top(
         netns,
         interval=interval,
