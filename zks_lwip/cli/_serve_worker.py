@@ -6,22 +6,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
 from .._loading import end_loading
 from ..daemon.systemd import notify, notify_reloading
 from ..errors import ConfigError
-from ..metrics import MetricsServer
-from ..metrics.worker import WorkerSource
 from ..worker import Worker
 from ..worker.addresses import BoundSocket
 from ..worker.processes import Supervisor, serve_child
 from ..worker.stats import WorkerStats
 from ._environment import echo_or_go_on
 from ._options import print_stats_json
+
+if TYPE_CHECKING:
+    from ..metrics import MetricsServer
 
 __all__ = ["serve_child_worker", "serve_worker", "supervise"]
 
@@ -52,7 +54,7 @@ async def serve_worker(
             if parent_fd is not None and sys.platform == "linux":
                 await _drop_privileges(worker.mark, user)
             if metrics is not None:
-                nursery.start_soon(_serve_metrics, metrics, worker)
+                nursery.start_soon(_measuring(metrics, worker).run)
             _tell_where(worker.listening)
             await worker.ended.wait()
             nursery.cancel_scope.cancel()
@@ -81,8 +83,8 @@ async def supervise(supervisor: Supervisor, *, metrics: socket.socket | None) ->
             nursery.start_soon(_pass_on, signals, supervisor, wanted)
             nursery.start_soon(_tell_numbers, supervisor, asked)
             if metrics is not None:
-                source = WorkerSource(supervisor.stats, supervisor.problem)
-                nursery.start_soon(MetricsServer(metrics, source).run)
+                served = _metrics_server(metrics, supervisor.stats, supervisor.problem)
+                nursery.start_soon(served.run)
             await nursery.start(supervisor.run)
             _tell_where(supervisor.listening)
             await supervisor.ended.wait()
@@ -118,12 +120,22 @@ def _tell_where(listening: Sequence[BoundSocket]) -> None:
     notify("READY=1", f"STATUS=listening on {', '.join(where)}")
 
 
-async def _serve_metrics(sock: socket.socket, worker: Worker) -> None:
+def _measuring(sock: socket.socket, worker: Worker) -> MetricsServer:
     async def stats() -> tuple[WorkerStats, int]:
         return worker.stats(), 1
 
-    source = WorkerSource(stats, lambda: "shutting down" if worker.stopping else None)
-    await MetricsServer(sock, source).run()
+    return _metrics_server(sock, stats, lambda: "shutting down" if worker.stopping else None)
+
+
+def _metrics_server(
+    sock: socket.socket,
+    stats: Callable[[], Awaitable[tuple[WorkerStats, int]]],
+    problem: Callable[[], str | None],
+) -> MetricsServer:
+    from ..metrics import MetricsServer  # here: hardly a worker serves them, and they take long
+    from ..metrics.worker import WorkerSource
+
+    return MetricsServer(sock, WorkerSource(stats, problem))
 
 
 async def _drop_privileges(mark: int | None, user: str | None) -> None:
