@@ -128,7 +128,7 @@ class Namespace:
             for directory in (str(ROOT), sys.prefix, sys.base_prefix):
                 options += ["--expose", directory]
             options += ["--user", str(user)]
-        return [sys.executable, "-I", "-S", enter.__file__, *options, "--", *argv]
+        return [enter.program(), *options, "--", *argv]
 
     def settle(self, interface: str) -> None:
         """Wait until it counts as up, and has all that the kernel gives it a moment later.
