@@ -20,7 +20,9 @@ import pytest
 from tests.kits.netns.child import ROOT, Child
 from tests.kits.netns.lab import NOBODY, Lab, Namespace
 
-NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
+NOT_COPIED = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "tests"
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,10 @@ def alone(net: Lab) -> Namespace:
 
 @contextmanager
 def clone(net: Lab, factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of this checkout as a clone has it, but for lwIP's source; .venv is the tests' own."""
+    """A copy of this checkout as a clone has it, but for lwIP's source and the tests.
+
+    .venv is the tests' own.
+    """
     folder = net.directory / factory.mktemp("checkout").name
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     (folder / ".venv").symlink_to(sys.prefix)
