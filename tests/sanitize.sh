@@ -159,6 +159,7 @@ say "Tests under sanitizers"
 case $mode in
 short)
     # Two at a time: by one it would be what the whole of tests/run.sh waits for in the end.
+    export ZKS_TEST_SHORT=1 # see tests/kits/short.py
     quickly=(-q -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder "${apart[@]/#/--ignore=}")
     run_pytest "${quickly[@]}" "${direct[@]}" "$@"
     # The others take half as long with Python's own allocator, which hides but one thing: a read

@@ -20,6 +20,7 @@ import pytest
 
 from tests.kits.hostile_client import HostileClient
 from tests.kits.plain_websocket import client_message
+from tests.kits.short import SHORT
 from zks_lwip.protocol import (
     Close,
     Connect,
@@ -37,7 +38,8 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc"
 )
 
-SECONDS = 1.5
+#: of a flood
+SECONDS = 0.3 if SHORT else 1.5
 MOST_GROWTH = 48 << 20
 #: seconds of the processor for others' frames between a keystroke and its echo
 MOST_BUSY = 0.5 * (4 if "ZKS_LWIP_SANITIZE" in os.environ else 1)
