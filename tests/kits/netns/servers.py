@@ -19,7 +19,6 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.kits.plain_websocket import receive_exactly
 
@@ -238,54 +237,6 @@ def _serve_full_cone() -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
-class _Pages(SimpleHTTPRequestHandler):
-    """Static files of a folder (a git repository among them), ``/hello`` and ``/bytes/N``."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        if self.path == "/hello":
-            body = f"hello {_plain(self.client_address)}\n".encode()
-            self._head(len(body))
-            self.wfile.write(body)
-        elif self.path.startswith("/bytes/"):
-            total = int(self.path.rpartition("/")[2])
-            self._head(total)
-            for chunk in pattern(total):
-                self.wfile.write(chunk)
-        else:
-            super().do_GET()
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = f"{len(body)} {hashlib.sha256(body).hexdigest()}\n".encode()
-        self._head(len(answer))
-        self.wfile.write(answer)
-
-    def _head(self, length: int) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        count("http requests")
-
-
-class _PagesServer(ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-    request_queue_size = 128
-
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.bind(self.server_address)
-        self.server_name, self.server_port = "far", HTTP
-
-    def get_request(self) -> tuple[socket.socket, tuple]:  # type: ignore[type-arg]
-        accepted = super().get_request()
-        count(f"accepted {HTTP}")
-        return accepted
-
-
 def start(pages: str = ".") -> None:
     """Start every server; returns at once, they live in daemon threads."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -306,11 +257,9 @@ def start(pages: str = ".") -> None:
     _serve_udp(WHO, lambda _, address: f"{_plain(address)} {address[1]}\n".encode())
     _serve_full_cone()
 
-    def handler(*args: object) -> _Pages:
-        return _Pages(*args, directory=pages)  # type: ignore[arg-type]
+    from tests.kits.netns.pages import serve_pages  # (most that import this module need none)
 
-    web = _PagesServer(("::", HTTP), handler)  # type: ignore[arg-type]
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    serve_pages(HTTP, pages, pattern, count)
 
 
 if __name__ == "__main__":
