@@ -30,7 +30,7 @@ class FakeFlow:
         self.target: tuple[Any, int] | None = None
         self.moved = (0, 0)
 
-    def accept(self) -> None:
+    def accept(self, *, quiet: bool = False) -> None:
         assert "accept" not in self.log
         self.log.append("accept")
         if not self.memory:

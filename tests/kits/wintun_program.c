@@ -101,7 +101,7 @@ int main(int argc, char **argv)
         return 1;
     thread = CreateThread(NULL, 0, pump, core, 0, NULL);
     put(session, argv[1]);
-    zks_flow_accept(core, event_of(core, ZKS_EV_SYN));
+    zks_flow_accept(core, event_of(core, ZKS_EV_SYN), 0);
     show(session);
     put(session, argv[2]);
     event_of(core, ZKS_EV_DATAGRAM);

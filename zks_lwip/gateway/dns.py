@@ -150,7 +150,7 @@ class DnsConnection:
         flow.handler = self
         table.accept(self)
         try:
-            flow.accept()
+            flow.accept(quiet=True)
         except StackError as error:
             _log.warning("a DNS connection was dropped: %s", error)
             self._forget()

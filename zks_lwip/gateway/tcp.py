@@ -325,7 +325,7 @@ class TcpBridge:
         self._table.accept(self)
         self._counters.flows_accepted += 1
         try:
-            self._flow.accept()
+            self._flow.accept(quiet=True)
         except StackError as error:
             _log.warning("a TCP connection was dropped: %s", error)
             self.on_reset()

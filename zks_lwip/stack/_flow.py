@@ -139,12 +139,13 @@ class Flow:
     def __repr__(self) -> str:
         return f"<Flow {self.source} to {self.destination}>"
 
-    def accept(self) -> None:
+    def accept(self, *, quiet: bool = False) -> None:
         """Answer the held SYN; :meth:`FlowHandler.on_established` follows. Harmless if it is gone.
 
+        :param quiet: that may follow as late as whatever else happens to the connection.
         :raises StackError: out of memory; the flow is gone.
         """
-        result = lib.zks_flow_accept(self._core.handle, self._id)
+        result = lib.zks_flow_accept(self._core.handle, self._id, quiet)
         self._core.made_output()
         if result == _NOMEM:
             raise StackError("the connection could not be accepted: out of memory")

@@ -61,7 +61,7 @@ void accept_flow(struct record *r)
 {
     struct flow *flow = model_flow(run.core, r->id);
     int held = flow && flow->state == FLOW_HELD;
-    int result = zks_flow_accept(run.core, r->id);
+    int result = zks_flow_accept(run.core, r->id, (int)(r->id & 1));
     CHECK(held ? result == ZKS_OK || result == ZKS_NOMEM : result == ZKS_GONE);
     note_numbers(r);
 }

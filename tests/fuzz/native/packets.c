@@ -243,7 +243,7 @@ static void step(uint8_t op)
         }
         id = (uint64_t)u8() << 32 | u8();
         if (!record_of(id) && !model_flow(run.core, id)) {
-            CHECK(zks_flow_accept(run.core, id) == ZKS_GONE && zks_flow_abort(run.core, id) == ZKS_GONE);
+            CHECK(zks_flow_accept(run.core, id, 0) == ZKS_GONE && zks_flow_abort(run.core, id) == ZKS_GONE);
             CHECK(zks_flow_close(run.core, id) == ZKS_GONE && zks_flow_push(run.core, id, run_big, 1) == ZKS_GONE);
         }
     }

@@ -80,6 +80,26 @@ async def test_a_syn_that_is_retransmitted_after_its_answer_is_answered_again(
         assert handler.read() == b"data"
 
 
+@pytest.mark.parametrize("full", [False, True])
+async def test_the_end_of_a_quiet_handshake_is_told_with_what_follows(full: bool) -> None:
+    async with probe() as p:
+        here, there = (APP[4], 1), (FAR[4], 80)
+        await p.send(tcp(here, there, SYN, 7))
+        flow = p.flows.pop()
+        handler = Recorder(flow)
+        flow.accept(quiet=True)
+        answer = await p.receive()
+        if full:  # a push that was cut short waits for it
+            while flow.push(bytes(100_000)):
+                pass
+        await p.send(tcp(here, there, ACK, 8, answer.seq + 1))
+        assert handler.log == (["established", "writable"] if full else [])
+        await p.send(tcp(here, there, RST | ACK, 8, answer.seq + 1))
+        assert handler.log == (
+            ["established", "writable", "reset"] if full else ["established", "reset"]
+        )
+
+
 @FAMILIES
 @pytest.mark.parametrize("size", [1, 100, 1400, 9000])
 async def test_bytes_in_a_syn_are_cut_off_and_sent_again(family: int, size: int) -> None:

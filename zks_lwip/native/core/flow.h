@@ -53,6 +53,7 @@ struct flow {
     uint8_t ended : 1;   /* RESET or CLOSED has been reported */
     uint8_t ack_due : 1; /* in that list */
     uint8_t fresh : 1;   /* the handshake has just ended */
+    uint8_t quiet : 1;   /* its owner does not wait for that */
     uint8_t linked : 1;  /* survived the timers */
 };
 

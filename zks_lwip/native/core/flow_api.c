@@ -59,7 +59,7 @@ int zks_flow_info(zks_core *core, uint64_t id, struct zks_flow_info *info)
     FLOW_END(core, ZKS_OK);
 }
 
-int zks_flow_accept(zks_core *core, uint64_t id)
+int zks_flow_accept(zks_core *core, uint64_t id, int quiet)
 {
     int result = ZKS_GONE;
     FLOW_BEGIN(core, id);
@@ -67,6 +67,7 @@ int zks_flow_accept(zks_core *core, uint64_t id)
         uint8_t *syn = flow->syn;
         struct tcp_pcb *pcb;
         flow->syn = NULL;
+        flow->quiet = quiet != 0;
         flow_list_move(core, flow, LIST_NONE);
         flow_listen(core, flow);
         flow->first_window = budget_first_window(core);

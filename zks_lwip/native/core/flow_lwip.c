@@ -244,7 +244,10 @@ void flow_open_window(struct flow *flow, struct tcp_pcb *pcb)
 static void established(struct flow *flow)
 {
     flow->fresh = 1;
-    core_ready(core_current, flow, flow->want_write ? ZKS_EV_ESTABLISHED | ZKS_EV_WRITABLE : ZKS_EV_ESTABLISHED);
+    if (flow->quiet && !flow->want_write)
+        flow->events |= ZKS_EV_ESTABLISHED;
+    else
+        core_ready(core_current, flow, flow->want_write ? ZKS_EV_ESTABLISHED | ZKS_EV_WRITABLE : ZKS_EV_ESTABLISHED);
     flow->want_write = 0;
 }
 

@@ -144,8 +144,9 @@ int zks_events(zks_core *core, struct zks_event *events, int most);
 
 /* Writes what is known of a flow: ZKS_OK, ZKS_GONE. */
 int zks_flow_info(zks_core *core, uint64_t id, struct zks_flow_info *info);
-/* Gives a held SYN to lwIP, which answers it: ZKS_OK, ZKS_GONE, ZKS_NOMEM. */
-int zks_flow_accept(zks_core *core, uint64_t id);
+/* Gives a held SYN to lwIP, which answers it: ZKS_OK, ZKS_GONE, ZKS_NOMEM. quiet: ZKS_EV_ESTABLISHED comes with the
+ * next event of the flow, and wakes nothing by itself. */
+int zks_flow_accept(zks_core *core, uint64_t id, int quiet);
 /* Refuses a held SYN (how: ZKS_REJECT_*). The id is gone, also where the SYN had been given up before. */
 int zks_flow_reject(zks_core *core, uint64_t id, int how);
 /* Opens a flow to an application behind the device (an active open); returns its id, or 0: refused, out of memory. */
