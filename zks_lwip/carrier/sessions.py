@@ -6,6 +6,8 @@ The owner gets a :class:`~.link.SessionLink` with its session of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from ..protocol import Budget, ClientSession, Role, Session, Settings, WorkerSession
@@ -19,6 +21,11 @@ __all__ = ["client_session", "selected", "worker_session"]
 def selected(connection: WsConnection) -> Version:
     """Return the version that a handshake has selected."""
     return V1 if connection.subprotocol is None else V2
+
+
+def _clock() -> Callable[[], float]:
+    """Return ``trio.current_time`` of this run, in one call where that takes three."""
+    return trio.lowlevel.current_clock().current_time
 
 
 def client_session(
@@ -38,11 +45,11 @@ def client_session(
         return Session(
             Role.CLIENT,
             settings,
-            clock=trio.current_time,
+            clock=_clock(),
             budget=budget,
             kept_budget=kept_budget,
         )
-    return ClientV1(settings, clock=trio.current_time, budget=budget)
+    return ClientV1(settings, clock=_clock(), budget=budget)
 
 
 def worker_session(
@@ -62,8 +69,8 @@ def worker_session(
         return Session(
             Role.WORKER,
             settings,
-            clock=trio.current_time,
+            clock=_clock(),
             budget=budget,
             kept_budget=kept_budget,
         )
-    return WorkerV1(settings, clock=trio.current_time)
+    return WorkerV1(settings, clock=_clock())

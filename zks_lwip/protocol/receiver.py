@@ -430,8 +430,9 @@ class Receiver:
         kept, sent = self._kept, self._sender.counted
         if not kept.acknowledged <= frame.count <= sent:
             raise ProtocolError(f"ACK: {frame.count} frames, not {kept.acknowledged} to {sent}")
+        held_up = kept.full
         kept.acknowledge(frame.count)
-        if not self._wakeup.told and self._sender.has_output:
+        if held_up and not self._wakeup.told and self._sender.has_output:
             self._wakeup()  # there is room again
 
     def _on_goaway(self, frame: GoAway, events: list[Event]) -> None:

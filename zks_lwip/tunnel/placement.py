@@ -205,6 +205,8 @@ class Placement(Generic[_C]):
         The least busy one; but of the oldest only, as many as have room for all streams (or as they
         are to be spread over), so that the others become idle.
         """
+        if len(channels) == 1:
+            return channels[0] if self._rooms[channels[0]].may_take(now) else None
         needed = sum(len(channel.streams) for channel in channels) + 1
         candidates: list[_C] = []
         for number, channel in enumerate(channels):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import lru_cache
 
 import trio
 
@@ -82,6 +83,16 @@ class DialError(Exception):
         self.code = code
 
 
+@lru_cache(maxsize=4096)
+def _text_of(address: IPAddress) -> str:
+    return str(address)
+
+
+@lru_cache(maxsize=4096)
+def _is_loopback(address: IPAddress) -> bool:
+    return address.is_loopback
+
+
 class Attempt:
     """A connection that is being made to one address, by a socket that does not block.
 
@@ -107,7 +118,7 @@ class Attempt:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
-            self._code = sock.connect_ex(sockaddr(address, port))
+            self._code = sock.connect_ex((_text_of(address), port))
         except BaseException:
             sock.close()
             raise
@@ -125,11 +136,13 @@ class Attempt:
         sock, code = self.sock, self._code
         if not self.decided:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code and not _is_loopback(self._address):
+            return
         text = errno.errorcode.get(code, str(code))
         if code == errno.EADDRNOTAVAIL and self._dialer.has_route(self._address, self._port):
             code, text = errno.EADDRINUSE, "no local port is left"
         try:
-            if not code and self._address.is_loopback and sock.getsockname() == sock.getpeername():
+            if not code and sock.getsockname() == sock.getpeername():
                 # nothing listens: the kernel joined the socket to itself (simultaneous open)
                 code, text = errno.ECONNREFUSED, "Connection refused"
         except OSError:  # ENOTCONN: it was reset since

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from ..net.sockets import family_of, sockaddr
@@ -38,12 +39,25 @@ _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTA_DST, _RTA_MARK = 1, 16
 _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 2, 3, 4
 _OWN = (_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST)
+#: Bytes of an answer that are taken; what is used of one are the first.
+_MAX_ANSWER = 4096
 #: What the kernel says of an address that it has no route to: whatever it is, it is not ours.
 _NO_ROUTE = frozenset(
     (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES, errno.ESRCH)
 )
 #: What bind() says of an address that is not this machine's, or of a family that it lacks.
 _NOT_OURS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def _question(address: IPAddress, mark: int | None) -> bytes:
+    """Return the body of a question for the route to an address."""
+    packed = address.packed
+    body = _RTMSG.pack(family_of(address), len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _RTA_DST) + packed
+    if mark is not None:
+        body += _ATTRIBUTE.pack(8, _RTA_MARK) + struct.pack("=I", mark)
+    return body
 
 
 class OwnAddresses:
@@ -109,12 +123,7 @@ class OwnAddresses:
 
         :raises OSError: the kernel cannot be asked.
         """
-        family = family_of(address)
-        packed = address.packed
-        body = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
-        body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _RTA_DST) + packed
-        if self._mark is not None:
-            body += _ATTRIBUTE.pack(8, _RTA_MARK) + struct.pack("=I", self._mark)
+        body = _question(address, self._mark)
         assert self._socket is not None
         sequence = self._sequence = self._sequence % 0xFFFF_FFFF + 1
         size = _NLMSG.size + len(body)
@@ -122,7 +131,7 @@ class OwnAddresses:
             _NLMSG.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, sequence, 0) + body, (0, 0)
         )
         while True:
-            answer = self._socket.recv(65536)
+            answer = self._socket.recv(_MAX_ANSWER)
             if len(answer) < _NLMSG.size + 4:
                 raise OSError(errno.EPROTO, "a short answer")
             _, kind, _, echoed, _ = _NLMSG.unpack_from(answer)

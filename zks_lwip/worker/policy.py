@@ -260,8 +260,10 @@ class Policy:
     def __init__(self, allow: Iterable[IPNetwork] = (), own: Own | None = None) -> None:
         self.allow: tuple[IPNetwork, ...] = tuple(allow)
         self._own = own
-        # A datagram costs a check each way: but for what is our own, the answer does not change.
+        # A datagram costs a check each way, a connection one: but for what is our own, the answer
+        # does not change.
         self._cached = lru_cache(maxsize=4096)(self._check_literal)
+        self._cached_networks = lru_cache(maxsize=4096)(self._by_network)
 
     def _allowed(self, address: IPAddress) -> bool:
         return any(
@@ -270,7 +272,7 @@ class Policy:
 
     def refusal(self, address: IPAddress) -> str | None:
         """Return why the address is refused, in a word or two; None: it may be reached."""
-        reason, open_addresses = self._by_network(address)
+        reason, open_addresses = self._cached_networks(address)
         if reason is None and self._own is not None and any(map(self._own.owns, open_addresses)):
             return _OWN
         return reason

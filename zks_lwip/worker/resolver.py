@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -89,6 +90,14 @@ def _found(addresses: tuple[IPAddress, ...]) -> Lookup:
     )
 
 
+@lru_cache(maxsize=4096)
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return parse_address(to_ascii(host).lower())
+    except (InvalidName, InvalidHost):
+        return None
+
+
 class Resolver:
     """Looks names up. :meth:`run` must be running: look-ups live in its nursery, so that one is
     shared by all streams to the same name, and outlives the first, whose budget it takes.
@@ -115,10 +124,7 @@ class Resolver:
     @staticmethod
     def literal(host: str) -> IPAddress | None:
         """Return the address that a host is, in any spelling; None: it is none."""
-        try:
-            return parse_address(to_ascii(host).lower())
-        except (InvalidName, InvalidHost):
-            return None
+        return _literal(host)
 
     def lookup(self, host: str, budget: QueryBudget) -> Lookup:
         """Begin (or join) the look-up of a host, which may be an address in any spelling.

@@ -58,6 +58,7 @@ class FarEndStream:
         "_broken",
         "_closed",
         "_dialing",
+        "_ended",
         "_eof_sent",
         "_eof_taken",
         "_errno",
@@ -80,6 +81,7 @@ class FarEndStream:
         self._broken = False  # the far end takes no more; what it sent before is still read
         self._gone = False  # for the session: it delivers what is left, or is closed
         self._closed = False
+        self._ended = False  # the kernel has all that is to be sent, and delivers it by itself
         # Of C, when it last pulled bytes of this stream, and pushed some
         self._errno = self._push_errno = 0
         owner.account.streams += 1
@@ -325,6 +327,7 @@ class FarEndStream:
         try:
             end_in_order(self._sock)  # before FIN: from here on the kernel has the whole upload
             self._sock.shutdown(socket.SHUT_WR)
+            self._ended = True
         except OSError as error:  # ENOTCONN: the far end has reset it
             self._write_failed(error)
 
@@ -421,6 +424,8 @@ class FarEndStream:
         self._owner.descriptors.give()
         if abort:
             reset(sock)
+        elif self._ended:
+            sock.close()
         else:
             close_in_order(sock)
 
