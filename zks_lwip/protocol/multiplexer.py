@@ -90,8 +90,7 @@ class Multiplexer:
 
     def __bool__(self) -> bool:
         """Streams are in line: they have something to send, and credit."""
-        lines = self._c.lines
-        return bool(lines[0].first or lines[1].first)
+        return bool(self._c.lined)
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ids of the streams in line."""

@@ -109,6 +109,7 @@ void mux_unline(struct zks_mux *mux, struct zks_mux_stream *stream)
     if (stream->line == ZKS_LINE_NONE)
         return;
     line = &mux->lines[stream->line];
+    mux->lined--;
     if (stream->line_prev)
         stream->line_prev->line_next = stream->line_next;
     else
@@ -124,6 +125,7 @@ void mux_unline(struct zks_mux *mux, struct zks_mux_stream *stream)
 void mux_line(struct zks_mux *mux, struct zks_mux_stream *stream, int line)
 {
     struct zks_mux_line *to = &mux->lines[line];
+    mux->lined++;
     stream->line = (uint8_t)line;
     stream->line_next = NULL;
     stream->line_prev = to->last;

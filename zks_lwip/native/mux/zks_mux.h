@@ -73,8 +73,9 @@ struct zks_mux {
     struct zks_mux_line lines[2];
     uint32_t max_data; /* most bytes of a DATA that comes */
     uint32_t secret;   /* of the table: a client names its streams as it likes */
+    uint32_t lined;    /* streams in line */
     uint8_t client;
-    uint8_t reserved[7];
+    uint8_t reserved[3];
     struct zks_mux_target *entered;
 
     /* Of the last zks_mux_apply. */
