@@ -34,6 +34,9 @@ _SYN: int = lib.ZKS_EV_SYN
 _BYTES = ffi.typeof("uint8_t[]")
 _TURNS = 16
 """Batches of datagrams that are taken before other events, and other tasks, have their turn."""
+_ENOUGH = 128 << 10
+"""Bytes of frames after which they have it, too: what takes them has room for a mebibyte, and sends
+in between."""
 
 
 def lwip_version() -> str:
@@ -223,10 +226,14 @@ class Stack:
         if rules is None or on_frames is None:
             self._take_one_by_one(ffi.NULL)
             return
+        size = 0
         for _ in range(_TURNS):
             run = self._frames.take(handle, rules)
             if run is not None:
                 on_frames(run)
+                size += len(run.frames)
+                if size >= _ENOUGH:
+                    return
             elif not self._take_one_by_one(rules.handle):
                 return
 

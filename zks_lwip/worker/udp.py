@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 _TURNS = 4
 """Times that a socket is read before the others have their turn: 64 datagrams, or of what the
 system has put together 4 MiB."""
+_ENOUGH = 256 << 10
+"""Bytes after which they have it, too: a session has room for a mebibyte, and sends in between."""
 _ERRORS = 16
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: not all are in the socket module
@@ -127,6 +129,7 @@ class _Association:
     def _on_ready(self, sock: socket.socket) -> None:
         owner = self._owner
         session, datagrams = owner.owner.session, owner.owner.datagrams
+        size = 0
         for _ in range(_TURNS):
             drained = datagrams.receive(sock.fileno())
             if drained is None:  # an error, which its queue tells, too
@@ -135,11 +138,14 @@ class _Association:
             for frames, count in datagrams.frames_of(self.id):
                 owner.touch(self)
                 session.send_udp_frames(frames, count, self.id)
+                size += len(frames)
             owner.dropped += datagrams.take_dropped()
             if drained:
                 self._take_errors(sock)
                 owner.owner.readiness.want_read(sock)
                 return
+            if size >= _ENOUGH:
+                break
         owner.owner.readiness.rearm(sock)
 
     def take_errors(self) -> None:

@@ -27,8 +27,9 @@ _MAX_FRAMES = 256
 _FRAMES = 1 << 18
 """Bytes of frames that are made at a time of what has come."""
 
-_RECEIVE_BUFFER = 1 << 20
-"""Bytes; Linux counts twice as many, with what a datagram costs besides: some 900 of 1,200 bytes.
+_RECEIVE_BUFFER = 4 << 20
+"""Bytes; Linux counts twice as many, with what a datagram costs besides: some 3,600 of 1,200 bytes,
+which come in 28 ms where 130,000 a second do. What all sockets hold is bounded by udp(7)'s udp_mem.
 """
 _SEND_BUFFER = 1 << 20
 # asm-generic/socket.h, linux/udp.h: not in the socket module

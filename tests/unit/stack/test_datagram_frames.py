@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from zks_lwip.net.rounds import ROUND
 from zks_lwip.protocol import Udp, parse
 from zks_lwip.stack import Datagram, FramedDatagrams, FrameRules
 
@@ -105,6 +106,29 @@ async def test_many_associations_and_many_bytes() -> None:
         await p.send(*(udp((APP[4], 1000 + n), (FAR[4], n), data) for n in order))
         assert [frame.association - 1 for frame in framed.frames] == order
         assert all(len(run.associations) <= 64 and run.count <= 256 for run in framed.runs)
+
+
+async def test_a_burst_leaves_in_pieces_that_a_tunnel_has_room_for() -> None:
+    rounds: list[int] = []
+    ended = True
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+
+    def take(run: FramedDatagrams) -> None:
+        nonlocal ended
+        if ended:
+            rounds.append(0)
+            ended = not ROUND.at_end(end)
+        rounds[-1] += run.count
+
+    async with probe() as p:
+        Framed(p, FrameRules())
+        p.stack.on_frames = take
+        assert p.stack.bind_datagrams((APP[4], 1000), 1)
+        await p.send(*[udp((APP[4], 1000), (FAR[4], 1), bytes(1400))] * 1000)
+        assert sum(rounds) == 1000 and max(rounds) * 1400 < 400 << 10
 
 
 async def test_what_is_bound_twice() -> None:
