@@ -8,8 +8,9 @@
 #define DATA 0x02u
 #define EOF_COMMAND 0x41u
 #define FRESH_QUANTUM (16u << 10)
-#define BULK_QUANTUM (64u << 10)
-#define MIN_PIECE (2u << 10) /* room below which no bulk stream starts a frame at the end of a message */
+#define BULK_QUANTUM 62780u  /* 43 x 1,460: a client's stack gives it to its device as one segment */
+#define MIN_PIECE (2u << 10) /* room below which no bulk stream starts a frame at the end of a message, */
+#define MIN_SHARE 8u         /* or below this part of the message: behind large frames a short one costs as much */
 
 static void put_header(uint8_t *at, uint8_t command, uint32_t id, uint32_t length)
 {
@@ -22,6 +23,13 @@ static void put_header(uint8_t *at, uint8_t command, uint32_t id, uint32_t lengt
 }
 
 static size_t least(size_t one, size_t other) { return one < other ? one : other; }
+
+/* Whether what is left of the message is too little to start a frame of a bulk stream in. */
+static int is_scrap(const struct zks_mux *mux)
+{
+    size_t left = mux->end - mux->at;
+    return mux->at > mux->start && (left < MIN_PIECE || left < (mux->end - mux->start) / MIN_SHARE);
+}
 
 /* Takes the next stream out of line, with its share of the message; NULL: the message is full, or none waits. */
 static struct zks_mux_stream *next(struct zks_mux *mux, size_t *share)
@@ -39,7 +47,7 @@ static struct zks_mux_stream *next(struct zks_mux *mux, size_t *share)
         }
         mux->phase = ZKS_LINE_BULK;
     }
-    if (!bulk->first || mux->end <= mux->at + MUX_HEADER || (mux->end - mux->at < MIN_PIECE && mux->at > mux->start))
+    if (!bulk->first || mux->end <= mux->at + MUX_HEADER || is_scrap(mux))
         return NULL;
     stream = bulk->first;
     mux_unline(mux, stream);
@@ -136,6 +144,8 @@ uint32_t zks_mux_fill(struct zks_mux *mux, int64_t got)
                 break;
             mux->filled = 0;
             mux->room = least(least(share - mux->at - MUX_HEADER, mux->current->credit), mux->most);
+            if (mux->room > BULK_QUANTUM) /* or its last segment would be short */
+                mux->room -= mux->room % BULK_QUANTUM;
         }
         got = 0;
         if (mux->room && pull(mux, &got)) {
