@@ -141,8 +141,15 @@ bring_programs() {
     .venv/bin/python -m tests.kits.actionlint
 }
 
+# What pytest makes of the tests' source, once: not by each of its workers, where PYTHONDONTWRITEBYTECODE is set
+# or they begin together. (What it cannot import the run itself will tell.)
+rewrite_tests() {
+    PYTHONDONTWRITEBYTECODE='' .venv/bin/python -m pytest -q --collect-only -p no:cacheprovider >/dev/null 2>&1 || :
+}
+
 bring_programs & # these are waited for, too
 bringing=$!
+if [ $# = 0 ]; then rewrite_tests; fi
 check_style_and_types
 wait $bringing
 say "Tests"
