@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.kits.session import Bytes, client, drain, feed, worker
+from tests.kits.short import SHORT
 from zks_lwip.errors import ProtocolError
 from zks_lwip.protocol import (
     Connect,
@@ -38,7 +39,7 @@ from zks_lwip.protocol.v1 import WorkerV1
 MOST = 6 << 20  # bytes of this process for one session, and where it may have 16,384 streams:
 MOST_STREAMS = {"CONNECT that fails": 8 << 20, "CONNECT": 16 << 20}
 #: What the peer sends: more than is ever held of it, whether it is frames or bytes.
-FRAMES, ASKED = 25_000, 24 << 20
+FRAMES, ASKED = (6_000, 12 << 20) if SHORT else (25_000, 24 << 20)
 
 QUERY = bytes.fromhex("abcd0110000100000000000103777777076578616d706c650000010001")
 BIG_QUERY = QUERY + bytes(60_000)
