@@ -13,19 +13,37 @@ _VOLATILE = re.compile(
 )
 _STATE = re.compile(r" state \w+| qdisc \w+|NO-CARRIER,|,LOWER_UP|,M-DOWN| @if\d+")
 _NOT_CONFIGURATION = ("stable_secret",)
+_COMMANDS = {
+    "links": "ip -o link",
+    "addresses": "ip -o addr",
+    "routes": "ip -4 route show table all",
+    "routes6": "ip -6 route show table all",
+    "rules": "ip -4 rule",
+    "rules6": "ip -6 rule",
+    "nftables": "nft list ruleset",
+    "sysctls": "cd /proc/sys/net; "
+    "grep -rs . ipv4/conf ipv6/conf ipv4/ip_forward ipv4/ping_group_range || :",
+}
+_END = "\036"
+"""Between what two commands print."""
+_SCRIPT = "\n".join(
+    f"{command} || echo \"(exit code $?)\"; printf '\\036'" for command in _COMMANDS.values()
+)
 
 
-def _command(*argv: str, prefix: list[str]) -> str:
-    done = subprocess.run([*prefix, *argv], capture_output=True, text=True, timeout=60)
-    text = done.stdout if done.returncode == 0 else f"({argv[0]}: exit code {done.returncode})"
-    return _VOLATILE.sub("", text)
+def _commands(prefix: list[str]) -> dict[str, str]:
+    """What each command prints: one shell for all, since pictures are taken of each test."""
+    argv = [*prefix, "sh", "-c", _SCRIPT]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    *texts, rest = done.stdout.split(_END)
+    assert done.returncode == 0 and not rest, done.stderr
+    return dict(zip(_COMMANDS, texts, strict=True))
 
 
-def _sysctls(prefix: list[str]) -> str:
-    folders = "ipv4/conf ipv6/conf ipv4/ip_forward ipv4/ping_group_range"
-    script = f"cd /proc/sys/net && grep -rs . {folders}"
-    lines = _command("sh", "-c", f"({script}) || true", prefix=prefix).splitlines()
-    return "\n".join(sorted(x for x in lines if not any(n in x for n in _NOT_CONFIGURATION)))
+def _sysctls(text: str) -> str:
+    return "\n".join(
+        sorted(x for x in text.splitlines() if not any(n in x for n in _NOT_CONFIGURATION))
+    )
 
 
 def _resolver() -> str:
@@ -43,17 +61,10 @@ def picture(net: str | None = None) -> dict[str, str]:
     ``net`` is the path of a network namespace; without it, the caller's own.
     """
     prefix = ["nsenter", f"--net={net}", "--"] if net else []
-    return {
-        "links": _STATE.sub("", _command("ip", "-o", "link", prefix=prefix)),
-        "addresses": _command("ip", "-o", "addr", prefix=prefix),
-        "routes": _command("ip", "-4", "route", "show", "table", "all", prefix=prefix),
-        "routes6": _command("ip", "-6", "route", "show", "table", "all", prefix=prefix),
-        "rules": _command("ip", "-4", "rule", prefix=prefix),
-        "rules6": _command("ip", "-6", "rule", prefix=prefix),
-        "nftables": _command("nft", "list", "ruleset", prefix=prefix),
-        "sysctls": _sysctls(prefix),
-        "resolv.conf": _resolver(),
-    }
+    found = {name: _VOLATILE.sub("", text) for name, text in _commands(prefix).items()}
+    found["links"] = _STATE.sub("", found["links"])
+    found["sysctls"] = _sysctls(found["sysctls"])
+    return found | {"resolv.conf": _resolver()}
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> str:
