@@ -224,6 +224,8 @@ class BaseHost:
     async def update(self, config: HostConfig) -> None:
         """Change to another configuration with nothing open in between; the TUN stays as it is.
 
+        In a pause, what that has opened follows at its end.
+
         :raises HostError: as the system's ``make_plan``, and :func:`hold_host`.
         """
         async with self._lock:
@@ -233,6 +235,8 @@ class BaseHost:
 
     async def reassert(self) -> HostState:
         """Look again; bring back what others have removed, follow the subnets that are connected.
+
+        In a pause, so that its end closes the host as it is then.
 
         :raises DeviceError: the TUN itself has gone.
         """
@@ -353,13 +357,15 @@ class BaseHost:
 
     def _change(self, plan: Plan) -> None:
         old, self.plan = self.plan, plan
-        if self.paused:
-            return
         try:
-            self._replace(old.steps, plan.steps)
+            self._replace(self._in_force(old), self._in_force(plan))
         except ZksError:
             self.plan = old  # so that another look at the host tries again
             raise
+
+    def _in_force(self, plan: Plan) -> tuple[Step, ...]:
+        """Return the steps of a plan that are to be done now: in a pause, those that it leaves."""
+        return tuple(step for step in plan.steps if not (self.paused and step.paused))
 
     def _replace(self, before: tuple[Step, ...], wanted: tuple[Step, ...]) -> None:
         after = set(wanted)
@@ -373,17 +379,23 @@ class BaseHost:
     def _reassert(self) -> HostState:
         first = self.plan.state
         state = self._require_system().observe(first.netns, first.own_inode)
-        if self.paused:
-            return state
         tun = self.plan.config.tun
         gone = DeviceError(f"the interface {tun} was removed by another program")
         if state.link(tun) is None:
+            if self.paused:
+                return state
             raise gone
         wanted = self._planner.with_state(self.plan, state)
+        before = self._in_force(self.plan)
         self._change(wanted)
+        in_force = self._in_force(wanted)
         for step in missing(wanted, state):
-            command = step.commands()[0].split("\n")[0]
-            _log.warning("another program has undone `%s`: done again", command)
+            if step not in in_force:
+                continue
+            # (A new one is, too: undoing the old one may have taken it away.)
+            if step in before:
+                command = step.commands()[0].split("\n")[0]
+                _log.warning("another program has undone `%s`: done again", command)
             try:
                 self._require_applier().do(step)
             except HostError as error:

@@ -269,6 +269,30 @@ async def test_another_network_has_another_way_to_the_worker(tmp_path: Path) -> 
     await host.stop()
 
 
+async def test_what_changes_in_a_pause_is_in_force_when_it_ends(tmp_path: Path) -> None:
+    """Another network, and another worker, without another look at the host."""
+    mac = FakeMac()
+    before = mac.snapshot()
+    host = await set_up(mac, config_in(tmp_path))
+    await host.pause()
+    mac.calls.clear()
+    await host.reassert()
+    assert mac.calls == [], "nothing has changed"
+    mac.routes["0.0.0.0/0", False] = ("10.0.0.1", "UGScg", "en0")
+    mac.interfaces["en0"][1] = "inet 10.0.0.23 netmask 0xffffff00 broadcast 10.0.0.255"
+    await host.reassert()
+    other = (ipaddress.ip_network("203.0.113.10/32"),)
+    await host.update(replace(host.plan.config, peers=other))
+    assert not mac.is_closed and mac.dns is None
+    await host.resume()
+    assert mac.is_closed and mac.dns == "198.18.0.2"
+    assert mac.routes["203.0.113.10/32", True][0] == "10.0.0.1"
+    assert ("203.0.113.9/32", True) not in mac.routes
+    assert "10.0.0.0/24" in mac.pf_anchor and "192.168.1.0/24" not in mac.pf_anchor
+    await host.stop()
+    assert before[0].keys() == mac.snapshot()[0].keys() and list(tmp_path.iterdir()) == []  # type: ignore[index]
+
+
 async def test_a_route_that_goes_while_its_step_is_undone(tmp_path: Path) -> None:
     mac = FakeMac()
     host = await set_up(mac, config_in(tmp_path))

@@ -304,6 +304,26 @@ async def test_another_network(tmp_path: Path) -> None:
     await host.stop()
 
 
+async def test_another_network_in_a_pause(tmp_path: Path) -> None:
+    machine = FakeWindows()
+    host = await set_up(machine, config_in(tmp_path))
+    await host.pause()
+    machine.calls.clear()
+    await host.reassert()
+    assert machine.calls == [] and not machine.is_closed, "nothing has changed"
+    machine.routes -= {WindowsRoute("0.0.0.0/0", "192.168.1.1", "Ethernet")}
+    machine.routes |= {WindowsRoute("0.0.0.0/0", "10.0.0.1", "Ethernet")}
+    machine.addresses["Ethernet"] = ["10.0.0.23/24"]
+    await host.reassert()
+    assert not machine.is_closed
+    await host.resume()
+    assert machine.is_closed and machine.permitted and DIRECT not in machine.routes
+    assert WindowsRoute("198.51.100.0/24", "10.0.0.1", "Ethernet") in machine.routes
+    assert "permit out4 peer 10.0.0.0/24" in machine.filters
+    assert "permit out4 peer 192.168.1.0/24" not in machine.filters
+    await host.stop()
+
+
 async def test_the_tun_is_taken_away(tmp_path: Path) -> None:
     machine = FakeWindows()
     host = await set_up(machine, config_in(tmp_path))
