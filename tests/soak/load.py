@@ -73,8 +73,9 @@ def dns(chosen: random.Random) -> None:
     """Names that there are and names that there are not, over UDP and TCP."""
     name = chosen.choice(("far.zks.test", f"n{chosen.randrange(10**6)}.zks.test"))
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    query = struct.pack("!HHHHHH", chosen.randrange(65536), 0x0100, 1, 0, 0, 0)
+    query = struct.pack("!HHHHHH", chosen.randrange(65536), 0x0100, 1, 0, 0, 1)
     query += labels + b"\0" + struct.pack("!HH", chosen.choice((1, 28)), 1)
+    query += struct.pack("!BHHIH", 0, 41, 1232, 0, 0)  # EDNS: an error then says why
     if chosen.random() < 0.2:
         with client.connect("25.9.9.9", 53) as sock:
             sock.sendall(struct.pack("!H", len(query)) + query)
@@ -83,7 +84,8 @@ def dns(chosen: random.Random) -> None:
     else:
         answer = client.udp_exchange("25.9.9.9", 53, query)
     if answer[:2] != query[:2] or answer[3] & 15 not in (0, 3):
-        raise ValueError(f"{name}: rcode {answer[3] & 15}")
+        why = answer[len(query) :].decode("ascii", "replace")
+        raise ValueError(f"rcode {answer[3] & 15}: {''.join(filter(str.isprintable, why))}")
     time.sleep(0.01)
 
 
