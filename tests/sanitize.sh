@@ -2,7 +2,8 @@
 # Runs the tests with our C, and lwIP's, under AddressSanitizer and UndefinedBehaviorSanitizer:
 #
 #   tests/sanitize.sh [PYTEST ARGUMENTS...]   the whole suite (or what the arguments choose)
-#   tests/sanitize.sh --short                 unit and property tests, and a short fuzz: 10 minutes
+#   tests/sanitize.sh --short                 unit and property tests, some cut short (tests/kits/short.py),
+#                                             and a short fuzz: 10 minutes
 #   tests/sanitize.sh --valgrind              the fuzz corpus and the tests of the C, under valgrind
 #   tests/sanitize.sh --canary [ARGUMENTS...] as the first, with a bug in the C: it has to fail
 #
