@@ -35,6 +35,7 @@ class _NoTunnel:
     """The tunnel of resolvers that are asked directly: it is never used."""
 
     up = False
+    silent = False
     hopeless = True
 
     def slowness(self) -> float:

@@ -84,6 +84,13 @@ class Tunnel:
         return self._pool.channels.up
 
     @property
+    def silent(self) -> bool:
+        """Whether the worker that is awaited says nothing, on the channel of datagrams and
+        questions: its path may have died, and another WebSocket is being opened."""
+        primary = self._pool.channels.primary()
+        return primary is not None and primary.silent
+
+    @property
     def hopeless(self) -> bool:
         """Down for longer than the grace time: what is asked for now is refused at once."""
         return self._pool.outcomes.downtime.hopeless

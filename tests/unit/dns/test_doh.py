@@ -334,6 +334,7 @@ async def test_slow_loris_and_silence_cost_the_deadline_then_the_next_resolver()
 
 class Switch:
     up = True
+    silent = False
     hopeless = False
 
 

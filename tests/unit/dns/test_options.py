@@ -15,6 +15,7 @@ from zks_lwip.errors import ConfigError
 
 class Tunnel:
     up = True
+    silent = False
 
     def slowness(self) -> float:
         return 0.0

@@ -31,6 +31,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
 
 class NoTunnel:
     up = True
+    silent = False
 
     def slowness(self) -> float:
         return 0.0

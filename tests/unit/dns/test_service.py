@@ -54,6 +54,7 @@ class Upstream:
 
 class Switch:
     up = False
+    silent = False
     hopeless = False
 
 
@@ -230,6 +231,71 @@ async def test_a_tunnel_that_is_down_is_waited_for(autojump_clock: trio.testing.
 
             nursery.start_soon(up)
             assert read(await service.answer(query())).answer
+
+
+class Lossy(Upstream):
+    """What it is asked while its gate is silent is lost.
+
+    :param at_once: it takes the first query without a task.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.gate = Switch()
+        self.gate.up = True
+        self.at_once = at_once
+
+    def start_query(self, query: bytes, on_result: OnResult) -> Callable[[], None] | None:
+        if not self.at_once or self.asked:
+            return None
+        self.asked.append(query)
+        return lambda: None
+
+    async def resolve(self, query: bytes) -> bytes:
+        assert self.gate is not None
+        if self.gate.silent or not (self.at_once or self.asked):
+            self.delay = math.inf
+        try:
+            return await super().resolve(query)
+        finally:
+            self.delay = 0
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_query_that_a_cut_has_taken_is_asked_again_after_it(
+    at_once: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also one that is longer than an upstream has for an answer, but no longer than the grace."""
+    upstream = Lossy(at_once)
+    assert upstream.gate is not None
+    async with running(upstream) as service, trio.open_nursery() as nursery:
+        start = trio.current_time()
+
+        @nursery.start_soon
+        async def cut() -> None:
+            await trio.sleep(2)
+            assert upstream.gate is not None
+            upstream.gate.silent = True
+            await trio.sleep(6)
+            upstream.gate.silent = False
+
+        assert read(await service.answer(query())).answer
+        assert trio.current_time() - start == pytest.approx(8, abs=0.5)
+        assert len(upstream.asked) == 2 and "servfail" not in service.stats()
+
+
+async def test_a_tunnel_that_stays_silent_is_waited_for_within_the_grace(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    upstream = Lossy(at_once=True)
+    assert upstream.gate is not None
+    upstream.gate.silent = True
+    async with running(upstream) as service:
+        start = trio.current_time()
+        seen = read(await service.answer(query(use_edns=0)))
+        assert trio.current_time() - start == pytest.approx(10, abs=0.5)
+        assert seen.rcode() == dns.rcode.SERVFAIL
+        assert seen.options[0].text == "nothing is heard by the tunnel"
 
 
 async def test_a_burst_while_the_tunnel_is_down_waits_for_it(

@@ -42,7 +42,7 @@ class Tunnel:
 
     def __init__(self) -> None:
         self.up = True
-        self.hopeless = False
+        self.silent = self.hopeless = False
         self.refuse = False
         self.connects: list[tuple[str, int]] = []
         self.asked: list[bytes] = []

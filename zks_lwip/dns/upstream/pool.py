@@ -23,7 +23,7 @@ from ..message.answer import Answer, answer_from_upstream, servfail
 from ..message.query import Query
 from ..message.wire import Ede, WireError, encode_name
 from .connection import Retryable
-from .gates import GateWatcher
+from .gates import GateWatcher, is_open
 from .member import Member
 from .resolver import CAPACITY, Gate, NotApplicable, ResolverError, Upstream
 
@@ -270,8 +270,15 @@ class UpstreamPool:
                 cancel_request, pending.cancel_request = pending.cancel_request, None
                 if cancel_request is not None:
                     cancel_request()
-                if pending.member is not None:
-                    self._fail_at_once(pending, pending.member, trio.TooSlowError())
+                member = pending.member
+                if member is None:
+                    continue
+                gate = member.upstream.gate
+                if gate is None or is_open(gate):
+                    self._fail_at_once(pending, member, trio.TooSlowError())
+                else:  # not that member's fault: it is asked again when it can be
+                    pending.patience = max(0.0, pending.patience - self._deadline)
+                    self._ask_in_task(pending)
             for pending in _expired(self._queued):
                 self._complete(pending, self._never_asked(pending))
 
@@ -306,14 +313,17 @@ class UpstreamPool:
             if member is failed:
                 continue
             gate = member.upstream.gate
-            if gate is not None and not gate.up and id(gate) not in waited:
+            if gate is not None and not is_open(gate) and id(gate) not in waited:
                 waited.add(id(gate))
-                await self._wait_for(gate, pending.patience)
+                await self._wait_for(gate, pending)
             if gate is not None and not gate.up:
                 problem = ResolverError("the tunnel is down", Ede.NETWORK_ERROR)
                 continue
+            if gate is not None and gate.silent and pending.member is not None:
+                problem = ResolverError("nothing is heard by the tunnel", Ede.NETWORK_ERROR)
+                continue
             try:
-                return await member.ask(query)
+                return await self._ask_member(member, pending)
             except NotApplicable as error:
                 _log.debug("%s: %s", member.upstream.name, error)
             except ResolverError as error:
@@ -321,9 +331,29 @@ class UpstreamPool:
                 self._suspect(member, error)
         return servfail(query, problem.ede, str(problem))
 
-    async def _wait_for(self, gate: Gate, seconds: float) -> None:
+    async def _ask_member(self, member: Member, pending: PendingQuery) -> Answer:
+        """Ask one, and once more where the tunnel was silent meanwhile, when that is over.
+
+        :raises ResolverError: as :meth:`Member.ask`.
+        """
+        gate, begun = member.upstream.gate, trio.current_time()
+        try:
+            return await member.ask(pending.query)
+        except ResolverError as error:
+            if gate is None or is_open(gate) or isinstance(error, NotApplicable):
+                raise
+            pending.patience = max(0.0, pending.patience - (trio.current_time() - begun))
+            await self._wait_for(gate, pending)
+            if not is_open(gate):
+                raise
+        return await member.ask(pending.query)
+
+    async def _wait_for(self, gate: Gate, pending: PendingQuery) -> None:
+        """Wait for a gate, as long as the query still may."""
+        begun = trio.current_time()
         if self._nursery is not None:
-            await self._gates.wait(self._nursery, gate, seconds)
+            await self._gates.wait(self._nursery, gate, pending.patience)
+        pending.patience = max(0.0, pending.patience - (trio.current_time() - begun))
 
     def _suspect(self, member: Member, error: ResolverError) -> None:
         """Ask it last from now on, until a probe has been answered."""

@@ -58,6 +58,11 @@ class Gate(Protocol):
         ...
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing is heard through it, though it is up: what was asked may be lost."""
+        ...
+
+    @property
     def hopeless(self) -> bool:
         """Whether it has been down for so long that no query should wait for it."""
         ...
