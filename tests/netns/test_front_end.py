@@ -107,7 +107,9 @@ def test_one_worker_is_killed(net: Lab, front_end: FrontEnd) -> None:
         a.wait()
 
 
-def test_a_session_that_nobody_knows_is_a_new_one(net: Lab, front_end: FrontEnd) -> None:
+def test_a_session_that_the_worker_does_not_hold_is_a_new_one(
+    net: Lab, front_end: FrontEnd
+) -> None:
     async def visit(new: Callable[..., Any]) -> None:
         async with new() as first:
             pass

@@ -140,7 +140,7 @@ def test_a_table_of_ours_without_a_journal(
     host.sysctl("net.ipv4.conf.all.src_valid_mark=0")  # which only the journal knew
 
 
-def test_a_table_of_ours_that_somebody_has_changed(
+def test_a_table_of_ours_that_another_program_has_changed(
     net: Lab, worker: Child, host: Namespace, unchanged: None
 ) -> None:
     """While we run it is brought back; afterwards a journal's word is enough to remove it."""
@@ -166,7 +166,7 @@ MARKS = {
 
 
 @pytest.mark.parametrize("what", MARKS)
-def test_a_mark_in_somebodys_firewall(
+def test_a_mark_in_another_programs_firewall(
     net: Lab, worker: Child, host: Namespace, unchanged: None, what: str
 ) -> None:
     start, rule = what.split(": ", 1)

@@ -70,7 +70,7 @@ def _fill(sock: socket.socket) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["down", "up"])
-def test_data_that_nobody_reads(net: Lab, direction: str) -> None:
+def test_data_that_is_not_read(net: Lab, direction: str) -> None:
     """It is bounded in bytes, others are as quick as before, and the memory comes back."""
     host, url = net.add_host(), f"ws://{WORKER4}:{PORT + (direction == 'up')}"
     with (

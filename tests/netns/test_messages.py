@@ -14,11 +14,11 @@ from tests.kits.netns.screen import Screen
 
 __all__ = ["host", "unchanged"]  # the fixtures
 
-NOBODY_LISTENS = f"ws://{WORKER4}:8799"
+NOT_LISTENING = f"ws://{WORKER4}:8799"
 
 
 def test_run_gives_up(net: Lab, host: Namespace) -> None:
-    child = net.run(host, "true", options=["--timeout", "2"], url=NOBODY_LISTENS)
+    child = net.run(host, "true", options=["--timeout", "2"], url=NOT_LISTENING)
     assert child.wait() == 11
     assert "not reached within 2 s" in child.stderr[-1], child.output
     child.no_traceback()
@@ -37,7 +37,7 @@ def test_messages_as_json(net: Lab, host: Namespace, unchanged: None) -> None:
     lines = []
     for seconds in ("2", "60"):  # (the first may be too short for a busy machine's start)
         options = ["-v", "--log-format", "json", "--timeout", seconds]
-        child = net.run(host, "true", options=options, url=NOBODY_LISTENS)
+        child = net.run(host, "true", options=options, url=NOT_LISTENING)
         assert child.wait() == 11
         lines = [json.loads(line) for line in child.stderr]
         if any("refused" in line["message"] for line in lines):
@@ -51,7 +51,7 @@ def test_messages_as_json(net: Lab, host: Namespace, unchanged: None) -> None:
 def test_messages_have_a_time_where_there_is_no_terminal(
     net: Lab, host: Namespace, unchanged: None
 ) -> None:
-    argv = [*ZKS, "connect", *net.tunnel_options(NOBODY_LISTENS)]
+    argv = [*ZKS, "connect", *net.tunnel_options(NOT_LISTENING)]
     with Child("connect", host.command(argv, resolv=net.resolv)) as child:
         child.wait_for("Trying again")
     warning = next(line for line in child.stderr if "Trying again" in line)

@@ -177,7 +177,7 @@ def test_watching(net: Lab, worker: Child, host: Namespace, unchanged: None) -> 
         check_status(json.loads(line))
 
 
-def test_a_client_that_says_nothing_or_nonsense_holds_nobody_up(
+def test_a_client_that_says_nothing_or_nonsense_holds_up_no_other(
     net: Lab, worker: Child, host: Namespace, unchanged: None
 ) -> None:
     """More of them than are served at a time, by a member of the group."""

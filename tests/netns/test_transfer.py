@@ -121,7 +121,7 @@ def test_a_reset_by_the_application_reaches_the_far_end(tunnel: Child, net: Lab)
         until(lambda: client.counters(lab.FAR4).get(f"reset {servers.ECHO}", 0) > before)
 
 
-def test_one_who_stops_reading_holds_up_nobody_else(tunnel: Child, net: Lab) -> None:
+def test_one_who_stops_reading_holds_up_no_other_connection(tunnel: Child, net: Lab) -> None:
     """Backpressure goes to the far end; others transfer on; when read, nothing is missing."""
     total = 60_000_000
     with net.host.entered(), client.connect(lab.FAR4, servers.SOURCE) as lazy:
@@ -134,7 +134,7 @@ def test_one_who_stops_reading_holds_up_nobody_else(tunnel: Child, net: Lab) -> 
         assert servers.digest_of(lazy) == (total, servers.pattern_digest(total))
 
 
-def test_a_far_end_that_never_reads_holds_up_nobody_else(tunnel: Child, net: Lab) -> None:
+def test_a_far_end_that_never_reads_holds_up_no_other_connection(tunnel: Child, net: Lab) -> None:
     """The far end's closed window reaches the application, which then can send no more."""
     with net.host.entered(), client.connect(lab.FAR4, servers.HANG) as hung:
         sent = 0

@@ -146,8 +146,8 @@ def test_one_name_is_one_class() -> None:
     assert "Hello" in places and found.keys() == TWICE, found
 
 
-NAMELESS = re.compile(r"\b(?:somebody|nobody|whoever)\b|\bother side\b", re.IGNORECASE)
-"""Who reads these has to find out first which part is meant."""
+NAMELESS = re.compile(r"somebody|nobody|whoever|\bother side\b", re.IGNORECASE)
+"""Who reads these, in a name or a text, has to find out first which part is meant."""
 USER = re.compile('"(user:)?nobody"|\\bNOBODY\\b')  # of /etc/passwd, and in tests its number
 
 
@@ -171,5 +171,10 @@ def test_comments_and_messages_name_the_part_that_acts(folder: Path) -> None:
 
 
 def test_a_planted_word_is_found() -> None:
-    text = 'a = 1  # for the user "nobody"\nb = 2  # nobody reads it\n# What the other side asks.\n'
-    assert nameless(text) == [2, 3]
+    lines = (
+        'a = 1  # for the user "nobody"',
+        "b = 2  # nobody reads it",
+        "# What the other side asks.",
+        "def test_data_that_nobody_reads() -> None:",
+    )
+    assert nameless("\n".join(lines)) == [2, 3, 4]

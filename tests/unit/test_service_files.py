@@ -195,7 +195,7 @@ async def test_fail2ban_reads_what_a_worker_writes(
     assert banned(fail2ban, tmp_path, [stamp + line for line in written]).count("['127.0.0.1'") == 2
 
 
-def test_what_a_client_says_bans_nobody(
+def test_what_a_client_says_bans_no_address(
     fail2ban: tuple[list[str], dict[str, str]], tmp_path: Path
 ) -> None:
     forged = 'refused client=198.51.100.1 status=401 reason="wrong token"'

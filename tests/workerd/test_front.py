@@ -94,7 +94,7 @@ def test_web_pages(tmp_path: Path) -> None:
     ("variables", "told"),
     [({"TOKEN": ""}, "wrangler secret put TOKEN"), ({"STREAMS": "0"}, 'STREAMS is "0"')],
 )
-def test_what_is_not_configured_serves_nobody(
+def test_what_is_not_configured_serves_no_client(
     tmp_path: Path, variables: dict[str, str], told: str
 ) -> None:
     with running_workerd(tmp_path, **variables) as cloud:

@@ -180,7 +180,7 @@ async def test_a_known_budget_ends_in_goaway(tmp_path: Path) -> None:
                 await again.expect(GoAway)  # it is said again
 
 
-async def test_a_budget_that_nobody_knows(tmp_path: Path) -> None:
+async def test_a_budget_that_is_not_told(tmp_path: Path) -> None:
     """The platform refuses a connect: the client is sent to another object."""
     text = PLATFORM.replace("SUBREQUESTS = Infinity", "SUBREQUESTS = 3")
     with running_workerd(tmp_path, modules={"sockets.js": text}) as cloud:

@@ -188,7 +188,7 @@ async def test_only_the_token_that_opened_a_session_resumes_it(cloud: Workerd) -
         assert await alice.data(1, 11) == b"still there"
 
 
-async def test_sessions_that_nobody_holds(cloud: Workerd) -> None:
+async def test_sessions_that_are_not_held(cloud: Workerd) -> None:
     async with resuming_client(cloud.address, token=TOKEN) as client:
         known = client.hello.session
     assert known is not None

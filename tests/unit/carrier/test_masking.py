@@ -256,7 +256,7 @@ def test_a_message_that_is_held_stays_as_it_was(
     assert [bytes(each) for each in held] == [bytes([n]) * 8999 for n in range(8)]
 
 
-def test_the_buffer_is_used_again_when_nobody_holds_it(
+def test_the_buffer_is_used_again_when_it_is_not_held(
     client: FramedConnection, server: FramedConnection
 ) -> None:
     server.on_message = lambda message: None

@@ -117,7 +117,7 @@ async def test_a_question_and_its_answer(path: Path) -> None:
         await asked(path, "unknown")
 
 
-async def test_nobody_else_may_ask(path: Path) -> None:
+async def test_no_other_user_may_ask(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -188,7 +188,7 @@ def test_there_is_one_for_each_namespace(tmp_path: Path) -> None:
         control_path(tmp_path, "no-such-namespace")
 
 
-async def test_who_is_slow_is_told_and_holds_up_nobody_for_long(
+async def test_who_is_slow_is_told_and_holds_up_no_other_for_long(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     """A request that comes byte by byte, an answer that is not read, and more than can be."""
@@ -322,7 +322,7 @@ def _flood(path: Path) -> str:
 
 
 @as_root
-async def test_a_member_that_floods_holds_nobody_up(shared: Path) -> None:
+async def test_a_member_that_floods_holds_up_no_other(shared: Path) -> None:
     with another_user(MEMBERS, function=lambda: _flood(shared)) as pipe:
         assert await said(pipe) == "flooded"
         began = trio.current_time()

@@ -47,7 +47,7 @@ async def test_an_administrator_gives_commands(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
-async def test_the_file_is_for_nobody_else(path: Path) -> None:
+async def test_the_file_is_for_no_other_user(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -64,7 +64,7 @@ async def test_who_does_not_know_the_secret_is_not_answered(path: Path) -> None:
     assert (await asked(path, "status"))["extra"] is None
 
 
-async def test_who_says_nothing_holds_up_nobody(path: Path) -> None:
+async def test_who_says_nothing_holds_up_no_other(path: Path) -> None:
     silent = [await connected(path) for _ in range(MAX_UNPROVEN + 4)]
     assert (await asked(path, "status"))["extra"] is None
     for stream in silent:

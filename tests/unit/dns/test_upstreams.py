@@ -283,7 +283,7 @@ async def test_plain_dns_asks_again_when_a_datagram_is_lost() -> None:
         assert time.monotonic() - start > 0.9
 
 
-async def test_plain_dns_where_nobody_listens() -> None:
+async def test_plain_dns_where_no_server_listens() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]

@@ -163,7 +163,7 @@ def test_what_is_no_step(data: object) -> None:
         from_json(data)
 
 
-def test_what_a_dead_instance_has_left_and_nobody_wants() -> None:
+def test_what_a_dead_instance_has_left_and_the_new_one_does_not_want() -> None:
     old = DirectRoute("198.51.100.7/32", "192.168.1.1", "en0", True)
     state = replace(
         MACBOOK,

@@ -106,7 +106,7 @@ async def test_a_worker_shows_what_it_did() -> None:
             assert "application/openmetrics-text" in head and body.endswith("# EOF\n")
 
 
-async def test_whoever_asks_for_a_version_that_is_none_is_answered(
+async def test_a_client_that_asks_for_a_version_that_is_none_is_answered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Nothing()) as address:
@@ -129,7 +129,7 @@ async def test_ready_and_what_there_is_not() -> None:
         assert (await ask(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"))[2] == ""
 
 
-async def test_hostile_clients_keep_nobody_out() -> None:
+async def test_hostile_clients_keep_no_other_out() -> None:
     async with serving(Nothing()) as address, trio.open_nursery() as nursery:
         silent = [await trio.open_tcp_stream(*address) for _ in range(100)]
         for stream in silent[::2]:

@@ -35,7 +35,7 @@ def test_who_gives_way() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans())))
-def test_whoever_gives_way_is_of_a_source_with_most(steps: list[tuple[int, bool]]) -> None:
+def test_what_gives_way_is_of_a_source_with_most(steps: list[tuple[int, bool]]) -> None:
     shares: Shares[tuple[int, int]] = Shares()
     held: list[tuple[int, int]] = []
     for serial, (source, add) in enumerate(steps):

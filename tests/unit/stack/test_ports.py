@@ -152,7 +152,7 @@ async def test_what_is_taken_is_an_error_until_it_is_closed() -> None:
             open_udp(b)
 
 
-async def test_a_peer_that_never_finishes_its_handshake_holds_up_nobody() -> None:
+async def test_a_peer_that_never_finishes_its_handshake_holds_up_no_other() -> None:
     left, right = memory_device_pair()
     mute = 40000
 

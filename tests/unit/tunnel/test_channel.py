@@ -400,7 +400,7 @@ async def test_a_peer_that_answers_pings_is_alive() -> None:
         assert worker.served[0].connection.last_heard > trio.current_time() - 0.6
 
 
-async def test_a_ping_does_not_wait_where_nobody_reads_any_more() -> None:
+async def test_a_ping_does_not_wait_where_the_worker_reads_no_more() -> None:
     """The reader, which would have heard the pong, has failed over what the peer sent."""
     refused = trio.Event()
 

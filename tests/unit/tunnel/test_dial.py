@@ -89,7 +89,7 @@ async def test_a_worker_is_connected_to_as_the_protocol_says() -> None:
 # no worker, or another server
 
 
-async def test_nobody_listens() -> None:
+async def test_no_worker_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -206,7 +206,7 @@ async def test_a_websocket_server_that_is_no_worker() -> None:
     assert "zks-tunnel.v2" in str(error) and "`protocol` to v1" in str(error)
 
 
-async def test_nobody_answers_the_upgrade() -> None:
+async def test_the_upgrade_is_not_answered() -> None:
     error = await answer_of(raw_server(then_hang=True), upgrade_timeout=0.2)
     assert isinstance(error, WorkerUnreachable) and "within 0.2 s" in str(error)
 
@@ -246,7 +246,7 @@ async def test_a_certificate_of_an_unknown_authority() -> None:
 
 
 @pytest.mark.parametrize("names", [("worker.example",), ("127.0.0.9",)])
-async def test_a_certificate_for_somebody_else(tmp_path: Path, names: tuple[str, ...]) -> None:
+async def test_a_certificate_for_another_name(tmp_path: Path, names: tuple[str, ...]) -> None:
     ca = trustme.CA()
     async with working(tls=server_tls(ca, *names)) as worker:
         error = await failing(quick(worker.url, ca_file=ca_file(ca, tmp_path)))

@@ -154,7 +154,7 @@ def test_for_what_has_much_to_say_or_is_being_resumed_one_waits() -> None:
     assert pool.placement.due(0.0) == math.inf, "the channel says when it is resumed"
 
 
-def test_for_one_that_is_not_resumed_soon_nobody_waits_where_another_is_up() -> None:
+def test_one_that_is_not_resumed_soon_is_not_waited_for_where_another_is_up() -> None:
     pool = Pool(2, streams=4)
     assert pool.place(5) == [0, 0, 0, 0, 1]
     pool.channels[1].can_connect, pool.channels[1].lost_since = False, 0.0

@@ -297,7 +297,7 @@ async def test_what_is_new_waits_in_an_outage_and_is_refused_after_the_grace() -
             await tunnel.connect_tcp("far", 2)
         assert 0.3 < trio.current_time() - began < 5
         assert tunnel.hopeless
-        assert not tunnel.open_association(_Nobody()).send("192.0.2.1", 1, b"x")
+        assert not tunnel.open_association(_NoPeer()).send("192.0.2.1", 1, b"x")
         path.restore()
         await talk(stream, b"after")
         assert tunnel.up and not tunnel.hopeless
@@ -317,7 +317,7 @@ class _Slow(Peer):
         self._tunnel.reconnect("another network")
 
 
-class _Nobody:
+class _NoPeer:
     def on_datagram(self, host: str, port: int, payload: memoryview) -> None: ...
     def on_udp_error(self, code: int, host: str, port: int) -> None: ...
     def on_udp_close(self) -> None: ...
@@ -485,7 +485,7 @@ async def test_a_loss_touches_the_streams_of_its_channel_only() -> None:
         assert len(worker.served) == 3
 
 
-async def test_new_streams_do_not_wait_for_a_session_that_nobody_lets_back() -> None:
+async def test_new_streams_do_not_wait_for_a_session_that_is_refused() -> None:
     """Behind a front end the process that holds it may hang, while others take new sessions."""
     async with tunnel_and_worker(replace(RESUMING, streams=4), grace=60.0) as (tunnel, worker):
         streams = [await tunnel.connect_tcp("far", 1) for _ in range(8)]
@@ -536,7 +536,7 @@ async def test_new_streams_do_not_wait_for_a_session_that_is_refused() -> None:
 @pytest.mark.parametrize("what", ["query", "datagram"])
 async def test_a_path_that_dies_under_what_is_not_acknowledged_is_replaced_soon(what: str) -> None:
     async with cut_path(suspicious=0.4) as (tunnel, worker, path):
-        association = tunnel.open_association(_Nobody())
+        association = tunnel.open_association(_NoPeer())
 
         async def ask() -> None:
             if what == "query":

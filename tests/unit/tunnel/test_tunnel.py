@@ -363,7 +363,7 @@ def test_a_channel_does_not_end_an_association_that_has_gone_to_another() -> Non
     assert peer.told[-1] == "close"
 
 
-async def test_datagrams_for_nobody_are_dropped() -> None:
+async def test_datagrams_for_no_association_are_dropped() -> None:
     associations = Associations(lambda: None, lambda channel: False, lambda channel: None)
     channel = FakeChannel()
     associations.on_datagram(channel, datagram(99, "192.0.2.1", 1, b"x"))

@@ -36,7 +36,7 @@ def hosts(tmp_path: Path) -> Path:
         ("a b", []),
     ],
 )
-def test_a_name_that_nobody_else_answers(
+def test_a_name_that_no_other_source_answers(
     monkeypatch: pytest.MonkeyPatch, hosts: Path, name: str, answered: list[str]
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: name)

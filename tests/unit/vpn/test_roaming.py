@@ -70,7 +70,7 @@ async def bench() -> AsyncIterator[Bench]:
         nursery.cancel_scope.cancel()
 
 
-async def test_changes_elsewhere_disturb_nobody() -> None:
+async def test_changes_elsewhere_do_not_disturb_the_tunnel() -> None:
     async with bench() as b:
         assert await b.moved() == []
         b.way = None  # the cable is pulled ...

@@ -90,7 +90,7 @@ async def test_a_session_its_targets_and_a_refusal(tmp_path: Path, tokens: Path)
     assert refused == {"client": "127.0.0.1", "status": "401", "reason": "wrong token"}
 
 
-async def test_targets_are_nobodys_business_without_a_word(tmp_path: Path) -> None:
+async def test_targets_are_logged_only_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     async with running_worker(access_log=path) as (_, address), tcp_server(echo) as port:
         async with raw_client(address) as client:

@@ -215,7 +215,7 @@ async def test_ipv6_first_and_no_waiting_for_a_slow_family(tmp_path: Path) -> No
         nursery.cancel_scope.cancel()
 
 
-async def test_a_name_that_nobody_answers_for_is_no_unreachable_host(tmp_path: Path) -> None:
+async def test_a_name_that_no_server_answers_for_is_no_unreachable_host(tmp_path: Path) -> None:
     """110: it may answer yet. 429: a limit of our own. 502: there is no such name."""
 
     def respond(q: dns.message.Message, tcp: bool) -> bytes | None:

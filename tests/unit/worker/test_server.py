@@ -209,7 +209,7 @@ async def test_streams_of_v1_keep_no_session_of_v2_out(tokens: Path) -> None:
             pass
 
 
-async def test_connections_without_a_token_keep_nobody_out(tokens: Path) -> None:
+async def test_connections_without_a_token_keep_no_client_out(tokens: Path) -> None:
     """Those that say nothing are bounded, and the oldest of them gives way."""
     async with running_worker(token_file=tokens, max_handshakes=4) as (worker, address):
         silent = []
