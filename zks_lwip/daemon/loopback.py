@@ -18,11 +18,12 @@ import os
 import secrets
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import trio
 
+from .._dataclass import dataclass
 from ..net.listen import listen
 
 __all__ = ["IS_USED", "Meeting", "admit", "connect_to", "listen_at", "read_meeting"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from .._dataclass import dataclass
 
 __all__ = ["Finding", "Level", "failed", "noted", "warned", "well"]
 

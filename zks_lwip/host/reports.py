@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
+
+from .._dataclass import dataclass
 
 __all__ = ["NextHop", "Recovery", "Remains", "RunningInstance"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 
+from .._dataclass import dataclass
 from ..errors import ProtocolError
 from .hello import Hello
 

@@ -6,8 +6,7 @@ RFC 9209 §2.3 the words of the Proxy-Status header.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .._dataclass import dataclass
 from .socks5 import Reply
 
 __all__ = ["ProxyAnswer", "answer_for", "proxy_status", "sentence_for"]

@@ -10,10 +10,11 @@ import binascii
 import http
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import h11
 
+from .._dataclass import dataclass
 from ..net.names import split_host_port
 
 __all__ = [

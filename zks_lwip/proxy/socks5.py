@@ -16,8 +16,10 @@ import enum
 import ipaddress
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
+
+from .._dataclass import dataclass
 
 __all__ = [
     "Command",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from .._dataclass import dataclass
 
 __all__ = ["CLIENTS", "COMMANDS", "FILE_ONLY", "SHARED", "Key", "Kind"]
 

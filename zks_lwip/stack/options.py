@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .._dataclass import dataclass
 from ..errors import ConfigError
 
 __all__ = ["DEFAULT_KEEPALIVE", "StackOptions"]

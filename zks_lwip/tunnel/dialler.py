@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
 
+from .._dataclass import dataclass
 from ..carrier.websocket import WsConnection
 from ..errors import AuthError, WorkerUnreachable, ZksError
 from ..net.backoff import Backoff

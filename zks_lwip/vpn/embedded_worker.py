@@ -17,10 +17,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
+from .._dataclass import dataclass
 from .._util import program
 from ..errors import TunnelError, WorkerUnreachable
 

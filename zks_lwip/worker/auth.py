@@ -12,10 +12,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from pathlib import Path
 
+from .._dataclass import dataclass
 from .._private import check_private
 from .._util import open_file
 from ..errors import ConfigError

@@ -31,9 +31,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from .._dataclass import dataclass
 from ..carrier.websocket import WsConnection
 from ..net.descriptors import Descriptors
 from ..protocol import Budget, SessionStats

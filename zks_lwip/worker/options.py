@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from .._dataclass import dataclass
 from ..carrier.liveness import MAX_PATIENCE
 from ..errors import ConfigError
 from .addresses import ListenAddress, TcpAddress

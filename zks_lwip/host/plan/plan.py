@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..._dataclass import dataclass
 from .addresses import other_host
 from .config import HostConfig
 from .state import HostState
