@@ -18,6 +18,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from dataclasses import field
 from pathlib import Path
 
@@ -110,7 +111,7 @@ async def _exactly(stream: trio.abc.Stream) -> bytes:
 def connect_to(path: Path, patience: float) -> socket.socket:
     """Return a connection to the instance whose file this is; blocks.
 
-    :param patience: seconds for which it may be silent.
+    :param patience: seconds that it has to prove what it is, and for which it may be silent later.
     :raises ConnectionRefusedError: none runs: what listens there, if anything, is another program.
     :raises OSError: the file cannot be read.
     """
@@ -119,9 +120,11 @@ def connect_to(path: Path, patience: float) -> socket.socket:
     try:
         mine = secrets.token_bytes(_SIZE)
         connection.sendall(mine)
-        said = b""
+        said, end = b"", time.monotonic() + patience
         while len(said) < 2 * _SIZE and (part := connection.recv(2 * _SIZE - len(said))):
             said += part
+            connection.settimeout(max(0.001, end - time.monotonic()))  # also if byte by byte
+        connection.settimeout(patience)
         nonces = mine + said[:_SIZE]
         if not hmac.compare_digest(said[_SIZE:], meeting.proof(_SERVER, nonces)):
             raise ConnectionRefusedError("what listens there is another program")

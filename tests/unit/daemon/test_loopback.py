@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -123,6 +124,30 @@ def test_another_program_at_the_port_hears_no_request(
         ask(path, "reload", over_loopback=True, tokens=["t" * 32])
     thread.join()
     assert len(heard) == 1 and len(heard[0]) == 32
+
+
+def test_a_program_at_the_port_that_says_little_at_a_time_holds_nothing_up(tmp_path: Path) -> None:
+    """It has the time of one answer for all of it, not for each byte."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as connection, contextlib.suppress(OSError):
+            for _ in range(64):  # until the client has gone
+                connection.sendall(b"x")
+                over.wait(0.2)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    path = tmp_path / "net-0.sock"
+    port = listener.getsockname()[1]
+    path.write_text(json.dumps({"port": port, "secret": os.urandom(32).hex()}))
+    try:
+        with pytest.raises(HostError, match="no answer"):
+            ask(path, "status", over_loopback=True, patience=1.0)
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(
