@@ -15,7 +15,11 @@ from ..errors import ConfigError
 from ..net.names import explain_network, split_host_port
 from .policy import IPNetwork
 
-__all__ = ["FrontEnds", "TrustedProxy", "parse_trusted_proxy"]
+__all__ = ["MAX_IN_LINE", "FrontEnds", "TrustedProxy", "parse_trusted_proxy"]
+
+MAX_IN_LINE = 16
+"""Front ends, one behind the other, that are looked through: what a client writes could name
+thousands, each of which costs a comparison before its token is looked at."""
 
 TrustedProxy = IPNetwork | Literal["unix"]
 """Where front ends connect from; ``unix``: by a unix socket."""
@@ -46,11 +50,12 @@ class FrontEnds:
 
         Each front end has added, on the right, the address that it was connected from. The first
         that is not a front end's is the client's; what stands to the left of it, the client wrote.
+        Where there are more than :data:`MAX_IN_LINE` of them, the last of these is the client.
         """
         client = "unknown" if request.peer is None else request.peer[0]
         if not self._trusts(client):
             return client
-        for said in reversed(listed(request.headers, b"x-forwarded-for")):
+        for said in listed(request.headers, b"x-forwarded-for")[: -MAX_IN_LINE - 1 : -1]:
             address = _read(said)
             if address is None:
                 break

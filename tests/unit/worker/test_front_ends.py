@@ -13,7 +13,7 @@ from tests.kits.until import until
 from tests.kits.worker import raw_client, running_worker
 from zks_lwip.carrier.http import HttpRequest, read_request
 from zks_lwip.errors import ConfigError
-from zks_lwip.worker.front_ends import FrontEnds, parse_trusted_proxy
+from zks_lwip.worker.front_ends import MAX_IN_LINE, FrontEnds, parse_trusted_proxy
 
 TOKEN = "alice-" + "a" * 30
 
@@ -47,6 +47,16 @@ def request(peer: str | None, *said: str) -> HttpRequest:
 def test_whose_word_is_taken(peer: str | None, said: list[str], client: str) -> None:
     trusted = map(parse_trusted_proxy, ("192.0.2.0/30", "2001:db8::5", "unix"))
     assert FrontEnds(trusted).client_of(request(peer, *said)) == client
+
+
+def test_how_many_are_looked_through_is_bounded() -> None:
+    """A client's token is looked at after its address, and its list may have thousands."""
+    front_ends = FrontEnds([parse_trusted_proxy("10.0.0.0/8")])
+    line = [f"10.0.{number // 256}.{number % 256}" for number in range(1000)]
+    told = request("10.9.9.9", ", ".join(["203.0.113.9", *line]))
+    assert front_ends.client_of(told) == line[-MAX_IN_LINE]
+    told = request("10.9.9.9", ", ".join(["203.0.113.9", *line[: MAX_IN_LINE - 1]]))
+    assert front_ends.client_of(told) == "203.0.113.9"
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "unix"])
