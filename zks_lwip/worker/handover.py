@@ -9,6 +9,7 @@ tokens that have limits of their own.
 from __future__ import annotations
 
 import array
+import errno
 import json
 import logging
 import socket
@@ -36,6 +37,8 @@ _MAX_REQUEST = 256 * 1024
 """Bytes of a request as it is passed; its head has 16 KiB at most."""
 _PATIENCE = 5.0
 """Seconds that the other process may take to accept, and its message to come."""
+_FULL = 0.05
+"""Seconds until another look whether the other process has room in its queue."""
 _RELAYED = 64 * 1024
 
 _STALLED = MAX_PATIENCE
@@ -93,7 +96,7 @@ class Handover:
         other = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with trio.fail_after(_PATIENCE):
-                await other.connect(str(self.paths[owner]))
+                await _connect(other, self.paths[owner])
                 await _send(other, request, fd)
         except (OSError, trio.TooSlowError) as error:
             _log.warning("process %d takes no connection: %s", owner, error or "too slow")
@@ -118,6 +121,20 @@ class Handover:
         sock = trio.socket.from_stdlib_socket(socket.socket(fileno=self.fd))
         async with trio.SocketListener(sock) as listener:
             await trio.serve_listeners(partial(_take, serve=serve), [listener])
+
+
+async def _connect(other: trio.socket.SocketType, path: Path) -> None:
+    """Connect, also to a process whose queue is full, as after an outage when all clients come
+    back: Linux says so at once then, and nothing tells when there is room."""
+    while True:
+        await other.connect(str(path))
+        try:
+            other.getpeername()
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+        await trio.sleep(_FULL)
 
 
 async def _send(other: trio.socket.SocketType, request: HttpRequest, fd: int | None) -> None:

@@ -161,3 +161,32 @@ async def test_a_connection_that_is_being_given_is_closed_when_that_is_cancelled
                 pass
     finally:
         os.close(handover.fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses")
+async def test_a_process_whose_queue_is_full_is_waited_for(neighbour: Neighbour) -> None:
+    """Or the sessions of clients that all come back at once would be gone."""
+    neighbour.door.listen(0)
+    neighbour.door.setblocking(False)
+    door = trio.socket.from_stdlib_socket(neighbour.door)
+    ours, far = map(trio.socket.from_stdlib_socket, socket.socketpair())
+    request = HttpRequest("GET", "/", headers=(), peer=None, upgrade=True, subprotocols=())
+    handover = neighbour.handover()
+    given: list[bool] = []
+
+    async def give() -> None:
+        given.append(await handover.give(1, trio.SocketStream(ours), request))
+
+    try:
+        with ours, far, socket.socket(socket.AF_UNIX) as before:
+            before.connect(str(handover.paths[1]))  # which fills the queue
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not given
+                taken = [(await door.accept())[0] for _ in range(2)]
+            for one in taken:
+                one.close()
+            assert given == [True]
+    finally:
+        os.close(handover.fd)
