@@ -130,7 +130,7 @@ static void packet_out(const uint8_t *packet, uint32_t length, const uint8_t *vn
     int lost = run.loss && ++run.delivered % run.loss == 0;
     if (run_trace)
         tell(packet, length);
-    wire_read(&s, packet, length, vnet ? 0 : run.mtu, vnet != NULL);
+    wire_read(&s, packet, length, vnet ? 0 : run.mtu, vnet ? 1 + vnet[0] : 0);
     if (vnet && s.protocol == ZKS_PROTO_TCP) {
         uint32_t header = length - s.length;
         uint16_t field[4]; /* hdr_len, gso_size, csum_start, csum_offset */

@@ -284,6 +284,8 @@ void wire_read(struct wire_segment *s, const uint8_t *packet, uint32_t length, u
     CHECK(size >= (s->protocol == TCP ? 20 : 8));
     if (offloaded && s->protocol == TCP)
         CHECK(wire_get16(t + 16) == pseudo(packet, TCP, size));
+    else if (offloaded > 1)
+        CHECK(s->protocol == UDP && wire_get16(t + 6) == pseudo(packet, UDP, size));
     else
         CHECK(sum(start_sum(packet, s->protocol, size), t, size) == 0xffff);
     if (s->protocol != TCP)

@@ -51,6 +51,6 @@ void wire_repair(uint8_t *packet, uint32_t length);
 int wire_is_sound(const uint8_t *packet, uint32_t length);
 
 /* Takes a packet of the core apart; anything that is wrong with it ends the run. mtu 0: any length.
- * offloaded: TCP's checksum field holds the sum of the pseudo header only. */
+ * offloaded: TCP's checksum field holds the sum of the pseudo header only; 2 or more: UDP's, too. */
 void wire_read(struct wire_segment *segment, const uint8_t *packet, uint32_t length, uint32_t mtu, int offloaded);
 #endif
