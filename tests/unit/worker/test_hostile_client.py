@@ -39,8 +39,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 #: of a flood
-SECONDS = 0.3 if SHORT else 1.5
-MOST_GROWTH = 48 << 20
+SECONDS = 0.3 if SHORT else 1.0
+MOST_GROWTH = (48 if "ZKS_LWIP_SANITIZE" in os.environ else 32) << 20
 #: seconds of the processor for others' frames between a keystroke and its echo
 MOST_BUSY = 0.5 * (4 if "ZKS_LWIP_SANITIZE" in os.environ else 1)
 #: the same where no frame asks for anything: what is left is the slices of the parser
