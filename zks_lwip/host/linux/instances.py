@@ -17,8 +17,6 @@ from ..plan.config import STATE_DIR, TABLE
 from ..plan.steps import Nftables, Route, Rule
 from ..recover import NO_RECORD
 from ..reports import Remains, RunningInstance
-from .observe import look
-from .rtnetlink import open_rtnetlink
 
 __all__ = ["NAMED", "remains", "running_instances"]
 
@@ -96,6 +94,9 @@ def _held(directory: Path, inode: int) -> bool | None:
 
 
 def _is_closed(netns: str | None, record: Record) -> bool:
+    from .observe import look  # here: they take long, and where an instance runs, none is needed
+    from .rtnetlink import open_rtnetlink
+
     known = record.may_know(Nftables) and record.is_of(namespace_cookie())
     with open_rtnetlink() as ip:
         state = look(ip, netns, namespace_id(None), None, table_known=known)

@@ -1,7 +1,7 @@
 """Linux, as :class:`zks_lwip.host.platform.Platform` describes a system.
 
 Modules are imported where they are used: a proxy, say, only looks up next hops. What is called late
-is imported at once: without a descriptor no module can be loaded.
+is imported when it is taken from here: without a descriptor no module can be loaded.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..._lazy import lazy_names
 from ..plan.config import STATE_DIR, HostConfig
-from . import privileges, route_lookup
+from . import privileges
 
 if TYPE_CHECKING:
     from ..base import BaseHost
     from ..plan.plan import Plan
     from ..plan.state import HostState
-    from ..reports import NextHop, Recovery, Remains, RunningInstance
+    from ..reports import Recovery, Remains, RunningInstance
+    from .route_lookup import next_hop as next_hop
+else:
+    __getattr__ = lazy_names(__package__, {"route_lookup": "next_hop"})
 
 
 def check_privileges(command: str = "connect") -> None:
@@ -54,10 +58,6 @@ async def follow(on_move: Callable[[bool], None]) -> None:
     from . import monitor
 
     await monitor.follow(on_move)
-
-
-def next_hop(address: str, mark: int | None) -> NextHop | None:
-    return route_lookup.next_hop(address, mark)
 
 
 def recover(directory: Path = STATE_DIR) -> Recovery:
