@@ -202,7 +202,7 @@ class Owner:
         session = self.session
         most = STREAMS if session.role is Role.WORKER or not session.peer else session.peer.streams
         assert session.open_streams <= most, "more streams than were allowed"
-        assert len(session.receiver.associations) <= self.settings.associations
+        assert len(session.datagrams.associations) <= self.settings.associations
         assert session.outbox.control_size <= (1 << 20)
         assert session.unacknowledged <= session.kept_limit + (1 << 20) + 131072
         if session.ready:

@@ -93,7 +93,7 @@ PLANTED = {
     # Streams are opened beyond the limit.
     "streams": Bug(
         "frames",
-        "zks_lwip/protocol/receiver.py",
+        "zks_lwip/protocol/stream_receiver.py",
         "elif len(streams.open) >= self._settings.streams:",
         "elif len(streams.open) > self._settings.streams:",
     ),

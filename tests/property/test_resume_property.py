@@ -312,7 +312,7 @@ class Lossy(Wire):
             for pipes in self.pipes:
                 assert pipes[stream].came == pipes[stream].put
                 assert pipes[stream].eof_came == pipes[stream].ended
-        assert not self.unanswered and len(self.ends[1].receiver.queries) == 0
+        assert not self.unanswered and len(self.ends[1].datagrams.queries) == 0
         for end, other in ((self.ends[0], self.ends[1]), (self.ends[1], self.ends[0])):
             assert end.counted_sent == other.counted_taken
             assert end.unacknowledged == 0 and end.unacknowledged_since is None

@@ -264,7 +264,7 @@ class Wire(RuleBasedStateMachine):
         for end in getattr(self, "ends", ()):
             assert end.outbox.datagram_size <= MAX_DATAGRAM_BYTES
             assert end.outbox.dns_size <= MAX_DNS_BYTES
-            assert len(end.receiver.associations) <= 2
+            assert len(end.datagrams.associations) <= 2
             assert end.open_streams <= end.settings.streams
             for identifier in (*end.streams.mux, *end.outbox.windows):
                 assert end.is_open(identifier)
@@ -299,7 +299,7 @@ class Wire(RuleBasedStateMachine):
                 assert pipes[stream].came == pipes[stream].put
                 assert pipes[stream].eof_came == pipes[stream].ended
         assert self.answered == len(self.asked)
-        assert len(self.ends[1].receiver.queries) == 0
+        assert len(self.ends[1].datagrams.queries) == 0
         for end in self.ends:
             end.end()
             assert end.outbox.control_size == 0

@@ -6,7 +6,8 @@
   Encoding raises ValueError (struct.error, where a number does not fit) for what no frame can hold.
 - A :class:`Session` takes messages and gives events (:mod:`.events`), takes calls and gives
   messages. It has a receiver, a sender with an outbox, a multiplexer in C that has the streams and
-  moves their bytes (:mod:`.multiplexer`), and credit (:mod:`.credit`, :mod:`.receive_window`).
+  moves their bytes (:mod:`.multiplexer`), credit (:mod:`.credit`, :mod:`.receive_window`), and
+  datagrams, with their associations and queries (:mod:`.associations`, :mod:`.in_flight`).
   :mod:`.interface` is what every session is to its owner, also those of :mod:`.v1`.
 - A session outlives its WebSocket where HELLO says so (:mod:`.greeting`): counted frames are kept
   as they were sent until the peer has acknowledged them (:mod:`.kept`), and counted as they are
@@ -20,8 +21,9 @@ To add a frame:
    and ``__all__``; the exports here. A counted one below 0x40 needs its length in :mod:`.kept`.
 3. :mod:`.decode`: its reader, in ``_NEW``. Check the form only, and every length.
 4. :mod:`.events`: what its owner is told, if anything; ``Event``, ``__all__``, the exports here.
-5. :mod:`.receiver`: its handler, with every check of its order, in a table at its end: for both
-   roles, or for the one that takes it. What a hostile peer can make wait there needs a bound.
+5. Its handler, with every check of its order: in :mod:`.stream_receiver`, in :mod:`.datagrams`, or,
+   for one of the session as a whole, in :mod:`.receiver`; its row in a table at the end of that:
+   for both roles, or for the one that takes it. What a hostile peer can make wait needs a bound.
 6. :mod:`.session`: the call that sends it, through a queue of :mod:`.outbox`, behind all that is
    not counted or among it; what it does while the session is detached; the same call in
    :mod:`.interface`.

@@ -1,43 +1,32 @@
-"""What each frame that comes does to a session, and the events it gives (PROTOCOL.md §3 to §6).
+"""The messages that come to a session, worked through frame by frame (PROTOCOL.md §3, §6).
 
-Every check of the order of frames is here; :mod:`.decode` has looked at their form before.
+What the frames of streams do is in :mod:`.stream_receiver`, what those of UDP, DNS and ICMP do in
+:mod:`.datagrams`; here is what the others do, and which frame may come at all.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeAlias
 
-from .._lwip import ffi
 from ..errors import ProtocolError
 from .credit import RoundTrip
-from .decode import EventReader, datagrams_of
-from .dns_refusal import no_query_now
+from .datagrams import Datagrams
+from .decode import EventReader
 from .events import (
     DatagramReceived,
     DatagramsReceived,
     DataReceived,
-    DnsAnswerReceived,
-    DnsQueryReceived,
-    EchoReceived,
-    EchoReplyReceived,
-    EofReceived,
     Event,
     GoAwayReceived,
-    StreamClosed,
     StreamConnected,
     StreamOpened,
-    StreamReset,
-    UdpClosed,
-    UdpErrorReceived,
 )
 from .frames import (
     NAMES,
     Ack,
     Buffer,
     Close,
-    Code,
     Data,
     DnsQuery,
     DnsResponse,
@@ -54,22 +43,19 @@ from .frames import (
     Window,
 )
 from .greeting import Greeting
-from .hello import MAX_WINDOW, Hello
-from .in_flight import QueriesInFlight
+from .hello import Hello
 from .kept import Kept
-from .multiplexer import DATA, GRANT
 from .outbox import Outbox
 from .sender import Sender
 from .settings import Role, Settings
 from .stats import SessionStats
-from .stream import Stream
+from .stream_receiver import StreamReceiver
 from .stream_table import StreamTable
 from .taken import Taken
 from .wakeup import Wakeup
 
 __all__ = ["Receiver"]
 
-_from_buffer = ffi.from_buffer
 _DATA, _WINDOW = Data.command, Window.command
 _MAX_PONGS = 4096
 _PAUSE_MASK = 63
@@ -85,9 +71,11 @@ _NAMES = NAMES | {
 }
 """The names of what :class:`EventReader` gives."""
 
-_Handlers: TypeAlias = "dict[type, tuple[Callable[[Receiver, Any, list[Event]], None], bool]]"
-"""By type of frame: what acts on it, and adds the events that it is to a list; and whether it is
-counted (PROTOCOL.md §6). One table for all sessions: bound methods would be kilobytes of each."""
+_SESSION, _STREAMS, _DATAGRAMS = range(3)
+_Handlers: TypeAlias = dict[type, tuple[int, Callable[[Any, Any, list[Event]], None], bool]]
+"""By type of frame: the part that it is for; what acts on it there, and adds the events that it is
+to a list; and whether it is counted (PROTOCOL.md §6). One table for all sessions: bound methods
+would be kilobytes of each."""
 
 
 class Receiver:
@@ -101,6 +89,7 @@ class Receiver:
         "_broken",
         "_client",
         "_clock",
+        "_datagrams",
         "_epoch",
         "_greeting",
         "_handlers",
@@ -111,11 +100,10 @@ class Receiver:
         "_sender",
         "_settings",
         "_stats",
+        "_stream_receiver",
         "_streams",
         "_taken",
         "_wakeup",
-        "associations",
-        "queries",
     )
 
     def __init__(
@@ -124,25 +112,24 @@ class Receiver:
         settings: Settings,
         *,
         streams: StreamTable,
+        stream_receiver: StreamReceiver,
+        datagrams: Datagrams,
         outbox: Outbox,
         sender: Sender,
         greeting: Greeting,
         kept: Kept,
         taken: Taken,
-        queries: QueriesInFlight,
         stats: SessionStats,
         round_trip: RoundTrip,
         clock: Callable[[], float],
         wakeup: Wakeup,
         on_broken: Callable[[], None],
     ) -> None:
-        self.associations: OrderedDict[int, None] = OrderedDict()
-        """Worker: those that are open, the least recently used first."""
-        self.queries = queries
-        """Worker: the DNS queries without an answer that has left."""
         self._client = role is Role.CLIENT
         self._settings = settings
         self._streams = streams
+        self._stream_receiver = stream_receiver
+        self._datagrams = datagrams
         self._outbox = outbox
         self._sender = sender
         self._greeting = greeting
@@ -168,12 +155,12 @@ class Receiver:
         """Take nothing more of the messages that came; queries and their answers are lost."""
         self._attached = False
         self._epoch += 1
-        self.queries.clear()
+        self._datagrams.detach()
 
     def stop(self) -> None:
         """Take nothing more: the session is over."""
         self.detach()
-        self.associations.clear()
+        self._datagrams.stop()
 
     def work_through(self, message: Buffer) -> Iterator[Event | None]:
         """See :meth:`Session.work_through`."""
@@ -199,11 +186,13 @@ class Receiver:
                 raise ProtocolError("an empty message: it holds no frame")
             view = memoryview(message)
             reader = EventReader(view)
+            streams = self._stream_receiver
+            parts = (self, streams, self._datagrams)  # as _SESSION, _STREAMS, _DATAGRAMS
             position = 0
             while position < size:
                 command = view[position]
                 if (command == _DATA or command == _WINDOW) and DataReceived in self._handlers:
-                    payloads = self._apply(view, size, position)
+                    payloads = streams.apply(view, size, position)
                     mux = self._streams.mux
                     if mux.applied:
                         position = mux.position
@@ -222,8 +211,8 @@ class Receiver:
                 entry = self._handlers.get(type(frame))
                 if entry is None:
                     self._refuse(frame)
-                handler, counted = entry
-                handler(self, frame, events)
+                part, handler, counted = entry
+                handler(parts[part], frame, events)
                 if counted:
                     taken.count += 1
                 if events:
@@ -241,42 +230,6 @@ class Receiver:
             self._broken = error
             self._on_broken()
             raise
-
-    def _apply(self, view: memoryview, size: int, position: int) -> list[DataReceived]:
-        """Have C take DATA and WINDOW frames, as many as it can.
-
-        :returns: the bytes that are for the owners of their streams.
-        """
-        streams = self._streams
-        events: list[DataReceived] = []
-        message = _from_buffer(view)
-        for kind, identifier, offset, length in streams.mux.apply(
-            message, size, position, self._clock()
-        ):
-            stream = streams.open[identifier]
-            if kind == DATA:
-                events.append(DataReceived(identifier, view[offset : offset + length]))
-            elif kind == GRANT:
-                self.grant(stream)
-            elif stream.source is not None:
-                stream.source.broke(length, pushing=True)
-        self._stats.data_in += streams.mux.data_in
-        if not self._wakeup.told and streams.mux:
-            self._wakeup()
-        return events
-
-    def grant(self, stream: Stream) -> None:
-        """Let the peer send as much more as was consumed of a stream, or as the window allows."""
-        window = stream.window
-        now = self._clock()
-        before = window.size
-        window.grant(now, self._round_trip.estimate)
-        if window.size > before:
-            self._stats.windows_grown += 1
-        if window.due:
-            self._outbox.grant(stream)
-        if self._sender.peer is not None and self._round_trip.is_stale(now):
-            self._outbox.add_ping()
 
     def _refuse(self, frame: Any) -> NoReturn:
         name = _NAMES.get(type(frame))
@@ -313,109 +266,6 @@ class Receiver:
         """Take all frames from now on: the peer has our HELLO and we have the peer's."""
         self._handlers = _FROM_WORKER if self._client else _FROM_CLIENT
 
-    # Streams
-
-    def _on_data(self, data: DataReceived, events: list[Event]) -> None:
-        identifier = data.stream
-        size = len(data.payload)
-        stream = self._streams.find("DATA", identifier)
-        if size > self._settings.max_data:
-            most = self._settings.max_data
-            raise ProtocolError(f"DATA: {size} bytes for stream {identifier}, max_data is {most}")
-        if stream is None:
-            return
-        if stream.eof_taken:
-            raise ProtocolError(f"DATA: it came after EOF, for stream {identifier}")
-        if self._client and not stream.connected:
-            raise ProtocolError(f"DATA: it came before CONNECTED, for stream {identifier}")
-        if not size:
-            return
-        window = stream.window
-        if not window.take(size):
-            raise ProtocolError(
-                f"DATA: {size} bytes for stream {identifier}, its credit is {window.available}"
-            )
-        if not window.since:
-            window.since = self._clock()
-        self._stats.data_in += size
-        events.append(data)
-
-    def _on_eof(self, frame: Eof, events: list[Event]) -> None:
-        stream = self._streams.find("EOF", frame.stream)
-        if stream is None:
-            return
-        if stream.eof_taken:
-            raise ProtocolError(f"EOF: a second one, for stream {frame.stream}")
-        if self._client and not stream.connected:
-            raise ProtocolError(f"EOF: it came before CONNECTED, for stream {frame.stream}")
-        stream.eof_taken = True
-        self._outbox.windows.pop(stream.id, None)
-        if stream.eof_sent:
-            self._streams.forget(stream)
-        events.append(EofReceived(stream.id))
-
-    def _on_close(self, frame: Close, events: list[Event]) -> None:
-        stream = self._streams.find("CLOSE", frame.stream)
-        if stream is not None:
-            self._streams.forget(stream)
-            # After EOF it is what close() is to a kernel, not a reset (PROTOCOL.md §4)
-            ended = stream.eof_taken and not self._client
-            events.append(StreamClosed(stream.id) if ended else StreamReset(stream.id))
-        # Whatever still waits for the stream, an ERROR say, would only be ignored
-        self._outbox.forget(frame.stream)
-
-    def _on_error(self, frame: Error, events: list[Event]) -> None:
-        stream = self._streams.find("ERROR", frame.stream)
-        if stream is not None:
-            self._streams.forget(stream)
-            events.append(StreamReset(stream.id, frame.code, frame.message))
-
-    def _on_connected(self, event: StreamConnected, events: list[Event]) -> None:
-        stream = self._streams.find("CONNECTED", event.stream)
-        if stream is None:
-            return
-        if stream.connected:
-            raise ProtocolError(f"CONNECTED: a second one, for stream {event.stream}")
-        stream.connected = True
-        events.append(event)
-
-    def _on_connect(self, event: StreamOpened, events: list[Event]) -> None:
-        identifier = event.stream
-        streams = self._streams
-        if identifier <= streams.highest:
-            raise ProtocolError(
-                f"CONNECT: stream {identifier} is not above {streams.highest}, the last one"
-            )
-        if self._outbox.control_size > self._outbox.max_control:
-            raise ProtocolError("CONNECT: the client opens streams, but does not read the answers")
-        streams.highest = identifier
-        if streams.going_away:
-            self._outbox.add_error(identifier, Code.GOING_AWAY, "the worker is going away")
-            self._stats.streams_refused += 1
-        elif len(streams.open) >= self._settings.streams:
-            most = self._settings.streams
-            self._outbox.add_error(identifier, Code.TOO_MANY_STREAMS, f"{most} streams are open")
-            self._stats.streams_refused += 1
-        else:
-            peer = self._greeting.peer
-            assert peer is not None
-            streams.add(identifier, None, peer.window)
-            events.append(event)
-
-    def _on_window(self, frame: Window, events: list[Event]) -> None:
-        stream = self._streams.find("WINDOW", frame.stream)
-        if stream is None:
-            return
-        credit = stream.credit + frame.credit
-        if credit > MAX_WINDOW:
-            raise ProtocolError(
-                f"WINDOW: stream {frame.stream} would have {credit} bytes of credit,"
-                f" over {MAX_WINDOW}"
-            )
-        stream.credit = credit
-        if stream.ready:
-            self._streams.schedule(stream)
-
     # The session
 
     def _on_ping(self, frame: Ping, events: list[Event]) -> None:
@@ -443,121 +293,36 @@ class Receiver:
     def _on_unknown(self, frame: Unknown, events: list[Event]) -> None:
         self._taken.count += frame.counted  # skipped (PROTOCOL.md §2)
 
-    # Datagrams, DNS, ICMP
 
-    def _on_udp(self, datagram: DatagramReceived, events: list[Event]) -> None:
-        identifier = datagram.association
-        if not identifier:
-            raise ProtocolError("UDP: association 0 does not exist")
-        if not self._client:
-            if not self._settings.udp:
-                return
-            associations = self.associations
-            if identifier in associations:
-                associations.move_to_end(identifier)
-            elif not self._admit(identifier, events):
-                return
-        self._stats.datagrams_in += 1
-        events.append(datagram)
-
-    def _on_udp_run(self, run: DatagramsReceived, events: list[Event]) -> None:
-        if not self._client:
-            if not self._settings.udp:
-                return
-            associations = self.associations
-            for identifier in run.associations:
-                if identifier not in associations:
-                    break
-                associations.move_to_end(identifier)
-            else:
-                self._stats.datagrams_in += run.count
-                events.append(run)
-                return
-            # One of them opens an association, which may cost another one of them
-            for datagram, _ in datagrams_of(run.frames):
-                self._on_udp(datagram, events)
-            return
-        self._stats.datagrams_in += run.count
-        events.append(run)
-
-    def _admit(self, identifier: int, events: list[Event]) -> bool:
-        """Open an association at a worker, at the cost of the least recently used one."""
-        most = self._settings.associations
-        if not most:
-            return False
-        if len(self.associations) >= most:
-            evicted, _ = self.associations.popitem(last=False)
-            self._outbox.add_datagram(UdpClose(evicted).encode())
-            self._stats.associations_evicted += 1
-            events.append(UdpClosed(evicted))
-        self.associations[identifier] = None
-        return True
-
-    def _on_udp_close(self, frame: UdpClose, events: list[Event]) -> None:
-        if self._client:
-            events.append(UdpClosed(frame.association))
-        elif frame.association in self.associations:
-            del self.associations[frame.association]
-            events.append(UdpClosed(frame.association))
-
-    def _on_udp_error(self, frame: UdpError, events: list[Event]) -> None:
-        events.append(UdpErrorReceived(frame.association, frame.code, frame.host, frame.port))
-
-    def _on_dns_query(self, frame: DnsQuery, events: list[Event]) -> None:
-        request = frame.request
-        if not request:
-            raise ProtocolError("DNS_QUERY: request 0 does not exist")
-        settings = self._settings
-        if settings.dns and self.queries.take(request, len(frame.message)):
-            events.append(DnsQueryReceived(request, frame.message))
-            return
-        self._stats.dns_refused += 1
-        refusal = no_query_now(frame.message, settings.dns, settings.requests)
-        if not self._outbox.add_dns(DnsResponse(request, refusal).encode(), in_flight=False):
-            raise ProtocolError("DNS_QUERY: the client asks, but does not read the answers")
-
-    def _on_dns_response(self, frame: DnsResponse, events: list[Event]) -> None:
-        events.append(DnsAnswerReceived(frame.request, frame.message))
-
-    def _on_echo(self, frame: Echo, events: list[Event]) -> None:
-        if not frame.request:
-            raise ProtocolError("ECHO: request 0 does not exist")
-        if self._settings.icmp:
-            events.append(EchoReceived(frame.request, frame.host, bytes(frame.payload)))
-
-    def _on_echo_reply(self, frame: EchoReply, events: list[Event]) -> None:
-        events.append(EchoReplyReceived(frame.request, bytes(frame.payload)))
-
-
-_HELLO: _Handlers = {Hello: (Receiver._on_hello, False)}
-_HELLO_AGAIN: _Handlers = {Hello: (Receiver._on_hello_again, False)}
+_HELLO: _Handlers = {Hello: (_SESSION, Receiver._on_hello, False)}
+_HELLO_AGAIN: _Handlers = {Hello: (_SESSION, Receiver._on_hello_again, False)}
 _FROM_BOTH: _Handlers = {
-    DataReceived: (Receiver._on_data, True),
-    DatagramReceived: (Receiver._on_udp, False),
-    DatagramsReceived: (Receiver._on_udp_run, False),
-    Eof: (Receiver._on_eof, True),
-    Close: (Receiver._on_close, True),
-    Window: (Receiver._on_window, True),
-    Ping: (Receiver._on_ping, False),
-    Pong: (Receiver._on_pong, False),
-    Ack: (Receiver._on_ack, False),
-    UdpClose: (Receiver._on_udp_close, False),
-    GoAway: (Receiver._on_goaway, False),
-    Unknown: (Receiver._on_unknown, False),
+    DataReceived: (_STREAMS, StreamReceiver.on_data, True),
+    DatagramReceived: (_DATAGRAMS, Datagrams.on_udp, False),
+    DatagramsReceived: (_DATAGRAMS, Datagrams.on_udp_run, False),
+    Eof: (_STREAMS, StreamReceiver.on_eof, True),
+    Close: (_STREAMS, StreamReceiver.on_close, True),
+    Window: (_STREAMS, StreamReceiver.on_window, True),
+    Ping: (_SESSION, Receiver._on_ping, False),
+    Pong: (_SESSION, Receiver._on_pong, False),
+    Ack: (_SESSION, Receiver._on_ack, False),
+    UdpClose: (_DATAGRAMS, Datagrams.on_udp_close, False),
+    GoAway: (_SESSION, Receiver._on_goaway, False),
+    Unknown: (_SESSION, Receiver._on_unknown, False),
 }
 _FROM_WORKER = _FROM_BOTH | {
-    StreamConnected: (Receiver._on_connected, True),
-    Error: (Receiver._on_error, True),
-    DnsResponse: (Receiver._on_dns_response, False),
-    EchoReply: (Receiver._on_echo_reply, False),
-    UdpError: (Receiver._on_udp_error, False),
+    StreamConnected: (_STREAMS, StreamReceiver.on_connected, True),
+    Error: (_STREAMS, StreamReceiver.on_error, True),
+    DnsResponse: (_DATAGRAMS, Datagrams.on_dns_response, False),
+    EchoReply: (_DATAGRAMS, Datagrams.on_echo_reply, False),
+    UdpError: (_DATAGRAMS, Datagrams.on_udp_error, False),
 }
 _FROM_CLIENT = (
     _FROM_BOTH
     | _HELLO_AGAIN
     | {
-        StreamOpened: (Receiver._on_connect, True),
-        DnsQuery: (Receiver._on_dns_query, False),
-        Echo: (Receiver._on_echo, False),
+        StreamOpened: (_STREAMS, StreamReceiver.on_connect, True),
+        DnsQuery: (_DATAGRAMS, Datagrams.on_dns_query, False),
+        Echo: (_DATAGRAMS, Datagrams.on_echo, False),
     }
 )

@@ -26,6 +26,7 @@ from .sender import Sender
 from .settings import Role, Settings
 from .stats import SessionStats
 from .stream import Source
+from .stream_receiver import StreamReceiver
 from .stream_table import StreamTable
 from .taken import Taken
 from .wakeup import Wakeup
@@ -40,7 +41,8 @@ class Session:
     ``WorkerSession`` (:mod:`.interface`), by its role.
 
     It has a :class:`Receiver` for what comes; for what goes, a :class:`Sender` with an
-    :class:`Outbox`; and the :class:`StreamTable`, with its :class:`Multiplexer`, that these share.
+    :class:`Outbox`; the :class:`StreamTable`, with its :class:`Multiplexer`, that these share, and
+    a :class:`StreamReceiver` for its frames; and :class:`Datagrams`, for what is not of streams.
     Whatever names a stream that is gone, or comes after the end, does nothing.
 
     It lives on one WebSocket after another: :meth:`attach` it to the first, and to each on which it
@@ -60,15 +62,16 @@ class Session:
     __slots__ = (
         "_client",
         "_clock",
-        "_datagrams",
         "_greeting",
         "_kept",
         "_over",
         "_round_trip",
         "_sender",
+        "_stream_receiver",
         "_taken",
         "_wakeup",
         "attached",
+        "datagrams",
         "outbox",
         "receiver",
         "role",
@@ -133,16 +136,38 @@ class Session:
             kept=self._kept,
             taken=self._taken,
         )
-        self.receiver = Receiver(
+        self.datagrams = Datagrams(
+            role,
+            settings,
+            outbox=self.outbox,
+            sender=self._sender,
+            queries=queries,
+            stats=self.stats,
+        )
+        """What is lost with a WebSocket: UDP, DNS and ICMP."""
+        self._stream_receiver = StreamReceiver(
             role,
             settings,
             streams=self.streams,
             outbox=self.outbox,
             sender=self._sender,
             greeting=self._greeting,
+            stats=self.stats,
+            round_trip=self._round_trip,
+            clock=clock,
+            wakeup=self._wakeup,
+        )
+        self.receiver = Receiver(
+            role,
+            settings,
+            streams=self.streams,
+            stream_receiver=self._stream_receiver,
+            datagrams=self.datagrams,
+            outbox=self.outbox,
+            sender=self._sender,
+            greeting=self._greeting,
             kept=self._kept,
             taken=self._taken,
-            queries=queries,
             stats=self.stats,
             round_trip=self._round_trip,
             clock=clock,
@@ -150,13 +175,6 @@ class Session:
             on_broken=self.end,
         )
         """What takes the peer's messages."""
-        self._datagrams = Datagrams(
-            role,
-            outbox=self.outbox,
-            sender=self._sender,
-            receiver=self.receiver,
-            stats=self.stats,
-        )
 
     # The WebSocket
 
@@ -432,7 +450,7 @@ class Session:
         """
         entry = self.streams.open.get(stream)
         if entry is not None and entry.window.consume(size) and not entry.eof_taken:
-            self.receiver.grant(entry)
+            self._stream_receiver.grant(entry)
 
     def bind(
         self, stream: int, target: Any, handle: int, *, pull: bool = False, push: bool = False
@@ -469,7 +487,7 @@ class Session:
             (worker) the association is not open.
         :raises ValueError: for a payload over 65507 bytes or what is no host.
         """
-        return self._datagrams.send_udp(association, host, port, payload)
+        return self.datagrams.send_udp(association, host, port, payload)
 
     def send_udp_frames(self, frames: Buffer, count: int, association: int = 0) -> bool:
         """Send datagrams that are UDP frames already, with IP literals, back to back.
@@ -478,11 +496,11 @@ class Session:
         :param association: that all are of; a worker has to name it.
         :returns: as :meth:`send_udp`, for all of them.
         """
-        return self._datagrams.send_udp_frames(frames, count, association)
+        return self.datagrams.send_udp_frames(frames, count, association)
 
     def udp_close(self, association: int) -> None:
         """End an association. (A datagram for it opens it again.)"""
-        self._datagrams.udp_close(association)
+        self.datagrams.udp_close(association)
 
     def udp_error(self, association: int, code: int, host: str, port: int) -> None:
         """Send UDP_ERROR, at a worker: an ICMP error came for what went to a host and port.
@@ -491,7 +509,7 @@ class Session:
         :raises RuntimeError: at a client.
         """
         self._only_worker("udp_error")
-        self._datagrams.udp_error(association, code, host, port)
+        self.datagrams.udp_error(association, code, host, port)
 
     def dns_query(self, request: int, message: bytes) -> bool:
         """Send a DNS query, at a client.
@@ -499,7 +517,7 @@ class Session:
         :returns: False if it is not taken, since too many wait or the worker has no DNS.
         :raises ValueError: for a message over 65535 bytes.
         """
-        return self._datagrams.dns_query(request, message)
+        return self.datagrams.dns_query(request, message)
 
     def dns_response(self, request: int, message: bytes) -> None:
         """Answer a DNS query, at a worker; for one that is not in flight, do nothing.
@@ -507,7 +525,7 @@ class Session:
         :raises RuntimeError: at a client.
         """
         self._only_worker("dns_response")
-        self._datagrams.dns_response(request, message)
+        self.datagrams.dns_response(request, message)
 
     def echo(self, request: int, host: str, payload: Buffer) -> bool:
         """Have the worker send an ICMP echo request to ``host``, an IP literal.
@@ -515,7 +533,7 @@ class Session:
         :returns: False if the worker sends none.
         :raises ValueError: for what is no host.
         """
-        return self._datagrams.echo(request, host, payload)
+        return self.datagrams.echo(request, host, payload)
 
     def echo_reply(self, request: int, payload: Buffer) -> None:
         """Send the reply to an echo, at a worker.
@@ -523,7 +541,7 @@ class Session:
         :raises RuntimeError: at a client.
         """
         self._only_worker("echo_reply")
-        self._datagrams.echo_reply(request, payload)
+        self.datagrams.echo_reply(request, payload)
 
     # The session
 

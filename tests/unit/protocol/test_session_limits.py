@@ -217,14 +217,14 @@ def test_one_request_id_twice_in_flight() -> None:
     assert len(feed(session, DnsQuery(1, QUERY))) == 1
     session.dns_response(1, b"a")
     drain(session)
-    assert len(session.receiver.queries) == 0
+    assert len(session.datagrams.queries) == 0
     session = worker()
     assert len(feed(session, DnsQuery(1, QUERY), DnsQuery(1, QUERY))) == 2
     session.dns_response(1, b"a")
     assert drain(session) == [DnsResponse(1, b"a")]
     session.dns_response(1, b"b")
     assert drain(session) == [DnsResponse(1, b"b")]
-    assert len(session.receiver.queries) == 0
+    assert len(session.datagrams.queries) == 0
 
 
 def test_worker_without_dns_is_never_silent() -> None:
@@ -321,7 +321,7 @@ def test_association_flood_is_bounded() -> None:
     session = worker(settings=Settings(udp=True, associations=10))
     for start in range(1, 50_001, 5000):
         feed(session, *(Udp(n, "192.0.2.1", 1, b"") for n in range(start, start + 5000)))
-    assert len(session.receiver.associations) == 10
+    assert len(session.datagrams.associations) == 10
     assert session.outbox.datagram_size <= MAX_DATAGRAM_BYTES
 
 
