@@ -19,7 +19,7 @@ To add a frame:
    it (an unknown frame of 0x40 to 0x7F is skipped; it is counted from 0x60 up).
 2. :mod:`.frames`: its dataclass with ``command``, ``counted`` and ``encode``; ``Frame``, ``NAMES``
    and ``__all__``; the exports here. A counted one below 0x40 needs its length in :mod:`.kept`.
-3. :mod:`.decode`: its reader, in ``_NEW``. Check the form only, and every length.
+3. :mod:`.frame_readers`: its reader, in ``_V2_FRAMES``. Check the form only, and every length.
 4. :mod:`.events`: what its owner is told, if anything; ``Event``, ``__all__``, the exports here.
 5. Its handler, with every check of its order: in :mod:`.stream_receiver`, in :mod:`.datagrams`, or,
    for one of the session as a whole, in :mod:`.receiver`; its row in a table at the end of that:
