@@ -20,6 +20,8 @@ from ..protocol import Code, Hello, Settings
 from .channel import Channel
 from .channels import Channels
 from .health import HealthChecks
+from .idle import IdleChannels
+from .lingering import LingeringStreams
 from .opener import Opener
 from .options import TunnelConfig
 from .outcomes import Outcomes
@@ -34,9 +36,6 @@ __all__ = ["Pool"]
 
 _log = logging.getLogger(__name__)
 
-_DELIVERY_POLL = 0.2
-"""Seconds between two looks at whether a channel has delivered everything."""
-_NOT_NEEDED = "not needed"
 _ONE_STREAM_FACTOR = 32
 """Times as many channels may be open, where each carries one stream."""
 _ONE_STREAM_AT_ONCE = 128
@@ -100,7 +99,10 @@ class Pool:
         self._channels_opening = 0
         self._greeting: set[Channel] = set()  # those of them that are open, but for HELLO
         self._waiting = WaitingStreams(config.max_waiting)
-        self._lingering: dict[TunnelStream, float] = {}
+        self._lingering = LingeringStreams(self.channels.live)
+        self._idle = IdleChannels(
+            self.channels, self._placement, self.associations, one_stream=self._one_stream
+        )
         self._changed = trio.Event()
         self._checks = HealthChecks(
             self.workers,
@@ -184,7 +186,7 @@ class Pool:
 
     def linger(self, stream: TunnelStream) -> None:
         """Reset a stream that was closed here, unless it ends by itself in time."""
-        self._lingering[stream] = trio.current_time() + self.config.linger
+        self._lingering.add(stream, trio.current_time() + self.config.linger)
         self._changed.set()
 
     def reconnect(self, why: str) -> None:
@@ -238,8 +240,8 @@ class Pool:
             self._changed = trio.Event()
             now = trio.current_time()
             due = min(
-                self._close_idle(now),
-                self._end_lingering(now),
+                self._idle.close(now, self.config.idle_channel),
+                self._lingering.end_late(now, self.config.linger),
                 self._placement.measure(now),
                 self._assign(now),
                 self._open_lacking(now, nursery),
@@ -326,49 +328,6 @@ class Pool:
             self._channels_opening += 1
             nursery.start_soon(self._run_channel, nursery)
         return math.inf
-
-    def _close_idle(self, now: float) -> float:
-        """Close the channels that are not needed; return when to look again."""
-        due = math.inf
-        kept = self._kept()
-        for channel in self.channels:
-            if channel.idle_since is None or channel in kept:
-                continue
-            expiry = channel.idle_since + self.config.idle_channel
-            if self.associations.carried(channel) and not channel.going_away:
-                due = min(due, max(expiry, now + self.config.idle_channel))
-                continue
-            if channel.session.unacknowledged:  # the end of an upload, which may be sent again
-                expiry = max(expiry, channel.idle_since + channel.session.resume_seconds)
-            if expiry <= now or (channel.going_away and channel.delivered):
-                channel.close(1000, _NOT_NEEDED)
-            elif channel.going_away or channel.session.unacknowledged:
-                due = min(due, expiry, now + _DELIVERY_POLL)
-            else:
-                due = min(due, expiry)
-        return due
-
-    def _kept(self) -> list[Channel]:
-        """Return the channels that stay although they are idle, the primary one among them."""
-        primary = self.channels.primary()
-        if primary is None:
-            worker = self.workers.in_use
-        elif primary.going_away:
-            return []
-        else:
-            worker = self.channels.worker_of(primary)
-        standing = self.channels.standing(worker)
-        return standing[: 1 if self._one_stream else self._placement.kept]
-
-    def _end_lingering(self, now: float) -> float:
-        for stream, expiry in list(self._lingering.items()):
-            if expiry <= now and stream.channel and not self.channels.live(stream.channel):
-                # What it has to say waits for another WebSocket
-                self._lingering[stream] = now + self.config.linger
-            elif stream.over or stream.ended or expiry <= now:
-                del self._lingering[stream]
-                stream.close()
-        return min(self._lingering.values(), default=math.inf)
 
     async def _run_channel(self, nursery: trio.Nursery) -> None:
         """Open one channel, and carry it until it ends."""
