@@ -21,7 +21,7 @@ What bounds the memory that one hostile client can take, and where it stands:
 - Of a v1 session, of which there may be ``Limits.streams``: the answers over which nothing more is
   read (256 KiB, ``protocol/v1/worker.py``). The messages that come, 1 MiB each, may have
   ``Limits.held`` bytes over all v1 sessions of a token, looked at once a second: those with the
-  most are ended (``worker/server.py``).
+  most are ended (``worker/unread.py``).
 
 Together some 1.3 GiB for a token whose sessions are v2.
 """

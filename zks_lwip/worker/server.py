@@ -1,8 +1,8 @@
 """The worker: listens for WebSockets, serves their sessions, and ends in order.
 
 :mod:`.admission` decides which request becomes a WebSocket, :mod:`.connections` which session that
-carries, and :mod:`.sessions` holds these; everything of one client is in :mod:`.client`. Here is
-what clients share.
+carries, :mod:`.sessions` holds these, and :mod:`.shutdown` ends them; everything of one client is
+in :mod:`.client`. Here is what clients share.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from pathlib import Path
 import trio
 
 from .._memory import give_back
-from ..carrier.link import LAST_MESSAGE
-from ..carrier.websocket import CLOSE_TIMEOUT
 from ..errors import ConfigError
 from ..net.descriptors import Descriptors
 from ..net.histogram import Histogram
 from ..net.readiness import make_readiness
 from ..net.sockets import check_mark
-from ..protocol import Code, SessionStats, Settings
+from ..protocol import SessionStats, Settings
 from .access_log import AccessLog
 from .addresses import BoundSocket
 from .admission import Admission
@@ -58,33 +56,19 @@ from .policy import Policy
 from .refusals import Refusals
 from .resolver import Resolver
 from .sessions import HeldSession, Sessions
+from .shutdown import end_sessions
 from .stats import WorkerStats, account_stats, merge_tokens
 from .tcp import FarEndStream
 from .udp_sockets import DatagramSockets
+from .undelivered import UndeliveredStreams
+from .unread import bound_unread
 
-__all__ = ["Worker", "shutdown_stages"]
+__all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-_DELIVERY_PATIENCE = 300.0
-"""Seconds in which a far end has to take some of what its client had sent before it left: about as
-long as a kernel tries to deliver what a closed socket has left."""
 _SWEEP = 1.0
 """Seconds between two looks at what is idle or late."""
-_EXIT = 1.0
-"""Seconds that are left for a busy machine, and for the end of the interpreter."""
-_OVER = 1000
-_GOING_AWAY = 1001
-
-
-def shutdown_stages(drain: float) -> tuple[float, float]:
-    """Return how a worker that was told to stop uses ``drain`` seconds; more it does not take.
-
-    First its streams go on. Then every session is closed: it sends the message it is at, and Close,
-    and waits for the client's. What is left after that is cut off.
-    """
-    closing = min(LAST_MESSAGE + CLOSE_TIMEOUT, drain / 2)
-    return drain - closing - min(_EXIT, max(0.0, drain - 6) / 4), closing
 
 
 class Worker:
@@ -172,10 +156,8 @@ class Worker:
         self.pinger: Pinger
         #: How long DNS queries of clients took.
         self.dns_latency = Histogram()
-        #: Streams whose session has forgotten them, and until when the far end has to take more.
-        self._undelivered: dict[FarEndStream, float] = {}
-        #: See ``_DELIVERY_PATIENCE``.
-        self.delivery_patience = _DELIVERY_PATIENCE
+        #: Streams whose session has forgotten them.
+        self.undelivered = UndeliveredStreams()
         self._listening = trio.CancelScope()
         self._stopping = trio.Event()
         self._forced = trio.CancelScope()
@@ -278,14 +260,15 @@ class Worker:
                                 handler_nursery=connections,
                             )
                         self._close_listeners()
-                        await self._drain()
+                        await end_sessions(
+                            self._sessions, self._connections, self.undelivered, self.config.drain
+                        )
                         connections.cancel_scope.cancel()
                 services.cancel_scope.cancel()
         finally:
             self._close_listeners()
             self._sessions.end_all(GOING_AWAY)
-            for stream in list(self._undelivered):
-                stream.abort()
+            self.undelivered.abort_all()
             self.pinger.close()
             self.readiness.close()
             self._own.close()
@@ -355,33 +338,6 @@ class Worker:
             if held.principal.digest in expired:
                 self._end_session(held, TOKEN_EXPIRED)
 
-    async def _drain(self) -> None:
-        sessions = self._sessions
-        _log.info("going away; %d sessions are open", len(sessions))
-        for held in sessions.detached:  # their clients cannot come back any more
-            sessions.end(held, GOING_AWAY)
-        for held in sessions.attached:
-            held.session.goaway(Code.GOING_AWAY, GOING_AWAY)
-        going_on, closing = shutdown_stages(self.config.drain)
-        with trio.move_on_after(going_on):
-            while sessions or self._undelivered or self._connections.relayed:
-                for held in sessions.attached:
-                    link = held.link
-                    if link is not None and not held.client.open_streams and link.delivered:
-                        self._close(held)
-                await trio.sleep(0.05)
-        for held in sessions.attached:
-            self._close(held)
-        with trio.move_on_after(closing):
-            while sessions or self._connections.relayed:
-                await trio.sleep(0.01)
-        self._connections.drop_all()
-
-    def _close(self, held: HeldSession) -> None:
-        """Close the WebSocket of a session, which is over (PROTOCOL.md §6)."""
-        if held.link is not None:
-            held.link.close(_GOING_AWAY if held.one_stream else _OVER, GOING_AWAY)
-
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP)
@@ -389,44 +345,18 @@ class Worker:
                 held.client.sweep()
             self._sessions.sweep()
             self._end_expired()
-            self._bound_unread()
-            now = trio.current_time()
-            for stream in [s for s, until in self._undelivered.items() if until < now]:
-                stream.abort()
-
-    def _bound_unread(self) -> None:
-        """End sessions of a token whose messages have come in part and fill ``Limits.held``.
-
-        Those without flow control only, of which there may be as many as streams; those with the
-        most go first. (Others have ``Settings.max_message`` and are few.)
-        """
-        unread: dict[bytes, list[tuple[int, HeldSession]]] = {}
-        for held in self._sessions.attached:
-            if held.one_stream and held.link is not None:
-                entry = (held.link.connection.unread, held)
-                unread.setdefault(held.principal.digest, []).append(entry)
-        for digest, entries in unread.items():
-            account = self.accounts.get(digest)
-            total = sum(size for size, _ in entries)
-            if account is None or total <= account.limits.held:
-                continue
-            for size, held in sorted(entries, key=lambda entry: -entry[0]):
-                if total <= account.limits.held:
-                    break
-                total -= size
-                if held.link is not None:
-                    reason = "too many messages have come in part only"
-                    held.link.close(POLICY_VIOLATION, reason)
+            bound_unread(self._sessions.attached, self.accounts)
+            self.undelivered.abort_late(trio.current_time())
 
     # streams that outlive their session
 
     def keep_until_delivered(self, stream: FarEndStream) -> None:
         """See :class:`~zks_lwip.worker.client.Shared`."""
-        self._undelivered[stream] = trio.current_time() + self.delivery_patience
+        self.undelivered.keep(stream, trio.current_time())
 
     def forget_stream(self, stream: FarEndStream) -> None:
         """See :class:`~zks_lwip.worker.client.Shared`."""
-        self._undelivered.pop(stream, None)
+        self.undelivered.forget(stream)
 
     # sessions
 

@@ -16,7 +16,7 @@ from zks_lwip.carrier.link import LAST_MESSAGE
 from zks_lwip.carrier.websocket import CLOSE_TIMEOUT
 from zks_lwip.protocol import HELLO_TIMEOUT, Close, Connect, Data, Eof, Frame, Hello
 from zks_lwip.worker import Worker
-from zks_lwip.worker.server import shutdown_stages
+from zks_lwip.worker.shutdown import shutdown_stages
 
 
 @pytest.fixture

@@ -371,7 +371,7 @@ async def test_close_after_eof_takes_nothing_back() -> None:
 async def test_a_far_end_may_take_its_time_as_long_as_it_takes_something(reads: bool) -> None:
     far, size = LateReader(pause=0.04), 12_000_000
     async with running_worker(window=16 << 20) as (worker, address), tcp_server(far.serve) as port:
-        worker.delivery_patience = 2.0  # of some seven
+        worker.undelivered.patience = 2.0  # of some seven
         async with raw_client(address) as client:
             await client.open(1, "127.0.0.1", port)
             await client.send_data(1, size)
