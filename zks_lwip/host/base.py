@@ -16,8 +16,9 @@ import trio
 from ..device import FdDevice, RingDevice
 from ..errors import DeviceError, HostError, ZksError
 from ..net.netns import NamespaceThread, namespace_cookie, namespace_id
-from .apply import Applier, undo_all
-from .journal import Journal, JournalError
+from .apply import Applier
+from .done import DoneSteps
+from .journal import JournalError
 from .plan.config import HostConfig, KillSwitch
 from .plan.plan import Plan, missing
 from .plan.state import HostState
@@ -149,13 +150,11 @@ class BaseHost:
         self._on_step = on_step or (lambda number, step: None)
         self._thread = NamespaceThread(plan.config.netns)
         self._lock = trio.Lock()
-        self._journal: Journal | None = None
-        self._unwritten = False
+        self._done = DoneSteps()
         self._planner = planner
         self._open_system = open_system
         self._system: HostSystem | None = None
         self._applier: Applier | None = None
-        self._done: list[Step] = []
 
     @property
     def device(self) -> HostDevice:
@@ -198,7 +197,7 @@ class BaseHost:
         :returns: what failed now.
         """
         problems: list[str] = []
-        if self._journal is None and not isinstance(error, JournalError):
+        if not self._done.journaled and not isinstance(error, JournalError):
             return problems
         for number, step in enumerate(self.plan.steps):
             try:
@@ -311,16 +310,13 @@ class BaseHost:
         inode = namespace_id(None)
         self._system = self._open_system()
         self._applier = Applier(self._system)
-        self._journal = Journal(self.plan.config.state_dir, inode, namespace_cookie())
-        try:
-            self._journal.begin(self.plan.config.netns, self.plan.config.tun)
-        except JournalError:
-            self._journal.close()
-            self._journal = None
-            raise
+        config = self.plan.config
+        self._done.open_journal(
+            config.state_dir, inode, namespace_cookie(), netns=config.netns, tun=config.tun
+        )
 
     def _do(self, number: int, step: Step) -> None:
-        known = not self._record(step)
+        known = not self._done.add(step)
         for command in step.commands():
             _log.info("[#] %s", command)
         self._on_step(number, step)
@@ -328,26 +324,8 @@ class BaseHost:
             self._require_applier().do(step)
         except ZksError:
             if step.atomic and not known:
-                self._done.remove(step.recorded())  # there is nothing to undo
+                self._done.remove(step)  # there is nothing to undo
             raise
-
-    def _record(self, step: Step) -> bool:
-        """Have the step undone at the end; return whether that is new."""
-        step = step.recorded()
-        if step in self._done:
-            return False
-        try:
-            if self._journal is not None:  # without one, only what closes is done
-                self._journal.append(step)
-        except JournalError as error:
-            if step.in_journal_only:
-                raise
-            # What bears our name, or vanishes with the TUN, is found without a journal.
-            if not self._unwritten:
-                self._unwritten = True
-                _log.error("%s; `recover` will look for what is not in it", error)
-        self._done.append(step)
-        return True
 
     def _undo(self, step: Step, stays: bool = False) -> None:
         if stays or not step.vanishes:
@@ -405,25 +383,17 @@ class BaseHost:
         return state
 
     def _close(self, keep: bool) -> None:
-        journal, applier = self._journal, self._applier
+        applier = self._applier
         problems: list[str] = []
-        if journal is not None and applier is not None and not keep:
-            record = journal.record
-            old = () if record is None else record.steps
-            problems = undo_all([*old, *self._done], self._undo)
+        if applier is not None and not keep:
+            problems = self._done.undo_all(self._undo)
         if self._system is not None:
             self._system.close()
         if applier is not None and applier.helper is not None:
             applier.helper.close()
-        if keep and (journal is not None or self._done):
+        if keep and self._done.remain:
             _log.error("the host stays closed; `zks-lwip recover` opens it")
-        if journal is None:
-            return
-        if keep or problems:
-            journal.close()
-        else:
-            journal.finish()
-        self._journal = None
+        self._done.close_journal(keep=keep or bool(problems))
         if problems:
             raise HostError(
                 "not everything could be undone, `zks-lwip recover` tries again: "
