@@ -25,48 +25,19 @@ from ..frames import DATA_HEADER, NAMES, Buffer, Close, Data, Frame, Ping, Pong,
 from ..hello import Hello
 from ..settings import Role, Settings
 from ..stats import SessionStats
-from ..stream import Source
 from ..wakeup import Wakeup
 from .held import HeldBytes
 from .outbox import OutboxV1
+from .stream import ExpiringStreams, StreamV1
 
-__all__ = ["LINGER", "MAX_MESSAGE", "BaseV1", "StreamV1"]
+__all__ = ["MAX_MESSAGE", "BaseV1"]
 
 MAX_MESSAGE = 1 << 20
 """Most bytes of a v1 message."""
-LINGER = 30.0
-"""Seconds without DATA after which a stream that is half over is ended."""
 
 _HEADER = DATA_HEADER.size
 
 _Handler: TypeAlias = Callable[[Any, list[Event]], None]
-
-
-class StreamV1:
-    """One stream of a v1 session."""
-
-    __slots__ = (
-        "connected",
-        "ended",
-        "expiry",
-        "far_ended",
-        "gone",
-        "id",
-        "ready",
-        "source",
-        "told",
-    )
-
-    def __init__(self, id: int, source: Source | None) -> None:
-        self.id = id
-        self.source = source
-        self.connected = False
-        self.ready = False  # the source was ready before it could be asked
-        self.ended = False  # our source has ended
-        self.far_ended = False  # the peer's CLOSE has come
-        self.told = False  # our CLOSE has been sent
-        self.gone = False
-        self.expiry = 0.0  # when it is ended if nothing more comes; 0.0: never
 
 
 class BaseV1:
@@ -116,7 +87,7 @@ class BaseV1:
         self._over = False
         self._going_away = False
         self._streams: dict[int, StreamV1] = {}
-        self._expiring: OrderedDict[int, StreamV1] = OrderedDict()  # soonest first
+        self._expiring = ExpiringStreams(clock)
         self._line: OrderedDict[int, StreamV1] = OrderedDict()  # those ready to send
         self._events: list[Event] = [SessionReady(peer)]
         self._handlers: dict[type, _Handler] = {
@@ -172,9 +143,7 @@ class BaseV1:
     @property
     def deadline(self) -> float | None:
         """When, by the clock, to call ``take_events`` and ``next_message`` at the latest."""
-        for stream in self._expiring.values():
-            return stream.expiry
-        return None
+        return self._expiring.deadline
 
     @property
     def finished(self) -> bool:
@@ -231,13 +200,8 @@ class BaseV1:
 
         To be called before ``next_message`` and at ``deadline``.
         """
-        if self._expiring:
-            now = self._clock()
-            for stream in list(self._expiring.values()):
-                if stream.expiry > now:
-                    break
-                del self._expiring[stream.id]
-                self._expired(stream)
+        for stream in self._expiring.take_late():
+            self._expired(stream)
         events, self._events = self._events, []
         return events
 
@@ -334,7 +298,7 @@ class BaseV1:
             return
         self.held.add(stream.id, size)
         if stream.expiry:
-            self._expire(stream)
+            self._expiring.start(stream)
         self.stats.data_in += size
         events.append(DataReceived(stream.id, payload))
 
@@ -354,17 +318,11 @@ class BaseV1:
             stream.told = True
             self.outbox.send(Close(stream.id))
 
-    def _expire(self, stream: StreamV1) -> None:
-        """Start the time over after which the stream is ended."""
-        stream.expiry = self._clock() + LINGER
-        self._expiring[stream.id] = stream
-        self._expiring.move_to_end(stream.id)
-
     def _forget(self, stream: StreamV1) -> None:
         del self._streams[stream.id]
         stream.gone = True
         self._line.pop(stream.id, None)
-        self._expiring.pop(stream.id, None)
+        self._expiring.stop(stream)
         self.held.forget(stream.id)
 
     def _may_read_on(self) -> None:

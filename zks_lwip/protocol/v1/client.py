@@ -13,7 +13,8 @@ from ..frames import Buffer, Close, Connect, Connected, DnsQuery, DnsResponse, E
 from ..hello import Hello
 from ..settings import Role, Settings
 from ..stream import Source
-from .base import BaseV1, StreamV1
+from .base import BaseV1
+from .stream import StreamV1
 
 __all__ = ["ClientV1"]
 
@@ -135,11 +136,10 @@ class ClientV1(BaseV1):
             self._end_stream(stream)
         else:
             # v1 has no half-close. The far end learns of it once it has been silent for a while.
-            self._expire(stream)
+            self._expiring.start(stream)
 
     def _expired(self, stream: StreamV1) -> None:
         # The worker answers with its own CLOSE, which ends the stream
-        stream.expiry = 0.0
         self._tell(stream)
 
     def _take_data(self, stream: StreamV1, size: int) -> bool:

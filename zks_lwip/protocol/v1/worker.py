@@ -12,7 +12,8 @@ from ..hello import Hello
 from ..in_flight import QueriesInFlight
 from ..settings import Role, Settings
 from ..stream import Source
-from .base import BaseV1, StreamV1
+from .base import BaseV1
+from .stream import StreamV1
 
 __all__ = ["WorkerV1"]
 
@@ -104,7 +105,7 @@ class WorkerV1(BaseV1):
     def _source_ended(self, stream: StreamV1) -> None:
         self._tell(stream)
         # What the client still has to say is taken, for as long as it says something
-        self._expire(stream)
+        self._expiring.start(stream)
 
     def _expired(self, stream: StreamV1) -> None:
         self._forget(stream)
