@@ -41,7 +41,8 @@ Where to change what:
 - the handshake of the WebSocket: ``carrier/handshake.py``; when a link counts as dead:
   ``carrier/liveness.py``; when as suspect: ``carrier/suspicion.py``
 - how the worker is reached: ``tunnel/tcp_path.py``, ``tunnel/proxy.py``, then ``tunnel/dial.py``
-- which channels there are: ``tunnel/pool.py``; which stream goes where: ``tunnel/placement.py``
+- which channels there are: ``tunnel/pool.py``; when an idle one is closed: ``tunnel/idle.py``;
+  which stream goes where: ``tunnel/placement.py``
 - which of several workers is in use: ``tunnel/workers.py``; how they are checked:
   ``tunnel/health.py``
 - when a lost session is resumed, and a silent path replaced: ``tunnel/session_runner.py``; how
@@ -55,7 +56,8 @@ Where to change what:
 - what a program is given of a VPN: ``vpn/vpn.py``, ``vpn/streams.py``, ``vpn/stats.py``
 - what the proxy's clients are told instead: ``proxy/answers.py``; a language that they speak:
   ``proxy/handshake.py``, and a codec such as ``proxy/socks5.py``
-- which sessions the worker admits: ``worker/admission.py``
+- which sessions the worker admits: ``worker/admission.py``; how it ends them all:
+  ``worker/shutdown.py``
 - what bounds one client's memory at the worker: ``worker/limits.py``
 - what a line of the token file may say: ``worker/grants.py``; how a rate is kept:
   ``worker/rate.py``
