@@ -209,19 +209,14 @@ def _remove_route(route: WindowsRoute) -> str:
     )
 
 
-@kind
-@dataclass(frozen=True, slots=True)
-class AdapterRoute(Step):
-    """A route into the TUN. Half of the Internet goes before a default route, which stays."""
+class _InTable(Step):
+    """A step that is one route in the table."""
 
-    vanishes: ClassVar[bool] = True
-    paused: ClassVar[bool] = True
-    destination: str
-    device: str
+    __slots__ = ()
 
     def entry(self) -> WindowsRoute:
         """Return how it looks in the table."""
-        return WindowsRoute(self.destination, "", self.device)
+        raise NotImplementedError
 
     def commands(self) -> list[str]:
         return [_add_route(self.entry())]
@@ -237,6 +232,20 @@ class AdapterRoute(Step):
 
     def is_there(self, view: WindowsState) -> bool:
         return self.entry() in view.table
+
+
+@kind
+@dataclass(frozen=True, slots=True)
+class AdapterRoute(_InTable):
+    """A route into the TUN. Half of the Internet goes before a default route, which stays."""
+
+    vanishes: ClassVar[bool] = True
+    paused: ClassVar[bool] = True
+    destination: str
+    device: str
+
+    def entry(self) -> WindowsRoute:
+        return WindowsRoute(self.destination, "", self.device)
 
     def remains(self, view: WindowsState) -> bool:
         return False
@@ -247,7 +256,7 @@ class AdapterRoute(Step):
 
 @kind
 @dataclass(frozen=True, slots=True)
-class BypassRoute(Step):
+class BypassRoute(_InTable):
     """A route to what is reached beside the tunnel, by the gateway that there was before."""
 
     destination: str
@@ -256,23 +265,7 @@ class BypassRoute(Step):
     interface: str
 
     def entry(self) -> WindowsRoute:
-        """Return how it looks in the table."""
         return WindowsRoute(self.destination, self.gateway, self.interface)
-
-    def commands(self) -> list[str]:
-        return [_add_route(self.entry())]
-
-    def undo_commands(self) -> list[str]:
-        return [_remove_route(self.entry())]
-
-    def do(self, system: WindowsSystem) -> None:
-        system.add_route(self.entry())
-
-    def undo(self, system: WindowsSystem) -> None:
-        system.remove_route(self.entry())
-
-    def is_there(self, view: WindowsState) -> bool:
-        return self.entry() in view.table
 
     def check_recorded(self) -> None:
         ipaddress.ip_network(self.destination)
