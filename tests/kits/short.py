@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["SHORT", "examples"]
+__all__ = ["SHORT"]
 
 SHORT = "ZKS_TEST_SHORT" in os.environ
-
-
-def examples(count: int) -> int:
-    """Return how many examples a property test has: ``count``, or half of it in the short run."""
-    return count // 2 if SHORT else count

@@ -9,7 +9,6 @@ import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.kits.short import examples
 from zks_lwip.device import memory_device_pair
 from zks_lwip.stack import Datagram, open_stack
 
@@ -29,7 +28,7 @@ RATES = st.sampled_from([(0, 0, 0, 0), (0, 0.3, 0.5, 0), (0.02, 0.1, 0.2, 0)])
     st.lists(st.tuples(st.sampled_from([4, 6]), SIZES, st.integers(1, 3)), min_size=1, max_size=12),
 )
 @example(1500, 1, (0, 0, 0, 0), [(4, MOST, 1), (6, MOST, 1)])
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 def test_what_goes_in_comes_out_or_is_lost(
     mtu: int,
     seed: int,

@@ -7,7 +7,6 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kits.short import examples
 from tests.property.test_session_property import SLOW
 from zks_lwip.protocol import (
     Ack,
@@ -49,7 +48,7 @@ COUNTED = st.one_of(
     st.lists(st.tuples(st.lists(COUNTED, min_size=1, max_size=5), st.integers(0, 60))),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), st.integers(10, 6000)), max_size=6),
 )
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 def test_exactly_what_is_not_acknowledged_is_sent_again(
     messages: list[tuple[list[Frame], int]], cuts: list[tuple[float, int, int]]
 ) -> None:
@@ -120,7 +119,7 @@ def _act(end: Session, flows: dict[int, Flow], answers: dict[int, Flow], event: 
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
 def test_bulk_streams_survive_every_cut(seed: int) -> None:
     """Both ends send, much is under way, and a message is taken, taken in part, or lost."""
     chance = random.Random(seed)

@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from tests.kits.short import examples
 from tests.property.test_session_property import NOISE, SLOW, Wire
 from zks_lwip.protocol import (
     Budget,
@@ -323,5 +322,5 @@ class Lossy(Wire):
 
 TestLossy = Lossy.TestCase
 TestLossy.settings = settings(
-    max_examples=examples(200), stateful_step_count=60, deadline=None, suppress_health_check=SLOW
+    max_examples=200, stateful_step_count=60, deadline=None, suppress_health_check=SLOW
 )

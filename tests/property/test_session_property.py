@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.kits.session import play_v1
-from tests.kits.short import examples
 from zks_lwip.errors import ProtocolError
 from zks_lwip.protocol import (
     Ack,
@@ -308,7 +307,7 @@ class Wire(RuleBasedStateMachine):
 
 TestWire = Wire.TestCase
 TestWire.settings = settings(
-    max_examples=examples(60), stateful_step_count=60, deadline=None, suppress_health_check=SLOW
+    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=SLOW
 )
 
 # Hostile messages
@@ -359,7 +358,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @given(st.sampled_from(Role), st.booleans(), st.lists(mutated(), min_size=1, max_size=4))
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 def test_hostile_messages(role: Role, greeted: bool, messages: list[bytes]) -> None:
     ours = Settings(window=3000, max_data=1500, streams=2, associations=2, requests=2, udp=True)
     end = Session(role, ours)
@@ -404,6 +403,6 @@ def test_hostile_v1_messages(message: bytes) -> None:
 
 
 @given(st.booleans(), st.lists(mutated() | FRAMES.map(lambda f: f.encode()), max_size=8))
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 def test_hostile_v1_peers(client: bool, messages: list[bytes]) -> None:
     play_v1(not client, messages, NOISE[:40])

@@ -15,7 +15,6 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.kits.short import examples
 from zks_lwip.device import memory_device_pair
 from zks_lwip.stack import Stack, TcpListener, TcpStream, connect_tcp, open_stack
 
@@ -233,7 +232,7 @@ RATES = st.sampled_from([(0, 0, 0, 0), (0.05, 0, 0, 0), (0, 0.1, 0.2, 0), (0.1, 
     st.tuples(RATES, RATES),
     st.lists(OPERATIONS, min_size=10, max_size=60),
 )
-@settings(max_examples=examples(600), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=600, deadline=None, suppress_health_check=SLOW)
 def test_what_goes_in_comes_out(
     mtu: int,
     seed: int,
