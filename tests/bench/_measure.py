@@ -88,7 +88,8 @@ def machine() -> str:
     model = "unknown processor"
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         model = next((x.split(": ")[1].strip() for x in lines if x.startswith("model name")), model)
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    version = platform.release().partition("-")[0]
+    system = f"{platform.system()} {version}, Python {platform.python_version()}"
     return f"{os.cpu_count()} × {model}, {system}"
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("it compares machines of Linux", allow_module_level=True)
 
-from tests.bench.compare import run
+from tests.bench.compare import readme, run
 from tests.bench.compare.figures import Figure, Results, quantile, ratio, spread
+from tests.bench.compare.links import LINKS, links
 from tests.bench.compare.main import main
-from tests.bench.compare.measures import MEASURES, Settings, Step
-from tests.bench.compare.plot import draw
+from tests.bench.compare.measures import MEASURES, Settings, Step, highest
+from tests.bench.compare.plot import draw, panels
 from tests.bench.compare.report import add_json, as_json, markdown
 
 SPEED = Figure("throughput", "up 8", "Gbit/s", higher_is_better=True)
@@ -114,7 +116,78 @@ def test_the_plot(tmp_path: Path) -> None:
     path = tmp_path / "plot.svg"
     draw(_results(), path, "two cores")
     text = path.read_text()
-    assert text.startswith("<?xml") and "throughput: up 8" in text
+    assert text.startswith("<?xml") and "throughput, Gbit/s (more is better)" in text
+
+
+def test_figures_of_one_unit_share_a_panel_and_what_has_no_peer_is_left_out() -> None:
+    results = _results()
+    alone = Figure("start", "--help", "s")
+    results.add(alone, "ours", 0.1)
+    assert list(panels(results)) == [[[SPEED], [TRIP]]]
+    many = [Figure("CPU", f"up {number}", "s/GB") for number in range(13)]
+    for figure in many:
+        results.add(figure, "ours", 1.0)
+        results.add(figure, "other", 1.0)
+    assert list(panels(results)) == [[[SPEED], [TRIP]], [many]]
+
+
+def test_an_earlier_sitting_is_shown_and_put_into_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"machine": "two cores"}
+    values, page = tmp_path / "values.json", tmp_path / "README.md"
+    values.write_text(json.dumps(as_json(_results(), "other", about)))
+    page.write_text(f"before\n\n{readme.BEGIN}old\n{readme.END}\nafter\n")
+    for _ in range(2):  # again: the page stays
+        assert main(["--show", str(values), "--readme", str(page)]) == 0
+        table = markdown(_results(), "other", about)
+        assert capsys.readouterr().out == table
+        text = page.read_text()
+        assert text == f"before\n\n{readme.BEGIN}\n{table}\n{readme.END}\nafter\n"
+        assert readme.shown(text) == table
+
+
+def test_a_page_without_the_marks_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"{readme.END}{readme.BEGIN}")
+    with pytest.raises(SystemExit, match="has no lines"):
+        main(["--readme", str(page)])
+    assert page.read_text() == f"{readme.END}{readme.BEGIN}"
+
+
+def test_readme_shows_the_table_of_the_values_that_lie_beside_its_plot() -> None:
+    root = Path(__file__).parents[2]
+    values = root / ".github" / "benchmark.json"
+    if not values.is_file():
+        pytest.skip("the values are not there")
+    told = json.loads(values.read_text("utf-8"))
+    results = Results([])
+    add_json(results, told)
+    text = (root / "README.md").read_text("utf-8")
+    assert readme.shown(text) == markdown(results, told["reference"], told["about"])
+    assert "](.github/benchmark.svg)" in text and (root / ".github" / "benchmark.svg").is_file()
+
+
+@pytest.mark.parametrize("limit", [0, 1, 7, 14, 15])
+def test_the_highest_rate_is_found_and_one_accident_is_forgiven(limit: int) -> None:
+    rates = list(range(100, 1600, 100))
+    tried: list[int] = []
+
+    def carried(rate: int) -> float | None:
+        tried.append(rate)
+        accident = tried.count(rate) == 1
+        return None if accident or rate > 100 * limit else rate + 0.5
+
+    assert highest(rates, carried) == (100 * limit + 0.5 if limit else 0.0)
+    assert len(tried) <= 8
+
+
+def test_every_link_sets_everything_so_that_none_has_what_another_left() -> None:
+    shapes = list(LINKS.values())
+    assert all(shape.keys() == shapes[0].keys() for shape in shapes)
+    assert any(shape["loss"] for shape in shapes)
+    steps = [str(step) for step in links(Settings())]
+    assert len(set(steps)) == len(steps)
 
 
 class _Contender:
@@ -122,6 +195,7 @@ class _Contender:
 
     udp = True
     direct = False
+    measures: frozenset[str] | None = None
 
     def __init__(self, name: str, *, up: bool = True) -> None:
         self.name = name
@@ -175,6 +249,35 @@ def test_a_contender_that_fails_is_reported_and_the_others_go_on(
     assert "absent does not come up" in capsys.readouterr().err
 
 
+def test_a_contender_that_fails_again_and_again_is_given_up_and_one_may_be_limited(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    breaks, limited = _Contender("breaks"), _Contender("limited")
+    limited.measures = frozenset({"latency"})
+    tried: list[str] = []
+
+    def work(name: str, site: object, running: _Contender) -> list[tuple[Figure, float]]:
+        tried.append(f"{running.name} {name}")
+        if running is breaks and name != "1":
+            raise RuntimeError("first\nwhere it is\nlast")
+        return [(SPEED, 3.0)]
+
+    names = [str(number) for number in range(6)]
+    steps = [Step("throughput", name, partial(work, name)) for name in names]
+    more = [Step("latency", "idle", partial(work, "idle"))]
+    monkeypatch.setattr(run, "Site", _Site)
+    monkeypatch.setitem(run.MEASURES, "throughput", lambda _: iter(steps))
+    monkeypatch.setitem(run.MEASURES, "latency", lambda _: iter(more))
+    results = Results(["breaks", "limited"])
+    contenders = [breaks, limited]
+    run.sit(["throughput", "latency"], contenders, Settings(), 1, results)  # type: ignore[arg-type]
+    assert tried == [*(f"breaks {number}" for number in range(5)), "limited idle"]
+    assert results.failures["throughput 4", "breaks"] == "first ... last"
+    assert results.failures["throughput 5", "breaks"] == "not tried after 3 failures"
+    assert results.failures["latency idle", "breaks"] == "not tried after 3 failures"
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_no_two_steps_are_called_the_same(name: str) -> None:
     steps = [str(step) for step in MEASURES[name](Settings())]
@@ -187,6 +290,8 @@ def test_no_two_steps_are_called_the_same(name: str) -> None:
         (["walking"], "there is no measure 'walking'"),
         (["--without", "other"], "there is no contender 'other'"),
         (["--peer", "x"], "give NAME=SCRIPT"),
+        (["--limit", "ours ws=walking"], "give NAME=MEASURE,..."),
+        (["--limit", "other=udp"], "give NAME=MEASURE,..."),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(

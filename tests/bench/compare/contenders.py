@@ -35,9 +35,15 @@ class Contender(ABC):
     """Carries datagrams."""
     direct = False
     """Is no tunnel."""
+    measures: frozenset[str] | None = None
+    """Those in which it takes part; None: all."""
 
     def missing(self) -> str | None:
         """Return why it cannot take part here, None if it can."""
+        return None
+
+    def version(self) -> str | None:
+        """Return what it is, with its version; None: not known, or ours."""
         return None
 
     @abstractmethod

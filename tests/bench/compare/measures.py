@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from tests.bench.compare.figures import Figure, quantile
 from tests.bench.compare.site import Running, Site
 from tests.kits.netns.child import Child
 
-__all__ = ["MEASURES", "Settings", "Step"]
+__all__ = ["MEASURES", "Settings", "Step", "highest"]
 
 Figures = Iterable[tuple[Figure, float]]
 
@@ -22,13 +22,16 @@ Figures = Iterable[tuple[Figure, float]]
 class Settings:
     """How much is done for one value."""
 
-    seconds: float = 3.0
-    """Of bulk, of pings and of connections."""
+    seconds: float = 1.5
+    """Of bulk, of pings, of connections and of DNS."""
     flows: int = 20_000
     """Connections that are open at a time."""
     streams: tuple[int, ...] = (1, 8, 64)
     ways: tuple[str, ...] = ("up", "down", "both")
-    udp_seconds: float = 1.0
+    udp_seconds: float = 0.7
+    """Of datagrams at one rate."""
+    link_seconds: float = 3.0
+    """Of bulk over an emulated link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Step:
     """Needs datagrams."""
     fresh: bool = False
     """Needs a contender that has done nothing yet."""
+
+    @property
+    def measure(self) -> str:
+        """What the command line calls the group."""
+        return self.group.lower()
 
     def __str__(self) -> str:
         return f"{self.group} {self.name}"
@@ -153,27 +161,44 @@ def flows(settings: Settings) -> Iterator[Step]:
     yield Step("flows", "many", partial(_flows, settings.flows), fresh=True)
 
 
-UDP_RATES = tuple(1000 * rate for rate in (5, 10, 20, 30, 40, 60, 80, 100, 130, 160, 200))
+UDP_RATES = tuple(
+    1000 * rate for rate in (5, 10, 20, 30, 40, 50, 60, 80, 100, 120, 140, 160, 200, 250, 300)
+)
 UDP_LOSS = 0.001
 """Share of datagrams that counts as none lost."""
 
 
 def _udp(way: str, seconds: float, site: Site, running: Running) -> Figures:
-    """Climb until datagrams are lost, or the load cannot send as many."""
-    best, failed = 0.0, 0
-    for rate in UDP_RATES:
+    """Find the highest rate at which no datagrams are lost, and that the load can send."""
+
+    def carried(rate: int) -> float | None:
         (line,) = site.load(running.host, "udp", way, rate, seconds)
         sent, received = map(int, line.split())
-        if sent < 0.95 * rate * seconds:
-            break
-        if received >= (1 - UDP_LOSS) * sent:
-            best, failed = received / seconds, 0
-        else:
-            failed += 1
-            if failed == 2:
-                break
+        enough = sent >= 0.95 * rate * seconds and received >= (1 - UDP_LOSS) * sent
+        return received / seconds if enough else None
+
     figure = Figure("UDP", f"{way}, without loss", "datagrams/s", higher_is_better=True, digits=0)
-    yield figure, best
+    yield figure, highest(UDP_RATES, carried)
+
+
+def highest(rates: Sequence[int], carried: Callable[[int], float | None]) -> float:
+    """Return what is carried at the highest rate at which all is, 0.0 where none is.
+
+    The rates are halved; one that fails is tried once more.
+
+    :param carried: tries a rate; None: it fails.
+    """
+    best, low, high = 0.0, 0, len(rates)
+    while low < high:
+        middle = (low + high) // 2
+        found = carried(rates[middle])
+        if found is None:
+            found = carried(rates[middle])
+        if found is None:
+            high = middle
+        else:
+            best, low = found, middle + 1
+    return best
 
 
 def udp(settings: Settings) -> Iterator[Step]:

