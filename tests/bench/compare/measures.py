@@ -25,7 +25,9 @@ class Settings:
     seconds: float = 1.5
     """Of bulk, of pings, of connections and of DNS."""
     flows: int = 20_000
-    """Connections that are open at a time."""
+    """Connections that are open at a time, where descriptors suffice."""
+    descriptors: int = 1_000_000
+    """For connections, of each process."""
     streams: tuple[int, ...] = (1, 8, 64)
     ways: tuple[str, ...] = ("up", "down", "both")
     udp_seconds: float = 0.7
@@ -125,9 +127,11 @@ def _pings(hold: Child, count: int) -> list[float]:
     return [float(line) for line in list(hold.stdout) if line[:1].isdigit()]
 
 
-def _flows(count: int, site: Site, running: Running) -> Figures:
+def _flows(count: int, descriptors: int, site: Site, running: Running) -> Figures:
     """Memory of flows, and what a packet of a random one costs where there are few and many."""
     few, pings = 10, 3000
+    count = min(count, descriptors // running.contender.descriptors)
+    yield Figure("flows", "open", "flows", higher_is_better=True, digits=0), count
     cost: dict[tuple[str, int], float] = {}
     trip: dict[int, float] = {}
     memory = running.memory()
@@ -140,7 +144,7 @@ def _flows(count: int, site: Site, running: Running) -> Figures:
             else:
                 for role, now in running.memory().items():
                     each = (now - memory[role]) / count
-                    name = f"memory of each of {count:,}, {role}"
+                    name = f"memory of each, {role}"
                     yield Figure("flows", name, "bytes", digits=0), each
             before = running.cpu()
             times = _pings(hold, pings)
@@ -149,16 +153,16 @@ def _flows(count: int, site: Site, running: Running) -> Figures:
                 cost[role, flows] = (used - before[role]) / len(times)
             hold.process.kill()
             hold.wait()
-    name = f"round trip, of {count:,} against {few}"
+    name = f"round trip, of all against {few}"
     yield Figure("flows", name, "times"), trip[count] / trip[few]
     for role in running.processes:
         if cost[role, few]:
-            name = f"CPU of a round trip, of {count:,} against {few}, {role}"
+            name = f"CPU of a round trip, of all against {few}, {role}"
             yield Figure("flows", name, "times"), cost[role, count] / cost[role, few]
 
 
 def flows(settings: Settings) -> Iterator[Step]:
-    yield Step("flows", "many", partial(_flows, settings.flows), fresh=True)
+    yield Step("flows", "many", partial(_flows, settings.flows, settings.descriptors), fresh=True)
 
 
 UDP_RATES = tuple(

@@ -213,6 +213,8 @@ class Sshuttle(Contender):
 class Script(Contender):
     """What a script brings up, see the head of this module."""
 
+    descriptors = 2  # of a proxy
+
     def __init__(self, name: str, script: Path, port: int) -> None:
         self.name = name
         self._script = script
