@@ -17,7 +17,7 @@ if sys.platform == "win32":
 
 from tests.bench.compare import readme, run
 from tests.bench.compare.figures import Figure, Results, quantile, ratio, spread
-from tests.bench.compare.links import LINKS, links
+from tests.bench.compare.links import LINKS, LOSSY, links
 from tests.bench.compare.main import main
 from tests.bench.compare.measures import MEASURES, Settings, Step, highest
 from tests.bench.compare.plot import draw, panels
@@ -37,6 +37,15 @@ def _results() -> Results:
     results.add(TRIP, "other", 1234.0, steal=0.2)
     results.fail("latency idle", "direct", "it fell over")
     return results
+
+
+def test_the_cpu_of_what_failed_has_failed_and_no_other() -> None:
+    results = Results(["direct", "ours"])
+    for name in ("up 1, client", "up 8, client"):
+        results.add(Figure("CPU", name, "s/GB"), "ours", 1.0)
+    results.fail("throughput up 8", "direct", "it fell over")
+    rows = markdown(results, None, {}).splitlines()
+    assert [row.split("|")[2].strip() for row in rows if "client" in row] == ["–", "failed"]
 
 
 def test_medians_and_spread() -> None:
@@ -183,11 +192,11 @@ def test_the_highest_rate_is_found_and_one_accident_is_forgiven(limit: int) -> N
 
 
 def test_every_link_sets_everything_so_that_none_has_what_another_left() -> None:
-    shapes = list(LINKS.values())
+    shapes = [*LINKS.values(), *LOSSY.values()]
     assert all(shape.keys() == shapes[0].keys() for shape in shapes)
-    assert any(shape["loss"] for shape in shapes)
-    steps = [str(step) for step in links(Settings())]
-    assert len(set(steps)) == len(steps)
+    for some in (LINKS, LOSSY):
+        steps = [str(step) for step in links("links", some, Settings())]
+        assert steps and len(set(steps)) == len(steps)
 
 
 class _Contender:

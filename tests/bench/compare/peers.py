@@ -13,7 +13,8 @@ with ``down``. Its environment says what it needs to know:
 ``BENCH_FOLDER``
     an empty folder for files. The script leaves ``client.pid`` and ``server.pid`` in it, with the
     ids of the processes whose CPU time and memory are to count, one a line. It may
-    leave ``no-udp``, and ``version`` with a line for the head of the table
+    leave ``no-udp``, ``version`` with a line for the head of the table, and ``descriptors`` with
+    how many of them a connection takes of one of its processes (2)
 
 ``up`` returns 0 when both have been started; that the tunnel carries something is waited for, up to
 30 s. ``down`` ends every process it has started; the namespaces are removed afterwards.
@@ -213,7 +214,7 @@ class Sshuttle(Contender):
 class Script(Contender):
     """What a script brings up, see the head of this module."""
 
-    descriptors = 2  # of a proxy
+    descriptors = 2
 
     def __init__(self, name: str, script: Path, port: int) -> None:
         self.name = name
@@ -257,6 +258,8 @@ class Script(Contender):
         stack.callback(run, "down")
         run("up")
         self.udp = not (folder / "no-udp").exists()
+        if (folder / "descriptors").exists():
+            self.descriptors = int((folder / "descriptors").read_text())
         if (folder / "version").exists():
             self._version = (folder / "version").read_text().strip()
         site.note_server(self, _pids(folder / "server.pid"))

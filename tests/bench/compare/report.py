@@ -10,8 +10,6 @@ from tests.bench.compare.figures import STEAL_LIMIT, Figure, Results
 __all__ = ["add_json", "as_json", "markdown"]
 
 _FAILED = "failed"
-_STEPS = {"CPU": "throughput"}
-"""Groups whose figures come from the steps of another."""
 
 
 def markdown(results: Results, reference: str | None, about: Mapping[str, str]) -> str:
@@ -74,9 +72,11 @@ def _rows(results: Results, reference: str | None) -> Iterator[list[str]]:
 def _cell(results: Results, figure: Figure, contender: str, reference: str | None) -> str:
     value = results.median(figure, contender)
     if value is None:
-        group = _STEPS.get(figure.group, figure.group)
+        prefix = figure.group
+        if prefix == "CPU":  # comes with the throughput
+            prefix = f"throughput {figure.name.rpartition(', ')[0]}"
         steps = {step for step, name in results.failures if name == contender}
-        return _FAILED if any(step.startswith(group) for step in steps) else "–"
+        return _FAILED if any(step.startswith(prefix) for step in steps) else "–"
     text = f"{value:,.{figure.digits}f}"
     if (figure, contender) in results.marked:
         text += "*"

@@ -10,17 +10,19 @@ from contextlib import ExitStack
 
 from tests.bench.compare.contenders import Contender
 from tests.bench.compare.figures import Figure, Results
-from tests.bench.compare.links import LINKS, links
+from tests.bench.compare.links import LINKS, LOSSY, links
 from tests.bench.compare.measures import MEASURES, Settings, Step
 from tests.bench.compare.site import Running, Site, steal_seconds
 from tests.bench.compare.starts import start
 from tests.kits.netns.lab import Namespace
 from tests.kits.netns.link import Link
 
-__all__ = ["NAMES", "sit"]
+__all__ = ["NAMES", "USUAL", "sit"]
 
-NAMES = (*MEASURES, "links", "start")
-"""Everything that can be measured, in the order of the table."""
+USUAL = (*MEASURES, "links", "start")
+"""What is measured where nothing is asked for, in the order of the table."""
+NAMES = (*MEASURES, "links", "loss", "start")
+"""Everything that can be measured."""
 _MAX_MESSAGE = 300
 _MAX_FAILURES = 3
 """Steps one after the other that a contender may fail before it is given up."""
@@ -44,9 +46,10 @@ def sit(
     shared = [step for name in MEASURES if name in names for step in MEASURES[name](settings)]
     if shared:
         _steps(shared, contenders, rounds, results, {})
-    if "links" in names:
-        first = next(iter(LINKS.values()))
-        _steps(list(links(settings)), contenders, rounds, results, first)
+    for name, some in (("links", LINKS), ("loss", LOSSY)):
+        if name in names:
+            first = next(iter(some.values()))
+            _steps(list(links(name, some, settings)), contenders, rounds, results, first)
     if "start" in names:
         _starts([one for one in contenders if not one.direct], rounds, results)
 
@@ -125,6 +128,8 @@ def _steps(
         stack.callback(places.close)
         for number in range(rounds):
             for step in steps:
+                if step.once and number:
+                    continue
                 _say(f"round {number + 1} of {rounds}: {step}")
                 for contender in contenders:
                     if (str(step), contender.name) in results.failures:
