@@ -50,8 +50,11 @@ class _Over:
     def figure(self, name: str, unit: str, *, digits: int, better: bool = False) -> Figure:
         return Figure(self.group, f"{self.name}: {name}", unit, better, digits)
 
-    def step(self, name: str, work: Callable[..., Figures], *arguments: object) -> Step:
-        return Step(self.group, f"{self.name} {name}", partial(work, self, *arguments))
+    def step(
+        self, name: str, work: Callable[..., Figures], *arguments: object, fresh: bool = False
+    ) -> Step:
+        whole = f"{self.name} {name}"
+        return Step(self.group, whole, partial(work, self, *arguments), fresh=fresh)
 
 
 def _bulk(
@@ -85,10 +88,11 @@ def links(group: str, shapes: dict[str, dict[str, float]], settings: Settings) -
     """Yield the steps; their contenders are up on hosts with links."""
     for name, shape in shapes.items():
         over = _Over(group, name, shape)
+        # Fresh: what was learned of one link is wrong on the next.
         if shape["rate"] < _SLOW:
-            yield over.step("echo", _loaded, settings.link_seconds)
+            yield over.step("echo", _loaded, settings.link_seconds, fresh=True)
             continue
-        yield over.step("echo", _idle, settings.seconds)
+        yield over.step("echo", _idle, settings.seconds, fresh=True)
         for streams in (1, 8):
             for way in ("up", "down"):
                 yield over.step(f"{way} {streams}", _bulk, way, streams, settings.link_seconds)

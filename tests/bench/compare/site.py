@@ -27,6 +27,7 @@ __all__ = ["ECHO_PORT", "NETWORK", "Running", "Site", "load_program", "steal_sec
 NETWORK = "25.2.2.0/24"
 """The far end's network, to which a host's only way is its contender."""
 ECHO_PORT = 7101
+_TCP_BUFFER = 64 << 20
 LOAD_SECONDS = 60.0
 """For which a client of the load may take: its own seconds, and for what is still under way."""
 READY_SECONDS = 30.0
@@ -101,7 +102,8 @@ class Site:
 
     def __init__(self, stack: ExitStack) -> None:
         self.net = stack.enter_context(contextlib.closing(Lab()))
-        self._tune(self.net.mid)
+        for namespace in (self.net.mid, self.net.far):
+            self._tune(namespace)
         authority = trustme.CA()
         self.certificate = Certificate(
             self.net.directory / "authority.pem", self.net.directory / "chain.pem"
@@ -115,8 +117,14 @@ class Site:
 
     @staticmethod
     def _tune(namespace: Namespace) -> None:
-        """Have ports for thousands of connections, one after the other."""
-        namespace.sysctl("net.ipv4.ip_local_port_range=1025 65535", "net.ipv4.tcp_tw_reuse=1")
+        """Have ports for thousands of connections, one after the other, and buffers that may grow
+        to what is on its way over 1 Gbit/s with 100 ms (some 12 MB), several times."""
+        namespace.sysctl(
+            "net.ipv4.ip_local_port_range=1025 65535",
+            "net.ipv4.tcp_tw_reuse=1",
+            f"net.ipv4.tcp_rmem=4096 131072 {_TCP_BUFFER}",
+            f"net.ipv4.tcp_wmem=4096 16384 {_TCP_BUFFER}",
+        )
 
     def folder(self, name: str) -> Path:
         """Return a folder for files, that goes with the site."""
