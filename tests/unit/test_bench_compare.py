@@ -206,10 +206,17 @@ class _Contender:
     direct = False
     measures: frozenset[str] | None = None
 
-    def __init__(self, name: str, *, up: bool = True) -> None:
+    def __init__(self, name: str, *, up: bool = True, busy: bool = False) -> None:
         self.name = name
         self.up = up
+        self.busy = busy
         self.started = 0
+        self.used = 0.0
+
+    def cpu(self) -> dict[str, float]:
+        """What a contender that is up tells, which this one stands for, too."""
+        self.used += self.busy
+        return {"client": self.used}
 
 
 class _Site:
@@ -284,6 +291,21 @@ def test_a_contender_that_fails_again_and_again_is_given_up_and_one_may_be_limit
     assert results.failures["throughput 4", "breaks"] == "first ... last"
     assert results.failures["throughput 5", "breaks"] == "not tried after 3 failures"
     assert results.failures["latency idle", "breaks"] == "not tried after 3 failures"
+    capsys.readouterr()
+
+
+def test_a_contender_that_goes_on_after_a_step_is_not_in_the_way_of_the_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rests, busy = _Contender("rests"), _Contender("busy", busy=True)
+    steps = [Step("throughput", name, lambda *_: [(SPEED, 3.0)]) for name in ("up 1", "up 8")]
+    monkeypatch.setattr(run, "Site", _Site)
+    monkeypatch.setattr(run, "REST_SECONDS", 0.1)
+    monkeypatch.setitem(run.MEASURES, "throughput", lambda _: iter(steps))
+    results = Results(["rests", "busy"])
+    run.sit(["throughput"], [rests, busy], Settings(), 1, results)  # type: ignore[list-item]
+    assert (rests.started, busy.started) == (1, 2)
+    assert not results.failures
     capsys.readouterr()
 
 

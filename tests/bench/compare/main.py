@@ -146,7 +146,10 @@ def main(argv: list[str]) -> int:
         results = Results([])
         for one in (told, *(json.loads(path.read_text()) for path in options.add)):
             add_json(results, one)
-        _show(options, results, options.against or told["reference"], told["about"])
+        about = told["about"]
+        if options.add:
+            about["in pieces"] = str(1 + len(options.add))
+        _show(options, results, options.against or told["reference"], about)
         return 0
     for name in options.measures:
         if name not in NAMES:

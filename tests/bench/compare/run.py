@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,9 @@ USUAL = (*MEASURES, "links", "start")
 NAMES = (*MEASURES, "links", "loss", "start")
 """Everything that can be measured."""
 _MAX_MESSAGE = 300
+REST_SECONDS = 2.0
+"""For which a contender may work on what it was given, after the step."""
+_LOOK_SECONDS = 0.05
 _MAX_FAILURES = 3
 """Steps one after the other that a contender may fail before it is given up."""
 
@@ -166,7 +170,23 @@ def _one(places: _Places, step: Step, contender: Contender, results: Results) ->
             places.down(contender)  # the next step finds a new one
         return
     places.failed[contender.name] = 0
+    with _noted(contender.name):
+        if not _at_rest(running):  # it would be in the way of the next
+            places.down(contender)
     _note(found, contender, before, results)
+
+
+def _at_rest(running: Running) -> bool:
+    """Wait until a contender does nothing any more; False: it goes on and on."""
+    until = time.monotonic() + REST_SECONDS
+    before = sum(running.cpu().values())
+    while time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+        after = sum(running.cpu().values())
+        if after - before <= _LOOK_SECONDS / 4:
+            return True
+        before = after
+    return False
 
 
 def _note(
