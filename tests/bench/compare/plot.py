@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ __all__ = ["check_plot", "draw", "panels"]
 
 _COLUMNS = 12
 """Clusters of bars in a row of panels; one that has more has a row for itself."""
+_WIDE = 8.0
+"""Times the median bar: where less is better and one is longer, the scale is logarithmic."""
 _LABEL = 14
 """Characters of a line below a cluster."""
 
@@ -49,8 +52,9 @@ def panels(results: Results) -> Iterator[list[list[Figure]]]:
 def draw(results: Results, path: Path, title: str) -> None:
     """Write the plot.
 
-    Each panel has a scale that begins at 0; a whisker is the range of the rounds. What is better,
-    higher or lower, stands over it. What only one contender does is left to the table.
+    Each panel has a scale of its own, from 0 or logarithmic; a whisker is the range of the rounds.
+    What is better, higher or lower, stands over it. What only one contender does is left to the
+    table.
     """
     import matplotlib
 
@@ -118,7 +122,13 @@ def _panel(results: Results, figures: Sequence[Figure], axis: object) -> None:
     labels = [textwrap.fill(figure.name, _LABEL) for figure in figures]
     axis.set_xticks(range(len(figures)), labels, fontsize=7)
     axis.set_xlim(-0.6, len(figures) - 0.4)
-    axis.set_ylim(bottom=0)
+    every = [one for figure in figures for one in results.values[figure].values()]
+    medians = sorted(statistics.median(values) for values in every)
+    wide = not figures[0].higher_is_better and medians[-1] > _WIDE * statistics.median(medians)
+    if wide and medians[0] > 0:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
     axis.tick_params(axis="y", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     better = "more" if figures[0].higher_is_better else "less"
