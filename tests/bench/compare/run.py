@@ -32,8 +32,12 @@ _MAX_FAILURES = 3
 """Steps one after the other that a contender may fail before it is given up."""
 
 
+_begun = time.monotonic()
+
+
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    seconds = int(time.monotonic() - _begun)
+    print(f"{seconds // 60:2}:{seconds % 60:02} {text}", file=sys.stderr, flush=True)
 
 
 def sit(
