@@ -31,6 +31,8 @@ LOSSY = {
     "1 Gbit/s, 10 ms, 0.01 % lost": _link(1e9, 0.005, 4 << 20, loss=0.0001),
 }
 """For ``loss``, which is measured where it is asked for: there chance decides more."""
+_TRIPS = 50
+"""Round trips of bulk, at least: of the first dozen a connection makes little."""
 _SLOW = 100e6
 """Bits a second: below, the queue is what is looked at, and else how much is carried."""
 
@@ -88,11 +90,12 @@ def links(group: str, shapes: dict[str, dict[str, float]], settings: Settings) -
     """Yield the steps; their contenders are up on hosts with links."""
     for name, shape in shapes.items():
         over = _Over(group, name, shape)
+        seconds = max(settings.link_seconds, _TRIPS * 2 * shape["delay"])
         # Fresh: what was learned of one link is wrong on the next.
         if shape["rate"] < _SLOW:
-            yield over.step("echo", _loaded, settings.link_seconds, fresh=True)
+            yield over.step("echo", _loaded, seconds, fresh=True)
             continue
         yield over.step("echo", _idle, settings.seconds, fresh=True)
         for streams in (1, 8):
             for way in ("up", "down"):
-                yield over.step(f"{way} {streams}", _bulk, way, streams, settings.link_seconds)
+                yield over.step(f"{way} {streams}", _bulk, way, streams, seconds)

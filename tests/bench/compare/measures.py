@@ -22,7 +22,7 @@ Figures = Iterable[tuple[Figure, float]]
 class Settings:
     """How much is done for one value."""
 
-    seconds: float = 1.2
+    seconds: float = 1.0
     """Of bulk, of pings, of connections and of DNS."""
     flows: int = 20_000
     """Connections that are open at a time, where descriptors suffice."""
@@ -30,10 +30,10 @@ class Settings:
     """For connections, of each process."""
     streams: tuple[int, ...] = (1, 8, 64)
     ways: tuple[str, ...] = ("up", "down", "both")
-    udp_seconds: float = 0.7
+    udp_seconds: float = 0.5
     """Of datagrams at one rate."""
-    link_seconds: float = 3.0
-    """Of bulk over an emulated link."""
+    link_seconds: float = 2.0
+    """Of bulk over an emulated link; over a long one it is more."""
 
 
 @dataclass(frozen=True, slots=True)
