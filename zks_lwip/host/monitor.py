@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from ..errors import HostError
+from ..errors import DeviceError, HostError
 from ..net.descriptors import is_scarcity, warn_of_scarcity
 from .base import BaseHost
 from .plan.state import HostState
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 _BURST = 0.1
 # Seconds until another look, where there was no descriptor for it.
 _AGAIN = 1.0
+# How often a step may fail before that counts, since the host has changed again after the look
+# (what it goes by may be half of a change), and the seconds until the next.
+_CHANGES, _CHANGE = 3, 0.1
 # Seconds between two looks at what the kernel has no news of.
 _ASK_EVERY = 2.0
 # Seconds between two looks at the clocks, and by how much they must differ to call it a suspend.
@@ -51,6 +54,7 @@ async def watch_news(
     :param also: returns what else matters and is no news of the kernel's: it is asked every few
         seconds, and another answer is news.
     :raises DeviceError: another program has removed the TUN.
+    :raises HostError: the host does not let itself be brought back to what is planned.
     """
     sockets = list(sockets)
     try:
@@ -122,14 +126,20 @@ async def _reassert(host: BaseHost) -> HostState:
 
     The firewall and the routes that are in force stay so meanwhile.
     """
+    failed = 0
     while True:
         try:
             return await host.reassert()
         except (HostError, OSError) as error:
-            if not is_scarcity(error):
+            if is_scarcity(error):
+                warn_of_scarcity("a change of the network has to wait to be looked at", error)
+                await trio.sleep(_AGAIN)
+                continue
+            failed += 1
+            if isinstance(error, (DeviceError, OSError)) or failed > _CHANGES:
                 raise
-            warn_of_scarcity("a change of the network has to wait to be looked at", error)
-            await trio.sleep(_AGAIN)
+            _log.info("the host is looked at again: %s", error)
+            await trio.sleep(_CHANGE)
 
 
 async def _follow(host: BaseHost, wake: _Wake, on_move: Callable[[bool], None]) -> None:

@@ -10,17 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 if sys.platform == "win32":
     pytest.skip("the journal's lock is not one of Windows", allow_module_level=True)
 
 from tests.kits.macos import FakeMac, MacProcess
+from tests.kits.until import until
 from zks_lwip.errors import ConfigError, DeviceError, HostError
 from zks_lwip.host.base import hold_host
 from zks_lwip.host.journal import journal_path, read_leftover
 from zks_lwip.host.macos.host import MacosHost
 from zks_lwip.host.macos.observe import look
 from zks_lwip.host.macos.recover import recover, remains
+from zks_lwip.host.monitor import watch_news
 from zks_lwip.host.plan.config import HostConfig, KillSwitch
 from zks_lwip.host.plan.macos.make import make_plan
 from zks_lwip.host.plan.plan import Plan
@@ -256,6 +259,43 @@ async def test_what_others_take_away_is_brought_back(
     assert mac.calls == []  # nothing is done twice
     await host.stop()
     assert mac.snapshot() == before
+
+
+def fail(mac: FakeMac, times: int) -> None:
+    """Have the route that is lost be refused so often."""
+    left = times
+
+    def refuse(command: str) -> None:
+        nonlocal left
+        if "0.0.0.0/1" in command and left:
+            left -= 1
+            raise HostError("Network is down")
+
+    lose_route(mac)
+    mac.refuse = refuse
+
+
+async def test_a_host_that_changes_after_the_look_is_looked_at_again(tmp_path: Path) -> None:
+    """As where an interface goes down in the middle of it: half of what follows was seen."""
+    mac = FakeMac()
+    host = await set_up(mac, config_in(tmp_path))
+    fail(mac, times=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_news, host, (), lambda slept: None)
+        await until(lambda: ("0.0.0.0/1", False) in mac.routes)
+        nursery.cancel_scope.cancel()
+    await host.stop()
+
+
+async def test_what_cannot_be_brought_back_is_an_error(tmp_path: Path) -> None:
+    mac = FakeMac()
+    host = await set_up(mac, config_in(tmp_path))
+    fail(mac, times=-1)
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(30):
+        await watch_news(host, (), lambda slept: None)
+    assert caught.group_contains(HostError, match="Network is down")
+    mac.refuse = lambda command: None
+    await host.stop()
 
 
 async def test_another_network_has_another_way_to_the_worker(tmp_path: Path) -> None:
