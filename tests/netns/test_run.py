@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -113,32 +112,30 @@ def test_the_terminal_passes(net: Lab, worker: Child, run_host: Namespace) -> No
         "--",
         "sh",
         "-c",
-        "tty; stty size; read x; echo got $x; cat",
+        "tty; stty size; echo listening; read x; echo got $x; cat",
     ]
+    command = run_host.command(argv, resolv=net.resolv)
     pid, terminal = pty.fork()
     if pid == 0:
         try:
             os.chdir(ROOT)
-            os.execvp(sys.executable, run_host.command(argv, resolv=net.resolv))
+            os.execvp(command[0], command)
         finally:
             os._exit(126)
+    seen = bytearray()
     try:
-        seen = _read_until(terminal, b"\n", 2)
+        _read_until(pid, terminal, seen, b"listening")
         os.write(terminal, b"word\n")
-        seen += _read_until(terminal, b"got word", 1)
+        _read_until(pid, terminal, seen, b"got word")
         # A shell that is just starting `cat` would lose it.
         os.write(terminal, b"more\n")
-        seen += _read_until(terminal, b"more", 2)  # typed, and told by `cat`
+        _read_until(pid, terminal, seen, b"more", 2)  # typed, and told by `cat`
         os.write(terminal, b"\x03")
-        until(
-            lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None,
-            message=lambda: "Ctrl-C does not reach the command",
-        )
-        status = os.waitpid(pid, 0)[1]
+        code = _exit_code(pid, "Ctrl-C does not reach the command")
     finally:
         os.close(terminal)
     assert b"/dev/pts/" in seen and b"not a tty" not in seen
-    assert os.waitstatus_to_exitcode(status) in (-2, 130), (status, seen)
+    assert code in (-2, 130), (code, seen)
 
 
 @USERS
@@ -236,11 +233,23 @@ def test_here_with_the_embedded_worker() -> None:
             child.no_traceback()
 
 
-def _read_until(terminal: int, what: bytes, times: int, timeout: float = 60) -> bytes:
-    seen = b""
-    deadline = time.monotonic() + timeout
+def _read_until(pid: int, terminal: int, seen: bytearray, what: bytes, times: int = 1) -> None:
+    """Add to ``seen`` what the terminal shows, until ``what`` is there that many times."""
+    deadline = time.monotonic() + 60
     while seen.count(what) < times:
         left = deadline - time.monotonic()
-        assert left > 0 and select.select([terminal], [], [], left)[0], seen
-        seen += os.read(terminal, 4096)
-    return seen
+        if left <= 0 or not select.select([terminal], [], [], left)[0]:
+            pytest.fail(f"no {what!r} in {bytes(seen)!r}")
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:  # EIO: no process has the terminal open any more
+            code = _exit_code(pid, f"it goes on without the terminal, after {bytes(seen)!r}")
+            pytest.fail(f"it ended with {code}, after {bytes(seen)!r}")
+
+
+def _exit_code(pid: int, message: str) -> int:
+    until(
+        lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None,
+        message=lambda: message,
+    )
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
