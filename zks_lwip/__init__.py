@@ -25,8 +25,8 @@ never in a circle (``tests/unit/test_architecture.py`` holds that)::
     carrier   dns      device      one WebSocket that carries a session | names | TUN devices
     protocol  net                  PROTOCOL.md, without I/O | dialling, TLS, sockets, names
     _util     _memory    _private  helpers | memory that is given back | files with a secret
-    errors    _version   _lazy     one tree of errors, exit codes | the version | names when used
-    _loading  _dataclass           the garbage collector while modules load | dataclasses, sooner
+    errors    _version             one tree of errors, exit codes | the version
+    _lazy     _loading             names when used | the garbage collector while modules load
     native/                        C: the core around lwIP, streams and UDP in bulk, masking, `run`
 
 Besides ``carrier``, ``protocol``, ``net`` and the shared modules the worker needs nothing; of the

@@ -12,12 +12,11 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Iterable
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING
 
-from ._dataclass import dataclass
 from ._util import choice
 from .device.options import DEFAULT_MTU, DEFAULT_TUN, DeviceOptions
 from .dns.options import DnsOptions, StaticName, parse_static_name

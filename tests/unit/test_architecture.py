@@ -35,7 +35,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "carrier dns device",
         "protocol net",
         "_util _memory _private",
-        "errors _version _lazy _loading _dataclass _lwip",
+        "errors _version _lazy _loading _lwip",
     )
 )
 """Packages, and single modules, directly below ``zks_lwip``, from the top down."""
@@ -46,8 +46,7 @@ CLIENT = frozenset(
 )
 """Packages of the client alone."""
 WORKER_NEEDS = frozenset(
-    "worker carrier protocol net _util _memory _private errors _version _lazy _dataclass "
-    "_lwip".split()
+    "worker carrier protocol net _util _memory _private errors _version _lazy _lwip".split()
 )
 
 Graph = Mapping[str, frozenset[str]]

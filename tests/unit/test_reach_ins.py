@@ -21,7 +21,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 TOP = "zks_lwip"
-ALLOWED = frozenset({"_lwip", "_util", "_memory", "_version", "_dataclass"})
+ALLOWED = frozenset({"_lwip", "_util", "_memory", "_version"})
 """Modules that all packages share, and the compiled binding, which tests of the C call."""
 NAMED_TUPLE = frozenset({"_asdict", "_fields", "_make", "_replace"})
 """Public methods of named tuples."""

@@ -14,6 +14,7 @@ import inspect
 import ssl
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
@@ -22,7 +23,6 @@ from trio_websocket import WebSocketConnection, WebSocketRequest
 from wsproto import WSConnection
 from wsproto.events import BytesMessage, CloseConnection, Event, TextMessage
 
-from .._dataclass import dataclass
 from .inbox import Inbox
 
 __all__ = ["OwnedConnection", "TlsState", "check_class", "tls_state"]

@@ -6,11 +6,10 @@ from __future__ import annotations
 import http
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import h11
 import trio
-
-from .._dataclass import dataclass
 
 __all__ = ["Headers", "HttpRequest", "HttpResponse", "listed", "read_request", "respond"]
 

@@ -15,11 +15,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import trio
 
-from .._dataclass import dataclass
 from .._util import EMPTY
 from ..errors import ProtocolError
 from ..net.rounds import ROUND

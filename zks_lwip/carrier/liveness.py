@@ -10,9 +10,8 @@ so they never count.)
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from enum import Enum, auto
-
-from .._dataclass import dataclass
 
 __all__ = ["ALONE", "MAX_PATIENCE", "Liveness", "Others", "Verdict"]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from dataclasses import dataclass
 
 import trio
-
-from .._dataclass import dataclass
 
 if sys.platform == "linux":
     import fcntl

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import h11
 import trio
 from wsproto import ConnectionType
 
-from .._dataclass import dataclass
 from .handshake import refuse_upgrade
 from .http import Headers, HttpRequest, HttpResponse, read_request, respond
 from .masking import make_protocol

@@ -7,8 +7,8 @@ session's ``flow_controlled``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .._dataclass import dataclass
 from ..protocol import Settings
 from ..protocol.v1 import MAX_MESSAGE
 

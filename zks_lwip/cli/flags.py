@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import click
 
-from .._dataclass import dataclass
 from ..errors import ZksError
 
 __all__ = ["FLAGS", "ORIGINS", "Origin", "describe", "name_flags"]

@@ -9,10 +9,10 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
-from .._dataclass import dataclass
 from ..errors import ConfigError, PrivilegeError
 from ..host.accounts import find_group, find_user
 from ..net.darwin import LOCAL_PEERCRED, LOCAL_PEERPID, SOL_LOCAL, XUCRED

@@ -19,12 +19,11 @@ import secrets
 import socket
 import sys
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from .._dataclass import dataclass
 from ..net.listen import listen
 
 __all__ = ["IS_USED", "Meeting", "admit", "connect_to", "listen_at", "read_meeting"]

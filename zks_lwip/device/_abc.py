@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
-
-from .._dataclass import dataclass
 
 __all__ = ["FdDevice", "PacketDevice", "RingDevice", "WintunRing"]
 

@@ -12,9 +12,9 @@ import os
 import stat
 import struct
 import sys
+from dataclasses import dataclass
 from typing import Literal
 
-from .._dataclass import dataclass
 from ..errors import ConfigError, DeviceError
 from ..net.darwin import SYSPROTO_CONTROL, UTUN_OPT_IFNAME
 from .options import DeviceOptions

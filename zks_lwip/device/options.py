@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
-from .._dataclass import dataclass
 from ..errors import ConfigError
 
 __all__ = ["DEFAULT_MTU", "DEFAULT_TUN", "MAX_MTU", "MAX_NAME", "MIN_MTU", "DeviceOptions"]

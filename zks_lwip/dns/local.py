@@ -11,9 +11,8 @@ import ipaddress
 import logging
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from .._dataclass import dataclass
 from .._util import open_file
 from ..errors import ConfigError
 from ..net.descriptors import is_scarcity, warn_of_scarcity

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._dataclass import dataclass
 from .._util import choice
 from ..errors import ConfigError
 from .local import LocalNames, StaticName, parse_static_name

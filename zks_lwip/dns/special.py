@@ -8,8 +8,8 @@ it says nothing of a network, and resolvers of one's own serve it.
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 
-from .._dataclass import dataclass
 from .message.answer import Answer, local_answer
 from .message.query import Query
 from .message.wire import Ede, Rcode, Type, ede_option, encode_name, soa_data

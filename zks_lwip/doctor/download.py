@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import h11
 import trio
 
-from .._dataclass import dataclass
 from .._version import __version__
 from ..errors import ConfigError
 from ..net.names import InvalidName, host_name, join_host_port

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-
-from .._dataclass import dataclass
+from dataclasses import dataclass
 
 __all__ = ["Finding", "Level", "failed", "noted", "warned", "well"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import trio
 
-from .._dataclass import dataclass
 from ..stack import Reject
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from dataclasses import dataclass
 
-from .._dataclass import dataclass
 from .._util import choice
 from ..errors import ConfigError
 

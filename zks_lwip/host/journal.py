@@ -16,10 +16,10 @@ import errno
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._dataclass import dataclass
 from ..errors import HostError, PrivilegeError
 from ..net.netns import namespace_id
 from .locked_file import FLAGS, REPLACES, lock, write_at

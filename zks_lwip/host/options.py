@@ -6,10 +6,10 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import UnionType
 from typing import TYPE_CHECKING
 
-from .._dataclass import dataclass
 from ..errors import ConfigError
 from ..net.names import InvalidName, ends_in_number, explain_network, host_name
 from .plan.config import MARK, HostConfig, Network

@@ -9,10 +9,8 @@ answer through the tunnel can come, ``rotate``, ``use-vc`` and ``single-request`
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from .._dataclass import dataclass
 
 __all__ = ["ResolvConf", "parse_resolv_conf", "read_name_servers", "read_resolv_conf"]
 

@@ -17,10 +17,9 @@ import select
 import time
 from collections.abc import Callable, Sized
 from contextlib import suppress
+from dataclasses import dataclass
 
 import trio
-
-from .._dataclass import dataclass
 
 __all__ = ["watch"]
 

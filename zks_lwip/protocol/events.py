@@ -10,9 +10,9 @@ is a view into the message that brought it: copy what is to outlive the message.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from .._dataclass import dataclass
 from .hello import Hello
 
 __all__ = [

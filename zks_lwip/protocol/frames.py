@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import functools
 import struct
+from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from .._dataclass import dataclass
 from .hello import Hello
 
 __all__ = [

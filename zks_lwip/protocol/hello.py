@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NoReturn
 
-from .._dataclass import dataclass
 from ..errors import ProtocolError
 
 __all__ = ["HELLO_TIMEOUT", "MAX_HELLO", "MAX_WINDOW", "VERSION", "Hello"]

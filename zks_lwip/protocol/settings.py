@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 
-from .._dataclass import dataclass
 from ..errors import ProtocolError
 from .hello import Hello
 

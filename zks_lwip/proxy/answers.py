@@ -6,7 +6,8 @@ RFC 9209 §2.3 the words of the Proxy-Status header.
 
 from __future__ import annotations
 
-from .._dataclass import dataclass
+from dataclasses import dataclass
+
 from .socks5 import Reply
 
 __all__ = ["ProxyAnswer", "answer_for", "proxy_status", "sentence_for"]

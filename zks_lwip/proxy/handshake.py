@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import h11
 
-from .._dataclass import dataclass
 from .answers import ProxyAnswer, proxy_status
 from .client import ProxyClient
 from .http import (

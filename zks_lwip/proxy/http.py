@@ -10,11 +10,10 @@ import binascii
 import http
 import re
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import h11
 
-from .._dataclass import dataclass
 from ..net.names import split_host_port
 
 __all__ = [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from .._dataclass import dataclass
 from ..errors import ConfigError
 from ..net.listen import is_loopback
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from .._dataclass import dataclass
 from .._private import check_private
 from .._util import open_file
 from ..errors import ConfigError

@@ -16,10 +16,8 @@ import enum
 import ipaddress
 import socket
 import struct
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
-
-from .._dataclass import dataclass
 
 __all__ = [
     "Command",

@@ -7,10 +7,10 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._dataclass import dataclass
 from .._private import check_private
 from .._util import open_file
 from ..errors import ConfigError

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-
-from .._dataclass import dataclass
+from dataclasses import dataclass
 
 __all__ = ["CLIENTS", "COMMANDS", "FILE_ONLY", "SHARED", "Key", "Kind"]
 

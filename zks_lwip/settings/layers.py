@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._dataclass import dataclass
 from ..errors import ConfigError
 from .files import SYSTEM_FILE, SettingsFile, read_source, user_file
 from .judge import PROFILE, convert, faults, suggestion

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import errno
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .._dataclass import dataclass
 from .._lwip import ffi, lib
 from ..errors import StackError
 from ._core import Core

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
-from .._dataclass import dataclass
 from .._lwip import ffi, lib
 from ._address import pack, unpack
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .._dataclass import dataclass
+from dataclasses import dataclass
+
 from ..errors import ConfigError
 
 __all__ = ["DEFAULT_KEEPALIVE", "StackOptions"]

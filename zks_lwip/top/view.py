@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .._dataclass import dataclass
 from ..daemon.states import State
 from .model import SORTS, Model, Row, clean, drops
 

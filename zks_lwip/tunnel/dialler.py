@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
-from .._dataclass import dataclass
 from ..carrier.websocket import WsConnection
 from ..errors import AuthError, WorkerUnreachable, ZksError
 from ..net.backoff import Backoff

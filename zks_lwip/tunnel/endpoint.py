@@ -8,10 +8,10 @@ import enum
 import ipaddress
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .._dataclass import dataclass
 from .._private import check_private
 from .._util import open_file
 from ..errors import ConfigError

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from .._dataclass import dataclass
 from .._util import choice
 from ..carrier.liveness import MAX_PATIENCE
 from ..carrier.versions import V1, V2, Version

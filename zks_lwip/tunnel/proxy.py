@@ -10,12 +10,11 @@ import base64
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import trio
 
-from .._dataclass import dataclass
 from ..errors import AuthError, ConfigError, TunnelError, WorkerUnreachable
 from ..net.names import InvalidName, host_name, join_host_port
 from .endpoint import WorkerUrl

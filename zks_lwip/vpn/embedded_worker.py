@@ -17,11 +17,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import trio
 
-from .._dataclass import dataclass
 from .._util import program
 from ..errors import TunnelError, WorkerUnreachable
 

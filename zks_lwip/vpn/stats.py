@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-from .._dataclass import dataclass
 
 __all__ = ["SessionInfo", "VpnState", "VpnStats", "WorkerInfo"]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
-from .._dataclass import dataclass
 from ..config import VpnConfig, WorkerEndpoint, parse_worker_url
 from ..tunnel import TunnelConfig
 from .embedded_worker import open_embedded_worker

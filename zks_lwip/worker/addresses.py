@@ -8,9 +8,9 @@ import socket
 import stat
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from .._dataclass import dataclass
 from ..errors import ConfigError, PrivilegeError
 from ..net.listen import is_loopback, listen, parse_listen
 from ..net.names import join_host_port

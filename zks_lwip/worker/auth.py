@@ -12,11 +12,10 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from .._dataclass import dataclass
 from .._private import check_private
 from .._util import open_file
 from ..errors import ConfigError

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-from .._dataclass import dataclass
 
 __all__ = ["MIN_RATE", "UNLIMITED", "Grant", "is_option", "mistaken_option", "parse_grant"]
 

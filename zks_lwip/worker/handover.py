@@ -16,13 +16,13 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from .._dataclass import dataclass
 from ..carrier.http import HttpRequest
 from ..carrier.liveness import MAX_PATIENCE
 from .auth import Principal

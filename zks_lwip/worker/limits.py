@@ -31,10 +31,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .._dataclass import dataclass
 from ..carrier.websocket import WsConnection
 from ..net.descriptors import Descriptors
 from ..protocol import Budget, SessionStats

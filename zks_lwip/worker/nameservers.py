@@ -10,10 +10,10 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from .._dataclass import dataclass
 from ..errors import ConfigError
 from ..net.names import join_host_port, parse_address_port
 from .policy import IPAddress

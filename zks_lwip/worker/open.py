@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import trio
 
-from .._dataclass import dataclass
 from .._util import single_error
 from .options import WorkerConfig
 from .served import ServedSession, list_sessions

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._dataclass import dataclass
 from ..carrier.liveness import MAX_PATIENCE
 from ..errors import ConfigError
 from .addresses import ListenAddress, TcpAddress

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import trio
 
-from .._dataclass import dataclass
 from .sessions import HeldSession
 
 __all__ = ["ServedSession", "list_sessions"]

@@ -11,8 +11,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from .._dataclass import dataclass
 from .._lwip import ffi, lib
 from ..protocol import first_datagram
 from .own_addresses import KEEP_SECONDS

@@ -8,8 +8,8 @@ also decides what is FORMERR.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
-from ..._dataclass import dataclass
 from .wire import (
     AD,
     CD,

@@ -11,7 +11,7 @@ import base64
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import h2.config
 import h2.connection
@@ -21,7 +21,6 @@ import h2.exceptions
 import h2.settings
 from hpack import HPACKError, NeverIndexedHeaderTuple
 
-from ..._dataclass import dataclass
 from ..message.wire import MAX_MESSAGE
 from ._h2_frames import FrameSplitter, goaway_last_stream
 

@@ -11,11 +11,11 @@ import logging
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import trio
 
-from ..._dataclass import dataclass
 from ...errors import DnsError
 from .connection import MAX_SLOW, PROBE_TIMEOUT, Connection, Retryable, unknown_rtt
 from .dial import ATTEMPT_DELAY, Connect, dial

@@ -10,12 +10,12 @@ import enum
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import trio
 
-from ..._dataclass import dataclass
 from ...errors import ConfigError
 from ...net.tls import client_context
 from .dial import Connect, direct

@@ -8,9 +8,8 @@ import os
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-
-from ..._dataclass import dataclass
 
 __all__ = ["Owner", "socket_owners"]
 

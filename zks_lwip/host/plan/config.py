@@ -6,9 +6,9 @@ import enum
 import ipaddress
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..._dataclass import dataclass
 from ...errors import ConfigError
 
 __all__ = ["MARK", "STATE_DIR", "TABLE", "HostConfig", "KillSwitch", "Network"]

@@ -17,8 +17,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from ..._dataclass import dataclass
 from .config import HostConfig, Network
 from .steps import TABLE_NAME
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..._dataclass import dataclass
 from .steps import MARKING_TABLE, TABLE_NAME
 
 __all__ = ["ALL_BITS", "MarkUse", "NftMarks", "read_iptables", "read_nftables"]

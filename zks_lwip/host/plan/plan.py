@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..._dataclass import dataclass
 from .addresses import other_host
 from .config import HostConfig
 from .state import HostState

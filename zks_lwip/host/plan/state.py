@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from ..._dataclass import dataclass
 from .config import Network
 from .marks import MarkUse
 from .step import Step

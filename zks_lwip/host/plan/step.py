@@ -9,10 +9,8 @@ The kinds are in :mod:`zks_lwip.host.plan.steps`, which also tells how to add on
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
-
-from ..._dataclass import dataclass
 
 __all__ = ["Step", "from_json", "kind", "render", "to_json"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from ..._dataclass import dataclass
 from ...errors import ConfigError
 from ...net.names import join_host_port
 

@@ -18,9 +18,9 @@ import enum
 import os
 import pwd
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..._dataclass import dataclass
 from ..resolv_conf import ResolvConf
 from .ssh_config import included_files
 

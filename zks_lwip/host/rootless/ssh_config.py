@@ -21,9 +21,8 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from ..._dataclass import dataclass
 
 __all__ = ["MAX_BYTES", "MAX_FILES", "MAX_FILE_BYTES", "ConfigFile", "included_files"]
 

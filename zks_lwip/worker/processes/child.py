@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+from dataclasses import dataclass
 
 import trio
 
-from ..._dataclass import dataclass
 from ..handover import Handover
 from ..options import WorkerConfig
 from ..server import Worker

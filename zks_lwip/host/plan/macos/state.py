@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...._dataclass import dataclass
 from ..state import HostState
 
 __all__ = ["MacosState", "RouteEntry", "Uplink"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ...._dataclass import dataclass
 from ....errors import HostError
 from ..step import Step, kind
 from .pf import ANCHOR

@@ -9,9 +9,9 @@ One that has been killed excludes nothing any more.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ...._dataclass import dataclass
 from ....errors import HostError
 from ..step import Step, kind
 from ..system import Groups, Programs, System, View

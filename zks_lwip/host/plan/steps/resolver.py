@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ...._dataclass import dataclass
 from ..step import Step, kind
 from ..system import Programs, View
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from ...._dataclass import dataclass
 from ..step import Step, kind
 from ..system import System, View
 from ._rtnetlink import FAMILIES, GONE, PROTOCOL, UNREACHABLE

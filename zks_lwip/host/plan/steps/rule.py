@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...._dataclass import dataclass
 from ..step import Step, kind
 from ..system import System, View
 from ._rtnetlink import FAMILIES, GONE, PROTOCOL, THERE, TO_TABLE, UNREACHABLE

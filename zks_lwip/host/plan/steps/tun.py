@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...._dataclass import dataclass
 from ..step import Step, kind
 from ..system import System, View
 from ._rtnetlink import FAMILIES, THERE

@@ -14,9 +14,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
-from ...._dataclass import dataclass
 from ..config import HostConfig, Network
 
 __all__ = ["Filter", "filters", "parse_filter", "refuse_ipv6"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...._dataclass import dataclass
 from ..state import HostState
 
 __all__ = ["WindowsRoute", "WindowsUplink", "WindowsState"]

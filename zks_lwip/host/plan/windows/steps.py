@@ -7,9 +7,9 @@ that are shown for them are those of PowerShell that do the same, or, where no p
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ...._dataclass import dataclass
 from ..step import Step, kind
 from .filters import parse_filter
 from .state import WindowsRoute, WindowsState
