@@ -20,7 +20,7 @@ from tests.kits.worker import (
     FakeNameServer,
     answer,
     budget,
-    refused_port,
+    refused_udp_port,
     truncated,
     zone,
 )
@@ -231,13 +231,13 @@ async def test_why_there_is_no_answer() -> None:
     none = DnsClient(lambda: [])
     assert reason(await forward(none, asked, budget()))[:2] == (2, 14)
     assert dns.message.from_wire(await forward(none, query(), budget())).edns == -1
-    closed = NameServer(ip_address("127.0.0.1"), await refused_port())
-    refusing = DnsClient(lambda: [closed])
-    assert reason(await forward(refusing, asked, budget())) == (
-        2,
-        22,
-        "no name server can be asked: Connection refused",
-    )
+    with refused_udp_port() as port:
+        refusing = DnsClient(lambda: [NameServer(ip_address("127.0.0.1"), port)])
+        assert reason(await forward(refusing, asked, budget())) == (
+            2,
+            22,
+            "no name server can be asked: Connection refused",
+        )
     assert reason(await forward(refusing, asked, budget(questions=0))) == (
         2,
         0,
@@ -310,12 +310,13 @@ async def test_types_that_are_asked_for_in_practice_pass() -> None:
 async def test_refused_and_lame_servers_are_passed_over() -> None:
     lame = FakeNameServer(lambda q, tcp: answer(q, rcode=5))
     good = FakeNameServer(lambda q, tcp: answer(q, "192.0.2.7"))
-    closed = NameServer(ip_address("127.0.0.1"), await refused_port())
-    async with lame.running(), good.running():
-        client = DnsClient(lambda: [closed, lame.server, good.server], next_server=20.0)
-        reply = await forward(client, query(), budget())  # in less than 5 seconds
-        assert dns.message.from_wire(reply).rcode() == 0
-        await forward(client, query(), budget())
+    with refused_udp_port() as port:
+        closed = NameServer(ip_address("127.0.0.1"), port)
+        async with lame.running(), good.running():
+            client = DnsClient(lambda: [closed, lame.server, good.server], next_server=20.0)
+            reply = await forward(client, query(), budget())  # in less than 5 seconds
+            assert dns.message.from_wire(reply).rcode() == 0
+            await forward(client, query(), budget())
     assert len(lame.queries) == 1  # the good one is asked first from then on
 
 

@@ -25,7 +25,7 @@ from tests.kits.worker import (
     answer,
     far_sockets,
     raw_client,
-    refused_port,
+    refused_udp_port,
     running_worker,
     truncated,
 )
@@ -119,23 +119,22 @@ async def test_one_socket_and_full_cone() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="error queues are Linux's (IP_RECVERR)")
 @both_kinds
 async def test_port_unreachable(readiness: Make) -> None:
-    async with (
-        running_worker(readiness=readiness) as (_, address),
-        udp_echo() as port,
-        raw_client(address) as client,
-    ):
-        for host, association in (("127.0.0.1", 1), ("::1", 2)):
-            closed = await refused_port()
-            await client.send(Udp(association, host, closed, b"anyone?"))
-            error = await client.expect(UdpError)
-            assert error == UdpError(association, 111, host, closed)
-        # the socket goes on, and no datagram is lost to the error of another one
-        closed = await refused_port()
-        await client.send(
-            Udp(1, "127.0.0.1", closed, b"anyone?"), Udp(1, "127.0.0.1", port, b"still here")
-        )
-        kinds = {type(await client.receive()) for _ in range(2)}
-        assert kinds == {Udp, UdpError}
+    with refused_udp_port() as closed:
+        async with (
+            running_worker(readiness=readiness) as (_, address),
+            udp_echo() as port,
+            raw_client(address) as client,
+        ):
+            for host, association in (("127.0.0.1", 1), ("::1", 2)):
+                await client.send(Udp(association, host, closed, b"anyone?"))
+                error = await client.expect(UdpError)
+                assert error == UdpError(association, 111, host, closed)
+            # the socket goes on, and no datagram is lost to the error of another one
+            await client.send(
+                Udp(1, "127.0.0.1", closed, b"anyone?"), Udp(1, "127.0.0.1", port, b"still here")
+            )
+            kinds = {type(await client.receive()) for _ in range(2)}
+            assert kinds == {Udp, UdpError}
 
 
 async def test_too_big_and_nonsense() -> None:
@@ -295,32 +294,32 @@ async def test_many_in_one_message(host: str, one_by_one: bool) -> None:
 @one_by_one
 async def test_errors_among_many(one_by_one: bool) -> None:
     """What is refused, goes nowhere or meets no socket is told, and costs the others nothing."""
-    async with (
-        running_worker(one_by_one=one_by_one) as (_, address),
-        udp_echo() as port,
-        raw_client(address) as client,
-    ):
-        closed = await refused_port()
-        for _ in range(3):
-            await client.send(
-                Udp(1, "127.0.0.1", port, b"a"),
-                Udp(1, "10.1.2.3", 7, b"refused"),
-                Udp(1, "127.0.0.1", 0, b"no port"),
-                Udp(1, "127.0.0.1", closed, b"no socket"),
-                *(Udp(1, "127.0.0.1", port, b"b") for _ in range(5)),
-                Udp(2, "1.2.3.4.5", 7, b"no address"),
-                Udp(2, "127.0.0.1", port, b"c"),
-                Udp(2, "::1", port, b"of another family"),
-            )
-            echoed, errors = [], set()
-            while len(echoed) < 7 or (sys.platform == "linux" and len(errors) < 2):
-                frame = await client.receive()
-                if isinstance(frame, Udp):
-                    echoed.append(bytes(frame.payload))
-                elif isinstance(frame, UdpError) and frame.port != port:
-                    errors.add((frame.code, frame.host))
-            assert sorted(echoed) == [b"a", b"b", b"b", b"b", b"b", b"b", b"c"]
-            assert (403, "10.1.2.3") in errors
+    with refused_udp_port() as closed:
+        async with (
+            running_worker(one_by_one=one_by_one) as (_, address),
+            udp_echo() as port,
+            raw_client(address) as client,
+        ):
+            for _ in range(3):
+                await client.send(
+                    Udp(1, "127.0.0.1", port, b"a"),
+                    Udp(1, "10.1.2.3", 7, b"refused"),
+                    Udp(1, "127.0.0.1", 0, b"no port"),
+                    Udp(1, "127.0.0.1", closed, b"no socket"),
+                    *(Udp(1, "127.0.0.1", port, b"b") for _ in range(5)),
+                    Udp(2, "1.2.3.4.5", 7, b"no address"),
+                    Udp(2, "127.0.0.1", port, b"c"),
+                    Udp(2, "::1", port, b"of another family"),
+                )
+                echoed, errors = [], set()
+                while len(echoed) < 7 or (sys.platform == "linux" and len(errors) < 2):
+                    frame = await client.receive()
+                    if isinstance(frame, Udp):
+                        echoed.append(bytes(frame.payload))
+                    elif isinstance(frame, UdpError) and frame.port != port:
+                        errors.add((frame.code, frame.host))
+                assert sorted(echoed) == [b"a", b"b", b"b", b"b", b"b", b"b", b"c"]
+                assert (403, "10.1.2.3") in errors
 
 
 async def test_a_burst_of_one_sender() -> None:
