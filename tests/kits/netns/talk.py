@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
 import struct
@@ -20,6 +21,8 @@ ALL, NONE = (True, True), (False, False)
 """What :func:`reaches` returns for both TCP and UDP, and for neither."""
 MANY = 5
 """Datagrams that are sent where one has to arrive, or none."""
+_callers = itertools.count(20000)
+"""Ports: below those that the kernel gives away (``ip_local_port_range``)."""
 
 
 def new_socket(
@@ -69,6 +72,23 @@ def echo(net: Namespace, host: str, port: int) -> Iterator[None]:
             one.close()
 
 
+def caller(
+    net: Namespace,
+    kind: int = socket.SOCK_STREAM,
+    mark: int = 0,
+    timeout: float = PATIENT,
+    host: str = "",
+) -> socket.socket:
+    """A socket with a port, of ``host``'s, that no caller of this process has had before.
+
+    The kernel tracks a connection for longer than its sockets are there, half a minute and more of
+    UDP. One from the same port would be led where that one was, and be judged as that one.
+    """
+    made = new_socket(net, kind, mark, timeout)
+    made.bind((host, next(_callers)))
+    return made
+
+
 def answered(one: socket.socket, host: str, port: int) -> bool:
     """Whether there is an answer before the socket's timeout; else it prints what came instead."""
     try:
@@ -86,7 +106,7 @@ def reaches(
     """Whether TCP and UDP get an answer from there, within ``timeout`` seconds each."""
     answers = []
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with new_socket(net, kind, mark, timeout) as one:
+        with caller(net, kind, mark, timeout) as one:
             answers.append(answered(one, host, port))
     return answers[0], answers[1]
 

@@ -71,8 +71,7 @@ def test_callers_reach_a_published_port(
     def call(timeout: float = PATIENT) -> tuple[bool, bool]:
         results = []
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with talk.new_socket(space.gateway, kind, timeout=timeout) as one:
-                one.bind((leak.FAR4, 0))
+            with talk.caller(space.gateway, kind, timeout=timeout, host=leak.FAR4) as one:
                 results.append(talk.answered(one, leak.CLIENT4, 8022))
         return results[0], results[1]
 

@@ -68,8 +68,7 @@ def test_callers_from_outside(holder: Holder, space: Space, rp_filter: int) -> N
     space.gateway.ip(f"route add 10.77.0.0/24 dev lo src {leak.FAR4}")
 
     def call(kind: int, timeout: float) -> bool:
-        with talk.new_socket(space.gateway, kind, timeout=timeout) as one:
-            one.bind((leak.FAR4, 0))
+        with talk.caller(space.gateway, kind, timeout=timeout, host=leak.FAR4) as one:
             return talk.answered(one, leak.CLIENT4, 8022)
 
     def call_both(timeout: float = PATIENT) -> tuple[bool, bool]:
