@@ -75,7 +75,8 @@ async def until_acknowledged(client: RawClient, count: int) -> None:
     with trio.fail_after(30):
         while client.acknowledged < count:
             await client.send(Ping())
-            await client.expect(Pong)
+            while not isinstance(await client.receive(), Pong):
+                pass  # what a far end has said meanwhile
             await trio.sleep(0.02)
 
 
@@ -114,7 +115,7 @@ async def test_a_hello_in_the_request_is_answered_at_once(cloud: Workerd) -> Non
             await first.send(Data(1, b"into the void"))
             await until_acknowledged(first, 2)
             await first.lose()
-        hello = first.resumption(attempt=1)
+        hello = first.resumption(attempt=1, received=1)  # CONNECTED
         async with raw_client(
             cloud.address, token=TOKEN, hello=hello, greet=False, headers=early(hello)
         ) as second:
