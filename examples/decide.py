@@ -55,6 +55,8 @@ async def main() -> None:
                     async with await open_tcp_stream(stack, address, to, source=me) as stream:
                         await stream.send_all(b"hello")
                         print(vpn.flows()[-1].via, (await stream.receive_some()).decode())
+                        await stream.send_eof()
+                        assert await stream.receive_some() == b""  # both directions have ended
                 try:
                     await open_tcp_stream(stack, "192.0.2.1", 25)
                 except PermissionError as error:
