@@ -28,6 +28,9 @@ from zks_lwip.stack import Stack, TcpStream, UdpListener, connect_tcp, open_stac
 from zks_lwip.vpn import Vpn, open_vpn
 from zks_lwip.vpn.embedded_worker import open_embedded_worker
 
+from ...kits.cutter import cutting
+from ...kits.tunnel import eventually
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the worker inherits pipes")
 
 OURS = "10.99.0.1"
@@ -190,13 +193,25 @@ async def test_several_workers_each_with_its_token() -> None:
     async with (
         open_embedded_worker() as one,
         open_embedded_worker() as two,
+        cutting(parse_worker_url(one.url).port) as first_path,
+        cutting(parse_worker_url(two.url).port) as second_path,
+        trio.open_nursery() as nursery,
     ):
+        # The second is asked beside the first where that one takes its time.
+        second_path.open = trio.Event()
+
+        async def let_the_second_answer() -> None:
+            await eventually(lambda: bool(first_path.connections))
+            await first_path.connections[0].over.wait()
+            second_path.open.set()
+
+        nursery.start_soon(let_the_second_answer)
         endpoints = tuple(
-            WorkerEndpoint(url=parse_worker_url(each.url), token=token)
-            for each, token in ((one, "wrong"), (two, two.token))
+            WorkerEndpoint(url=parse_worker_url(path.url()), token=token)
+            for path, token in ((first_path, "wrong"), (second_path, two.token))
         )
         async with tunnelled(VpnConfig(workers=endpoints)) as (_, vpn):
-            assert str(vpn.worker) == str(parse_worker_url(two.url)) and vpn.up
+            assert vpn.worker == endpoints[1].url and vpn.up
             first, second = vpn.workers()
             assert (first["in_use"], second["in_use"]) == (False, True)
             assert "401" in first["problem"] and not second["problem"]
