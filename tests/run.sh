@@ -93,9 +93,9 @@ need_clang_runtime() {
 packages=()
 need_for_build
 build_packages=${#packages[@]}
-for pair in clang:clang curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils git:git ip:iproute2 iperf3:iperf3 \
+for pair in clang:clang curl:curl dbus-daemon:dbus-daemon dig:bind9-dnsutils fish:fish git:git ip:iproute2 iperf3:iperf3 \
     iptables-nft:iptables kdig:knot-dnsutils nft:nftables node:nodejs npm:npm ping:iputils-ping setpriv:util-linux \
-    socat:socat ssh:openssh-client sshd:openssh-server sysctl:procps tcpdump:tcpdump; do
+    socat:socat ssh:openssh-client sshd:openssh-server sysctl:procps tcpdump:tcpdump zsh:zsh; do
     need_command "${pair%%:*}" "${pair##*:}"
 done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

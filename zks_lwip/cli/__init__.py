@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from typing import Any
 
@@ -60,6 +61,8 @@ _COMMANDS = (
 _written: dict[str, str] = {}
 """The help of each command as it stands in its module."""
 _IN_EXAMPLES, _CALLED = "python -m zks_lwip", ("zks-lwip",)
+_COMPLETE = "_ZKS_LWIP_COMPLETE"
+"""Set by shells that ask for words, and by who asks for their script."""
 _COMPILED = ("zks_lwip._lwip", "_lwip")
 _ANYWHERE = ("config", "connect", "doctor", "man", "proxy", "worker")
 """``connect`` looks itself: with a TUN that another program has made it needs no host."""
@@ -90,6 +93,13 @@ class _Commands(CommandGroup):
 
     def get_help(self, ctx: click.Context) -> str:
         return _as_called(ctx, super().get_help(ctx))
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if _COMPLETE in os.environ:
+            from ._shells import register_shells
+
+            register_shells()
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -218,7 +228,8 @@ def main() -> None:
       python -m zks_lwip recover
 
     \b
-    Words completed by the shell: a line for .bashrc, for .zshrc, for config.fish
+    Words completed by the shell: a line for .bashrc, for .zshrc (below
+    compinit), for config.fish
       eval "$(_ZKS_LWIP_COMPLETE=bash_source zks-lwip)"
       eval "$(_ZKS_LWIP_COMPLETE=zsh_source zks-lwip)"
       _ZKS_LWIP_COMPLETE=fish_source zks-lwip | source

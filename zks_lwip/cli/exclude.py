@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from ._completion import complete_command
 from ._environment import caller_environment
 
 __all__ = ["exclude"]
@@ -17,7 +18,9 @@ _CANNOT_RUN, _NOT_FOUND = 126, 127  # as a shell says it
 
 @click.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")
 @click.option("--netns", metavar="NAME", help="The instance that captures this namespace.")
-@click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "cmd", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=complete_command
+)
 @click.pass_context
 def exclude(ctx: click.Context, /, *, netns: str | None, cmd: tuple[str, ...]) -> None:
     """Run a command outside of the tunnel, while `connect` captures the rest of the machine.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .._loading import end_loading
+from ._completion import complete_command
 from ._configured import ConfiguredCommand
 from ._environment import caller_environment
 from ._help import option_group
@@ -51,7 +52,9 @@ __all__ = ["run"]
     ),
 )
 @tunnel_options
-@click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "cmd", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=complete_command
+)
 @click.pass_context
 def run(
     ctx: click.Context,

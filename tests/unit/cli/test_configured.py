@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -312,32 +311,6 @@ def test_the_proxy_listens_once() -> None:
     assert code == 2 and "'--listen': it is given twice" in err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete(shell: str, tmp_path: Path) -> None:
-    write(tmp_path / "xdg/zks_lwip/config.toml", "[profile.home]\n[profile.work]\n")
-
-    def complete(words: str, last: str, instruction: str) -> str:
-        count = len(words.split()) if not last else len(words.split()) - 1
-        environment = {
-            **os.environ,
-            "_ZKS_LWIP_COMPLETE": f"{shell}_{instruction}",
-            "COMP_WORDS": words,
-            "COMP_CWORD": last if shell == "fish" else str(count),
-        }
-        code = "from zks_lwip.cli import main; main(prog_name='zks-lwip')"
-        argv = [sys.executable, "-c", code]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.stderr == "" or instruction == "source", done.stderr
-        return done.stdout
-
-    assert "_ZKS_LWIP_COMPLETE" in complete("zks-lwip", "", "source")
-    assert "connect" in complete("zks-lwip con", "con", "complete")
-    assert "--kill-switch" in complete("zks-lwip connect --ki", "--ki", "complete")
-    assert "strict" in complete("zks-lwip connect --kill-switch s", "s", "complete")
-    offered = complete("zks-lwip connect ho", "ho", "complete")
-    assert "home" in offered and "work" not in offered
-
-
 def test_the_example_is_in_order() -> None:
     example = Path(__file__).parents[3] / "examples" / "zks_lwip.toml"
     assert invoke("config", "check", str(example)) == (0, f"{example}: in order\n", "")
@@ -346,35 +319,3 @@ def test_the_example_is_in_order() -> None:
         for line in example.read_text(encoding="utf-8").splitlines()
     )
     assert list(faults(SettingsFile(example, tomllib.loads(commented)))) == []
-
-
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash is missing")
-def test_bash_completes(tmp_path: Path) -> None:
-    """The line of ``--help``, in a real shell; zsh and fish are seldom installed."""
-    program = tmp_path / "zks-lwip"
-    program.write_text(
-        f"#!{sys.executable}\nfrom zks_lwip.cli import main\nmain(prog_name='zks-lwip')\n",
-        encoding="utf-8",
-    )
-    program.chmod(0o755)
-    _, overview, _ = invoke("--help")
-    (line,) = re.findall(r'eval "\$\(_ZKS_LWIP_COMPLETE=bash_source .*', overview)
-    script = (
-        f"{line}\nCOMP_WORDS=(zks-lwip connect --kill); COMP_CWORD=2\n"
-        '$(complete -p zks-lwip | sed "s/.*-F \\([^ ]*\\) .*/\\1/") zks-lwip\n'
-        'echo "${COMPREPLY[@]}"'
-    )
-    root = Path(__file__).parents[3]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.stdout, done.stderr) == ("--kill-switch\n", "")
