@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from zks_lwip.daemon import console, service_process
-from zks_lwip.host.windows import iphelper, security, structures, wfp
+from zks_lwip.host.windows import file_lock, iphelper, security, structures, wfp
 from zks_lwip.net import sockets, windows
 
 pytestmark = pytest.mark.skipif(
@@ -88,6 +88,9 @@ NUMBERS = {
         if isinstance(getattr(security, name), int)
     },
     **security.TRUSTED,
+    "ERROR_LOCK_VIOLATION": file_lock.ERROR_LOCK_VIOLATION,
+    "LOCKFILE_EXCLUSIVE_LOCK": file_lock.LOCKFILE_EXCLUSIVE_LOCK,
+    "LOCKFILE_FAIL_IMMEDIATELY": file_lock.LOCKFILE_FAIL_IMMEDIATELY,
     "SDDL_REVISION_1": 1,
     "FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE": 7,
     "sizeof(BY_HANDLE_FILE_INFORMATION)": ctypes.sizeof(security.FileInformation),
@@ -110,6 +113,7 @@ NUMBERS = {
 }
 WHOLE = {
     "GUID": windows.Guid,
+    "OVERLAPPED": file_lock.Overlapped,
     "SERVICE_STATUS": service_process.ServiceStatus,
     "SERVICE_TABLE_ENTRYW": service_process.ServiceTableEntry,
     "SECURITY_ATTRIBUTES": security.SecurityAttributes,

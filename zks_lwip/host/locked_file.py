@@ -13,22 +13,20 @@ REPLACES = sys.platform != "win32"
 """Whether a file that is open can be replaced by another of its name."""
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 
-    _LOCKED_AT = 1 << 30  # a byte far behind all contents: what is locked there cannot be read
+    from .windows.file_lock import FileLock
 
     def lock(fd: int, *, wait: bool = False, shared: bool = False) -> None:
         """Lock a file until it is closed.
 
-        :param wait: try for ten seconds.
-        :param shared: others may lock it so, too (not on Windows: there it is for one alone).
+        :param wait: until it is free.
+        :param shared: others may lock it so, too.
         :raises BlockingIOError: another process holds it.
         """
-        os.lseek(fd, _LOCKED_AT, os.SEEK_SET)
-        try:
-            msvcrt.locking(fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError(error.errno, error.strerror) from error
+        kernel = ctypes.CDLL("kernel32.dll", use_last_error=True)
+        FileLock(kernel).take(msvcrt.get_osfhandle(fd), wait=wait, shared=shared)
 
     def write_at(fd: int, data: bytes, offset: int) -> int:
         """Write bytes there; return how many were written."""

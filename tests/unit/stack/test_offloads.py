@@ -10,15 +10,15 @@ import pytest
 import trio
 import trio.testing
 
+if sys.platform == "win32":
+    pytest.skip("descriptors are not Windows'", allow_module_level=True)
+
 from zks_lwip.device import GivenTun
 from zks_lwip.protocol import Data, Hello
 from zks_lwip.stack import Flow, open_stack
 
 from ...kits.packets import ACK, APP, FAR, SYN, Recorder, mss, tcp, wscale
 from ...kits.session import Bytes, client, parse
-
-if sys.platform == "win32":
-    pytest.skip("descriptors are not Windows'", allow_module_level=True)
 
 HEADER = struct.Struct("=BBHHHH")
 """virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset."""

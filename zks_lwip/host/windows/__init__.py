@@ -2,7 +2,8 @@
 
 - :mod:`.platform` is what the rest will ask; :mod:`.host`: a machine that is set up.
 - :mod:`.observe` looks at one; :mod:`.recover` takes down what a dead instance has left.
-- :mod:`.security`: the folder of journals, for administrators alone.
+- :mod:`.security`: the folder of journals, for administrators alone; :mod:`.file_lock`: who holds
+  one.
 - :mod:`.system`: what steps act through, by :mod:`.iphelper`, :mod:`.wfp` and :mod:`.resolvers`,
   which call Windows with the :mod:`.structures` that it wants; :mod:`.news`: what it tells.
 
