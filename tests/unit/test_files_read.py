@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -16,12 +17,15 @@ import trustme
 from zks_lwip.config import read_token_file
 from zks_lwip.dns.local import LocalNames
 from zks_lwip.errors import ConfigError
+from zks_lwip.host.resolv_conf import ResolvConf, read_name_servers, read_resolv_conf
 from zks_lwip.net.tls import trust
 from zks_lwip.proxy.passwords import PasswordFile
 from zks_lwip.settings.files import read_source
+from zks_lwip.vpn.command import own_names
 from zks_lwip.worker.auth import TokenFile
 from zks_lwip.worker.certificate import CertificateWatch
 from zks_lwip.worker.listen import tls_context
+from zks_lwip.worker.nameservers import HostsFile, SystemNameServers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 
@@ -114,6 +118,21 @@ def test_a_file_that_has_become_a_pipe_holds_up_no_reload(
     with caplog.at_level(logging.WARNING):
         names.refresh_hosts()
     assert "hosts cannot be read (it is a named pipe, no regular file)" in caplog.text
+
+
+def test_a_pipe_in_the_place_of_a_file_of_the_system_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that is missing: none of these is ours to refuse."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert read_resolv_conf(path) == ResolvConf() and read_name_servers(path) == []
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop")
+    assert len(own_names(set(), hosts=path)) == 2
+    assert HostsFile(path).lookup("host.example") == ()
+    with caplog.at_level(logging.WARNING):
+        assert SystemNameServers((path,))() == ()
+    assert f"no usable name server in {path}" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["/dev/fd/{}", "/proc/self/fd/{}"])

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .._util import open_file
+
 __all__ = ["ResolvConf", "parse_resolv_conf", "read_name_servers", "read_resolv_conf"]
 
 # trust-ad: the AD bit comes from a resolver that is asked over TLS; that of plain name servers, the
@@ -74,7 +76,7 @@ def read_name_servers(path: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(_MAX_BYTES).decode("ascii", "replace")
     except OSError:
         return ""

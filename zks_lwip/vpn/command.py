@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from .._util import single_error
+from .._util import open_file, single_error
 from ..config import StaticName, VpnConfig, parse_static_name
 from ..errors import ConfigError, WorkerUnreachable
 from ..host.plan.addresses import TUN_IPV4, TUN_IPV6
@@ -150,7 +151,7 @@ def own_names(known: set[str], *, hosts: Path = _HOSTS) -> list[StaticName]:
     :param known: names that are answered anyhow, as those in the file ``hosts`` are.
     """
     name = socket.gethostname().lower()
-    if "." in name or name in known or name in _names_in(hosts):
+    if "." in name or name in known or _names(hosts, name):
         return []
     try:
         return [parse_static_name(f"{name}={tun.ip}") for tun in (TUN_IPV4, TUN_IPV6)]
@@ -158,10 +159,10 @@ def own_names(known: set[str], *, hosts: Path = _HOSTS) -> list[StaticName]:
         return []  # no name of DNS: it cannot be asked for
 
 
-def _names_in(hosts: Path) -> set[str]:
+def _names(hosts: Path, name: str) -> bool:
+    """Return whether a hosts file, which may be a long block list, has that name."""
     try:
-        text = hosts.read_text(encoding="utf-8", errors="replace")
+        with io.TextIOWrapper(open_file(hosts), "utf-8", "replace") as file:
+            return any(name in line.partition("#")[0].lower().split()[1:] for line in file)
     except OSError:
-        return set()  # what the resolver library makes of it, too
-    lines = (line.partition("#")[0].lower().split() for line in text.splitlines())
-    return {name for fields in lines for name in fields[1:]}
+        return False  # what the resolver library makes of it, too

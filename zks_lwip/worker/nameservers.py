@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from .._util import open_file
 from ..errors import ConfigError
 from ..net.names import join_host_port, parse_address_port
 from .policy import IPAddress
@@ -105,7 +106,7 @@ def parse_resolv_conf(text: str) -> list[NameServer]:
 
 
 def _read(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(_MAX_FILE).decode("utf-8", "replace")
 
 
