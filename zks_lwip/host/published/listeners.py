@@ -24,11 +24,13 @@ class Listener:
     """One socket of the host, bound and non-blocking.
 
     :param port: of one protocol, and with the port that it really has.
+    :param given: what was asked for.
     """
 
-    def __init__(self, port: PublishedPort, sock: socket.socket) -> None:
+    def __init__(self, port: PublishedPort, sock: socket.socket, given: PublishedPort) -> None:
         self.port = port
         self.socket = sock
+        self._given = given
 
     @property
     def transport(self) -> Transport:
@@ -43,7 +45,7 @@ class Listener:
             try:
                 self.socket.listen(_BACKLOG)
             except OSError as error:
-                raise _explain(self.port, error) from None
+                raise _explain(self.port, error, self._given) from None
 
 
 def bind_all(ports: Iterable[PublishedPort]) -> list[tuple[PublishedPort, list[Listener]]]:
@@ -73,13 +75,13 @@ def _bind(port: PublishedPort) -> list[Listener]:
                 wanted = replace(port, port=number, transports=(transport,))
                 sock = _open(wanted)
                 number = sock.getsockname()[1]
-                bound.append(Listener(replace(wanted, port=number), sock))
+                bound.append(Listener(replace(wanted, port=number), sock, port))
         except OSError as error:
             for listener in bound:
                 listener.socket.close()
             if left and bound and not port.port and error.errno == errno.EADDRINUSE:
                 continue  # another one may be free for both
-            raise _explain(wanted, error) from None
+            raise _explain(wanted, error, port) from None
         return bound
     raise AssertionError("unreachable")
 
@@ -100,22 +102,24 @@ def _open(port: PublishedPort) -> socket.socket:
     return sock
 
 
-def _explain(port: PublishedPort, error: OSError) -> ConfigError | PrivilegeError:
+def _explain(
+    port: PublishedPort, error: OSError, given: PublishedPort
+) -> ConfigError | PrivilegeError:
     (transport,) = port.transports
     where = join_host_port(port.address, port.port)
     message = f"`publish` {port}: cannot listen on {where}: {error.strerror}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return PrivilegeError(
             f"cannot publish {port}: {error.strerror}; ports below 1024 need privilege: publish it "
-            f"as another one (`publish` {8000 + port.port % 1000}:{port.inside}), or allow them to "
-            f"everybody (`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.port}`)"
+            f"as another one (`publish` {given.as_given(8000 + port.port % 1000)}), or allow them "
+            f"to everybody (`sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port.port}`)"
         )
     if error.errno == errno.EADDRINUSE:
         kind = "t" if transport is Transport.TCP else "u"
         message += (
             f"; end what uses it (`ss -l{kind}np` shows it), or publish the command's port "
             f"{port.inside} as another one of the host, or as any free one (`publish` "
-            f"0:{port.inside})"
+            f"{given.as_given(0)})"
         )
     elif error.errno == errno.EADDRNOTAVAIL:
         message += "; give an address of this machine, or 0.0.0.0 or [::] for all of them"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
 from ...net.names import join_host_port
@@ -44,6 +44,11 @@ class PublishedPort:
     def __str__(self) -> str:
         name = f"/{self.transports[0].value}" if len(self.transports) == 1 else ""
         return f"{join_host_port(self.address, self.port)}:{self.inside}{name}"
+
+    def as_given(self, port: int) -> str:
+        """Return what to give for another port of the host: without the default address."""
+        given = str(replace(self, port=port))
+        return given.removeprefix(f"{DEFAULT_ADDRESS}:")
 
 
 def parse_published(texts: Iterable[str]) -> tuple[PublishedPort, ...]:

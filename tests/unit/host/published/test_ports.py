@@ -10,6 +10,7 @@ from zks_lwip.errors import ConfigError
 from zks_lwip.host.published.inside import addresses_inside
 from zks_lwip.host.published.listeners import bind_all
 from zks_lwip.host.published.ports import MAX_PORTS, PublishedPort, Transport, parse_published
+from zks_lwip.net.sockets import family_of
 
 BOTH = (Transport.TCP, Transport.UDP)
 
@@ -153,7 +154,24 @@ def test_a_port_that_is_taken(kind: int) -> None:
             bind_all(parse_published(["0:1", f"{address}:{port}:80"]))
     assert f"{address}:{port}:80/{name}: cannot listen on" in str(caught.value)
     assert f"ss -{flag}" in str(caught.value)
-    assert "`publish` 0:80" in str(caught.value)
+    assert f"any free one (`publish` {address}:0:80)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "suggested"),
+    [
+        ("127.0.0.1:{}:80", "0:80"),
+        ("127.87.3.2:{}:80/tcp", "127.87.3.2:0:80/tcp"),
+        ("[::1]:{}:80", "[::1]:0:80"),
+    ],
+)
+def test_a_free_port_is_suggested_at_the_address_that_was_given(given: str, suggested: str) -> None:
+    (port,) = parse_published([given.format(1)])
+    with socket.create_server((port.address, 0), family=family_of(port.address)) as other:
+        ports = parse_published([given.format(other.getsockname()[1])])
+        with pytest.raises(ConfigError) as caught:
+            bind_all(ports)
+    assert f"(`publish` {suggested})" in str(caught.value)
 
 
 def test_an_address_of_another_machine() -> None:
