@@ -100,6 +100,7 @@ class SessionLink(Generic[_S]):
         "_waiting",
         "_writer",
         "connection",
+        "last_sent",
         "pacer",
         "session",
     )
@@ -132,6 +133,8 @@ class SessionLink(Generic[_S]):
         self._on_event: Callable[[Event], None] = _drop  # until run() is called
         self._first = first
         self.session = session
+        #: When the last message was begun (``trio.current_time``).
+        self.last_sent = -math.inf
 
     def _wake(self) -> None:
         """The session has output: send it when the events at hand are over."""
@@ -415,7 +418,7 @@ class SessionLink(Generic[_S]):
     def _begin(self, message: bytearray) -> bool:
         """Send what leaves of a message at once, and return whether that was all; if not, it is for
         the writer to finish it."""
-        begin = trio.current_time()
+        begin = self.last_sent = trio.current_time()
         if self.connection.begin_message(message):
             self.pacer.sent(len(message), begin, trio.current_time())
             return True

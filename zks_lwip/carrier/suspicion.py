@@ -8,12 +8,17 @@ acknowledges nothing either, is worth a second WebSocket beside the first.
 from __future__ import annotations
 
 import math
+from enum import Enum, auto
 
-__all__ = ["Suspicion"]
+__all__ = ["Question", "Suspicion", "Unanswered"]
 
 _TRIPS = 4
 _LOOKS = 8
 """Times within the patience that what TCP has acknowledged is looked at."""
+
+
+def _patience(least: float, round_trip: float) -> float:
+    return max(least, _TRIPS * round_trip)
 
 
 class Suspicion:
@@ -47,9 +52,52 @@ class Suspicion:
         if known and acknowledged != before:
             self._sign = now
         self._looked = now
-        patience = max(self._least, _TRIPS * round_trip)
+        patience = _patience(self._least, round_trip)
         end = max(quiet, self._sign) + patience
         if now >= end:
             return True
         self.due = min(end, max(quiet + patience / 2, now + patience / _LOOKS))
         return False
+
+
+class Question(Enum):
+    """What to do about what may be answered late, or not at all."""
+
+    WAIT = auto()
+    """Look again."""
+    PING = auto()
+    """Ask by a PING: the peer answers that at once."""
+    NONE = auto()
+    """All that was sent was followed by something of the peer's."""
+
+
+class Unanswered:
+    """Decides when to ask whether queries and datagrams, which are not counted, reach the peer.
+
+    Their answers may take long, so that silence alone says nothing of the path. The peer is asked
+    after half of the patience of :class:`Suspicion`, so that both are over at the same time.
+
+    :param least: of :class:`Suspicion`.
+    :param sent: when something was sent; in seconds.
+    """
+
+    def __init__(self, least: float, sent: float) -> None:
+        self._least = least
+        #: Since when an answer is waited for.
+        self.since = sent
+
+    def step(self, now: float, heard: float, sent: float, round_trip: float) -> Question:
+        """Say what to do; where that is a PING, an answer is due :attr:`since` then.
+
+        :param heard: as ``round_trip``, of :meth:`Suspicion.step`.
+        :param sent: when anything last was sent.
+        """
+        if heard >= self.since:
+            if heard >= sent:
+                return Question.NONE
+            self.since = sent
+        half = _patience(self._least, round_trip) / 2
+        if now < self.since + half:
+            return Question.WAIT
+        self.since = max(self.since, now - half)  # the PING has its half, too, where we are late
+        return Question.PING

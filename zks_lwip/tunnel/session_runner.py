@@ -11,7 +11,7 @@ import trio
 from .._util import single_error
 from ..carrier.link import LinkEnd, SessionLink
 from ..carrier.liveness import ALONE, Others
-from ..carrier.suspicion import Suspicion
+from ..carrier.suspicion import Question, Suspicion, Unanswered
 from ..carrier.tcp_info import Progress, progress, round_trip
 from ..carrier.websocket import ABNORMAL, WsConnection
 from ..errors import WorkerUnreachable, ZksError
@@ -312,7 +312,7 @@ class SessionRunner:
         """Open another WebSocket beside one that is silent, and go on over that."""
         suspicion = Suspicion(self._dialler.config.suspicious)
         connection = self.connection
-        asked: float | None = None  # when something was, by a PING
+        asked: float | None = None  # since when nothing is heard, and a PING was sent
         while True:
             if asked is not None and connection.last_heard >= asked:
                 asked = None
@@ -323,17 +323,17 @@ class SessionRunner:
                 else self.session.unacknowledged_since or asked
             )
             if unanswered is None:
-                await self.link.wait_sending()
+                if self.link.last_sent <= connection.last_heard:
+                    await self.link.wait_sending()
                 if self.session.unacknowledged_since is None:
                     asked = await self._ask_if_silent(connection)
                 continue
-            known = max(round_trip(connection.carrier), self._others().round_trip)
             if not suspicion.step(
                 trio.current_time(),
                 unanswered,
                 connection.last_heard,
                 None if (now := _progress(connection)) is None else now.acknowledged,
-                max(known, self.session.round_trip),
+                self._longest_trip(connection),
             ):
                 await trio.sleep_until(suspicion.due)
             elif await self._open_beside(connection):
@@ -342,21 +342,29 @@ class SessionRunner:
     async def _ask_if_silent(self, connection: WsConnection) -> float | None:
         """Say PING when nothing is heard after what is not acknowledged: queries and datagrams.
 
-        :returns: when that was; None: there is no reason, or counted frames show the same.
+        :returns: since when it is silent; None: there is no reason, or counted frames show the
+            same.
         """
-        sent, size = trio.current_time(), connection.message_bytes_sent
+        unanswered = Unanswered(self._dialler.config.suspicious, self.link.last_sent)
         while True:
             await trio.sleep(_QUIET_LOOK)
             if self.session.unacknowledged_since is not None:
                 return None
-            now = trio.current_time()
-            if connection.last_heard >= sent:
-                if connection.message_bytes_sent == size:
-                    return None
-                sent, size = now, connection.message_bytes_sent
-            elif now >= sent + self._dialler.config.suspicious:
+            question = unanswered.step(
+                trio.current_time(),
+                connection.last_heard,
+                self.link.last_sent,
+                self._longest_trip(connection),
+            )
+            if question is Question.NONE:
+                return None
+            if question is Question.PING:
                 self.session.ping()
-                return now
+                return unanswered.since
+
+    def _longest_trip(self, connection: WsConnection) -> float:
+        known = max(round_trip(connection.carrier), self._others().round_trip)
+        return max(known, self.session.round_trip)
 
     async def _open_beside(self, silent: WsConnection) -> bool:
         """Open a WebSocket, and take it instead of ``silent``; False: that has been heard again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zks_lwip.carrier.suspicion import Suspicion
+from zks_lwip.carrier.suspicion import Question, Suspicion, Unanswered
 
 
 def suspected_at(
@@ -68,3 +68,41 @@ def test_what_was_acknowledged_before_the_silence_does_not_count() -> None:
     assert not suspicion.step(101.0, 100.0, 99.0, 2000, 0.01)
     assert suspicion.due == pytest.approx(101.25)
     assert suspicion.step(102.0, 100.0, 99.0, 2000, 0.01)
+
+
+def silent_path(round_trip: float = 0.0, late: float = 0.0) -> tuple[float, float]:
+    """When the peer is asked, and when the path is suspect, after a query that nothing follows.
+
+    :param late: seconds by which the first look is late, as after a suspend.
+    """
+    unanswered, now = Unanswered(2.0, 0.0), late
+    while True:
+        now += 0.25
+        question = unanswered.step(now, -1.0, 0.0, round_trip)
+        if question is Question.PING:
+            break
+        assert question is Question.WAIT
+    asked, suspicion = now, Suspicion()
+    while not suspicion.step(now, unanswered.since, -1.0, None, round_trip):
+        now = suspicion.due
+    return asked, now
+
+
+def test_a_query_that_waits_makes_a_path_suspect_no_later_than_data() -> None:
+    assert silent_path() == pytest.approx((1.0, 2.0))
+
+
+def test_the_answer_to_a_ping_is_waited_for_two_round_trips_at_least() -> None:
+    assert silent_path(round_trip=3.0) == pytest.approx((6.0, 12.0))
+
+
+def test_a_late_look_suspects_no_path_before_it_was_asked() -> None:
+    assert silent_path(late=30.0) == pytest.approx((30.25, 31.25))
+
+
+def test_what_is_answered_is_not_asked_about() -> None:
+    unanswered = Unanswered(2.0, 10.0)
+    assert unanswered.step(10.25, 9.0, 10.0, 0.0) is Question.WAIT
+    assert unanswered.step(10.50, 10.4, 10.45, 0.0) is Question.WAIT  # another query, meanwhile
+    assert unanswered.step(11.25, 10.4, 11.2, 0.0) is Question.WAIT
+    assert unanswered.step(11.40, 11.3, 11.2, 0.0) is Question.NONE

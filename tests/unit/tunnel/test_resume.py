@@ -558,6 +558,19 @@ async def test_a_path_that_dies_under_what_is_not_acknowledged_is_replaced_soon(
         assert len(worker.served) == 1
 
 
+async def test_a_query_while_a_path_is_watched_for_a_stream_is_watched_for() -> None:
+    """Nothing is sent after the query: what was looked at when it left was another thing."""
+    async with cut_path(suspicious=1.0, dns_timeout=60.0) as (tunnel, worker, path):
+        await talk(await tunnel.connect_tcp("far", 1), b"before")
+        await eventually(lambda: not tunnel.sessions()[0]["unacknowledged"])
+        path.lose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tunnel.dns_query, bytes(20))
+            await eventually(lambda: tunnel.stats()["sessions_resumed"] == 1, 15)
+            nursery.cancel_scope.cancel()
+        assert len(worker.served) == 1
+
+
 async def test_another_token_reaches_a_channel_that_was_being_opened() -> None:
     async with tunnel_and_worker(replace(RESUMING, streams=1), token="old") as (tunnel, worker):
         first = await tunnel.connect_tcp("far", 1)
