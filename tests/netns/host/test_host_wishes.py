@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -24,6 +25,9 @@ from zks_lwip.host.plan.steps import Cgroup
 from zks_lwip.net.netns import NamespaceThread
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+
+SIOCGSKNS = 0x894C
+"""Opens the namespace of a socket; not in Python's socket module."""
 
 
 @pytest.mark.parametrize("lan", [True, False])
@@ -244,10 +248,8 @@ def test_a_namespace_that_has_lost_its_name(holder: Holder, space: Space) -> Non
             inside.stdin.close()
 
 
-@pytest.mark.parametrize("how", ["descriptor", "thread"])
-def test_a_namespace_that_only_a_descriptor_or_a_thread_holds(
-    holder: Holder, space: Space, how: str
-) -> None:
+@pytest.mark.parametrize("how", ["descriptor", "thread", "socket"])
+def test_a_namespace_that_only_one_thing_holds(holder: Holder, space: Space, how: str) -> None:
     """It has no name, and is no process's: what is in force there is taken down all the same."""
     with contextlib.closing(Namespace("held")) as captured, contextlib.ExitStack() as held:
         with contextlib.closing(Holder(space, holder.directory)) as second:
@@ -256,6 +258,9 @@ def test_a_namespace_that_only_a_descriptor_or_a_thread_holds(
         if how == "thread":
             thread = held.enter_context(contextlib.closing(NamespaceThread(captured.name)))
             place = f"/proc/self/task/{thread.call(threading.get_native_id)}/ns/net"
+        elif how == "socket":
+            with contextlib.closing(NamespaceThread(captured.name)) as thread:
+                sock = held.enter_context(thread.call(socket.socket))
         else:
             kept = os.open(captured.path, os.O_RDONLY | os.O_CLOEXEC)
             held.callback(os.close, kept)
@@ -263,6 +268,10 @@ def test_a_namespace_that_only_a_descriptor_or_a_thread_holds(
         subprocess.run(["ip", "netns", "del", captured.name], check=True, timeout=60)
         recovery = holder.recover()
         assert recovery["left"] == [] and any("rule del" in line for line in recovery["undone"])
+        if how == "socket":
+            kept = fcntl.ioctl(sock, SIOCGSKNS)
+            held.callback(os.close, kept)
+            place = f"/proc/self/fd/{kept}"
         look = NamespaceThread(place)
         held.callback(look.close)
         assert "31339" not in look.call(rules_here)

@@ -19,6 +19,7 @@ from ..plan.steps import TABLE_NAME, Nftables
 from ..recover import recover_journals, undo_remaining, undo_steps
 from ..reports import Recovery
 from .instances import NAMED
+from .socket_namespaces import open_namespace_of_socket
 from .system import LinuxSystem
 
 __all__ = ["Recovery", "recover"]
@@ -40,6 +41,9 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
 
     def find(inode: int, record: Record) -> str | None:
         where = _find(inode, record)
+        if where is None and (fd := open_namespace_of_socket(inode)) is not None:
+            held.callback(os.close, fd)
+            where = f"/proc/self/fd/{fd}"
         if where is not None:
             found[where] = inode
         return where
@@ -55,14 +59,18 @@ def recover(directory: Path = STATE_DIR) -> Recovery:
         except ZksError as error:
             recovery.left.append(str(error))
 
-    return recover_journals(directory, own, take_down, find=find, take_down_rest=_take_down_rest)
+    with contextlib.ExitStack() as held:
+        return recover_journals(
+            directory, own, take_down, find=find, take_down_rest=_take_down_rest
+        )
 
 
 def _find(inode: int, record: Record) -> str | None:
     """Return a name or path of the namespace with that inode; None: it has gone.
 
     One without a name lives as long as a process or a thread is in it, it is mounted (a
-    container's), or a descriptor of it is open. What only sockets keep alive is not found.
+    container's), or a descriptor of it is open. What only sockets keep alive, these lead to
+    (:mod:`.socket_namespaces`).
     """
     for name in _candidates(inode, record):
         try:
