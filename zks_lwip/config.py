@@ -74,7 +74,7 @@ __all__ = [
 ]
 
 _KINDS: tuple[tuple[tuple[type, ...], str, str], ...] = (
-    ((bool,), "True or False", "plaintext fast_connect"),
+    ((bool,), "True or False", "plaintext fast_connect fast_open"),
     ((int,), "a whole number", "channels resume mtu max_flows max_memory"),
     ((int, float), "a number", "grace keepalive"),
     ((str,), "a text", "tun"),
@@ -133,6 +133,9 @@ class VpnConfig:
     resume: int = 60
     """Seconds for which flows outlive a lost tunnel, if the worker agrees, 0 (not at all) to 3600;
     then they are reset."""
+    fast_open: bool = False
+    """Resume by requests that leave with their SYN (TCP Fast Open; Linux), where the worker's
+    system allows it: a round trip less."""
 
     # The device: see DeviceOptions.
     tun: str = DEFAULT_TUN
@@ -193,6 +196,7 @@ class VpnConfig:
             channels: int = ...,
             grace: float = ...,
             resume: int = ...,
+            fast_open: bool = ...,
             tun: str = ...,
             mtu: int = ...,
             netns: str | None = ...,
@@ -383,6 +387,7 @@ class VpnConfig:
             channels=self.channels,
             grace=self.grace,
             resume=self.resume,
+            fast_open=self.fast_open,
         )
 
     @property

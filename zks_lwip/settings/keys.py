@@ -60,6 +60,7 @@ _TUNNEL = {
     "channels": _INTEGER,
     "grace": _NUMBER,
     "resume": _INTEGER,
+    "fast_open": _SWITCH,
     "stats": _SWITCH,
     "metrics": _TEXT,
     "verbose": _INTEGER,

@@ -85,6 +85,7 @@ def make_config(
     channels: int = 1,
     grace: float = 10.0,
     resume: int = 60,
+    fast_open: bool = False,
     tun: str = DEFAULT_TUN,
     mtu: int = DEFAULT_MTU,
     ipv6: str = Ipv6.AUTO.value,
@@ -144,6 +145,7 @@ def make_config(
         channels=channels,
         grace=grace,
         resume=resume,
+        fast_open=fast_open,
         keepalive=keepalive,
         host_loopback=(
             DEFAULT_HOST_LOOPBACK if host_loopback is None else parse_host_loopback(host_loopback)

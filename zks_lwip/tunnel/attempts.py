@@ -18,7 +18,14 @@ import trio
 from ..errors import WorkerUnreachable, ZksError
 from ..net.backoff import Backoff
 
-__all__ = ["MAX_PENDING", "Attempts", "AttemptsTask", "Failed", "outage_interval"]
+__all__ = [
+    "MAX_PENDING",
+    "Attempts",
+    "AttemptsTask",
+    "Failed",
+    "Overtaken",
+    "outage_interval",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +52,14 @@ def outage_interval(age: float) -> float:
     return max(_MIN_INTERVAL, _PART * age)
 
 
+class Overtaken(WorkerUnreachable):
+    """An attempt came behind another one like it: neither this one nor any that is under way can
+    succeed, but one that is begun now."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, answered=False)
+
+
 class _Attempt:
     __slots__ = ("answered", "scope", "started")
 
@@ -67,6 +82,8 @@ class Attempts(Generic[T]):
     :param discard: closes what an attempt has opened that did not win.
     :param handshake: seconds.
     :param begin: when to make the first one (``trio.current_time``).
+    :param young: seconds; an attempt is not given up for a fresh one while it is not older than
+        that, if there is any other.
     """
 
     def __init__(
@@ -79,6 +96,7 @@ class Attempts(Generic[T]):
         discard: Callable[[T], Awaitable[None]],
         handshake: float = _HANDSHAKE,
         begin: float = -math.inf,
+        young: float = 0.0,
     ) -> None:
         self._attempt = attempt
         self._interval = interval
@@ -86,6 +104,7 @@ class Attempts(Generic[T]):
         self._failed = failed
         self.discard = discard
         self._handshake = handshake
+        self._young = young
         self._pending: dict[_Attempt, None] = {}  # the oldest first
         self._made = 0
         self._silence = False  # some were given up that had no answer
@@ -113,6 +132,12 @@ class Attempts(Generic[T]):
         latest = max(answered, default=-math.inf)
         lost = any(each.answered is None and each.started < latest for each in self._pending)
         return bool(answered) and (self._silence or lost)
+
+    @property
+    def unanswered(self) -> bool:
+        """Nothing has come of any attempt that is under way, and none was refused."""
+        answered = any(each.answered is not None for each in self._pending)
+        return not answered and math.isinf(self._refused)
 
     def retry(self) -> None:
         """Give up what is under way, and make an attempt at once: the network is another."""
@@ -176,7 +201,11 @@ class Attempts(Generic[T]):
         The ages of the others stay spread evenly by their ratios: whatever the round trip is, one
         of them is just old enough to have been answered.
         """
-        silent = [each for each in self._pending if each.answered is None]
+        silent = [
+            each
+            for each in self._pending
+            if each.answered is None and now - each.started >= self._young
+        ]
         if len(silent) < 3:
             return next(iter(self._pending))
 
@@ -207,6 +236,9 @@ class Attempts(Generic[T]):
 
     def _take_failure(self, attempt: _Attempt, error: ZksError) -> None:
         if isinstance(error, WorkerUnreachable) and not error.answered:
+            if isinstance(error, Overtaken):
+                for each in self._pending:
+                    each.scope.cancel()
             self._silence = True
             self._failed(error, None)
             return

@@ -19,6 +19,7 @@ from ..errors import (
     WorkerNotFound,
     WorkerUnreachable,
 )
+from ..net.fast_open import is_deferred
 from ..net.names import join_host_port
 from ..net.tls import client_context
 from ..protocol import Hello
@@ -36,7 +37,8 @@ async def connect_worker(
     context: ssl.SSLContext | None = None,
     subprotocol: str | None = V2.subprotocol,
     session: str | None = None,
-    hello: Callable[[], Hello | None] = lambda: None,
+    hello: Callable[[bool], Hello | None] = lambda unanswered: None,
+    early: bool = False,
     max_message: int = 1 << 20,
     slowness: float = 0.0,
     on_answer: Callable[[], None] | None = None,
@@ -48,14 +50,15 @@ async def connect_worker(
         ``wss://``; None: it is made here.
     :param subprotocol: a worker that does not select it is an error; None offers none.
     :param session: goes into ``Zks-Session``.
-    :param hello: called when the request is about to leave; what it returns goes into
-        ``Zks-Hello``.
+    :param hello: called when the request is about to leave, with True when it is to leave with the
+        SYN; what it returns goes into ``Zks-Hello``.
+    :param early: as of :func:`~.tcp_path.open_path`.
     :param max_message: bytes.
     :param slowness: the round trip of other connections to the worker, in seconds; the times of
         ``config`` are stretched by it.
     :param on_answer: called when the worker, or the proxy before it, has taken the connection.
     :param on_connected: called with the seconds that it took to connect, see
-        :func:`open_transport`.
+        :func:`open_transport`; not where ``early``.
     :raises WorkerUnreachable: it is worth another try; see its ``answered``.
     :raises AuthError: this and the following do not pass by themselves.
     :raises CertificateError: the certificate does not verify.
@@ -68,7 +71,8 @@ async def connect_worker(
         context = None
     elif context is None:
         context = client_context("http/1.1", config.ca_file)
-    tcp, began = await open_path(config, slowness, on_answer)
+    tcp, began = await open_path(config, slowness, on_answer, early=early)
+    unanswered = early and is_deferred(tcp.socket)
     headers = [(b"User-Agent", f"zks-lwip/{__version__}".encode())]
     if config.token is not None:
         headers.append((b"Authorization", b"Bearer " + config.token.encode("ascii")))
@@ -81,9 +85,12 @@ async def connect_worker(
             stream: trio.abc.Stream = tcp
             if context is not None:
                 stream = await _start_tls(tcp, worker, context)
-            if on_connected is not None:
+                if unanswered and on_answer is not None:
+                    on_answer()
+                unanswered = False
+            if on_connected is not None and not early:
                 on_connected(trio.current_time() - began)
-            said = hello()
+            said = hello(unanswered)
             if said is not None:
                 headers.append((b"Zks-Hello", said.encode_header()))
             connection = await upgrade_websocket(
@@ -98,6 +105,8 @@ async def connect_worker(
                 max_message=max_message,
                 proxied=config.proxy is not None,
             )
+            if unanswered and on_answer is not None:
+                on_answer()
     except trio.TooSlowError:
         raise WorkerUnreachable(
             f"worker {worker} took the connection but did not finish the upgrade within "
@@ -107,8 +116,12 @@ async def connect_worker(
     except (WebSocketClosed, trio.BrokenResourceError) as error:
         raise WorkerUnreachable(
             f"worker {worker} closed the connection during the upgrade ({error}): check that a "
-            "worker listens on that port, and whether it expects wss:// or ws://."
+            "worker listens on that port, and whether it expects wss:// or ws://.",
+            answered=not unanswered,  # of SYNs without data it is told what came of them
         ) from None
+    except WorkerUnreachable as error:  # of TLS
+        error.answered &= not unanswered
+        raise
     except UpgradeRefused as refused:
         raise _explain(refused, worker, config) from None
     if subprotocol is not None and connection.subprotocol != subprotocol:

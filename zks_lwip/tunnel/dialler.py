@@ -13,14 +13,25 @@ from ..carrier.websocket import WsConnection
 from ..errors import AuthError, WorkerUnreachable, ZksError
 from ..net.backoff import Backoff
 from ..protocol import Hello, Settings
-from .attempts import Attempts, Failed, outage_interval
+from .attempts import Attempts, Failed, Overtaken, outage_interval
 from .dial import connect_worker
 from .options import TunnelConfig
+from .tcp_path import ask_for_early_data
 
 __all__ = ["Dialler", "Opened"]
 
 _LOOK_UP_EVERY = 4
 """Attempts at where the worker was, among which one looks its name up again."""
+_LATE_EVERY = 8
+"""Attempts that send early, among which one does not: firewalls drop SYNs with data."""
+_YOUNG = 0.3
+"""Seconds for which an attempt that may have sent early is not given up."""
+_MISSES = 2
+"""Times in a row that an attempt which sent nothing early was the first; no other does then."""
+_FIRST, _FIRST_TRIPS = 0.5, 2
+"""Seconds, and round trips on top, for which what follows an upgrade is waited for: a worker that
+does not hold the session waits for the first frame."""
+_TAKEN_OVER = 4001
 _HANDSHAKE = 0.5
 _HANDSHAKE_TRIPS = 4
 
@@ -61,6 +72,8 @@ class Dialler:
         self._settings = settings or Settings()
         self._on_connected = on_connected
         self._later: TunnelConfig | None = None  # once the token is refused
+        self._early = config.fast_open and config.proxy is None
+        self._missed = 0  # times that sending early was of no use
 
     def renew(self, config: TunnelConfig, context: ssl.SSLContext | None) -> None:
         """Take another token, and other certificates that are trusted.
@@ -76,28 +89,31 @@ class Dialler:
         *,
         session: str | None = None,
         address: str | None = None,
-        hello: Callable[[], Hello | None] = lambda: None,
+        hello: Callable[[bool], Hello | None] = lambda unanswered: None,
+        early: bool = False,
         on_answer: Callable[[], None] | None = None,
     ) -> WsConnection:
         """Open a WebSocket.
 
         :param session: that is to be resumed.
         :param address: where the worker is; None: its name is looked up.
-        :param hello: as ``on_answer``, of :func:`~.dial.connect_worker`; and so is what is raised.
+        :param hello: as ``early`` and ``on_answer``, of :func:`~.dial.connect_worker`; and so is
+            what is raised.
         """
         try:
-            return await self._connect(session, address, hello, on_answer)
+            return await self._connect(session, address, hello, early, on_answer)
         except AuthError:
             if self._later is None:
                 raise
             self.config, self._later = self._later, None
-            return await self._connect(session, address, hello, on_answer)
+            return await self._connect(session, address, hello, early, on_answer)
 
     async def _connect(
         self,
         session: str | None,
         address: str | None,
-        hello: Callable[[], Hello | None],
+        hello: Callable[[bool], Hello | None],
+        early: bool,
         on_answer: Callable[[], None] | None,
     ) -> WsConnection:
         version = self.config.version
@@ -108,6 +124,7 @@ class Dialler:
             subprotocol=version.subprotocol,
             session=session,
             hello=hello,
+            early=early,
             max_message=version.max_message(self._settings),
             slowness=self.slowness,
             on_answer=on_answer,
@@ -148,6 +165,7 @@ class Dialler:
         session: str | None = None,
         hello: Callable[[], Hello | None] = lambda: None,
         address: str | None = None,
+        detached: Callable[[], bool] = lambda: False,
     ) -> Attempts[Opened]:
         """Return attempts to open a WebSocket.
 
@@ -158,9 +176,13 @@ class Dialler:
             that is used here.
         :param address: where the worker was, and is tried at first: the session is there, and a
             name may not be looked up as long as there is no network.
+        :param detached: returns whether the session has let go of its WebSocket. Then requests may
+            leave with their SYN, when it is not known yet which of them arrives first. All of them
+            say the same HELLO, so that the worker takes the first and refuses the others.
         """
         refused = False
         says_hello: int | None = None  # the attempt whose request has said HELLO
+        repeated: Hello | None = None  # what requests say that leave with their SYN
 
         def note(error: ZksError, delay: float | None) -> None:
             nonlocal refused
@@ -168,13 +190,21 @@ class Dialler:
             failed(error, delay)
 
         async def attempt(number: int, answered: Callable[[], None]) -> Opened:
-            nonlocal says_hello
+            nonlocal says_hello, repeated
             look_up = refused or number % _LOOK_UP_EVERY == _LOOK_UP_EVERY - 1
+            known = self._address(None if look_up else address) is not None
+            early = self._early and known and not refused and says_hello is None and detached()
+            early = early and number % _LATE_EVERY != _LATE_EVERY - 1
             said: Hello | None = None
+            said_early = False
 
-            def say() -> Hello | None:
-                nonlocal says_hello, said
-                said = hello() if says_hello in (None, number) else None
+            def say(unanswered: bool) -> Hello | None:
+                nonlocal says_hello, said, repeated, said_early
+                if unanswered:
+                    said = repeated = repeated or hello()
+                    said_early = said is not None
+                    return said
+                said = hello() if repeated is None and says_hello in (None, number) else None
                 says_hello = says_hello if said is None else number
                 return said
 
@@ -183,11 +213,21 @@ class Dialler:
                     session=session,
                     address=None if look_up else address,
                     hello=say,
+                    early=early,
                     on_answer=answered,
                 )
-            except BaseException:
+                if said_early:
+                    await self._check_taken(connection)
+            except BaseException as error:
                 says_hello = None if says_hello == number else says_hello
+                if isinstance(error, Overtaken) and said == repeated:
+                    repeated = None
                 raise
+            if said_early:
+                self._missed = 0
+            elif repeated is not None:  # a firewall on the way drops the others, it seems
+                self._missed += 1
+                self._early = self._early and self._missed < _MISSES
             return Opened(connection, said)
 
         return Attempts(
@@ -198,7 +238,36 @@ class Dialler:
             discard=lambda opened: opened.connection.abort(),
             handshake=max(_HANDSHAKE, _HANDSHAKE_TRIPS * self.slowness),
             begin=begin,
+            young=_YOUNG if self._early else 0.0,
         )
+
+    async def _check_taken(self, connection: WsConnection) -> None:
+        """Wait for the first that a worker says to a HELLO that others have said, too.
+
+        :raises Overtaken: it has heard it from another.
+        """
+        try:
+            with trio.move_on_after(_FIRST + _FIRST_TRIPS * self.slowness):
+                await connection.read_ahead()
+            if connection.closed_status == _TAKEN_OVER:
+                raise Overtaken(f"worker {self.config.worker} has heard from a later attempt.")
+        except BaseException:
+            await connection.abort()
+            raise
+
+    async def prepare_early_data(self, address: str | None) -> None:
+        """Have the system ask the worker's for what it takes to send early, where that is of use.
+
+        :param address: as of :meth:`connect`.
+        """
+        known = self._address(address)
+        if self._early and known is not None:
+            await ask_for_early_data(self.config, known)
+
+    def _address(self, address: str | None) -> str | None:
+        """Return the one address where the worker is, as far as it is known without a look-up."""
+        worker = self.config.worker
+        return address or self.config.address or (worker.host if worker.address else None)
 
     def address_of(self, connection: WsConnection) -> str | None:
         """Return where the worker is, for further attempts; None where its name is not looked up

@@ -160,6 +160,9 @@ class TunnelConfig:
     resume: int = 60
     """For how long a lost session may be resumed, 0 to 3600; 0: it ends. (The worker may say
     less.)"""
+    fast_open: bool = False
+    """Resume by requests that leave with their SYN (TCP Fast Open, Linux), where the worker's
+    system allows it."""
     gone: float = 1.0
     """Refusals of TCP, at least three, after which there is no worker, and no session of its, any
     more."""

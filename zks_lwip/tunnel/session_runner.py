@@ -25,6 +25,9 @@ __all__ = ["SessionRunner"]
 
 _BESIDE = 0.5
 """Seconds until the second attempt beside a WebSocket that is silent (PROTOCOL.md §8)."""
+_SURE, _SURE_TRIPS = 1.0, 4
+"""Seconds, and round trips on top, for which attempts beside a WebSocket that is silent have had no
+answer, so that it is given up for requests that leave with their SYN."""
 _POLL = 0.05
 """Seconds between two looks at whether it has come back."""
 _QUIET_LOOK = 0.25
@@ -155,6 +158,7 @@ class SessionRunner:
         try:
             with single_error():
                 async with trio.open_nursery() as self._dials:
+                    self._dials.start_soon(self._dialler.prepare_early_data, self._address)
                     end = await self._run(on_event, config)
                     self._dials.cancel_scope.cancel()
                     return end
@@ -261,6 +265,7 @@ class SessionRunner:
                 session=self.session.id,
                 hello=self._say_hello,
                 address=self._address,
+                detached=lambda: not self.session.attached,
             )
         )
         self._dials.start_soon(self._dial.run)
@@ -386,9 +391,14 @@ class SessionRunner:
             # the other end's kernel, while the other is open.
             while silent.last_heard == heard or not arrives():
                 await trio.sleep(_POLL)
+                if self._dialler.config.fast_open and trio.current_time() >= sure:
+                    if dial.attempts.unanswered and silent.last_heard == heard:
+                        self._take_away_silent()
+                        return
             nursery.cancel_scope.cancel()
 
         dial = self._begin_dial(interval)
+        sure = trio.current_time() + _SURE + _SURE_TRIPS * self._dialler.slowness
         self._on_silent(True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)

@@ -16,14 +16,15 @@ from collections.abc import Callable, Sequence
 import trio
 
 from ..carrier.tcp_info import stretched
-from ..errors import ConfigError, PrivilegeError, WorkerUnreachable
+from ..errors import ConfigError, PrivilegeError, WorkerUnreachable, ZksError
 from ..net.descriptors import is_scarcity, warn_of_scarcity
+from ..net.fast_open import is_deferred, send_early
 from ..net.happy_eyeballs import ATTEMPT_DELAY, interleave, race
 from ..net.sockets import HAS_MARKS, KEEPS_OUT, MarkRefused, open_socket
 from .options import TunnelConfig
 from .proxy import ask_proxy
 
-__all__ = ["open_path", "open_tcp"]
+__all__ = ["ask_for_early_data", "open_path", "open_tcp"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,13 +51,19 @@ class _Unconnected(OSError):
 
 
 async def open_path(
-    config: TunnelConfig, slowness: float, on_answer: Callable[[], None] | None
+    config: TunnelConfig,
+    slowness: float,
+    on_answer: Callable[[], None] | None,
+    *,
+    early: bool = False,
 ) -> tuple[trio.SocketStream, float]:
     """Connect TCP to the worker, through the proxy if there is one.
 
     :param slowness: the round trip of other connections to the worker, in seconds, by which the
         time of ``config`` is stretched.
     :param on_answer: called when the worker, or the proxy, has taken the connection.
+    :param early: where there is one address, send with the SYN what is sent first, if the system
+        can (:mod:`~zks_lwip.net.fast_open`). Then nothing may have been answered yet.
     :returns: the connection, and when its first attempt began (``trio.current_time``).
     :raises WorkerUnreachable: it is worth another try.
     :raises AuthError: the proxy wants credentials, or others.
@@ -76,9 +83,13 @@ async def open_path(
             addresses = await (_addresses(config) if proxy is None else _of_proxy(config))
             began = trio.current_time()
             tcp = await open_tcp(
-                addresses, port, mark=config.mark, configure=config.configure_socket
+                addresses,
+                port,
+                mark=config.mark,
+                configure=config.configure_socket,
+                early=early and proxy is None and len(addresses) == 1,
             )
-            if on_answer is not None:
+            if on_answer is not None and not (early and is_deferred(tcp.socket)):
                 on_answer()
             if proxy is not None:
                 await ask_proxy(tcp, proxy, config.address or worker.host, worker.port)
@@ -178,6 +189,23 @@ def _by_family(addresses: Sequence[str]) -> list[str]:
     return interleave(first, other)[:MAX_ADDRESSES]
 
 
+async def ask_for_early_data(config: TunnelConfig, address: str) -> None:
+    """Make a connection that does nothing but ask for a cookie, unless the system has one.
+
+    Later ones may then be made as ``early`` says, see :func:`open_path`.
+    """
+    with trio.move_on_after(config.connect_timeout):
+        try:
+            port, mark = config.worker.port, config.mark
+            await trio.aclose_forcefully(
+                await open_tcp(
+                    [address], port, mark=mark, configure=config.configure_socket, early=True
+                )
+            )
+        except (OSError, ZksError) as error:  # the attempts themselves will say it
+            _log.debug("no cookie for early data: %s", error)
+
+
 async def open_tcp(
     addresses: Sequence[str],
     port: int,
@@ -185,6 +213,7 @@ async def open_tcp(
     mark: int | None = None,
     configure: Configure | None = None,
     delay: float = ATTEMPT_DELAY,
+    early: bool = False,
 ) -> trio.SocketStream:
     """Connect to the first of ``addresses`` that answers (RFC 8305 §5), with TCP_NODELAY.
 
@@ -192,6 +221,8 @@ async def open_tcp(
     :param mark: SO_MARK of every socket.
     :param configure: called with a socket, its address and its port before it is connected.
     :param delay: seconds until the next address is tried beside the last.
+    :param early: as of :func:`open_path`; not with several addresses, where one that is dead would
+        win.
     :raises OSError: none takes it; says what became of the first ones.
     :raises PrivilegeError: the mark is not allowed.
     """
@@ -202,6 +233,8 @@ async def open_tcp(
     async def connect(address: str) -> trio.SocketStream:
         sock, target = _make_socket(address, port, mark, configure)
         try:
+            if early:
+                send_early(sock)
             await sock.connect(target)
         except BaseException:
             sock.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, PrivilegeError
+from ..net.fast_open import accept_early_data
 from ..net.listen import is_loopback, listen, parse_listen
 from ..net.names import join_host_port
 
@@ -110,6 +111,8 @@ class BoundSocket:
             self.socket = _listen_unix(address)
             status = address.path.lstat()
             self._own = address.path.absolute(), status.st_dev, status.st_ino
+        if self.is_tcp:
+            accept_early_data(self.socket)
         self.plain = isinstance(address, InheritedSocket) and address.name == "plain"
         """TLS is not wanted."""
 

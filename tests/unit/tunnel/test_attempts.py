@@ -12,7 +12,7 @@ import trio.testing
 
 from zks_lwip.errors import AuthError, WorkerUnreachable, ZksError
 from zks_lwip.net.backoff import Backoff
-from zks_lwip.tunnel.attempts import MAX_PENDING, Attempts, outage_interval
+from zks_lwip.tunnel.attempts import MAX_PENDING, Attempts, Overtaken, outage_interval
 
 SILENCE = WorkerUnreachable("no answer", answered=False)
 REFUSAL = WorkerUnreachable("refused")
@@ -249,6 +249,53 @@ async def test_a_second_success_is_discarded(autojump_clock: trio.testing.MockCl
     path = Path()
     won = await path.attempts(attempt).run()
     assert sorted([won, *path.discarded]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("round_trip", [0.05, 0.15, 0.25])
+async def test_those_that_are_young_are_kept(
+    autojump_clock: trio.testing.MockClock, round_trip: float
+) -> None:
+    """Which of them was the first to arrive is not known before it is answered."""
+    path = Path()
+    path.back = trio.current_time() + 5.0
+
+    async def attempt(number: int, answered: Callable[[], None]) -> int:
+        path.begun.append(trio.current_time())
+        if path.begun[-1] < path.back:
+            await trio.sleep_forever()
+        await trio.sleep(round_trip)
+        return number
+
+    with trio.fail_after(60):
+        won = await path.attempts(attempt, young=0.3).run()
+    assert path.begun[won - 1] < path.back <= path.begun[won], "the first that could succeed"
+    assert trio.current_time() <= path.back + outage_interval(5.0) + round_trip + 0.001
+
+
+async def test_after_one_that_was_overtaken_all_are_made_anew(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def attempt(number: int, answered: Callable[[], None]) -> int:
+        path.begun.append(trio.current_time())
+        if number == 2:
+            await trio.sleep(0.03)
+            raise Overtaken("another has been heard")
+        if number < 4:
+            path.open += 1
+            try:
+                await trio.sleep(1)
+            finally:
+                path.open -= 1
+            return number
+        left.append(path.open)
+        return number
+
+    left: list[int] = []
+    path = Path()
+    assert await path.attempts(attempt).run() == 4
+    assert left == [0], "none of those before is under way"
+    assert path.begun[4] - path.begun[3] <= outage_interval(0.0) + 0.001
+    assert [delay for _, delay in path.failures] == [None]
 
 
 async def test_retry_gives_up_what_waits(autojump_clock: trio.testing.MockClock) -> None:
