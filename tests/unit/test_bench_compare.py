@@ -19,7 +19,7 @@ from tests.bench.compare import readme, run
 from tests.bench.compare.figures import Figure, Results, quantile, ratio, spread
 from tests.bench.compare.links import LINKS, LOSSY, links
 from tests.bench.compare.main import main
-from tests.bench.compare.measures import MEASURES, Settings, Step, highest
+from tests.bench.compare.measures import MEASURES, Settings, Step, highest, parts
 from tests.bench.compare.plot import draw, panels
 from tests.bench.compare.report import add_json, as_json, markdown
 
@@ -204,6 +204,7 @@ class _Contender:
 
     udp = True
     direct = False
+    processes = 1
     measures: frozenset[str] | None = None
 
     def __init__(self, name: str, *, up: bool = True, busy: bool = False) -> None:
@@ -222,7 +223,7 @@ class _Contender:
 class _Site:
     """Stands for the namespaces."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, echoes: int) -> None:
         pass
 
     def add_host(self, contender: _Contender, **link: float) -> tuple[None, None]:
@@ -331,3 +332,35 @@ def test_what_cannot_be_measured_is_said_at_once(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("descriptors", "processes"), [(40_000, 1), (20_000, 1), (18_800, 2)])
+def test_flows_that_one_process_may_not_have_are_spread(descriptors: int, processes: int) -> None:
+    settings = Settings(flows=20_000, descriptors=descriptors)
+    (step,) = MEASURES["flows"](settings)
+    assert settings.processes == step.processes == processes
+    assert sum(parts(20_000, processes)) == 20_000 and parts(7, 3) == [2, 2, 3]
+
+
+def test_a_server_has_several_processes_for_the_step_that_needs_them_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = _Contender("one")
+    started: list[tuple[str, int]] = []
+
+    class _Noting(_Site):
+        @contextmanager
+        def up(self, contender: _Contender, *where: object) -> Iterator[_Contender]:
+            started.append((contender.name, contender.processes))
+            yield contender
+
+    def work(site: object, running: object) -> list[tuple[Figure, float]]:
+        return [(SPEED, 3.0)]
+
+    steps = [Step("x", "1", work), Step("x", "2", work, fresh=True, processes=2)]
+    monkeypatch.setattr(run, "Site", _Noting)
+    monkeypatch.setitem(run.MEASURES, "throughput", lambda _: iter([*steps, Step("x", "3", work)]))
+    results = Results(["one"])
+    run.sit(["throughput"], [one], Settings(), 1, results)  # type: ignore[list-item]
+    assert [processes for _, processes in started] == [1, 2, 1]
+    capsys.readouterr()

@@ -37,6 +37,10 @@ class Contender(ABC):
     """Is no tunnel."""
     descriptors = 1
     """Of one of its processes, at most, for each connection."""
+    spreads = False
+    """Its server can have several ``processes``, each with descriptors of its own."""
+    processes = 1
+    """Of its server, where it is started next."""
     measures: frozenset[str] | None = None
     """Those in which it takes part; None: all."""
 
@@ -62,6 +66,7 @@ class Direct(Contender):
 
     name = "direct"
     direct = True
+    spreads = True
 
     def start_server(self, site: Site, stack: ExitStack) -> list[int]:
         return []
@@ -77,6 +82,8 @@ class Ours(Contender):
     :param options: more of them, for ``connect``.
     """
 
+    spreads = True
+
     def __init__(self, *, tls: bool, options: tuple[str, ...] = ()) -> None:
         self.name = "ours wss" if tls else "ours ws"
         self.tls = tls
@@ -88,6 +95,8 @@ class Ours(Contender):
         argv += ["--token-file", str(site.net.token_file), "--max-streams", str(2 * MAX_FLOWS)]
         if self.tls:
             argv += ["--tls-cert", str(site.certificate.chain)]
+        if self.processes > 1:
+            argv += ["--processes", str(self.processes)]
         child = Child("worker", site.net.mid.command(argv), env=AS_INSTALLED)
         stack.enter_context(child).wait_for(r"listening on \S+:\d+")
         return [child.pid]
@@ -95,6 +104,8 @@ class Ours(Contender):
     def start_client(self, site: Site, host: Namespace, stack: ExitStack) -> list[int]:
         argv = [*ZKS, "connect", "--token-file", str(site.net.token_file), "--dns-via", "worker"]
         argv += ["--max-flows", str(MAX_FLOWS), *self._options]
+        if self.processes > 1:  # more channels than processes, so that each has some
+            argv += ["--channels", str(min(16, 4 * self.processes))]
         if self.tls:
             argv += ["--worker", f"wss://{lab.WORKER4}:{self._port}"]
             argv += ["--ca-file", str(site.certificate.authority)]

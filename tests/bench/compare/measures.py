@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from tests.bench.compare.figures import Figure, quantile
 from tests.bench.compare.site import Running, Site
 from tests.kits.netns.child import Child
 
-__all__ = ["MEASURES", "Settings", "Step", "highest"]
+__all__ = ["MEASURES", "Settings", "Step", "highest", "parts"]
 
 Figures = Iterable[tuple[Figure, float]]
 
@@ -28,6 +29,12 @@ class Settings:
     """Connections that are open at a time, where descriptors suffice."""
     descriptors: int = 1_000_000
     """For connections, of each process."""
+
+    @property
+    def processes(self) -> int:
+        """How many it takes to have that many flows open."""
+        return -(-self.flows // self.descriptors)
+
     streams: tuple[int, ...] = (1, 8, 64)
     ways: tuple[str, ...] = ("up", "down", "both")
     udp_seconds: float = 0.5
@@ -49,6 +56,8 @@ class Step:
     """Needs a contender that has done nothing yet."""
     once: bool = False
     """Gives the same in every round, and takes long: it is done in the first alone."""
+    processes: int = 1
+    """Of the contender's server, where it can have several; those that it needs to be fresh."""
 
     @property
     def measure(self) -> str:
@@ -129,17 +138,26 @@ def _pings(hold: Child, count: int) -> list[float]:
     return [float(line) for line in list(hold.stdout) if line[:1].isdigit()]
 
 
-def _flows(count: int, descriptors: int, site: Site, running: Running) -> Figures:
+def _flows(settings: Settings, site: Site, running: Running) -> Figures:
     """Memory of flows, and what a packet of a random one costs where there are few and many."""
-    few, pings = 10, 3000
-    count = min(count, descriptors // running.contender.descriptors)
+    few, pings, processes = 10, 3000, settings.processes
+    each_process = settings.descriptors // running.contender.descriptors
+    served = each_process * (processes if running.contender.spreads else 1)
+    count = min(settings.flows, served)
     yield Figure("flows", "open", "flows", higher_is_better=True, digits=0), count
     cost: dict[tuple[str, int], float] = {}
     trip: dict[int, float] = {}
     memory = running.memory()
     for flows in (few, count):
-        with site.start_load(running.host, "hold", flows, stdin=subprocess.PIPE) as hold:
-            hold.wait_for("^open$", 120)
+        with ExitStack() as stack:
+            holds = [
+                stack.enter_context(
+                    site.start_load(running.host, "hold", part, stdin=subprocess.PIPE)
+                )
+                for part in parts(flows, processes)
+            ]
+            for hold in holds:
+                hold.wait_for("^open$", 120)
             time.sleep(1)
             if flows == few:
                 memory = running.memory()
@@ -149,12 +167,13 @@ def _flows(count: int, descriptors: int, site: Site, running: Running) -> Figure
                     name = f"memory of each, {role}"
                     yield Figure("flows", name, "bytes", digits=0), each
             before = running.cpu()
-            times = _pings(hold, pings)
+            times = [each for hold in holds for each in _pings(hold, pings // processes)]
             trip[flows] = statistics.median(times)
             for role, used in running.cpu().items():
                 cost[role, flows] = (used - before[role]) / len(times)
-            hold.process.kill()
-            hold.wait()
+            for hold in holds:
+                hold.process.kill()
+                hold.wait()
     name = f"round trip, of all against {few}"
     yield Figure("flows", name, "times"), trip[count] / trip[few]
     for role in running.processes:
@@ -163,13 +182,19 @@ def _flows(count: int, descriptors: int, site: Site, running: Running) -> Figure
             yield Figure("flows", name, "times"), cost[role, count] / cost[role, few]
 
 
+def parts(count: int, into: int) -> list[int]:
+    """Return a number in so many parts that differ by one at most."""
+    return [(count + number) // into for number in range(into)]
+
+
 def flows(settings: Settings) -> Iterator[Step]:
     yield Step(
         "flows",
         "many",
-        partial(_flows, settings.flows, settings.descriptors),
+        partial(_flows, settings),
         fresh=True,
         once=True,
+        processes=settings.processes,
     )
 
 

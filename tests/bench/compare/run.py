@@ -131,7 +131,7 @@ def _steps(
     link: dict[str, float],
 ) -> None:
     with ExitStack() as stack:
-        site = Site(stack)
+        site = Site(stack, echoes=max(step.processes for step in steps))
         places = _Places(site, contenders, link)
         stack.callback(places.close)
         for number in range(rounds):
@@ -155,7 +155,9 @@ def _one(places: _Places, step: Step, contender: Contender, results: Results) ->
         if step.fresh:
             with _noted(contender.name):
                 places.down(contender)
+            contender.processes = step.processes
         running = places.running(contender)
+        contender.processes = 1
     except Exception as error:
         _say(f"{contender.name} does not come up: {_message(error)}")
         places.given_up[contender.name] = _message(error)
@@ -175,7 +177,8 @@ def _one(places: _Places, step: Step, contender: Contender, results: Results) ->
         return
     places.failed[contender.name] = 0
     with _noted(contender.name):
-        if not _at_rest(running):  # it would be in the way of the next
+        # In the next step's way where it goes on, or is other than that expects.
+        if step.processes > 1 or not _at_rest(running):
             places.down(contender)
     _note(found, contender, before, results)
 

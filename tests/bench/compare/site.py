@@ -98,9 +98,12 @@ def _private(pid: int) -> int:
 
 
 class Site:
-    """A lab, with the load's servers at the far end. Close it by its stack."""
+    """A lab, with the load's servers at the far end. Close it by its stack.
 
-    def __init__(self, stack: ExitStack) -> None:
+    :param echoes: processes that serve echo, for more connections than one may have.
+    """
+
+    def __init__(self, stack: ExitStack, echoes: int = 1) -> None:
         self.net = stack.enter_context(contextlib.closing(Lab()))
         for namespace in (self.net.mid, self.net.far):
             self._tune(namespace)
@@ -111,7 +114,7 @@ class Site:
         authority.cert_pem.write_to_path(self.certificate.authority)
         made = authority.issue_cert(lab.WORKER4, common_name="bench")
         made.private_key_and_cert_chain_pem.write_to_path(self.certificate.chain)
-        program = [str(load_program()), "serve", lab.FAR4]
+        program = [str(load_program()), "serve", lab.FAR4, str(echoes)]
         self.net.child("load", self.net.far.command(program)).wait_for("^ready$")
         self._servers: dict[str, list[int]] = {}
 

@@ -1,7 +1,7 @@
 /*
  * The load of the benchmark: a server for the far end, and clients that print what they measured.
  *
- *   load serve ADDRESS                        every server; prints "ready"
+ *   load serve ADDRESS N                      every server, echo by N processes; prints "ready"
  *   load bulk ADDRESS up|down|both N SECONDS  N streams: bytes received and seconds
  *   load ping ADDRESS COUNT SECONDS           one byte there and back: microseconds, one a line
  *   load connect ADDRESS N COUNT SECONDS      connect, a byte there and back, close; N at a time
@@ -18,9 +18,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -106,14 +108,26 @@ void start(void *(*run)(void *), void *argument)
         die("thread");
 }
 
-static void serve(void)
+static void serve(int echoes)
 {
+    int echo = listen_at(ECHO_PORT);
+
+    while (--echoes > 0) {
+        pid_t child = fork();
+
+        if (child < 0)
+            die("fork");
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            serve_echo((void *)(intptr_t)echo);
+        }
+    }
     start(serve_bulk, (void *)(intptr_t)listen_at(BULK_PORT));
     start(serve_udp, (void *)(intptr_t)udp_socket(UDP_PORT));
     start(serve_dns, (void *)(intptr_t)udp_socket(DNS_PORT));
     printf("ready\n");
     fflush(stdout);
-    serve_echo((void *)(intptr_t)listen_at(ECHO_PORT));
+    serve_echo((void *)(intptr_t)echo);
 }
 
 int main(int count, char **words)
@@ -129,8 +143,8 @@ int main(int count, char **words)
         fprintf(stderr, "usage: load WHAT ADDRESS ..., see load.c\n");
         return 2;
     }
-    if (!strcmp(words[1], "serve") && count == 3)
-        serve();
+    if (!strcmp(words[1], "serve") && count == 4)
+        serve(atoi(words[3]));
     else if (!strcmp(words[1], "bulk") && count == 6)
         bulk(words[3], atoi(words[4]), atof(words[5]));
     else if (!strcmp(words[1], "ping") && count == 5)
