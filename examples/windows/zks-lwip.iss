@@ -2,6 +2,17 @@
 #ifndef Version
   #error Give /DVersion=
 #endif
+#ifndef Architecture
+  #error Give /DArchitecture=
+#endif
+; Of the program and of Wintun. Each installer is for one: a driver is not emulated.
+#if Architecture == "amd64"
+  #define System "x64os"
+#elif Architecture == "arm64"
+  #define System "arm64"
+#else
+  #error /DArchitecture= is amd64 or arm64
+#endif
 
 [Setup]
 AppId={{6E6B8B0E-7E0B-4B5E-9B0D-7A6B73300001}
@@ -15,14 +26,14 @@ PrivilegesRequired=admin
 DisableDirPage=yes
 UsePreviousAppDir=no
 MinVersion=10.0
-ArchitecturesAllowed=x64compatible
-ArchitecturesInstallIn64BitMode=x64compatible
+ArchitecturesAllowed={#System}
+ArchitecturesInstallIn64BitMode={#System}
 ChangesEnvironment=yes
 CloseApplications=no
 LicenseFile=..\..\LICENSE
 SourceDir=.
 OutputDir=..\..\dist
-OutputBaseFilename=zks-lwip-{#Version}-setup
+OutputBaseFilename=zks-lwip-{#Version}-{#Architecture}-setup
 Compression=lzma2
 SolidCompression=yes
 UninstallDisplayIcon={app}\zks-lwip.exe
@@ -36,7 +47,7 @@ Type: filesandordirs; Name: "{app}\_internal"
 
 [Files]
 Source: "..\..\build\windows\zks-lwip\*"; DestDir: "{app}"; Flags: ignoreversion recursesubdirs
-Source: "..\..\build\wintun\bin\amd64\wintun.dll"; DestDir: "{app}\_internal\zks_lwip"; Flags: ignoreversion
+Source: "..\..\build\wintun\bin\{#Architecture}\wintun.dll"; DestDir: "{app}\_internal\zks_lwip"; Flags: ignoreversion
 Source: "..\..\build\wintun\LICENSE.txt"; DestDir: "{app}\licenses"; DestName: "wintun.txt"; Flags: ignoreversion
 Source: "..\..\vendor\lwip\src\COPYING"; DestDir: "{app}\licenses"; DestName: "lwip.txt"; Flags: ignoreversion
 Source: "..\..\LICENSE"; DestDir: "{app}\licenses"; DestName: "zks_lwip.txt"; Flags: ignoreversion

@@ -20,6 +20,7 @@ from tests.kits import programs
 from tests.kits.until import until
 from tests.kits.worker import running_worker
 from zks_lwip.cli import main
+from zks_lwip.net.windows import IMAGE_FILE_MACHINES
 from zks_lwip.worker.access_log import format_entry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -137,6 +138,22 @@ def test_the_installer_puts_settings_where_they_are_read(monkeypatch: pytest.Mon
     assert folder == "C:\\Program Files\\zks-lwip"
     text = (EXAMPLES / "windows" / "zks-lwip.iss").read_text()
     assert "DefaultDirName={autopf}\\zks-lwip\n" in text and f"{{app}}\\{name}'" in text
+
+
+def test_there_is_an_installer_for_each_processor() -> None:
+    """Of the program, of Wintun, and of the machine that may install it, the same."""
+    folder = EXAMPLES / "windows"
+    installer = (folder / "zks-lwip.iss").read_text()
+    named = re.findall(r'if Architecture == "(\w+)"\n  #define System "(\w+)"', installer)
+    assert named == [("amd64", "x64os"), ("arm64", "arm64")]
+    for line in ("ArchitecturesAllowed={#System}\n", "ArchitecturesInstallIn64BitMode={#System}\n"):
+        assert line in installer
+    assert r"wintun\bin\{#Architecture}\wintun.dll" in installer
+    script = (folder / "build.ps1").read_text()
+    known = dict(re.findall(r"'(win-\w+)' = '(\w+)'", script))
+    assert list(known.values()) == [architecture for architecture, _ in named]
+    assert known.keys() <= set(IMAGE_FILE_MACHINES.values())
+    assert '"/DArchitecture=$architecture"' in script
 
 
 @pytest.fixture(scope="module")
