@@ -206,9 +206,11 @@ class _Tls(_Plain):
 
     def _decrypt(self, view: memoryview, size: int) -> int:
         """Decrypt what has come behind the first ``size`` bytes; return where that ends."""
-        read: Any = self._state.tls.read  # with a buffer it returns a count, whatever typeshed says
+        tls, incoming = self._state.tls, self._state.incoming
+        read: Any = tls.read  # with a buffer it returns a count, whatever typeshed says
         try:
-            while size < len(view):
+            # To ask where there is nothing costs an exception; an error is only told if asked again
+            while size < len(view) and (incoming.pending or tls.pending() or self._end):
                 count = read(len(view) - size, view[size:])
                 if not count:
                     self._end = True
