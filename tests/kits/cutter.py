@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import trio
 
-from tests.kits.ports import SHORTEST_QUEUE
+from tests.kits.ports import SHORTEST_QUEUE, kept_port
 
 __all__ = ["Connection", "Cutter", "Fate", "How", "cutting"]
 
@@ -266,8 +266,9 @@ def _listen(port: int) -> trio.socket.SocketType:
 @asynccontextmanager
 async def cutting(port: int, host: str = "127.0.0.1") -> AsyncIterator[Cutter]:
     """A path to a server, which need not be there yet."""
-    path = Cutter((host, port), _listen(0))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(path.run)
-        yield path
-        nursery.cancel_scope.cancel()
+    with kept_port() as own:  # also while it is refused
+        path = Cutter((host, port), _listen(own))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(path.run)
+            yield path
+            nursery.cancel_scope.cancel()

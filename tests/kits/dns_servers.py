@@ -113,6 +113,8 @@ async def listening(
     """Serve on a loopback port until the block ends."""
     server = server or Server()
     listener = trio.socket.socket()
+    if sys.platform != "win32":  # where it is for a port that another program has
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     await listener.bind((server.address, server.port))
     listener.listen(100)
     server.port = listener.getsockname()[1]

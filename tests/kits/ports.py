@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 SHORTEST_QUEUE = 1 if sys.platform == "darwin" else 0
 """For listen(), so that it takes one connection and no more: on macOS, 0 is as many as may be."""
@@ -16,6 +17,25 @@ def own_loopback() -> str:
     """An address whose ports no other process uses, for one that binds them later (Linux)."""
     pid = os.getpid()
     return f"127.{100 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}"
+
+
+@contextmanager
+def kept_port(port: int = 0) -> Iterator[int]:
+    """A TCP port of 127.0.0.1 for a socket that listens later, or again and again.
+
+    No other test gets it meanwhile, for listening or as the port of a client; what listens has
+    SO_REUSEADDR, as ours have. Where no socket listens, connections are refused. (On Linux. On
+    other systems no second socket could listen at it: there it is only free at the beginning.)
+
+    :param port: one at which no socket listens yet; 0 is any that is free.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", port))
+        port = keeper.getsockname()[1]
+        if sys.platform != "linux":
+            keeper.close()
+        yield port
 
 
 def on_one_port(*ends: tuple[int, str]) -> list[socket.socket]:

@@ -141,12 +141,15 @@ async def tcp_server(
         nursery.cancel_scope.cancel()
 
 
-async def refused_port() -> int:
-    """A TCP port on 127.0.0.1 that no socket listens on."""
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+@contextmanager
+def refused_port() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 that is taken, but where no socket listens, while it is held.
+
+    One that is only free now may be that of another test's socket a moment later.
+    """
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
 
 
 @contextmanager

@@ -242,12 +242,13 @@ async def test_no_greeting_in_time(cloud: Workerd) -> None:
 
 async def test_what_is_skipped(cloud: Workerd) -> None:
     async with raw_client(cloud.address, token=TOKEN) as client:
-        await client.send(
-            Unknown(0x49, 1, b"x"), Unknown(0x60, 1, b"x"), Unknown(0x7F, 1, b""),
-            Udp(1, "127.0.0.1", 9, b"x"), Echo(1, "127.0.0.1", b"x"),
-            Connect(1, "127.0.0.1", await refused_port()),
-        )  # fmt: skip
-        assert (await client.expect(Error)).stream == 1
+        with refused_port() as refused:
+            await client.send(
+                Unknown(0x49, 1, b"x"), Unknown(0x60, 1, b"x"), Unknown(0x7F, 1, b""),
+                Udp(1, "127.0.0.1", 9, b"x"), Echo(1, "127.0.0.1", b"x"),
+                Connect(1, "127.0.0.1", refused),
+            )  # fmt: skip
+            assert (await client.expect(Error)).stream == 1
         # frames of a stream that is gone owe nothing
         await client.send(Data(1, bytes(100_000)), Eof(1), Eof(1), Window(1, 2**32 - 1), Ping())
         await client.expect(Pong)

@@ -107,8 +107,9 @@ async def test_refused_and_reset(cloud: Workerd) -> None:
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async with tcp_server(resets) as port, raw_client(cloud.address, token=TOKEN) as client:
-        await client.send(Connect(1, "127.0.0.1", await refused_port()))
-        await expect_error(client, 1, 111)
+        with refused_port() as refused:
+            await client.send(Connect(1, "127.0.0.1", refused))
+            await expect_error(client, 1, 111)
         await client.send(Connect(2, "127.0.0.1", 0))
         await expect_error(client, 2, 111, "port 0")
         await client.open(3, "127.0.0.1", port)

@@ -64,8 +64,9 @@ async def test_echo_ping_and_what_v1_lacks(cloud: Workerd) -> None:
         await client.open(1, "127.0.0.1", port)
         await client.send(Data(1, b"hello"))
         assert await received(client, 5) == b"hello"
-        await client.send(Connect(2, "127.0.0.1", await refused_port()))
-        error = await client.expect(Error)
+        with refused_port() as refused:
+            await client.send(Connect(2, "127.0.0.1", refused))
+            error = await client.expect(Error)
         assert (error.stream, error.code) == (2, 111)
         await client.send(Connect(1, "127.0.0.1", port))
         assert (await client.expect(Error)).code == 409

@@ -15,6 +15,7 @@ import trustme
 
 from tests.kits import dns_servers as servers
 from tests.kits.dns_servers import AUTHORITY, NAME, Server, http2, listening, server_context
+from tests.kits.ports import kept_port
 from tests.kits.until import until
 from zks_lwip.dns import DnsService, ResolverError, Upstream
 from zks_lwip.dns.message.query import Query, examine
@@ -230,16 +231,15 @@ async def test_a_query_that_is_given_up_is_reset() -> None:
 
 
 async def test_down_at_start_and_then_up() -> None:
-    server = Server()
-    async with listening(http2, server, server_context("h2")):
-        pass
-    async with running(client(server)) as resolver:
-        with pytest.raises(ResolverError, match="refused"):
-            await ask(resolver, "ok.example")
-        assert resolver.unreachable
-        async with listening(http2, server, server_context("h2")):
-            assert (await ask(resolver, "ok.example")).answer
-            assert not resolver.unreachable
+    with kept_port() as port:
+        server = Server(port=port)
+        async with running(client(server)) as resolver:
+            with pytest.raises(ResolverError, match="refused"):
+                await ask(resolver, "ok.example")
+            assert resolver.unreachable
+            async with listening(http2, server, server_context("h2")):
+                assert (await ask(resolver, "ok.example")).answer
+                assert not resolver.unreachable
 
 
 async def test_the_address_that_answers_is_found() -> None:

@@ -28,6 +28,7 @@ from tests.kits.dns_servers import (
 )
 from tests.kits.ports import on_one_port
 from tests.kits.until import until
+from tests.kits.worker import refused_udp_port
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
 from zks_lwip.dns.message.framing import Deframer, frame
 from zks_lwip.dns.message.wire import Ede
@@ -284,10 +285,7 @@ async def test_plain_dns_asks_again_when_a_datagram_is_lost() -> None:
 
 
 async def test_plain_dns_where_no_server_listens() -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-    with pytest.raises(ResolverError, match="refused"):
+    with refused_udp_port() as port, pytest.raises(ResolverError, match="refused"):
         query = dns.message.make_query("ok.lan", "A").to_wire()
         await PlainResolver("127.0.0.1", port, direct()).resolve(query)
 

@@ -28,7 +28,8 @@ async def test_a_worker_that_is_well() -> None:
 
 
 async def test_a_worker_that_is_not_there() -> None:
-    (finding,) = (await found(await refused_port())).values()
+    with refused_port() as port:
+        (finding,) = (await found(port)).values()
     assert finding.name == "worker" and finding.level is Level.FAILURE
     assert "refused" in finding.text and finding.remedy
 

@@ -13,7 +13,7 @@ import trio
 
 from tests.kits.proxy import address, asked, exactly, proxying, reply, request, reset
 from tests.kits.tunnel import eventually, tunnel_and_worker, tunnelling
-from tests.kits.worker import FakeNameServer, running_worker, zone
+from tests.kits.worker import FakeNameServer, refused_udp_port, running_worker, zone
 from zks_lwip.net.readiness import Readiness, TaskReadiness, make_readiness
 from zks_lwip.protocol import Settings
 from zks_lwip.proxy import ProxyServer
@@ -290,7 +290,6 @@ async def test_the_workers_limit_holds() -> None:
 
 async def test_what_the_far_end_refuses_is_counted() -> None:
     async with world() as server, associated(server) as (_, client):
-        async with far_socket() as far:
-            where = far.getsockname()
-        await client.send(*where, b"no socket is there")
-        await eventually(lambda: server.counters.udp_errors == 1)
+        with refused_udp_port() as port:
+            await client.send("127.0.0.1", port, b"no socket is there")
+            await eventually(lambda: server.counters.udp_errors == 1)

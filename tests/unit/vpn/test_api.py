@@ -19,7 +19,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kits.ports import SHORTEST_QUEUE
+from tests.kits.ports import SHORTEST_QUEUE, kept_port
+from tests.kits.worker import refused_udp_port
 from zks_lwip import Direct, FlowRequest, Reject, Tunnel, Vpn, VpnConfig, VpnState, open_vpn
 from zks_lwip.daemon.states import State
 from zks_lwip.device import memory_device_pair
@@ -168,10 +169,10 @@ async def test_datagrams_go_both_ways_and_errors_come_back() -> None:
             (flow,) = opened.flows()
             assert (flow.protocol, flow.destination) == ("udp", address)
             assert (flow.bytes_up, flow.bytes_down) == (4, 4)
-            server.close()
-            udp.send(b"ping", address)
-            with pytest.raises(ConnectionRefusedError):
-                await udp.receive()
+            with refused_udp_port() as refused:
+                udp.send(b"ping", ("127.0.0.1", refused))
+                with pytest.raises(ConnectionRefusedError):
+                    await udp.receive()
             for wrong in (("name.example", 1), ("127.0.0.1", 0)):
                 with pytest.raises(ValueError):
                     udp.send(b"", wrong)
@@ -186,12 +187,9 @@ async def test_states_are_told_as_they_come() -> None:
     assert VpnState.LOST == "lost"
     assert {state.value for state in VpnState} <= {state.value for state in State}
     told: list[VpnState] = []
-    with trio.fail_after(60):
+    with trio.fail_after(60), kept_port() as port:
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as workers:
-                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                port = listener.socket.getsockname()[1]
-                await listener.aclose()
 
                 async def serve(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
                     with trio.CancelScope() as scope:
@@ -467,14 +465,12 @@ async def test_datagrams_wait_for_their_decision() -> None:
         await server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
 
-        refused = port ^ 1
-
         async def redirect(flow: FlowRequest) -> Any:
             host = "127.0.0.1" if flow.destination[1] == port else "192.0.2.1"
             return await decide(dataclasses.replace(flow, destination=(host, port)))
 
         inner, outer = memory_device_pair()
-        with trio.fail_after(60):
+        with trio.fail_after(60), refused_udp_port() as refused:
             async with (
                 open_vpn(VpnConfig(), device=outer, decide=redirect) as opened,
                 open_stack(inner) as stack,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tests.kits.ports import kept_port
 from tests.kits.proxy import ask, exactly
 from tests.kits.tunnel import eventually, working
 from zks_lwip.config import Proxy, VpnConfig, parse_worker_url
@@ -31,26 +32,24 @@ async def test_it_serves_through_the_worker() -> None:
 async def test_a_client_that_comes_before_the_tunnel_is_up_waits() -> None:
     """Who listens is reached; what is asked for waits as it does while a tunnel is lost."""
     answered: list[int] = []
-    async with working() as worker, trio.open_nursery() as nursery:
-        worker.on_connect = lambda served, event: served.connected(event)
-        config = VpnConfig(worker=parse_worker_url(worker.url))
-        with trio.socket.socket() as free:
-            await free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    with kept_port() as port:
+        async with working() as worker, trio.open_nursery() as nursery:
+            worker.on_connect = lambda served, event: served.connected(event)
+            config = VpnConfig(worker=parse_worker_url(worker.url))
 
-        async def client() -> None:
-            stream = None
-            while stream is None:
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                except OSError:
-                    await trio.sleep(0.001)
-            async with stream:
-                answered.append((await ask(stream, 1, "far.example", 80))[0])
+            async def client() -> None:
+                stream = None
+                while stream is None:
+                    try:
+                        stream = await trio.open_tcp_stream("127.0.0.1", port)
+                    except OSError:
+                        await trio.sleep(0.001)
+                async with stream:
+                    answered.append((await ask(stream, 1, "far.example", 80))[0])
 
-        nursery.start_soon(client)
-        async with open_proxy(config, ProxyConfig(port=port)):
-            await eventually(lambda: answered == [0])
+            nursery.start_soon(client)
+            async with open_proxy(config, ProxyConfig(port=port)):
+                await eventually(lambda: answered == [0])
 
 
 async def test_what_does_not_pass_by_itself_is_raised() -> None:
@@ -64,12 +63,11 @@ async def test_what_does_not_pass_by_itself_is_raised() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_it_does_not_reach_the_worker_through_itself(host: str) -> None:
-    with trio.socket.socket() as free:
-        await free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = VpnConfig(
-        worker=parse_worker_url("wss://worker.example"), proxy=Proxy(host=host, port=port)
-    )
-    with pytest.raises(ConfigError, match="HTTPS_PROXY is .*, which is this proxy itself: unset"):
-        async with open_proxy(config, ProxyConfig(port=port)):
-            raise AssertionError("it went round in a circle")
+    with kept_port() as port:
+        config = VpnConfig(
+            worker=parse_worker_url("wss://worker.example"), proxy=Proxy(host=host, port=port)
+        )
+        itself = "HTTPS_PROXY is .*, which is this proxy itself: unset"
+        with pytest.raises(ConfigError, match=itself):
+            async with open_proxy(config, ProxyConfig(port=port)):
+                raise AssertionError("it went round in a circle")

@@ -145,7 +145,8 @@ async def test_no_second_look_up(tmp_path: Path) -> None:
 
 async def test_errors(tmp_path: Path) -> None:
     async with dialing(tmp_path, zone({"empty.example": []})) as dialer:
-        assert (await failure(dialer, "127.0.0.1", await refused_port()))[0] == 111
+        with refused_port() as refused:
+            assert (await failure(dialer, "127.0.0.1", refused))[0] == 111
         assert (await failure(dialer, "127.0.0.1", 0))[0] == 111
         assert await failure(dialer, "empty.example", 80) == (502, "the name has no address")
         assert (await failure(dialer, "missing.example", 80))[0] == 502
@@ -188,7 +189,8 @@ async def test_falls_back_at_once_when_the_first_is_refused(tmp_path: Path) -> N
 async def test_all_refused_tells_refused(tmp_path: Path) -> None:
     names = {"two.example": ["127.0.0.2", "127.0.0.1", "10.9.9.9"]}
     async with dialing(tmp_path, zone(names)) as dialer:
-        assert (await failure(dialer, "two.example", await refused_port()))[0] == 111
+        with refused_port() as refused:
+            assert (await failure(dialer, "two.example", refused))[0] == 111
 
 
 async def test_ipv6_first_and_no_waiting_for_a_slow_family(tmp_path: Path) -> None:

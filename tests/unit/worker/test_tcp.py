@@ -181,8 +181,9 @@ async def test_refused_reset_and_hang() -> None:
 
     async with running_worker() as (worker, address), tcp_server(resetting) as port:
         async with raw_client(address) as client:
-            await client.send(Connect(1, "127.0.0.1", await refused_port()))
-            error = await client.expect(Error)
+            with refused_port() as refused:
+                await client.send(Connect(1, "127.0.0.1", refused))
+                error = await client.expect(Error)
             assert (error.stream, error.code) == (1, 111)
             await client.open(2, "127.0.0.1", port)
             await client.send(Data(2, b"!"))
