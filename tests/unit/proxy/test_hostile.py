@@ -14,6 +14,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.kits.clock import PatientClock
 from tests.kits.proxy import (
     asked,
     connected,
@@ -139,7 +140,7 @@ def test_any_bytes_leave_it_well(data: bytes, start: bytes) -> None:
                 pass  # it may be cut off
             await works(server)
 
-    trio.run(main)
+    trio.run(main, clock=PatientClock())
 
 
 async def test_a_thousand_at_once() -> None:
