@@ -123,10 +123,10 @@ class Conversation:
         self.read_request()
         self.send_raw(websocket.http_response(status, body, header))
 
-    def upgrade(self, subprotocol: str | None = V2) -> None:
-        """Grant the WebSocket."""
+    def upgrade(self, subprotocol: str | None = V2, behind: bytes = b"") -> None:
+        """Grant the WebSocket, and send bytes behind that in the same segment."""
         self.read_request()
-        self.send_raw(websocket.upgrade_response(self._head, subprotocol))
+        self.send_raw(websocket.upgrade_response(self._head, subprotocol) + behind)
 
     def greet(self, **changes: object) -> None:
         """Send a HELLO once the client's has come."""

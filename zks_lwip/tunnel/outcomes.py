@@ -201,7 +201,8 @@ class Outcomes:
         self.counters["channels_lost"] += 1
         # Closed with 1000, one has ended in order
         self.counters["sessions_lost"] += channel.session.resume_seconds > 0 and end.status != 1000
-        if self._one_stream and channel is not self._channels.primary():
+        was_one = channel in self._channels  # or it has ended together with its upgrade
+        if self._one_stream and was_one and channel is not self._channels.primary():
             _log.info("a stream's channel was lost: %s", end.reason)
             return
         now, worker = trio.current_time(), self._channels.worker_of(channel)

@@ -13,6 +13,8 @@ from zks_lwip.errors import ConfigError, WorkerNotFound
 from zks_lwip.tunnel.tcp_stream import TunnelTcpStream
 from zks_lwip.tunnel.tunnel import Tunnel
 
+from ...kits.hostile_worker import Conversation, HostileWorker
+from ...kits.plain_websocket import close_frame
 from ...kits.tunnel import Datagrams, Peer, Worker, drop, eventually, quick, working
 
 
@@ -154,6 +156,26 @@ async def test_a_worker_that_speaks_v2_frames_breaks_v1() -> None:
         await eventually(lambda: 503 in peer.told)
         await eventually(lambda: any(end.status == 1002 for end in worker.ends))
         assert tunnel.up
+
+
+async def test_a_worker_whose_close_comes_with_its_upgrade_is_not_stormed() -> None:
+    """Its channel has ended before it was one; there are pauses, which grow, all the same."""
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade(None, close_frame(1000, ""))
+        talk.listen()
+
+    lost: list[float] = []
+    with HostileWorker(script) as worker:
+        async with trio.open_nursery() as nursery:
+            tunnel = Tunnel(quick(worker.url, protocol="v1", backoff=(0.1, 5.0)))
+            nursery.start_soon(tunnel.run)
+            while len(lost) < 5:
+                await eventually(lambda: tunnel.stats()["channels_lost"] > len(lost))
+                lost.append(trio.current_time())
+            nursery.cancel_scope.cancel()
+    # Each delay is at least half of what it would be without jitter.
+    assert lost[-1] - lost[0] > (0.1 + 0.2 + 0.4 + 0.8) / 2 * 0.9, lost
 
 
 HELLO = b"\x16\x03\x01\x00\x05hello"
