@@ -104,6 +104,14 @@ def test_the_nearer_worker_is_in_use_and_the_other_when_it_is_killed(
         child.no_traceback()
 
 
+@contextlib.contextmanager
+def worker_of_later(net: Lab, host: Namespace, listen: str) -> Iterator[None]:
+    """Another worker, which the tunnel does not begin with, however near it seems to be."""
+    with net.worker(listen=listen):
+        until(lambda: not workers(host)[listen]["problem"])
+        yield
+
+
 def echoed(sock: socket.socket, text: bytes) -> None:
     sock.sendall(text)
     assert servers.receive_exactly(sock, len(text)) == text
@@ -116,8 +124,8 @@ def test_a_worker_that_has_gone_silent_is_not_waited_for(
     link.set(delay=0.001)
     with (
         net.worker(listen=FAR),
-        net.worker(listen=BESIDE),
         net.connect(host, "-v", *two(FAR, BESIDE)) as child,
+        worker_of_later(net, host, BESIDE),
         host.entered(),
         client.connect(lab.FAR4, servers.ECHO) as sock,
     ):
@@ -143,8 +151,8 @@ def test_a_worker_that_has_gone_silent_is_not_waited_for(
 def test_a_worker_that_is_told_to_go_is_left_without_a_break(net: Lab, host: Namespace) -> None:
     with (
         net.worker(listen=NEAR) as near,
-        net.worker(listen=BESIDE),
         net.connect(host, *two(NEAR, BESIDE)) as child,
+        worker_of_later(net, host, BESIDE),
         host.entered(),
         client.connect(lab.FAR4, servers.ECHO) as sock,
     ):
@@ -163,15 +171,13 @@ def test_a_worker_that_is_told_to_go_is_left_without_a_break(net: Lab, host: Nam
 
 def test_a_worker_that_refuses_the_token_is_a_warning(net: Lab, host: Namespace) -> None:
     other = net.secret("another-token", "another-token\n")
-    with (
-        net.worker("--token-file", str(other), listen=NEAR, token=False),
-        net.worker(listen=BESIDE),
-    ):
-        with net.connect(host, *two(NEAR, BESIDE)) as child:
-            child.wait_for(f"^ready: zks0 → {url(BESIDE)}")
+    with net.worker("--token-file", str(other), listen=NEAR, token=False):
+        with net.connect(host, *two(NEAR, BESIDE), ready=False) as child:
             child.wait_for(f"{NEAR}.*401.*The other workers are used")
-            with host.entered():
-                assert client.who(lab.FAR4) == lab.MID4
+            with net.worker(listen=BESIDE):
+                child.wait_for(f"^ready: zks0 → {url(BESIDE)}")
+                with host.entered():
+                    assert client.who(lab.FAR4) == lab.MID4
         child.no_traceback()
         each = ["--token-file", str(other), "--token-file", str(net.token_file)]
         with net.connect(host, *two(NEAR, BESIDE), *each) as child:
