@@ -12,9 +12,9 @@ import gc
 __all__ = ["begin_loading", "end_loading"]
 
 _USUAL = gc.get_threshold()
-_OBJECTS = 100_000
-"""New objects that a collection waits for meanwhile: more than are loaded; some 10 MB of them are
-garbage at worst."""
+_OBJECTS = 250_000
+"""New objects that a collection waits for meanwhile: twice as many as are loaded, since one look at
+them all costs a twentieth of the start; some 25 MB of them are garbage at worst."""
 
 
 def begin_loading() -> None:

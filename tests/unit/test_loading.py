@@ -46,6 +46,25 @@ def test_it_is_seldom_at_work_while_a_command_loads_and_as_usual_when_it_is_read
     assert ready == [usual, True]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="loads what captures a host of Linux")
+def test_it_is_not_at_work_at_all_while_the_largest_command_loads() -> None:
+    loaded = (
+        "zks_lwip.cli.connect zks_lwip.daemon.run zks_lwip.vpn.open zks_lwip.metrics.client "
+        "zks_lwip.host.linux.observe zks_lwip.host.linux.host zks_lwip.host.linux.monitor "
+        "zks_lwip.device zks_lwip.dns.upstream.doh_connection dns.message"
+    )
+    code = (
+        "import gc, importlib\n"
+        "import zks_lwip.__main__\n"
+        "before = gc.get_stats()\n"
+        f"for name in {loaded!r}.split():\n"
+        "    importlib.import_module(name)\n"
+        "assert gc.get_stats() == before, gc.get_stats()\n"
+        "assert gc.get_count()[0] < gc.get_threshold()[0] / 2"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_program_that_imports_the_package_keeps_its_own() -> None:
     (usual, _), imported = states(
         "gc.set_threshold(900)\nimport zks_lwip.cli, zks_lwip.vpn\ntell()"
