@@ -15,7 +15,7 @@ from tests.kits.netns.commands import host, run, unchanged
 from tests.kits.netns.lab import NOBODY, PYTHON, ZKS, Lab, Namespace
 from tests.kits.netns.screen import Screen
 from zks_lwip.daemon.client import ask
-from zks_lwip.daemon.control import control_path
+from zks_lwip.daemon.place import control_path
 from zks_lwip.errors import ConfigError
 from zks_lwip.net.netns import run_in_netns
 

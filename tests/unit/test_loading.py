@@ -1,10 +1,11 @@
-"""The garbage collector while a command loads; in processes of their own, since each has one."""
+"""What a command loads, and the garbage collector meanwhile; in processes of their own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,45 @@ def test_a_program_that_imports_the_package_keeps_its_own() -> None:
         "gc.set_threshold(900)\nimport zks_lwip.cli, zks_lwip.vpn\ntell()"
     )
     assert imported == [[900, *usual[1:]], False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what other systems load is not held here")
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_asks_an_instance_loads_nothing_that_carries_traffic(
+    tmp_path: Path, answered: bool
+) -> None:
+    """Neither to ask it, nor to look for others."""
+    code = (
+        "import importlib, socket, sys, threading\n"
+        "from pathlib import Path\n"
+        "from zks_lwip.__main__ import main\n"
+        "for name in 'disconnect exclude pause reconnect reload status'.split():\n"
+        "    importlib.import_module(f'zks_lwip.cli.{name}')\n"
+        "from zks_lwip.daemon import EXIT_CODES, MAX_SECONDS, NotRunning, State, ask_status\n"
+        "from zks_lwip.daemon import check_nothing_left, reload_running, stop_running\n"
+        "from zks_lwip.daemon.client import ask\n"
+        "from zks_lwip.host.platform import current\n"
+        "path = Path(sys.argv[1], 'net-1.sock')\n"
+        f"if {answered}:\n"
+        "    listener = socket.socket(socket.AF_UNIX)\n"
+        "    listener.bind(str(path))\n"
+        "    listener.listen()\n"
+        "    def answer():\n"
+        "        connection, _ = listener.accept()\n"
+        "        assert connection.recv(100).endswith(b'\\n')\n"
+        "        connection.sendall(b'{\"ok\": 1}\\n')\n"
+        "        connection.close()\n"
+        "    threading.Thread(target=answer).start()\n"
+        "try:\n"
+        "    assert ask(path, 'status') == 1\n"
+        "except NotRunning:\n"
+        f"    assert not {answered}\n"
+        "current().running_instances(Path(sys.argv[1]))\n"
+        "print(*sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "zks_lwip.daemon.client" in loaded
+    assert not loaded & {"trio", "ssl", "asyncio", "idna", "pyroute2", "dns", "zks_lwip._lwip"}
+    assert not loaded & {"zks_lwip.config", "zks_lwip.host.plan.steps", "zks_lwip.host.plan.state"}

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
         reload_running,
         stop_running,
     )
-    from .control import control_path, serve_control
+    from .control import serve_control
     from .instance import Instance
-    from .pause import MAX_SECONDS, Pauses
+    from .pause import Pauses
+    from .place import control_path
     from .run import Display, run_instance
-    from .states import EXIT_CODES, TIME_OVER, State, Status, no_status
+    from .states import EXIT_CODES, MAX_SECONDS, TIME_OVER, State, Status, no_status
     from .systemd import notify
 
 __all__ = [
@@ -58,11 +59,12 @@ if not TYPE_CHECKING:  # type checkers read the imports above
             "access": "Access parse_allow_exclude",
             "client": "NotRunning ask_running ask_status check_nothing_left reload_running"
             " stop_running",
-            "control": "control_path serve_control",
+            "control": "serve_control",
             "instance": "Instance",
-            "pause": "MAX_SECONDS Pauses",
+            "pause": "Pauses",
+            "place": "control_path",
             "run": "Display run_instance",
-            "states": "EXIT_CODES TIME_OVER State Status no_status",
+            "states": "EXIT_CODES MAX_SECONDS TIME_OVER State Status no_status",
             "systemd": "notify",
         },
     )

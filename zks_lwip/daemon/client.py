@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, HostError, PrivilegeError, ZksError
 from ..host.plan.config import STATE_DIR
 from ..host.platform import current
-from ..tunnel.endpoint import read_token_file
-from . import loopback
-from .control import MAX_ANSWER, control_path
+from .place import MAX_ANSWER, OVER_LOOPBACK, control_path
 from .states import OtherInstance, State, Status, no_status
 
 if TYPE_CHECKING:
@@ -157,6 +155,8 @@ def reload_running(netns: str | None) -> int:
     :raises ConfigError: a file cannot be used; nothing is changed.
     :raises NotRunning: there is none.
     """
+    from ..tunnel.endpoint import read_token_file  # here: no other command needs it
+
     files = ask_running(netns, "token_files")
     tokens = [read_token_file(Path(path)) for path in files]
     return int(ask_running(netns, "reload", tokens=tokens)["tokens"])
@@ -186,7 +186,7 @@ def ask(
     *,
     wait: bool = False,
     patience: float = 30.0,
-    over_loopback: bool = loopback.IS_USED,
+    over_loopback: bool = OVER_LOOPBACK,
     **values: Any,
 ) -> Any:
     """Have the instance at ``path`` carry a command out. Blocks.
@@ -202,7 +202,7 @@ def ask(
     """
     request = json.dumps({"command": command, **values}).encode() + b"\n"
     try:
-        with (loopback.connect_to if over_loopback else _connect)(path, patience) as connection:
+        with (_connect_loopback if over_loopback else _connect)(path, patience) as connection:
             connection.sendall(request)
             with connection.makefile("rb") as lines:
                 line = lines.readline(MAX_ANSWER)
@@ -239,6 +239,12 @@ def _connect(path: Path, patience: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def _connect_loopback(path: Path, patience: float) -> socket.socket:
+    from .loopback import connect_to  # here: what it loads is needed on Windows only
+
+    return connect_to(path, patience)
 
 
 def _wait_for_end(lines: BufferedReader) -> None:

@@ -1,6 +1,6 @@
-"""The control socket of an instance that runs: where it is, and how it is served.
+"""The control socket of an instance that runs: how it is served.
 
-One per captured network namespace, ``/run/zks_lwip/net-INODE.sock``, for root, and for whom
+One per captured network namespace (:mod:`.place`), for root, and for whom
 :mod:`.access` lets in: members of ``--control-group`` may read, and whom ``--allow-exclude`` names
 may ``exclude``. A request is one line of JSON, ``{"command": "status"}``, and so is the answer,
 ``{"ok": …}`` or ``{"error": …}``. The connection that asked for ``disconnect`` is closed by the end
@@ -30,18 +30,14 @@ import trio
 from ..errors import ConfigError, HostError, PrivilegeError, ZksError
 from ..host.state_directory import make_state_directory
 from ..net.descriptors import is_scarcity, warn_of_scarcity
-from ..net.netns import namespace_id
-from . import loopback
+from . import loopback, loopback_server
 from .access import ADMINISTRATOR, UNPROVEN, Access, Peer, own_user
+from .place import MAX_LINE, OVER_LOOPBACK
 
-__all__ = ["MAX_ANSWER", "MAX_LINE", "Command", "control_path", "serve_control"]
+__all__ = ["Command", "serve_control"]
 
 _log = logging.getLogger(__name__)
 
-MAX_LINE = 65536
-"""Bytes of a request."""
-MAX_ANSWER = 16 << 20
-"""Bytes of an answer."""
 MAX_CONNECTIONS = 8
 """Connections of one user that are served at a time."""
 MAX_USERS = 32
@@ -58,22 +54,13 @@ Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Carries a request out; what it returns goes to JSON. May raise ZksError."""
 
 
-def control_path(directory: Path, netns: str | None) -> Path:
-    """Return the path of the socket of the instance that captures a namespace.
-
-    :param netns: a name of ``ip netns``; None: the namespace of this process.
-    :raises ConfigError: there is no such namespace.
-    """
-    return directory / f"net-{namespace_id(netns)}.sock"
-
-
 async def serve_control(
     path: Path,
     commands: Mapping[str, Command],
     *,
     seconds: float = _SECONDS,
     access: Access | None = None,
-    over_loopback: bool = loopback.IS_USED,
+    over_loopback: bool = OVER_LOOPBACK,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled.
@@ -93,7 +80,7 @@ async def serve_control(
         make_state_directory(path.parent)
         path.unlink(missing_ok=True)
         if over_loopback:
-            plain, meeting = loopback.listen_at(path)
+            plain, meeting = loopback_server.listen_at(path)
             listener = trio.socket.from_stdlib_socket(plain)
         else:
             listener = await _listen(path, access)
@@ -227,7 +214,7 @@ async def _accept(
 
 async def _admit(stream: trio.SocketStream, meeting: loopback.Meeting, seconds: float) -> bool:
     with trio.move_on_after(seconds):
-        if await loopback.admit(stream, meeting):
+        if await loopback_server.admit(stream, meeting):
             return True
     _log.info("a client of the control socket has not proven that it is an administrator's")
     return False

@@ -19,11 +19,12 @@ from ..host.accounts import find_group
 from ..host.plan.config import KillSwitch
 from ..host.platform import current
 from .access import Access, parse_allow_exclude
-from .control import Command, control_path, serve_control
+from .control import Command, serve_control
 from .exclusion import exclude_process, keep_excluded
 from .flows import MAX_FLOWS, Flows, OpenFlow, read_flow
-from .pause import MAX_SECONDS, Pauses
-from .states import State, Status, traffic_of
+from .pause import Pauses
+from .place import control_path
+from .states import MAX_SECONDS, State, Status, traffic_of
 from .systemd import notify
 
 if TYPE_CHECKING:

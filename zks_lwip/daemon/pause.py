@@ -14,12 +14,10 @@ import trio
 
 from ..errors import HostError
 
-__all__ = ["LOOK_SECONDS", "MAX_SECONDS", "Pauses"]
+__all__ = ["LOOK_SECONDS", "Pauses"]
 
 _log = logging.getLogger(__name__)
 
-MAX_SECONDS = 3600.0
-"""No pause is longer."""
 LOOK_SECONDS = 5.0
 """Between two looks at the clock, which goes on while the machine sleeps."""
 _AGAIN = 1.0

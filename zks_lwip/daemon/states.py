@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 __all__ = [
     "DOCTOR_FAILED",
     "EXIT_CODES",
+    "MAX_SECONDS",
     "TIME_OVER",
     "OtherInstance",
     "Pause",
@@ -22,6 +23,9 @@ __all__ = [
     "WorkerStatus",
     "no_status",
 ]
+
+MAX_SECONDS = 3600.0
+"""No pause is longer."""
 
 
 class State(enum.Enum):

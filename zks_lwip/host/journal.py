@@ -18,17 +18,20 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, PrivilegeError
 from ..net.netns import namespace_id
 from .locked_file import FLAGS, REPLACES, lock, write_at
-from .plan.state import Leftover
 from .plan.step import Step, from_json, to_json
 from .programs import run_program
 from .state_directory import make_state_directory
 
+if TYPE_CHECKING:
+    from .plan.state import Leftover
+
 __all__ = [
+    "NO_RECORD",
     "Journal",
     "JournalError",
     "Record",
@@ -80,7 +83,13 @@ class Record:
 
     def leftover(self) -> Leftover:
         """Return the steps as those of an instance that died."""
+        from .plan.state import Leftover  # here: what only asks does without
+
         return Leftover(self.pid, self.steps)
+
+
+NO_RECORD = Record(0, "", None, 0, "")
+"""What is known without a journal."""
 
 
 def journal_path(directory: Path, inode: int) -> Path:

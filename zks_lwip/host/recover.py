@@ -14,21 +14,26 @@ from typing import Any
 from ..errors import HostError, PrivilegeError
 from ..net.netns import namespace_id
 from .apply import Applier, undo_all
-from .journal import Journal, Record, boot_id, journal_path, parse, read_journal, running
+from .journal import (
+    NO_RECORD,
+    Journal,
+    Record,
+    boot_id,
+    journal_path,
+    parse,
+    read_journal,
+    running,
+)
 from .plan.step import Step
 from .reports import Recovery, Remains
 
 __all__ = [
-    "NO_RECORD",
     "TakeDown",
     "recover_journals",
     "remains_here",
     "undo_remaining",
     "undo_steps",
 ]
-
-NO_RECORD = Record(0, "", None, 0, "")
-"""What is known without a journal."""
 
 TakeDown = Callable[[str | None, Record, Recovery], None]
 """Takes down what a record says, and what is seen to be ours, in a namespace (None: this one), and

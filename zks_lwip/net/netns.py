@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-import trio
-
 from ..errors import ConfigError, HostError, PrivilegeError
 
 __all__ = ["NamespaceThread", "namespace_cookie", "namespace_id", "namespace_path", "run_in_netns"]
@@ -165,6 +163,8 @@ class NamespaceThread:
         """Run a job and wait for it in trio. A job cannot be interrupted, so a cancellation is seen
         after it.
         """
+        import trio  # here: commands that only ask an instance do without it
+
         done = trio.Event()
         token = trio.lowlevel.current_trio_token()
         outcome = self._submit(function, args, lambda: token.run_sync_soon(done.set))

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERCRED and
 if sys.platform == "linux":
     from zks_lwip.daemon.access import Access
     from zks_lwip.daemon.client import NotRunning, ask
-    from zks_lwip.daemon.control import control_path, serve_control
+    from zks_lwip.daemon.control import serve_control
+    from zks_lwip.daemon.place import control_path
 
 
 async def crash(request: Mapping[str, Any]) -> None:

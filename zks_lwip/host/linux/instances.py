@@ -12,10 +12,8 @@ from pathlib import Path
 
 from ...errors import PrivilegeError, ZksError
 from ...net.netns import namespace_cookie, namespace_id, run_in_netns
-from ..journal import Record, boot_id, journal_path, parse, read_journal, running
+from ..journal import NO_RECORD, Record, boot_id, journal_path, parse, read_journal, running
 from ..plan.config import STATE_DIR, TABLE
-from ..plan.steps import Nftables, Route, Rule
-from ..recover import NO_RECORD
 from ..reports import Remains, RunningInstance
 
 __all__ = ["NAMED", "remains", "running_instances"]
@@ -42,7 +40,7 @@ def remains(netns: str | None, directory: Path = STATE_DIR) -> Remains | None:
     if running(path):
         return None
     text = read_journal(path)
-    record = None if text is None else parse(text)
+    record = None if text is None else _parse(text)
     if record and not (record.boot == boot_id() and record.is_of(cookie) and record.steps):
         record = None
     closed = run_in_netns(netns, _is_closed, netns, record or NO_RECORD)
@@ -93,8 +91,17 @@ def _held(directory: Path, inode: int) -> bool | None:
     return any("FLOCK" in line and device in line.split() for line in lines)
 
 
+def _parse(text: str) -> Record:
+    """Read a journal; here the kinds of step are known that it may name."""
+    from ..plan import steps  # noqa: F401
+
+    return parse(text)
+
+
 def _is_closed(netns: str | None, record: Record) -> bool:
-    from .observe import look  # here: they take long, and where an instance runs, none is needed
+    # Here: they take long, and where an instance runs, none is needed.
+    from ..plan.steps import Nftables, Route, Rule
+    from .observe import look
     from .rtnetlink import open_rtnetlink
 
     known = record.may_know(Nftables) and record.is_of(namespace_cookie())
@@ -128,7 +135,7 @@ def running_instances(
         try:
             if _reads(directory, inode):
                 if running(path) and (text := read_journal(path)) is not None:
-                    record = parse(text)
+                    record = _parse(text)
                     netns = name or record.netns
                     instances.append(RunningInstance(netns, record.pid or None, record.tun or None))
             elif _held(directory, inode):

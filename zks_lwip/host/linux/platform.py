@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..._lazy import lazy_names
 from ..plan.config import STATE_DIR, HostConfig
-from . import privileges
 
 if TYPE_CHECKING:
     from ..base import BaseHost
@@ -26,6 +25,8 @@ else:
 
 
 def check_privileges(command: str = "connect") -> None:
+    from . import privileges
+
     privileges.check_net_admin(command)
 
 
@@ -81,4 +82,6 @@ def running_instances(
 
 
 async def drop_privileges(host: BaseHost, *, user: str | None = None) -> None:
+    from . import privileges
+
     await privileges.drop_privileges(host, user=user)
