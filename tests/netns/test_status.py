@@ -160,6 +160,7 @@ def test_watching(net: Lab, worker: Child, host: Namespace, unchanged: None) -> 
         try:
             for _ in range(2):
                 terminal.expect(r"\x1b\[H\x1b\[Jconnected: zks0")
+            assert "DNS: 0 queries" in terminal.all, "lines are folded, not cut"
             terminal.type("\x03")
             assert terminal.process.wait(60) == 0
             assert "Traceback" not in terminal.all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ._help import option_group
 from ._logging import set_up_logging
 from ._options import worker_options
 from .flags import name_flags
+from .fold import folded
 
 if TYPE_CHECKING:
     from ..config import VpnConfig
@@ -120,5 +122,10 @@ def _tell(finding: Finding) -> None:
     # Some of it are words of a worker or of a certificate: they are to move no cursor.
     said = " ".join(f"{finding.text}{remedy}".split())
     plain = "".join(char if char.isprintable() else "?" for char in said)
-    click.echo(f"{mark}  {finding.name}: {plain}")
+    line = f"{finding.name}: {plain}"
+    if sys.stdout.isatty():
+        indent = 6
+        width = shutil.get_terminal_size().columns - indent
+        line = ("\n" + " " * indent).join(folded(line, width, indent=0))
+    click.echo(f"{mark}  {line}")
     sys.stdout.flush()

@@ -31,6 +31,10 @@ def byte_count(count: int) -> str:
     return f"{value:.1f} TB"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def status_lines(status: Mapping[str, Any], *, verbose: bool = False) -> list[str]:
     """Return one line a topic; with ``verbose``, the commands that are in force, too."""
     if status["tunnel"] is None:  # nothing runs
@@ -58,7 +62,7 @@ def status_lines(status: Mapping[str, Any], *, verbose: bool = False) -> list[st
     lines.append(f"process {status['pid']}, for {duration(time.time() - status['began'])}")
     held = f"kill switch: {status['kill_switch']}"
     if status["refused"] is not None:
-        held += f", {status['refused']} packets refused"
+        held += f", {_counted(status['refused'], 'packet')} refused"
     lines.append(held)
     if status["firewall_problem"]:
         lines.append(f"firewall: cannot be read: {status['firewall_problem']}")
@@ -101,7 +105,7 @@ def _session(session: Mapping[str, Any]) -> str:
     times = session["resumes"]
     said = [
         f"session: for {duration(session['seconds'])}",
-        f"{session['streams']} connections",
+        _counted(session["streams"], "connection"),
         f"resumed {times} {'time' if times == 1 else 'times'}",
     ]
     if not session["resumable"]:
@@ -122,8 +126,9 @@ def _traffic(traffic: Mapping[str, int]) -> str:
     """Return what has gone through the tunnel, in a line."""
     size = {name: byte_count(count) for name, count in traffic.items()}
     return (
-        f"TCP: {size['bytes_up']} up, {size['bytes_down']} down, {traffic['connections']} "
-        f"connections, {traffic['connections_opened']} in all; UDP: "
+        f"TCP: {size['bytes_up']} up, {size['bytes_down']} down, "
+        f"{_counted(traffic['connections'], 'connection')}, "
+        f"{traffic['connections_opened']} in all; UDP: "
         f"{size['datagram_bytes_up']} up, {size['datagram_bytes_down']} down, "
         f"{traffic['datagrams_up']} and {traffic['datagrams_down']} datagrams; "
         f"DNS: {traffic['dns_queries']} queries"

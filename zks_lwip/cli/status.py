@@ -14,6 +14,7 @@ import click
 from .._loading import end_loading
 from ..errors import ConfigError, HostError, ZksError
 from .flags import describe, name_flags
+from .fold import folded
 from .show import status_lines
 
 if TYPE_CHECKING:
@@ -195,8 +196,8 @@ def _watch(ask: Ask, show: Callable[[Status], list[str]], interval: float, as_js
                 lines, now = [f"unknown: {describe(error)}"], ("unknown", str(error))
             if terminal:
                 width, height = shutil.get_terminal_size()
-                lines = [line[:width] for line in lines[: height - 1]]
-                click.echo(_REDRAW + "\n".join(lines))
+                lines = [part for line in lines for part in folded(line, width)]
+                click.echo(_REDRAW + "\n".join(lines[: height - 1]))
             elif as_json or now != before:
                 for line in lines:
                     click.echo(line)

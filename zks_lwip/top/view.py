@@ -170,7 +170,8 @@ def _table(model: Model, width: int, room: int) -> Table:
         hidden = len(rows) - fit + model.left_out
         title = column.title
         if title == "TARGET":
-            title = f"TARGET ({len(rows)} flows)" if hidden <= 0 else f"TARGET ({len(rows)}, more)"
+            more = ", more" if hidden > 0 else " flow" if len(rows) == 1 else " flows"
+            title = f"TARGET ({len(rows)}{more})"
             table.add_column(title, ratio=1, no_wrap=True, overflow="ellipsis", min_width=4)
         else:
             right = title in ("PID", "RATE", "DOWN", "UP", "AGE")

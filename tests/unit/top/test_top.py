@@ -67,6 +67,7 @@ def test_a_frame_fits(size: tuple[int, int], count: int, plain: bool) -> None:
 
 
 def test_what_a_frame_says() -> None:
+    assert "TARGET (1 flow)" in "\n".join(draw(model(1), 100, 24))
     made = model(3, refused=5)
     text = "\n".join(draw(made, 100, 24))
     assert "connected  zks0 → wss://w" in text and "firewall 5" in text
