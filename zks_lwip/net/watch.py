@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import trio
 
-__all__ = ["watch"]
+__all__ = ["is_direct", "watch"]
 
 _BATCH = 64
 """Descriptors that are taken from the kernel at a time."""
@@ -54,6 +54,11 @@ async def watch(fd: int, callback: Callable[[], bool]) -> None:
                 waiter.remove(entry)
     if entry.error is not None:
         raise entry.error
+
+
+def is_direct() -> bool:
+    """Return whether callbacks are called where trio would sleep, or else by tasks."""
+    return _waiter() is not None
 
 
 class _Watched:

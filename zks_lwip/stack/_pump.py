@@ -1,7 +1,8 @@
 """Pumps: what moves packets between a device and the core.
 
 A device behind a descriptor, and one of Wintun's, is pumped by a thread of the C library, which
-Python starts and stops. Any other is pumped by three trio tasks: packets in, packets out, and time.
+Python starts and stops; a descriptor it lends to the trio thread while packets are few
+(:meth:`.Stack.run`). Any other is pumped by three trio tasks: packets in, packets out, and time.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from .._util import single_error
 from ..device import FdDevice, PacketDevice, RingDevice
 from ..errors import DeviceError, StackError
 from ..net.rounds import ROUND
+from ..net.watch import is_direct, watch
 from ._address import pack, unpack
 from ._batch import Batch
 from ._core import Core
@@ -31,6 +32,7 @@ _MAX_TRIES = 256  # of ephemeral ports
 OnDatagramError = Callable[[tuple[str, int], tuple[str, int], int], None]
 
 _SYN: int = lib.ZKS_EV_SYN
+_DEVICE: int = lib.ZKS_EV_DEVICE
 _BYTES = ffi.typeof("uint8_t[]")
 _TURNS = 16
 """Batches of datagrams that are taken before other events, and other tasks, have their turn."""
@@ -105,6 +107,7 @@ class Stack:
         self.frame_rules = None
         self._running: trio.CancelScope | None = None
         self._ended = trio.Event()
+        self._lent = trio.Event()  # the pump lets this thread take the packets
         self._by_tasks = not (hasattr(device, "fd") or hasattr(device, "ring"))
         self._core: Core[Flow] = Core(
             mtu=device.mtu,
@@ -147,6 +150,8 @@ class Stack:
                     start_tasks(nursery, self._core, cast(PacketDevice, self.device))
                 else:
                     nursery.start_soon(pump_in_thread, self._core)
+                    if hasattr(self.device, "fd") and is_direct():
+                        nursery.start_soon(self._borrow, self.device.fd)
                 task_status.started()
         finally:
             self._running = None
@@ -186,13 +191,34 @@ class Stack:
                 await trio.lowlevel.checkpoint()
                 self._deliver_some()
 
+    async def _borrow(self, fd: int) -> None:
+        """Take packets in this thread while the pump lends the device, which it does while they are
+        few: each is a wake-up sooner here."""
+        core = self._core
+        lib.zks_pump_lends(core.handle)
+        while True:
+            await self._lent.wait()
+            await watch(fd, self._take_packets)
+            while core.more_events:
+                await trio.lowlevel.checkpoint()
+                self._deliver_some()
+
+    def _take_packets(self) -> bool:
+        """Return whether there are more events, or the pump has taken the device back."""
+        if not lib.zks_pump_take(self._core.handle):
+            self._lent = trio.Event()
+        return self._deliver_some() or not self._lent.is_set()
+
     def _deliver_some(self) -> bool:
         """Deliver events; return whether there are more."""
         core = self._core
         with ROUND:
             for ident, mask in core.take_events():
                 if not ident:
-                    self._take_datagrams()
+                    if mask & _DEVICE:
+                        self._lent.set()
+                    else:
+                        self._take_datagrams()
                     continue
                 if mask & _SYN:
                     self._add_flow(ident)

@@ -59,7 +59,8 @@ void core_leave(zks_core *core)
     core->tcp_ticks = tcp_ticks;
     netif_default = NULL;
     core_current = NULL;
-    if ((core->ready_first || core->datagram_event) && !core->wake_sent && core->config.wake_fd >= 0)
+    if ((core->ready_first || core->datagram_event || core->device_event) && !core->wake_sent &&
+        core->config.wake_fd >= 0)
         wake = core->wake_sent = 1;
     if (core->pump_sleeps && core_wants_ticks(core)) {
         kick = 1; /* the pump sleeps for longer than a tick: it has a timer to run now */
@@ -101,6 +102,12 @@ int zks_events(zks_core *core, struct zks_event *events, int most)
         events[n++].reserved = 0;
         core->datagram_event = 0;
     }
+    if (core->device_event && n < most) {
+        events[n].flow = 0;
+        events[n].mask = ZKS_EV_DEVICE;
+        events[n++].reserved = 0;
+        core->device_event = 0;
+    }
     while (core->ready_first && n < most) {
         struct flow *flow = core->ready_first;
         core->ready_first = flow->ready_next;
@@ -113,7 +120,7 @@ int zks_events(zks_core *core, struct zks_event *events, int most)
         events[n++].reserved = 0;
         flow->events = 0;
     }
-    if (!core->ready_first && !core->datagram_event)
+    if (!core->ready_first && !core->datagram_event && !core->device_event)
         core->wake_sent = 0;
     core_leave(core);
     return n;

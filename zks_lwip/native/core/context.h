@@ -15,6 +15,7 @@
     X(PACKETS_IN, packets_in)               \
     X(BYTES_IN, bytes_in)                   \
     X(PACKETS_OUT, packets_out)             \
+    X(PACKETS_BORROWED, packets_borrowed)   \
     X(BYTES_OUT, bytes_out)                 \
     X(FLOWS, flows)                         \
     X(FLOWS_HELD, flows_held)               \
@@ -45,11 +46,13 @@ enum {
 #define ZKS_MAX_PACKET 65535u
 #define ZKS_MAX_DATAGRAM 65507u /* bytes in a datagram of UDP or an echo, of either family */
 #define ZKS_TICK_MS 250u
+#define ZKS_BATCH 16 /* packets that are read from a device at a time, at most */
 
 struct associations;
 struct queued_datagram;
 struct queued_packet;
 struct reassembly;
+struct rx_buffer;
 
 struct zks_core {
     struct zks_config config;
@@ -87,9 +90,13 @@ struct zks_core {
     uint8_t errors_wanted; /* ICMP errors about datagrams are queued */
 
     int fd, framing, device_errno;
-    int pump_pipe[2];         /* a byte in it ends the pump's poll: to stop, or to run a timer */
-    uint8_t pump_sleeps;      /* it waits for longer than until the next tick */
-    struct zks_wintun wintun; /* session: NULL where the device is another */
+    int pump_pipe[2];                        /* a byte in it ends the pump's poll: to stop, or to run a timer */
+    uint8_t pump_sleeps;                     /* it waits for longer than until the next tick */
+    uint8_t lends;                           /* the owner takes packets itself where the device is lent to it */
+    uint8_t lent;                            /* it is; changed by the pump alone */
+    uint8_t device_event;                    /* the owner is to be told */
+    struct rx_buffer *rx_buffers[ZKS_BATCH]; /* of who reads the device */
+    struct zks_wintun wintun;                /* session: NULL where the device is another */
     struct chunk *spare[2];
     uint32_t spare_count[2];
     uint8_t *scratch; /* for a packet that must be in one piece */

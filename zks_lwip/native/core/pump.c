@@ -1,4 +1,7 @@
-/* The packet pump: reads the device in batches, runs lwIP, keeps its clock. Runs without Python's lock. */
+/* The packet pump: reads the device in batches, runs lwIP, keeps its clock. Runs without Python's lock.
+ *
+ * While packets are few it lends the device to the thread that handles their events: each then wakes one thread and not
+ * two. It looks again and again, and takes back what is busy, quiet, or not read. */
 #include "core.h"
 #include "device_in.h"
 #include "flow_input.h"
@@ -24,6 +27,14 @@ void zks_pump_stop(zks_core *core)
         wintun_stop(core);
 }
 
+void zks_pump_lends(zks_core *core) { (void)core; }
+
+int zks_pump_take(zks_core *core)
+{
+    (void)core;
+    return 0;
+}
+
 #else
 #include <errno.h>
 #include <fcntl.h>
@@ -31,11 +42,16 @@ void zks_pump_stop(zks_core *core)
 #include <string.h>
 #include <unistd.h>
 
-#define BATCH 16
 #define BUFFER_SIZE (ZKS_MAX_PACKET + 64u)
 #define FRAME_OFFSET 6u /* so that the IP header behind a 10-byte vnet header is aligned */
 #define GSO_TYPE 0x7fu  /* of virtio_net_hdr.gso_type, without ECN */
 #define GSO_UDP_L4 5u
+
+/* A device is lent, and stays so, where in LOOK_MS its packets both ways were few, but not fewer than MIN_PACKETS. */
+#define LOOK_MS 3u
+#define MIN_PACKETS 3u
+#define MAX_PACKETS 100u /* a millisecond: beyond them two threads get more done than one */
+#define MAX_BYTES 16384u /* a millisecond */
 
 /* A buffer that lwIP may keep: when the last reference to its pbuf goes, so does it. */
 struct rx_buffer {
@@ -46,12 +62,13 @@ struct rx_buffer {
 static void rx_buffer_free(struct pbuf *p) { zks_mem_free(p); }
 
 /* Under the core lock, like all that allocates. */
-static void refill(zks_core *core, struct rx_buffer **buffers)
+static void refill(zks_core *core)
 {
+    struct rx_buffer **buffers = core->rx_buffers;
     int i;
-    for (i = 0; i < BATCH && buffers[i]; i++)
+    for (i = 0; i < ZKS_BATCH && buffers[i]; i++)
         ;
-    for (; i < BATCH; i++) {
+    for (; i < ZKS_BATCH; i++) {
         if (buffers[i])
             continue;
         buffers[i] = zks_mem_malloc(sizeof **buffers + BUFFER_SIZE);
@@ -95,10 +112,11 @@ void zks_pump_stop(zks_core *core)
 }
 
 /* Packets into buffers until the device has no more or the batch is full. */
-static int read_batch(zks_core *core, struct rx_buffer **buffers, uint32_t *lengths)
+static int read_batch(zks_core *core, uint32_t *lengths)
 {
+    struct rx_buffer **buffers = core->rx_buffers;
     int n = 0;
-    while (n < BATCH && buffers[n]) {
+    while (n < ZKS_BATCH && buffers[n]) {
         ssize_t got = read(core->fd, buffers[n]->data + FRAME_OFFSET, ZKS_MAX_PACKET + 10u);
         if (got < 0) {
             if (errno == EINTR)
@@ -140,12 +158,69 @@ static void process(zks_core *core, struct rx_buffer **buffer, uint32_t length)
         *buffer = NULL;
 }
 
+void zks_pump_lends(zks_core *core)
+{
+    core_enter(core);
+    core->lends = 1;
+    core_leave(core);
+}
+
+int zks_pump_take(zks_core *core)
+{
+    uint32_t lengths[ZKS_BATCH];
+    int n, i, lent;
+    if (!core)
+        return 0;
+    core_enter(core); /* throughout: the pump takes the device back, with the buffers, under the lock */
+    lent = core->lent;
+    if (lent) {
+        n = read_batch(core, lengths); /* of an error the pump takes note */
+        core_advance(core, zks_now_ms());
+        for (i = 0; i < n; i++)
+            process(core, &core->rx_buffers[i], lengths[i]);
+        if (n > 0)
+            core->counters[ZKS_C_PACKETS_BORROWED] += (uint64_t)n;
+        flow_acknowledge(core);
+        refill(core);
+        core->wake_sent = 1;
+    }
+    core_leave(core);
+    return lent;
+}
+
+/* What has moved before the last look. */
+struct traffic {
+    uint64_t ms, packets, bytes;
+};
+
+/* Lends the device, or takes it back, by what has moved since the last look. */
+static void review(zks_core *core, struct traffic *seen)
+{
+    const uint64_t *counters = core->counters;
+    uint64_t passed = core->now_ms - seen->ms;
+    uint64_t packets = counters[ZKS_C_PACKETS_IN] + counters[ZKS_C_PACKETS_OUT];
+    uint64_t bytes = counters[ZKS_C_BYTES_IN] + counters[ZKS_C_BYTES_OUT];
+    int few;
+    if (passed < LOOK_MS)
+        return;
+    few = packets - seen->packets >= MIN_PACKETS && packets - seen->packets <= passed * MAX_PACKETS &&
+          bytes - seen->bytes <= passed * MAX_BYTES;
+    seen->ms = core->now_ms;
+    seen->packets = packets;
+    seen->bytes = bytes;
+    if (core->lent) {
+        core->lent = (uint8_t)few;
+    } else if (few && core->lends && passed < 2 * LOOK_MS && !core->device_event) {
+        core->lent = core->device_event = 1; /* not while the owner has not even heard of the last time */
+    }
+}
+
 int zks_pump_run(zks_core *core)
 {
-    struct rx_buffer *buffers[BATCH] = {0};
-    uint32_t lengths[BATCH];
+    uint32_t lengths[ZKS_BATCH];
     struct pollfd polled[2];
-    int n, i, result = ZKS_OK, running = 1;
+    struct traffic seen = {0};
+    int n, i, result = ZKS_OK, running = 1, lent = 0;
     int64_t wait = 0;
     uint64_t alert_ms = 0;
     char commands[64];
@@ -159,10 +234,10 @@ int zks_pump_run(zks_core *core)
     polled[1].fd = core->pump_pipe[0];
     polled[1].events = POLLIN;
     core_enter(core);
-    refill(core, buffers);
+    refill(core);
     core_leave(core);
     while (running) {
-        n = read_batch(core, buffers, lengths);
+        n = lent ? 0 : read_batch(core, lengths);
         if (n < 0) {
             result = ZKS_DEVICE;
             break;
@@ -171,22 +246,27 @@ int zks_pump_run(zks_core *core)
         core->pump_sleeps = 0;
         core_advance(core, zks_now_ms());
         for (i = 0; i < n; i++) {
-            process(core, &buffers[i], lengths[i]);
+            process(core, &core->rx_buffers[i], lengths[i]);
             if (zks_lock_due()) {
                 core_leave(core);
                 core_enter(core);
             }
         }
         flow_acknowledge(core);
-        refill(core, buffers);
+        refill(core);
+        review(core, &seen);
         wait = core_wait(core);
-        if (n == BATCH)
+        if (n == ZKS_BATCH)
             wait = 0; /* there may be more: look at the pipe, and go on */
-        else if (!buffers[0])
+        else if (!core->rx_buffers[0])
             wait = 10; /* no memory to read into: try again, without spinning */
-        core_sleep(core, &wait, n > 0, &alert_ms);
+        core_sleep(core, &wait, n > 0 || core->lent, &alert_ms);
+        lent = core->lent;
+        if (lent && wait > (int64_t)LOOK_MS)
+            wait = LOOK_MS;
         core_leave(core);
-        if (poll(polled, 2, (int)wait) < 0 && errno != EINTR) {
+        polled[0].revents = 0;
+        if (poll(polled + lent, 2 - (nfds_t)lent, (int)wait) < 0 && errno != EINTR) {
             core->device_errno = errno;
             result = ZKS_DEVICE;
             break;
@@ -203,10 +283,13 @@ int zks_pump_run(zks_core *core)
             break;
         }
     }
-    zks_lock_acquire();
-    for (i = 0; i < BATCH; i++)
-        zks_mem_free(buffers[i]);
-    zks_lock_release();
+    core_enter(core);
+    core->lent = 0;
+    for (i = 0; i < ZKS_BATCH; i++) {
+        zks_mem_free(core->rx_buffers[i]);
+        core->rx_buffers[i] = NULL;
+    }
+    core_leave(core);
     return result;
 }
 #endif

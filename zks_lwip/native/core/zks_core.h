@@ -28,7 +28,8 @@ enum {
     ZKS_EV_WRITABLE = 8,    /* there is room again after a short push */
     ZKS_EV_RESET = 16,      /* ended by RST, by time-out or by lack of memory; nothing more will come */
     ZKS_EV_CLOSED = 32,     /* both directions ended in order, or the peer, after its FIN, has forgotten the flow */
-    ZKS_EV_DATAGRAM = 64    /* flow 0: datagrams wait */
+    ZKS_EV_DATAGRAM = 64,   /* flow 0: datagrams wait */
+    ZKS_EV_DEVICE = 128     /* flow 0: the device was lent (zks_pump_lends) */
 };
 
 /* Why a flow that was opened from here was not connected, known once ZKS_EV_RESET has been told; or a datagram. */
@@ -128,6 +129,12 @@ int zks_device_attach(zks_core *core, int fd, int framing);
 int zks_device_errno(zks_core *core);
 /* Moves packets until zks_pump_stop (ZKS_OK) or until the device fails (ZKS_DEVICE). Blocks. */
 int zks_pump_run(zks_core *core);
+/* Lets the pump lend its device to the owner while packets are few: ZKS_EV_DEVICE tells. Then it is for the owner to
+ * call zks_pump_take whenever the device is readable, which saves each packet a wake-up from the pump to the owner. */
+void zks_pump_lends(zks_core *core);
+/* Takes packets as the pump does, without waiting; their events are to be taken at once, whether wake_fd tells or not.
+ * Returns 0: nothing was done, since the pump has taken the device back. */
+int zks_pump_take(zks_core *core);
 /* Makes zks_pump_run return. */
 void zks_pump_stop(zks_core *core);
 
