@@ -303,6 +303,9 @@ class Journal:
     def finish(self) -> None:
         """Empty the journal, as everything has been undone, and remove it where that is allowed."""
         os.ftruncate(self._fd, 0)
+        if not self._replaces:
+            # Windows removes no file that is open: not ours, nor that of who has come meanwhile.
+            self.close()
         # Without privileges the directory is not ours any more; an empty journal says the same.
         with contextlib.suppress(PermissionError, FileNotFoundError):
             os.unlink(self.path)

@@ -239,7 +239,7 @@ for arguments in sys.argv[1:]:
 
 
 def test_what_is_not_built_is_said_by_every_command_that_needs_it() -> None:
-    asked = ["--version", "run -- true", "worker"]
+    asked = ["--version", "worker", *(["run -- true"] if sys.platform == "linux" else [])]
     others = ["--help", "connect --help", "status --help", "recover --help"]
     argv = [sys.executable, "-c", NOT_BUILT, *asked, *others]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)

@@ -11,7 +11,7 @@ from zks_lwip.settings.files import SettingsFile
 from zks_lwip.settings.judge import convert, faults
 from zks_lwip.settings.keys import Key, Kind
 
-FILE = Path("/etc/f.toml")
+FILE = Path("/etc/f.toml").absolute()  # on Windows with a drive
 
 
 def judged(text: str) -> list[str]:
@@ -121,15 +121,16 @@ def test_all_faults_are_told() -> None:
 def test_paths_begin_beside_the_file_or_at_home(tmp_path: Path) -> None:
     path = Key(Kind.PATH)
     home = {"HOME": str(tmp_path)}
-    assert convert("a/b", path, FILE, home) == Path("/etc/a/b")
-    assert convert("/a/b", path, FILE, home) == Path("/a/b")
+    root = FILE.parent.parent
+    assert convert("a/b", path, FILE, home) == root / "etc/a/b"
+    assert convert("/a/b", path, FILE, home) == root / "a/b"
     assert convert(["a", "/b"], Key(Kind.PATH, many=True), FILE, home) == [
-        Path("/etc/a"),
-        Path("/b"),
+        root / "etc/a",
+        root / "b",
     ]
     assert convert("~/a", path, FILE, home).name == "a"
     assert convert("~/a", path, FILE, home).is_absolute()
-    assert convert("~a", path, FILE, home) == Path("/etc/~a")
+    assert convert("~a", path, FILE, home) == root / "etc/~a"
 
 
 def test_values_are_as_commands_take_them() -> None:

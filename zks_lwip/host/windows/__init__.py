@@ -9,5 +9,6 @@
 
 None of it has run on Windows: plans, order and undoing are tested against a fake
 (``tests/kits/windows.py``), the calls against libraries that are played
-(``tests/unit/host/test_windows_calls.py``), structures and numbers against the SDK's headers.
+(``tests/unit/host/test_windows_calls.py``), structures and numbers against the SDK's headers; wine
+has run :mod:`.file_lock`.
 """
