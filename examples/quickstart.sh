@@ -45,6 +45,7 @@ say "Serving a page on 127.0.0.1, where nothing but this machine can reach it"
 mkdir "$folder/page"
 page="Hello from the loopback of $(hostname 2>/dev/null || echo this machine), by way of lwIP."
 echo "$page" >"$folder/page/index.html"
+: >"$folder/served" # here: on a busy machine the server's own comes after the first look at it
 "$python" -u -m http.server --bind 127.0.0.1 --directory "$folder/page" 0 \
     >"$folder/served" 2>&1 &
 server=$!
