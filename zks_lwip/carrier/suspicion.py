@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from enum import Enum, auto
 
-__all__ = ["Question", "Suspicion", "Unanswered"]
+__all__ = ["Question", "Suspicion", "Uncounted"]
 
 _TRIPS = 4
 _LOOKS = 8
@@ -71,7 +71,7 @@ class Question(Enum):
     """All that was sent was followed by something of the peer's."""
 
 
-class Unanswered:
+class Uncounted:
     """Decides when to ask whether queries and datagrams, which are not counted, reach the peer.
 
     Their answers may take long, so that silence alone says nothing of the path. The peer is asked

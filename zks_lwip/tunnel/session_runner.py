@@ -11,7 +11,7 @@ import trio
 from .._util import single_error
 from ..carrier.link import LinkEnd, SessionLink
 from ..carrier.liveness import ALONE, Others
-from ..carrier.suspicion import Question, Suspicion, Unanswered
+from ..carrier.suspicion import Question, Suspicion, Uncounted
 from ..carrier.tcp_info import Progress, progress, round_trip
 from ..carrier.websocket import ABNORMAL, WsConnection
 from ..errors import WorkerUnreachable, ZksError
@@ -350,7 +350,7 @@ class SessionRunner:
         :returns: since when it is silent; None: there is no reason, or counted frames show the
             same.
         """
-        unanswered = Unanswered(self._dialler.config.suspicious, self.link.last_sent)
+        unanswered = Uncounted(self._dialler.config.suspicious, self.link.last_sent)
         while True:
             await trio.sleep(_QUIET_LOOK)
             if self.session.unacknowledged_since is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zks_lwip.carrier.suspicion import Question, Suspicion, Unanswered
+from zks_lwip.carrier.suspicion import Question, Suspicion, Uncounted
 
 
 def suspected_at(
@@ -75,7 +75,7 @@ def silent_path(round_trip: float = 0.0, late: float = 0.0) -> tuple[float, floa
 
     :param late: seconds by which the first look is late, as after a suspend.
     """
-    unanswered, now = Unanswered(2.0, 0.0), late
+    unanswered, now = Uncounted(2.0, 0.0), late
     while True:
         now += 0.25
         question = unanswered.step(now, -1.0, 0.0, round_trip)
@@ -101,7 +101,7 @@ def test_a_late_look_suspects_no_path_before_it_was_asked() -> None:
 
 
 def test_what_is_answered_is_not_asked_about() -> None:
-    unanswered = Unanswered(2.0, 10.0)
+    unanswered = Uncounted(2.0, 10.0)
     assert unanswered.step(10.25, 9.0, 10.0, 0.0) is Question.WAIT
     assert unanswered.step(10.50, 10.4, 10.45, 0.0) is Question.WAIT  # another query, meanwhile
     assert unanswered.step(11.25, 10.4, 11.2, 0.0) is Question.WAIT
