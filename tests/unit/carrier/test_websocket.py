@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -127,6 +128,7 @@ async def test_messages_of_every_length_of_header(role: str) -> None:
         assert got == messages
 
 
+@pytest.mark.skipif(os.name == "nt", reason="streams alone are used on Windows")
 @ROLES
 async def test_what_leaves_at_once_needs_no_task(role: str) -> None:
     async with pair(role) as (ours, theirs):
