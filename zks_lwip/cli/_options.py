@@ -243,7 +243,7 @@ _LIMITS = (
     click.option(
         "--fast-open/--no-fast-open",
         help="Save a round trip when a lost tunnel is resumed, by TCP Fast Open (Linux), where the "
-        "worker's system has sysctl net.ipv4.tcp_fastopen=3. Whoever watches several networks can "
+        "worker's system has sysctl net.ipv4.tcp_fastopen=3. An observer of several networks can "
         "tell by its cookie that they have the same client.",
     ),
 )

@@ -22,20 +22,20 @@ _TCP_INFO = 11  # tcpi_state is its first byte
 _SYN_SENT = 2
 
 
-class _Optioned(Protocol):
+class _TcpSocket(Protocol):
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
     def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
 
 
-def accept_early_data(listener: _Optioned) -> None:
+def accept_early_data(listener: _TcpSocket) -> None:
     """Have a TCP listener take what comes with SYNs, where the system allows it."""
     if _LINUX:
         with suppress(OSError):  # a kernel without it
             listener.setsockopt(socket.IPPROTO_TCP, _FASTOPEN, _QUEUE)
 
 
-def send_early(sock: _Optioned) -> None:
+def send_early(sock: _TcpSocket) -> None:
     """Before ``connect``: have what is sent first leave with the SYN, where there is a cookie.
 
     ``connect`` then returns before anything has left: see :func:`is_deferred`. Where there is no
@@ -46,7 +46,7 @@ def send_early(sock: _Optioned) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _FASTOPEN_CONNECT, 1)
 
 
-def is_deferred(sock: _Optioned) -> bool:
+def is_deferred(sock: _TcpSocket) -> bool:
     """Return whether ``connect`` has returned, and nothing has been answered yet."""
     if not _LINUX:
         return False
