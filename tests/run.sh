@@ -123,9 +123,9 @@ build
 .venv/bin/python -m compileall -q zks_lwip tests/kits
 
 if [ $# = 0 ]; then
-    # Beside all that follows, most of which waits for most of the time.
+    # Beside all that follows, and behind it: most of that waits for most of the time.
     set -m # in a process group of its own, so that all of it can be ended
-    tests/sanitize.sh --short >build/sanitize.log 2>&1 &
+    nice -n 5 tests/sanitize.sh --short >build/sanitize.log 2>&1 &
     set +m
     sanitizing=$!
     trap 'kill -- -$sanitizing' EXIT
@@ -153,9 +153,9 @@ if [ $# = 0 ]; then rewrite_tests; fi
 check_style_and_types
 wait $bringing
 say "Tests"
-# Three at a time, each a file of tests: what goes end to end waits for most of its time. In the
+# Four at a time, each a file of tests: what goes end to end waits for most of its time. In the
 # order of tests/conftest.py.
-if [ $# = 0 ]; then set -- -n 3 --dist loadfile --no-loadscope-reorder; fi
+if [ $# = 0 ]; then set -- -n 4 --dist loadfile --no-loadscope-reorder; fi
 .venv/bin/python -m pytest --durations=40 "$@" || failed=1
 if [ -n "${sanitizing:-}" ]; then
     trap - EXIT

@@ -99,7 +99,7 @@ async def open_path(
         if isinstance(error, trio.TooSlowError) and addresses is None:
             raise WorkerUnreachable(
                 f"the name of {whom} does not resolve (no answer within "
-                f"{limit:.3g} s): check this machine's DNS and network.",
+                f"{limit:.3g} s): check {_asked(config)} and the network.",
                 answered=False,
             ) from None
         if isinstance(error, trio.TooSlowError):
@@ -163,7 +163,7 @@ async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]
     except OSError as error:
         raise WorkerUnreachable(
             f"the name of {whose} does not resolve ({error.strerror or error}): check its "
-            "spelling and this machine's DNS.",
+            f"spelling and {_asked(config)}.",
             answered=False,
         ) from None
     if not found:
@@ -171,6 +171,13 @@ async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]
             f"the name of {whose} has no addresses: check its spelling and DNS."
         )
     return found
+
+
+def _asked(config: TunnelConfig) -> str:
+    """Return what is asked for addresses, for a message."""
+    if config.resolve is None:
+        return "this machine's DNS"
+    return "the resolvers that are asked, which need not be this machine's"
 
 
 async def _ask_system(host: str) -> list[str]:

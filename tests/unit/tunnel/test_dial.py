@@ -333,6 +333,7 @@ async def test_a_name_that_does_not_resolve() -> None:
 
     error = await failing(quick("wss://nowhere.example", resolve=resolve))
     assert isinstance(error, WorkerUnreachable) and "does not resolve" in str(error)
+    assert "check its spelling and the resolvers that are asked" in str(error)
 
 
 async def test_a_name_server_that_is_silent_is_not_taken_for_a_silent_worker() -> None:
