@@ -38,6 +38,43 @@ def kept_port(port: int = 0) -> Iterator[int]:
         yield port
 
 
+@contextmanager
+def refused_port() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 that is taken, but where no socket listens, while it is held.
+
+    One that is only free now may be that of another test's socket a moment later.
+    """
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@contextmanager
+def refused_udp_port() -> Iterator[int]:
+    """A port of 127.0.0.1 and of ::1 where no datagram meets a socket, for as long as it is held.
+
+    A port that is only free for TCP, or only now, may be that of another test's socket. This one
+    is taken, by sockets that are connected to themselves and so hear from no other.
+    """
+    while True:
+        with ExitStack() as stack:
+            four = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            six = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+            six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            four.bind(("127.0.0.1", 0))
+            port: int = four.getsockname()[1]
+            try:
+                six.bind(("::1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            four.connect(four.getsockname())
+            six.connect(six.getsockname())
+            yield port
+            return
+
+
 def on_one_port(*ends: tuple[int, str]) -> list[socket.socket]:
     """Sockets of a kind and on an IPv4 address each, bound to a port that was free for all."""
     while True:

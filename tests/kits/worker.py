@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -139,43 +138,6 @@ async def tcp_server(
         listeners = await nursery.start(partial(trio.serve_tcp, guarded, port, host=host))
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def refused_port() -> Iterator[int]:
-    """A TCP port of 127.0.0.1 that is taken, but where no socket listens, while it is held.
-
-    One that is only free now may be that of another test's socket a moment later.
-    """
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
-
-
-@contextmanager
-def refused_udp_port() -> Iterator[int]:
-    """A port of 127.0.0.1 and of ::1 where no datagram meets a socket, for as long as it is held.
-
-    A port that is only free for TCP, or only now, may be that of another test's socket. This one
-    is taken, by sockets that are connected to themselves and so hear from no other.
-    """
-    while True:
-        with ExitStack() as stack:
-            four = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            six = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
-            six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            four.bind(("127.0.0.1", 0))
-            port: int = four.getsockname()[1]
-            try:
-                six.bind(("::1", port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            four.connect(four.getsockname())
-            six.connect(six.getsockname())
-            yield port
-            return
 
 
 class RawClient:

@@ -68,7 +68,7 @@ def test_a_small_terminal_a_large_one_and_keys(net: Lab, running: Child, host: N
         top.resize(80, 24)
         top.see("PROGRAM", IDLE, "q quit")
         top.type("/python\r")
-        top.see("TARGET (1 flows)", "filter 'python'")
+        top.see("TARGET (1 flow)", "filter 'python'")
         top.type("xn")
         top.see("filter 'python'")
         assert held.process.poll() is None
@@ -79,7 +79,7 @@ def test_a_small_terminal_a_large_one_and_keys(net: Lab, running: Child, host: N
         assert held.wait() != 0 and "reset" in held.output.lower(), held.output
         top.see("TARGET (0 flows)")
         top.type("\x1b")
-        top.see("TARGET (1 flows)", f"four.zks.test:{servers.HANG}")
+        top.see("TARGET (1 flow)", f"four.zks.test:{servers.HANG}")
         top.type("sr")
         top.see("by down reversed")
         top.type("q")
@@ -94,7 +94,7 @@ def test_what_was_asked_of_is_closed(net: Lab, running: Child, host: Namespace) 
         host, "sh", "-c", f"exec curl -sN telnet://four.zks.test:{servers.HANG} < /dev/zero"
     )
     with screen(host, 80, 24, "--sort", "target") as top, named:
-        top.see("TARGET (1 flows)", "four.zks.test")
+        top.see("TARGET (1 flow)", "four.zks.test")
         top.type("x")
         top.see("close four.zks.test")
         with net.application(host, *CLIENT, "hold", lab.FAR4) as held:
@@ -102,7 +102,7 @@ def test_what_was_asked_of_is_closed(net: Lab, running: Child, host: Namespace) 
             top.see("TARGET (2 flows)", "close four.zks.test")
             top.type("y")
             top.see("four.zks.test", ": closed")
-            top.see("TARGET (1 flows)", IDLE)
+            top.see("TARGET (1 flow)", IDLE)
             assert named.wait() != 0 and held.process.poll() is None
             held.process.kill()
         top.type("q")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.kits.plain_websocket import KEY, V2
-from tests.kits.worker import RawClient, echo, raw_client, refused_port, resuming_client, tcp_server
+from tests.kits.ports import refused_port
+from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server
 from tests.kits.workerd import BOB, TOKEN, Workerd, running_workerd
 from tests.workerd.test_units import REFUSED_SPELLINGS
 from zks_lwip.protocol import (

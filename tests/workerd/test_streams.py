@@ -8,15 +8,9 @@ import struct
 
 import trio
 
+from tests.kits.ports import refused_port
 from tests.kits.until import until
-from tests.kits.worker import (
-    RawClient,
-    echo,
-    raw_client,
-    refused_port,
-    resuming_client,
-    tcp_server,
-)
+from tests.kits.worker import RawClient, echo, raw_client, resuming_client, tcp_server
 from tests.kits.workerd import TOKEN, Workerd
 from zks_lwip.protocol import Close, Connect, Connected, Data, Eof, Error, Hello, Ping, Pong, Window
 

@@ -15,15 +15,9 @@ import pytest
 import trio
 
 from tests.kits.doh_server import doh_server
+from tests.kits.ports import refused_port
 from tests.kits.until import until
-from tests.kits.worker import (
-    RawClient,
-    answer,
-    echo,
-    raw_client,
-    refused_port,
-    tcp_server,
-)
+from tests.kits.worker import RawClient, answer, echo, raw_client, tcp_server
 from tests.kits.workerd import TOKEN, Workerd, running_workerd
 from zks_lwip.protocol import (
     Close,

@@ -26,9 +26,8 @@ from tests.kits.dns_servers import (
     listening,
     server_context,
 )
-from tests.kits.ports import on_one_port
+from tests.kits.ports import on_one_port, refused_udp_port
 from tests.kits.until import until
-from tests.kits.worker import refused_udp_port
 from zks_lwip.dns import DnsService, ResolverError, Via, choose_via, make_upstreams
 from zks_lwip.dns.message.framing import Deframer, frame
 from zks_lwip.dns.message.wire import Ede

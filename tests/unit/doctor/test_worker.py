@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from pathlib import Path
 
-from tests.kits.worker import refused_port, running_worker
+from tests.kits.ports import refused_port
+from tests.kits.worker import running_worker
 from zks_lwip.config import VpnConfig
 from zks_lwip.doctor.finding import Finding, Level
 from zks_lwip.doctor.worker import examine_worker

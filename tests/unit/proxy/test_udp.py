@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import trio
 
+from tests.kits.ports import refused_udp_port
 from tests.kits.proxy import address, asked, exactly, proxying, reply, request, reset
 from tests.kits.tunnel import eventually, tunnel_and_worker, tunnelling
-from tests.kits.worker import FakeNameServer, refused_udp_port, running_worker, zone
+from tests.kits.worker import FakeNameServer, running_worker, zone
 from zks_lwip.net.readiness import Readiness, TaskReadiness, make_readiness
 from zks_lwip.protocol import Settings
 from zks_lwip.proxy import ProxyServer

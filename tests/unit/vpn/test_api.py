@@ -19,8 +19,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kits.ports import SHORTEST_QUEUE, kept_port
-from tests.kits.worker import refused_udp_port
+from tests.kits.ports import SHORTEST_QUEUE, kept_port, refused_udp_port
 from zks_lwip import Direct, FlowRequest, Reject, Tunnel, Vpn, VpnConfig, VpnState, open_vpn
 from zks_lwip.daemon.states import State
 from zks_lwip.device import memory_device_pair

@@ -15,7 +15,7 @@ import dns.message
 import pytest
 import trio
 
-from tests.kits.ports import SHORTEST_QUEUE, on_one_port
+from tests.kits.ports import SHORTEST_QUEUE, on_one_port, refused_port
 from tests.kits.until import until
 from tests.kits.worker import (
     Answerer,
@@ -23,7 +23,6 @@ from tests.kits.worker import (
     answer,
     budget,
     open_descriptors,
-    refused_port,
     tcp_server,
     zone,
 )

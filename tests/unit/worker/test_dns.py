@@ -15,15 +15,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.kits.ports import refused_udp_port
 from tests.kits.until import until
-from tests.kits.worker import (
-    FakeNameServer,
-    answer,
-    budget,
-    refused_udp_port,
-    truncated,
-    zone,
-)
+from tests.kits.worker import FakeNameServer, answer, budget, truncated, zone
 from zks_lwip.errors import ConfigError, DnsError
 from zks_lwip.net.readiness import make_readiness
 from zks_lwip.worker.dns_forwarder import DnsForwarder

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kits.ports import SHORTEST_QUEUE
+from tests.kits.ports import SHORTEST_QUEUE, refused_port
 from tests.kits.session import came, drain, feed
 from tests.kits.until import until
 from tests.kits.worker import (
@@ -26,7 +26,6 @@ from tests.kits.worker import (
     echo,
     far_sockets,
     raw_client,
-    refused_port,
     running_worker,
     tcp_server,
     zone,

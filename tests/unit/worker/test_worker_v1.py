@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.kits.plain_websocket import client_message, upgrade_request
+from tests.kits.ports import refused_port
 from tests.kits.until import until
 from tests.kits.worker import (
     FakeNameServer,
@@ -19,7 +20,6 @@ from tests.kits.worker import (
     answer,
     echo,
     raw_client,
-    refused_port,
     running_worker,
     tcp_server,
 )
