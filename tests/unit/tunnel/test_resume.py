@@ -639,8 +639,7 @@ async def test_what_was_closed_in_an_outage_is_sent_behind_it() -> None:
         await trio.sleep(0.8)
         path.restore()
         await eventually(lambda: tunnel.up and not tunnel.stats()["streams"])
-        ended = [type(event) for event in worker.served[0].events]
-        assert EofReceived in ended
+        await eventually(lambda: EofReceived in [type(event) for event in worker.served[0].events])
 
 
 async def test_an_idle_channel_that_is_lost_is_let_go() -> None:
