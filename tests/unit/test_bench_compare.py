@@ -4,11 +4,14 @@ not end it."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -22,9 +25,19 @@ from tests.bench.compare.main import main
 from tests.bench.compare.measures import MEASURES, Settings, Step, highest, parts
 from tests.bench.compare.plot import draw, panels
 from tests.bench.compare.report import add_json, as_json, markdown
+from tests.bench.compare.site import Running
 
 SPEED = Figure("throughput", "up 8", "Gbit/s", higher_is_better=True)
 TRIP = Figure("latency", "idle, median", "µs", digits=0)
+
+
+def test_a_process_that_has_just_ended_has_no_memory() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        none = cast(Any, None)
+        running = Running(none, none, None, {"client": [ended.pid], "server": [os.getpid()]})
+        memory = running.memory()
+    assert memory["client"] == 0 < memory["server"]
 
 
 def _results() -> Results:

@@ -93,8 +93,16 @@ def _all(pids: Sequence[int]) -> list[int]:
 
 
 def _private(pid: int) -> int:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) * 1024
+    """Return the bytes that a process has for itself: none where it has ended, by now or already
+    before."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = text.partition("RssAnon:")[
+        2
+    ].split()  # (one that is not waited for yet has no such line)
+    return int(found[0]) * 1024 if found else 0
 
 
 class Site:
