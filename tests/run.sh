@@ -125,7 +125,7 @@ build
 if [ $# = 0 ]; then
     # Beside all that follows, and behind it: most of that waits for most of the time.
     set -m # in a process group of its own, so that all of it can be ended
-    nice -n 5 tests/sanitize.sh --short >build/sanitize.log 2>&1 &
+    nice -n 2 tests/sanitize.sh --short >build/sanitize.log 2>&1 &
     set +m
     sanitizing=$!
     trap 'kill -- -$sanitizing' EXIT
