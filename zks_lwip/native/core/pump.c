@@ -50,8 +50,7 @@ int zks_pump_take(zks_core *core)
 /* A device is lent, and stays so, where in LOOK_MS its packets both ways were few, but not fewer than MIN_PACKETS. */
 #define LOOK_MS 3u
 #define MIN_PACKETS 3u
-#define MAX_PACKETS \
-    30u /* a millisecond: where more come, those that come together leave together by way of two threads */
+#define MAX_PACKETS 30u  /* a millisecond: where more come, the pump's thread hands them over together */
 #define MAX_BYTES 16384u /* a millisecond */
 
 /* A buffer that lwIP may keep: when the last reference to its pbuf goes, so does it. */
