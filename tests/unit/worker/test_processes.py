@@ -287,10 +287,15 @@ async def test_streams_that_another_process_relays_go_on_at_the_end_too(tmp_path
     context = ssl.create_default_context()
     authority.configure_trust(context)
 
-    async def accept_for_a_moment(number: int, task_status: trio.TaskStatus[None]) -> None:
+    def connections(number: int) -> int:
+        tcp = worker.children[number].net_connections("tcp4")
+        return sum(each.laddr == worker.address and bool(each.raddr) for each in tcp)
+
+    async def accept_one(number: int, task_status: trio.TaskStatus[None]) -> None:
+        before = connections(number)
         with accepting(worker, number):
             task_status.started()
-            await trio.sleep(0.5)
+            await until(lambda: connections(number) > before)
 
     async with (
         running(tmp_path, "--tls-cert", str(tmp_path / "pem")) as worker,
@@ -300,13 +305,12 @@ async def test_streams_that_another_process_relays_go_on_at_the_end_too(tmp_path
     ):
         clients = []
         for number in range(COUNT):  # the session is at the same one, whichever accepts
-            await nursery.start(accept_for_a_moment, number)
+            await nursery.start(accept_one, number)
             client = await stack.enter_async_context(
                 raw_client(worker.address, token=BOB, context=context)
             )
             await client.open(1, "127.0.0.1", port)
             clients.append(client)
-            await trio.sleep(0.6)
         worker.process.terminate()
         for client in clients:
             await client.expect(GoAway)

@@ -683,15 +683,18 @@ async def listening(child: trio.Process) -> tuple[str, int]:
 async def fill(client: RawClient, stream: int) -> None:
     """Send DATA until the far end takes no more, and the worker grants no more."""
     sent = 1  # by the test itself
-    while True:
+    quiet = 0
+    while quiet < 5:
         room = client.hello.window + client.credit.get(stream, 0) - sent
-        if not room:
-            await client.silent(0.5)
-            if client.hello.window + client.credit.get(stream, 0) == sent:
-                return
-            continue
-        await client.send(Data(stream, bytes(min(room, 65535))))
-        sent += min(room, 65535)
+        if room:
+            quiet = 0
+            await client.send(Data(stream, bytes(min(room, 65535))))
+            sent += min(room, 65535)
+        else:  # and not because it was not its turn to run
+            quiet += 1
+            await client.silent(0.1)
+            await client.send(Ping())
+            await client.expect(Pong)
 
 
 async def ends(child: trio.Process, seconds: float) -> int:
