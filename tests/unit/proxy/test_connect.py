@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -39,7 +40,7 @@ from zks_lwip.tunnel import TunnelTcpStream
 
 both_kinds = pytest.mark.parametrize("readiness", [make_readiness, TaskReadiness])
 Kind = Callable[[], Readiness]
-BIG = b"".join(number.to_bytes(4, "big") for number in range(1 << 20))
+BIG = array("I", range(1 << 20)).tobytes()
 
 
 @asynccontextmanager
