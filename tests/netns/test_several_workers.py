@@ -21,10 +21,10 @@ from tests.kits.netns.link import Link
 from tests.netns.host.conftest import nothing
 
 NEAR, FAR = f"{WORKER4}:8801", "25.1.200.1:8802"
-"""Where workers listen, the second behind a link of 250 ms each way."""
+"""Where workers listen, the second behind a link of 600 ms each way."""
 BESIDE = f"{MID4}:8803"
 """At another address, as near as the first."""
-DELAY = 0.25
+DELAY = 0.6
 
 
 def url(place: str) -> str:

@@ -11,6 +11,7 @@ import trio
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.kits.until import until
 from tests.kits.worker import echo, raw_client, running_worker, tcp_server
 from zks_lwip.errors import ConfigError
 from zks_lwip.metrics import MetricsServer, MetricsSource, listen_for_metrics, parse_metrics
@@ -96,6 +97,7 @@ async def test_a_worker_shows_what_it_did() -> None:
                 assert value(found, "worker_dns_latency_seconds_count") == 0
                 assert ("process_open_fds", frozenset()) in found
             assert (await ask(address, get("/no")))[0] == 404
+            await until(lambda: not any(a.sessions for a in worker.accounts.values()))
             await trio.sleep(0.25)  # an answer is given again for 0.2 s
             found = samples((await ask(metrics, get("/metrics?x=y")))[2])
             assert value(found, "worker_sessions", token="anyone") == 0

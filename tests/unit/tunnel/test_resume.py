@@ -245,8 +245,10 @@ async def test_a_path_that_dies_in_silence_is_replaced_soon(
         assert 0.4 <= trio.current_time() - began < 5
         assert tunnel.stats()["sessions_resumed"] == 1
         assert len(worker.served) == 1
+        made = len(path.connections)  # the second may have had companions, on a busy machine
+        assert made >= 2
         await trio.sleep(1)
-        assert len(path.connections) == 2
+        assert len(path.connections) == made
     assert "nothing was heard from it for 0." in caplog.text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import check_half_closeable_stream
+from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 from zks_lwip.errors import AuthError, DnsError, TunnelError, WorkerNotFound
 from zks_lwip.protocol import (
@@ -215,11 +215,15 @@ async def test_both_ends_are_half_closeable_streams() -> None:
         async def make_clogged() -> tuple[TunnelTcpStream, TunnelTcpStream]:
             near, other = await make()
             for each in (near, other):
-                clogged = False
-                while not clogged:
-                    with trio.move_on_after(0.15) as scope:
-                        await each.send_all(bytes(65536))
-                    clogged = scope.cancelled_caught
+
+                async def fill() -> None:
+                    while True:
+                        await each.send_all(bytes(65536))  # noqa: B023
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fill)
+                    await wait_all_tasks_blocked(0.03)
+                    nursery.cancel_scope.cancel()
             return near, other
 
         with trio.fail_after(120):
