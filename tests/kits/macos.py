@@ -111,7 +111,7 @@ class FakeMac:
             for (destination, _), (gateway, flags, interface) in self.routes.items():
                 network = ipaddress.ip_network(destination)
                 if network.version == version:
-                    shown = _shown(network)
+                    shown = _shown(network, flags)
                     lines.append(f"{shown:<18} {gateway:<18} {flags:<19} {interface:>5}      ")
         lines.append("192.168.1.1        a4:b1:c1:0:0:1     UHLWIir               en0   1183")
         return "\n".join(lines) + "\n"
@@ -122,8 +122,12 @@ class FakeMac:
         scoped = rest[0] == "-ifscope"
         scope = rest[1] if scoped else ""
         rest = rest[2:] if scoped else rest
-        assert rest.pop(0) == "-net"
-        destination, *target = rest
+        kind, destination, *target = rest
+        host = kind == "-host"
+        assert host or kind == "-net" and "/" in destination
+        if host:
+            address = ipaddress.ip_address(destination)
+            destination = f"{address}/{address.max_prefixlen}"
         rejects = target[-1] == "-reject"
         if target[0] == "-interface":
             interface, gateway = target[1], "link#20"
@@ -139,9 +143,9 @@ class FakeMac:
         if verb == "add" and key in self.routes:
             return "route: writing to routing socket: File exists\n"
         flags = "U" + ("" if gateway == "link#20" else "G") + "Sc"
-        flags += "I" * scoped + "R" * rejects
+        flags = flags.replace("Sc", "HS" if host else "Sc") + "I" * scoped + "R" * rejects
         self.routes[key] = (gateway, flags, interface)
-        return f"{verb} net {destination}: gateway {target[0]}\n"
+        return f"{verb} {kind[1:]} {destination}: gateway {target[0]}\n"
 
     def _pfctl(self, rest: list[str], text: str) -> str:
         rest = [word for word in rest if word != "-q"]
@@ -254,12 +258,17 @@ class MacProcess:
         self.close_tun()
 
 
-def _shown(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
-    """Return a network as netstat shows it: without zeros, and without a mask of its class."""
+def _shown(network: ipaddress.IPv4Network | ipaddress.IPv6Network, flags: str) -> str:
+    """Return a network as netstat shows it: without zeros, and without a mask of its class.
+
+    As route(8) gives no mask to a network of IPv6 with 128 bits, that one is shown with none.
+    """
     if not network.prefixlen:
         return "default"
+    if "H" in flags:
+        return str(network.network_address)
     if isinstance(network, ipaddress.IPv6Network):
-        return str(network)
+        return str(network).replace("/128", "/0")
     octets = str(network.network_address).split(".")
     kept = octets[: max(1, -(-network.prefixlen // 8))]
     natural = network.prefixlen == 8 * len(kept) and network.prefixlen < 32

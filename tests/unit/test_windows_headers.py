@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from zks_lwip.daemon import console, service_process
-from zks_lwip.host.windows import file_lock, iphelper, security, structures, wfp
+from zks_lwip.host.windows import boot, file_lock, iphelper, security, structures, wfp
 from zks_lwip.net import sockets, windows
 
 pytestmark = pytest.mark.skipif(
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HEADERS = "winsock2.h ws2ipdef.h windows.h stddef.h wintrust.h softpub.h wincrypt.h winver.h"
-HEADERS += " iphlpapi.h netioapi.h fwpmu.h sddl.h aclapi.h"
+HEADERS += " iphlpapi.h netioapi.h fwpmu.h sddl.h aclapi.h winternl.h"
 NUMBERS = {
     "ERROR_FILE_NOT_FOUND": windows.ERROR_FILE_NOT_FOUND,
     "ERROR_ACCESS_DENIED": windows.ERROR_ACCESS_DENIED,
@@ -110,6 +110,12 @@ NUMBERS = {
     "ERROR_SERVICE_MARKED_FOR_DELETE": 1072,
     "ERROR_SERVICE_EXISTS": 1073,
     "RPC_C_AUTHN_DEFAULT": wfp.RPC_C_AUTHN_DEFAULT,
+    "SystemTimeOfDayInformation": boot.SYSTEM_TIME_OF_DAY_INFORMATION,
+    "sizeof(SYSTEM_TIMEOFDAY_INFORMATION)": ctypes.sizeof(boot.TimeOfDay),
+    **{
+        f"offsetof(SYSTEM_TIMEOFDAY_INFORMATION, {name})": getattr(boot.TimeOfDay, name).offset
+        for name in ("BootTime", "CurrentTime", "TimeZoneBias", "CurrentTimeZoneId")
+    },
 }
 WHOLE = {
     "GUID": windows.Guid,

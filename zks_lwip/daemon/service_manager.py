@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .._util import program
 from ..errors import ConfigError, HostError, PrivilegeError
+from ..net.windows import system_program
 
 __all__ = ["SERVICE", "RunSc", "ServiceManager", "run_sc"]
 
@@ -40,17 +41,17 @@ def run_sc(arguments: Sequence[str]) -> tuple[int, str]:
 
     :raises HostError: it cannot be run.
     """
-    program = os.path.join(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "sc.exe")
+    sc = system_program("sc.exe")
     try:
         done = subprocess.run(
-            [program, *arguments],
+            [sc, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=_SECONDS,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"{program}: {error}") from error
+        raise HostError(f"{sc}: {error}") from error
     return done.returncode, done.stdout.decode(errors="replace")
 
 

@@ -104,8 +104,13 @@ def boot_id() -> str:
     if sys.platform == "win32":
         import winreg
 
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _BOOT_KEY) as key:
-            return str(winreg.QueryValueEx(key, "BootId")[0])
+        try:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _BOOT_KEY) as key:
+                return str(winreg.QueryValueEx(key, "BootId")[0])
+        except FileNotFoundError:  # it is the prefetcher's, which may be off
+            from .windows.boot import started
+
+            return started()
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 

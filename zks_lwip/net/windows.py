@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import sys
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "WintrustData",
     "WintrustFileInfo",
     "last_error",
+    "system_program",
 ]
 
 ERROR_FILE_NOT_FOUND, ERROR_ACCESS_DENIED, ERROR_ALREADY_EXISTS = 2, 5, 183
@@ -139,3 +141,18 @@ def last_error(code: int | None = None) -> WindowsCallError:
     number = (ctypes.get_last_error() if code is None else code) & 0xFFFFFFFF
     signed = number - (1 << 32) if number >> 31 else number  # as FormatError takes it
     return WindowsCallError(number, ctypes.FormatError(signed).strip().rstrip("."))
+
+
+def system_program(name: str) -> str:
+    """Return the path of a program of Windows' own, such as ``netsh.exe``.
+
+    By its name alone, one that lies in the current folder would be run, with our privileges.
+    """
+    folder = os.path.join(os.environ.get("SystemRoot", r"C:\Windows"), "System32")
+    if os.name == "nt":  # whose environment is the user's
+        buffer = ctypes.create_unicode_buffer(260)
+        kernel = ctypes.CDLL("kernel32.dll", use_last_error=True)
+        if not kernel.GetSystemDirectoryW(buffer, len(buffer)):
+            raise last_error()
+        folder = buffer.value
+    return os.path.join(folder, name)

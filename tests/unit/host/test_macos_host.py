@@ -63,7 +63,7 @@ async def test_it_is_set_up_in_order_and_put_back(tmp_path: Path) -> None:
     async with hold_host(MacosHost(planned(mac, config), open_system=mac.process)) as host:
         assert mac.is_closed and host.device.name == "utun1"
         assert mac.routes["0.0.0.0/1", False][2] == mac.routes["::/1", False][2] == "utun1"
-        assert mac.routes["203.0.113.9/32", True] == ("192.168.1.1", "UGScI", "en0")
+        assert mac.routes["203.0.113.9/32", True] == ("192.168.1.1", "UGHSI", "en0")
         assert mac.dns == "198.18.0.2" and await host.refused() == 9
         assert mac.calls == [
             "pfctl -q -a com.apple/000.zks_lwip -f -",
@@ -74,7 +74,7 @@ async def test_it_is_set_up_in_order_and_put_back(tmp_path: Path) -> None:
             "ifconfig utun1 inet 198.18.0.1/30 198.18.0.2 alias",
             "ifconfig utun1 inet6 fdb5:7a6b:7301::1/126 alias",
             "ifconfig utun1 up",
-            "route -n add -inet -ifscope en0 -net 203.0.113.9/32 192.168.1.1",
+            "route -n add -inet -ifscope en0 -host 203.0.113.9 192.168.1.1",
             "route -n add -inet -net 0.0.0.0/1 -interface utun1",
             "route -n add -inet -net 128.0.0.0/1 -interface utun1",
             "route -n add -inet6 -net ::/1 -interface utun1",
@@ -84,7 +84,7 @@ async def test_it_is_set_up_in_order_and_put_back(tmp_path: Path) -> None:
         mac.calls.clear()
     assert mac.calls == [
         "scutil remove",
-        "route -n delete -inet -ifscope en0 -net 203.0.113.9/32 192.168.1.1",
+        "route -n delete -inet -ifscope en0 -host 203.0.113.9 192.168.1.1",
         "close_tun utun1",
         "pfctl -X 1000",
         "pfctl -q -a com.apple/000.zks_lwip -F rules",
@@ -257,6 +257,20 @@ async def test_what_others_take_away_is_brought_back(
     mac.calls.clear()
     await host.reassert()
     assert mac.calls == []  # nothing is done twice
+    await host.stop()
+    assert mac.snapshot() == before
+
+
+async def test_the_way_to_a_worker_over_ipv6_is_seen_again(tmp_path: Path) -> None:
+    """What is there, and is not found in the table, would be set again for ever."""
+    mac = FakeMac()
+    before = mac.snapshot()
+    worker = ipaddress.ip_network("2001:db8:9::9/128")
+    host = await set_up(mac, config_in(tmp_path, peers=(WORKER, worker)))
+    assert mac.routes["2001:db8:9::9/128", True][0] == "fe80::1%en0"
+    mac.calls.clear()
+    await host.reassert()
+    assert mac.calls == []
     await host.stop()
     assert mac.snapshot() == before
 

@@ -33,6 +33,7 @@ default            link#22            UCSIg               utun3
 192.168.1.1        a4:b1:c1:0:0:1     UHLWIir               en0   1183
 203.0.113.9        192.168.1.1        UGHScI                en0
 198.51.100.4/32    192.168.1.1        UGSc                  en0
+198.51.100.5       a4:83:e7:0:0:1     UHS                   en0
 224.0.0/4          link#11            UmCS                  en0      !
 
 Internet6:
@@ -101,6 +102,7 @@ def test_the_table_of_routes() -> None:
         RouteEntry("192.168.1.1/32", "", "en0"),
         RouteEntry("203.0.113.9/32", "192.168.1.1", "en0", scoped=True),
         RouteEntry("198.51.100.4/32", "192.168.1.1", "en0"),
+        RouteEntry("198.51.100.5/32", "", "en0"),
         RouteEntry("224.0.0.0/4", "", "en0"),
         RouteEntry("::/0", "fe80::1%en0", "en0"),
         RouteEntry("::/0", "fe80::%utun0", "utun0", scoped=True),

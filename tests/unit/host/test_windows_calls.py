@@ -7,8 +7,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import ntpath
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from zks_lwip.host.plan.windows.filters import parse_filter
 from zks_lwip.host.plan.windows.state import WindowsRoute, WindowsUplink
 from zks_lwip.host.plan.windows.steps import AdapterRoute
 from zks_lwip.host.windows import platform as windows
+from zks_lwip.host.windows.boot import started
 from zks_lwip.host.windows.iphelper import IpHelper, route_row
 from zks_lwip.host.windows.news import news
 from zks_lwip.host.windows.observe import Seen, read_state
@@ -267,12 +271,15 @@ class Resolvers:
 class Machine:
     """A system on libraries that are played."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: float = 0.0) -> None:
         self.helper, self.engine, self.resolvers = PlayedHelper(), PlayedEngine(), Resolvers()
         helper: Any = self.helper
         engine: Any = self.engine
+        made: Any = lambda name, *, mtu: SimpleNamespace(name=name, luid=TUN)  # noqa: E731
         self.system = WindowsHostSystem(
-            IpHelper(helper), lambda: Engine(engine), self.resolvers, r"C:\python.exe"
+            *(IpHelper(helper), lambda: Engine(engine), self.resolvers, r"C:\python.exe"),
+            made,
+            patience=patience,
         )
 
 
@@ -318,6 +325,29 @@ def test_what_is_set() -> None:
     assert machine.resolvers.calls == [("Ethernet", "198.18.0.2")]
     with pytest.raises(HostError, match="no interface zks0 any more"):
         machine.system.add_address("zks0", "198.18.0.1/30")
+
+
+@pytest.mark.parametrize("times", [3, 10**9])
+def test_an_adapter_that_does_not_have_ip_yet(times: int) -> None:
+    """Windows binds IPv4 and IPv6 to a new adapter, whose number Wintun tells, a moment later."""
+    machine = Machine(patience=60.0 if times == 3 else 0.0)
+    machine.system.open_tun("zks0", mtu=1400)
+    machine.helper.settings[TUN, 2] = setting(5)
+    left = times
+
+    def not_yet(row: Any) -> int:
+        nonlocal left
+        left -= 1
+        return 1168 if left >= 0 else machine.helper.get_setting(row)
+
+    machine.helper.functions["GetIpInterfaceEntry"] = not_yet
+    if times > 3:
+        with pytest.raises(WindowsCallError, match="1168"):
+            machine.system.set_interface("zks0", 4, mtu=1400, metric=1)
+        return
+    machine.system.set_interface("zks0", 4, mtu=1400, metric=1)
+    ((_, settings),) = machine.helper.rows
+    assert (settings.InterfaceLuid, settings.NlMtu, settings.Metric) == (TUN, 1400, 1)
 
 
 @pytest.mark.parametrize("code", [5010, 183])
@@ -464,8 +494,12 @@ def test_addresses_there_and_back() -> None:
 
 
 def test_the_command_for_a_name_server() -> None:
-    assert netsh_arguments("zks0", "198.18.0.2") == [
-        *("netsh", "interface", "ipv4", "set", "dnsservers", "name=zks0"),
+    """The whole path: Windows looks for a bare name in the current folder first."""
+    program, *arguments = netsh_arguments("zks0", "198.18.0.2")
+    assert ntpath.isabs(program)
+    assert ntpath.normpath(program).lower().endswith(r"\system32\netsh.exe")
+    assert arguments == [
+        *("interface", "ipv4", "set", "dnsservers", "name=zks0"),
         *("static", "198.18.0.2", "register=none", "validate=no"),
     ]
     assert netsh_arguments("zks0", "")[-1] == "dhcp"
@@ -477,6 +511,41 @@ def test_netsh_that_fails() -> None:
         run_netsh(
             [sys.executable, "-c", "print('The parameter\\n is incorrect'); raise SystemExit(1)"]
         )
+
+
+def test_netsh_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="netsh.exe` cannot be run: "):
+        run_netsh([str(tmp_path / "netsh.exe")])
+
+
+class Native:
+    """ntdll, as far as it tells when the machine was started."""
+
+    def __init__(self, boot: int, bias: int, status: int = 0) -> None:
+        self.boot, self.bias, self.status = boot, bias, status
+
+    def __getitem__(self, name: str) -> Callable[..., int]:
+        assert name == "NtQuerySystemInformation"
+
+        def ask(kind: Any, found: Any, size: Any, length: None) -> int:
+            assert kind.value == 3 and size.value == ctypes.sizeof(found.contents) == 48
+            found.contents.BootTime, found.contents.boot_time_bias = self.boot, self.bias
+            return self.status
+
+        return ask
+
+
+def test_a_start_of_the_machine_is_told_from_another() -> None:
+    """Also where its clock was set since, which moves the time of the start."""
+    first = started(Native(134_000_000_000, 0))
+    assert started(Native(134_000_000_500, 500)) == first
+    assert started(Native(135_000_000_000, 0)) != first
+
+
+@pytest.mark.parametrize("native", [Native(0, 0), Native(1, 0, status=0xC0000005)])
+def test_a_start_that_is_not_told(native: Native) -> None:
+    with pytest.raises(HostError, match="does not tell when it was started"):
+        started(native)
 
 
 async def test_news() -> None:

@@ -69,9 +69,18 @@ def read_table(text: str) -> list[RouteEntry]:
             destination = _destination(fields[0], version, flags)
             if destination is None or _CLONED in flags or "U" not in flags:
                 continue
-            gateway = "" if fields[1].startswith("link#") or fields[1] == interface else fields[1]
+            gateway = _gateway(fields[1])
             found.append(RouteEntry(destination, gateway, interface, "I" in flags, "R" in flags))
     return found
+
+
+def _gateway(text: str) -> str:
+    """Return an address; empty for an interface, which is shown by number, name or MAC address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    return text
 
 
 def _destination(text: str, version: int, flags: str) -> str | None:

@@ -5,7 +5,8 @@
 - :mod:`.security`: the folder of journals, for administrators alone; :mod:`.file_lock`: who holds
   one.
 - :mod:`.system`: what steps act through, by :mod:`.iphelper`, :mod:`.wfp` and :mod:`.resolvers`,
-  which call Windows with the :mod:`.structures` that it wants; :mod:`.news`: what it tells.
+  which call Windows with the :mod:`.structures` that it wants; :mod:`.news`: what it tells;
+  :mod:`.boot`: when it was started.
 
 None of it has run on Windows: plans, order and undoing are tested against a fake
 (``tests/kits/windows.py``), the calls against libraries that are played

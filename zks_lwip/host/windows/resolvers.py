@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import HostError
+from ...net.windows import system_program
 
 __all__ = ["WindowsResolvers", "netsh_arguments", "run_netsh"]
 
@@ -20,7 +21,8 @@ def netsh_arguments(name: str, server: str) -> list[str]:
     :param server: an IPv4 address; empty: those that DHCP gives.
     """
     source = ["static", server, "register=none", "validate=no"] if server else ["dhcp"]
-    return ["netsh", "interface", "ipv4", "set", "dnsservers", f"name={name}", *source]
+    netsh = system_program("netsh.exe")
+    return [netsh, "interface", "ipv4", "set", "dnsservers", f"name={name}", *source]
 
 
 def run_netsh(argv: Sequence[str]) -> None:
@@ -39,6 +41,8 @@ def run_netsh(argv: Sequence[str]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise HostError(f"`{command}` did not end within {_SECONDS} s") from None
+    except OSError as error:
+        raise HostError(f"`{command}` cannot be run: {error.strerror or error}") from error
     if done.returncode != 0:
         said = " ".join(done.stdout.decode(errors="replace").split())
         raise HostError(f"`{command}` failed: {said}")

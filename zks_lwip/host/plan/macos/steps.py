@@ -249,8 +249,12 @@ class _RouteStep(Step):
     def argv(self, verb: str) -> list[str]:
         """Return the program that does it, with its arguments."""
         family = "-inet6" if ":" in self.destination else "-inet"
-        where = [*self.scope(), "-net", self.destination, *self.target()]
-        return ["route", "-n", verb, family, *where]
+        network = ipaddress.ip_network(self.destination)
+        what = ["-net", self.destination]
+        if network.prefixlen == network.max_prefixlen:
+            # To a network of IPv6 with 128 bits route(8) gives no mask, and netstat then shows /0.
+            what = ["-host", str(network.network_address)]
+        return ["route", "-n", verb, family, *self.scope(), *what, *self.target()]
 
     def commands(self) -> list[str]:
         return [shlex.join(self.argv("add"))]
