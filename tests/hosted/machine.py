@@ -69,6 +69,21 @@ def status(code: int = 0) -> dict[str, Any]:
     return found
 
 
+def settled(look: Callable[[], Picture], *, seconds: float = 3.0) -> Picture:
+    """Wait until the machine looks the same for so long; return how.
+
+    A new interface is given its own addresses, and their routes, a moment after it was made.
+    """
+    before, end = look(), time.monotonic() + 120
+    while True:
+        time.sleep(seconds)
+        now = look()
+        if not (changed := _changes(before, now)):
+            return now
+        assert time.monotonic() < end, "\n".join(changed)
+        before = now
+
+
 def check_same(before: Picture, look: Callable[[], Picture]) -> None:
     """Wait until the machine looks as before: some of it is done behind what asks for it."""
     deadline = time.monotonic() + 30

@@ -70,7 +70,7 @@ def outside(tokens: Path) -> Iterator[Child]:
 
 @pytest.fixture
 def unchanged(outside: Child) -> Iterator[None]:
-    before = picture()
+    before = machine.settled(picture)
     yield
     machine.check_same(before, picture)
 

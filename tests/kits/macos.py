@@ -165,10 +165,18 @@ class FakeMac:
             rows = [f"123   pfctl   {token}   0 days 00:00:01" for token in self.pf_tokens]
             return "TOKENS:\nPID   Process Name   TOKEN   TIMESTAMP\n" + "\n".join(rows) + "\n"
         assert rest[:2] == ["-a", ANCHOR], rest
+        if not self.pf_anchor and rest[-2:] in (["-s", "rules"], ["-F", "Tables"]):
+            # Of one that is not there; by their exit codes versions differ.
+            raise HostError(
+                "pfctl failed: pfctl: "
+                + ("DIOCGETRULES: Invalid argument" if "-s" in rest else "Anchor does not exist.")
+            )
         if rest[2:] == ["-f", "-"]:
             self.pf_anchor = text
         elif rest[2:] == ["-F", "rules"]:
-            self.pf_anchor = ""
+            self.pf_anchor = "".join(
+                f"{x}\n" for x in self.pf_anchor.splitlines() if x[:5] == "table"
+            )
         elif rest[2:] == ["-s", "rules"]:
             return "".join(f"{x}\n" for x in self.pf_anchor.splitlines() if x[:5] != "table")
         elif rest[2:] == ["-v", "-s", "rules"]:
@@ -177,6 +185,7 @@ class FakeMac:
             return "".join(f"{line}\n{counted}" for line in lines)
         else:
             assert rest[2:] == ["-F", "Tables"], rest
+            self.pf_anchor = ""
         return ""
 
     def _scutil(self, rest: list[str], text: str) -> str:

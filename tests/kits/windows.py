@@ -5,7 +5,9 @@ It stands for the system behind the steps' own protocol; the functions of Window
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +15,12 @@ from zks_lwip.host.plan.state import HostAddress, HostLink, Leftover
 from zks_lwip.host.plan.windows.filters import Filter
 from zks_lwip.host.plan.windows.state import WindowsRoute, WindowsState, WindowsUplink
 
-__all__ = ["FakeWindows", "PlayedTun", "WindowsProcess"]
+__all__ = ["FakeWindows", "PlayedTun", "WindowsProcess", "is_administrator"]
+
+
+def is_administrator() -> bool:
+    """Return whether this process may make folders that are the administrators'."""
+    return sys.platform != "win32" or bool(ctypes.CDLL("shell32.dll").IsUserAnAdmin())
 
 
 @dataclass

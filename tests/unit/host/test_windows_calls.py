@@ -277,9 +277,8 @@ class Machine:
         engine: Any = self.engine
         made: Any = lambda name, *, mtu: SimpleNamespace(name=name, luid=TUN)  # noqa: E731
         self.system = WindowsHostSystem(
-            *(IpHelper(helper), lambda: Engine(engine), self.resolvers, r"C:\python.exe"),
-            made,
-            patience=patience,
+            IpHelper(helper, patience=patience),
+            *(lambda: Engine(engine), self.resolvers, r"C:\python.exe", made),
         )
 
 

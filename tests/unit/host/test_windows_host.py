@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.windows import FakeWindows
+from tests.kits.windows import FakeWindows, is_administrator
 from zks_lwip.errors import DeviceError, HostError
 from zks_lwip.host.base import hold_host
 from zks_lwip.host.journal import boot_id, journal_path, parse, read_journal
@@ -22,6 +22,10 @@ from zks_lwip.host.plan.windows.state import WindowsRoute
 from zks_lwip.host.windows.host import WindowsHost
 from zks_lwip.host.windows.recover import recover, remains
 from zks_lwip.net.netns import namespace_id
+
+pytestmark = pytest.mark.skipif(
+    not is_administrator(), reason="the journal's folder is an administrator's: run it elevated"
+)
 
 WORKER = ipaddress.ip_network("203.0.113.9/32")
 BYPASS = ipaddress.ip_network("198.51.100.0/24")

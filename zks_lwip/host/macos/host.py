@@ -8,7 +8,7 @@ from typing import Protocol
 from ..base import BaseHost, HostSystem, OnStep
 from ..plan.macos import make
 from ..plan.macos.pf import ANCHOR
-from ..plan.macos.steps import PfAnchor
+from ..plan.macos.steps import PfAnchor, ask_anchor
 from ..plan.macos.system import MacosSystem
 from ..plan.plan import Plan
 from .read import read_refused
@@ -57,5 +57,5 @@ class MacosHost(BaseHost):
         if self.paused or not any(isinstance(step, PfAnchor) for step in self.plan.steps):
             return None
         assert self._macos is not None
-        argv = ["pfctl", "-a", ANCHOR, "-v", "-s", "rules"]
-        return read_refused(await self.run(self._macos.run, argv))
+        arguments = ("-a", ANCHOR, "-v", "-s", "rules")
+        return read_refused(await self.run(ask_anchor, self._macos, *arguments))

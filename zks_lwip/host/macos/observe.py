@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..plan.macos.pf import ANCHOR
 from ..plan.macos.state import MacosState
-from ..plan.macos.steps import DNS_KEY, TOKEN_NOTE
+from ..plan.macos.steps import DNS_KEY, TOKEN_NOTE, ask_anchor
 from ..plan.macos.system import MacosSystem
 from ..plan.state import Leftover
 from .read import pf_calls_us, read_interfaces, read_name_server, read_table, uplinks
@@ -45,7 +45,7 @@ def look(system: Looked, leftover: Leftover | None = None) -> MacosState:
     if system.is_root:
         enabled = "Status: Enabled" in system.run(["pfctl", "-s", "info"])
         calls = pf_calls_us(system.run(["pfctl", "-s", "rules"]))
-        loaded = "block" in system.run(["pfctl", "-a", ANCHOR, "-s", "rules"])
+        loaded = "block" in ask_anchor(system, "-a", ANCHOR, "-s", "rules")
         references = system.run(["pfctl", "-s", "References"]).split() if token else []
         holds = token in references
     gone = "No such key" in system.run(["scutil"], f"show {DNS_KEY}\nquit\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import time
 from collections.abc import Callable
 from ctypes import POINTER, c_uint16, c_uint32, c_void_p, pointer
 from typing import Any, TypeVar
@@ -30,12 +31,15 @@ from .structures import (
     unpack_address,
 )
 
-__all__ = ["ERROR_NOT_FOUND", "ERROR_OBJECT_ALREADY_EXISTS", "IpHelper", "route_row"]
+__all__ = ["ERROR_NOT_FOUND", "ERROR_OBJECT_ALREADY_EXISTS", "UNBOUND", "IpHelper", "route_row"]
 
 ERROR_NOT_FOUND, ERROR_OBJECT_ALREADY_EXISTS = 1168, 5010
+UNBOUND = (ERROR_NOT_FOUND, ERROR_FILE_NOT_FOUND)
+"""What is answered about an interface that does not have that version of IP."""
 _DAD_PREFERRED = 4
 _MANUAL = 3  # MIB_IPPROTO_NETMGMT
 _FOREVER = 0xFFFFFFFF
+_LOOK = 0.05
 
 Row = TypeVar("Row", bound=ctypes.Structure)
 
@@ -55,10 +59,12 @@ class IpHelper:
     """Functions of ``iphlpapi.dll``; each raises :exc:`WindowsCallError` where it fails.
 
     :param library: the library.
+    :param patience: seconds until an interface that is set up has to have that version of IP.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, *, patience: float = 10.0) -> None:
         self._library = library
+        self._patience = patience
 
     def _call(self, name: str, *arguments: Any, also: tuple[int, ...] = ()) -> None:
         function = self._library[name]
@@ -104,12 +110,23 @@ class IpHelper:
         return row
 
     def set_ip_interface(self, luid: int, version: int, *, mtu: int, metric: int) -> None:
-        """Set MTU and metric of an interface, for IPv4 or IPv6."""
-        row = self.ip_interface(luid, version)
+        """Set MTU and metric of an interface, for IPv4 or IPv6. Blocks."""
+        row = self._bound(luid, version)
         row.SitePrefixLength = 0  # which Windows gives for IPv4, and does not take
         row.NlMtu, row.UseAutomaticMetric, row.Metric = mtu, 0, metric
         row.DadTransmits = 0  # the address is at once usable
         self._call("SetIpInterfaceEntry", pointer(row))
+
+    def _bound(self, luid: int, version: int) -> IpInterfaceRow:
+        """Return its settings; Windows binds IPv4 and IPv6 to a new adapter a moment later."""
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                return self.ip_interface(luid, version)
+            except WindowsCallError as error:
+                if error.code not in UNBOUND or time.monotonic() >= end:
+                    raise
+            time.sleep(_LOOK)
 
     def add_address(self, luid: int, interface: str) -> None:
         """Give an interface an address."""

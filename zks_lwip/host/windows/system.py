@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -13,22 +12,17 @@ from ...errors import HostError, PrivilegeError
 from ...net.uplinks import set_uplinks
 from ...net.windows import (
     ERROR_ACCESS_DENIED,
-    ERROR_FILE_NOT_FOUND,
     WindowsCallError,
     last_error,
 )
 from ..plan.windows.filters import Filter
 from ..plan.windows.state import WindowsRoute, WindowsState
-from .iphelper import ERROR_NOT_FOUND, IpHelper
+from .iphelper import UNBOUND, IpHelper
 from .observe import Seen, read_state
 from .structures import IpInterfaceRow
 from .wfp import Engine, make_filter, make_tun_filters
 
 __all__ = ["Resolvers", "WindowsHostSystem", "program_path"]
-
-_UNBOUND = (ERROR_NOT_FOUND, ERROR_FILE_NOT_FOUND)
-"""What is answered about an interface that does not have that version of IP."""
-_LOOK = 0.05
 
 
 class Resolvers(Protocol):
@@ -67,7 +61,6 @@ class WindowsHostSystem:
     :param resolvers: the interfaces' name servers.
     :param program: path of the program that this is.
     :param open_tun: makes the TUN.
-    :param patience: seconds until the TUN has to have the versions of IP that it is to have.
     :raises PrivilegeError: this is not an administrator.
     :raises HostError: the filter engine does not run.
     """
@@ -79,8 +72,6 @@ class WindowsHostSystem:
         resolvers: Resolvers,
         program: str,
         open_tun: Callable[..., WintunDevice] = open_wintun,
-        *,
-        patience: float = 10.0,
     ) -> None:
         self.device: WintunDevice | None = None
         self._helper = helper
@@ -89,7 +80,6 @@ class WindowsHostSystem:
         self._resolvers = resolvers
         self._program = program
         self._open_tun = open_tun
-        self._patience = patience
 
     def observe(self, netns: str | None, own_inode: int) -> WindowsState:
         """Return the state of this machine, and lead the tunnel's sockets by its default routes."""
@@ -115,7 +105,7 @@ class WindowsHostSystem:
                     one = self._helper.ip_interface(row.InterfaceLuid, version)
                 except WindowsCallError as error:
                     # It does not have this version, or has just gone.
-                    if error.code not in _UNBOUND:
+                    if error.code not in UNBOUND:
                         raise
                 else:
                     settings[row.InterfaceLuid, version] = one
@@ -148,16 +138,7 @@ class WindowsHostSystem:
             self.device = None
 
     def set_interface(self, name: str, version: int, *, mtu: int, metric: int) -> None:
-        luid, end = self._luid(name), time.monotonic() + self._patience
-        while True:
-            try:
-                self._helper.set_ip_interface(luid, version, mtu=mtu, metric=metric)
-                return
-            except WindowsCallError as error:
-                # Windows binds IPv4 and IPv6 to a new adapter after it has been made.
-                if error.code not in _UNBOUND or time.monotonic() >= end:
-                    raise
-            time.sleep(_LOOK)
+        self._helper.set_ip_interface(self._luid(name), version, mtu=mtu, metric=metric)
 
     def add_address(self, name: str, interface: str) -> None:
         self._helper.add_address(self._luid(name), interface)

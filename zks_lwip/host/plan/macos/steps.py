@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from ....errors import HostError
 from ..step import Step, kind
+from ..system import Programs
 from .pf import ANCHOR
 from .state import MacosState, RouteEntry
 from .system import MacosSystem
@@ -30,6 +31,7 @@ __all__ = [
     "Utun",
     "UtunAddress",
     "UtunUp",
+    "ask_anchor",
 ]
 
 DNS_KEY = "State:/Network/Service/zks_lwip/DNS"
@@ -42,7 +44,21 @@ _TOKEN = re.compile(r"Token : ([0-9]+)")
 _GIVEN = re.compile(r"^\s*[0-9]+\s+pfctl\s+([0-9]+)\b", re.MULTILINE)
 """A token of ``pfctl -s References``, behind id and name of the process that was given it."""
 _ASKED = "asked"
+_NO_ANCHOR = re.compile("DIOCGETRULES: Invalid argument|does not exist")
 _ROUTE_ERROR = re.compile(r"^route: (.+)$", re.MULTILINE)
+
+
+def ask_anchor(system: Programs, *arguments: str) -> str:
+    """Run pfctl(8) on our anchor; one that is not there, as before the first load, has no rules.
+
+    :raises HostError: it fails for another reason.
+    """
+    try:
+        return system.run(["pfctl", *arguments])
+    except HostError as error:
+        if not _NO_ANCHOR.search(str(error)):
+            raise
+        return ""
 
 
 @kind
@@ -66,7 +82,7 @@ class PfAnchor(Step):
 
     def undo(self, system: MacosSystem) -> None:
         for what in ("rules", "Tables"):
-            system.run(["pfctl", "-q", "-a", ANCHOR, "-F", what])
+            ask_anchor(system, "-q", "-a", ANCHOR, "-F", what)
 
     def is_there(self, view: MacosState) -> bool:
         return view.pf_loaded
