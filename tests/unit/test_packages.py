@@ -63,13 +63,32 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
+OPTIONS = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
+
+
+class Environment:
+    """An environment of its own, which the tests' lends what the package depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+        self.scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+        self.python = self.scripts / ("python.exe" if os.name == "nt" else "python")
+        script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        self.packages = Path(run(self.python, "-c", script, cwd=folder).strip())
+        (self.packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def pip(self, *arguments: str | Path, cwd: Path, **environment: str) -> None:
+        run(
+            sys.executable, "-m", "pip", "--python", self.python, *arguments, cwd=cwd, **environment
+        )
+
+
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, made from the source archive alone, without any package index."""
+    """The wheel that `pip install` makes of the source archive alone, without any index."""
+    made_in = Environment(tmp_path_factory.mktemp("made-in"))
     folder = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, sdist]
-    run(*command, cwd=folder, CFLAGS="-O0")
+    made_in.pip("wheel", *OPTIONS, "--wheel-dir", folder, sdist, cwd=folder, CFLAGS="-O0")
     (archive,) = folder.iterdir()
     return archive
 
@@ -184,27 +203,17 @@ def test_wheel_holds_both_notices_and_the_command(wheel: Path) -> None:
     assert "zks-lwip = zks_lwip.__main__:main" in commands
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_installed_it_works(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """In an environment of its own; the wheel without a compiler, the sdist without an index."""
-    package: Path = request.getfixturevalue(kind)
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=False, symlinks=os.name != "nt")
-    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
-    python = scripts / ("python.exe" if os.name == "nt" else "python")
-    # What the package depends on is lent by the environment of the tests.
-    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(python, "-c", script, cwd=tmp_path).strip())
-    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+def test_installed_it_works(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own, without a compiler."""
+    environment = Environment(tmp_path / "venv")
+    scripts, python = environment.scripts, environment.python
     bare = {"PATH": str(scripts), "PYTHONPATH": ""}
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
-    run(*pip, package, cwd=tmp_path, **(bare if kind == "wheel" else {"CFLAGS": "-O0"}))
+    environment.pip("install", *OPTIONS, wheel, cwd=tmp_path, **bare)
     command = scripts / ("zks-lwip.exe" if os.name == "nt" else "zks-lwip")
     shown = run(command, "--version", cwd=tmp_path, **bare)
     assert __version__ in shown and "lwIP 2.2.1" in shown
     code = "import zks_lwip._lwip as m; print(m.__file__)"
     found = run(python, "-c", code, cwd=tmp_path, **bare)
-    assert found.startswith(str(packages))
+    assert found.startswith(str(environment.packages))
     answer = run(python, ROOT / "examples" / "embed_stack.py", cwd=tmp_path, **bare)
     assert "192.0.2.1 port 80 says HELLO\n2001:db8::7 port 65000 says HELLO\n" in answer

@@ -193,6 +193,28 @@ def test_what_is_said_of_an_option_names_its_flag(arguments: list[str], said: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="these commands are for Linux")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--listen", "0.0.0.0:0"], "without a token"),
+        (["--listen", "here"], "--listen here"),
+        (["--allow", "10.0.0.1/8"], "--allow 10.0.0.1/8"),
+        (["--resolver", "dns.example"], "--resolver dns.example"),
+        (["--token-file", "/nonexistent"], "/nonexistent"),
+        (["--tls-cert", "/nonexistent"], "/nonexistent"),
+        (["--tls-cert", __file__], "PEM files"),
+        (["--allow-origin", "example.com"], "--allow-origin example.com"),
+        (["--allow-origin", "https://example.com/page"], "https://example.com"),
+        (["--max-streams", "0"], "--max-streams"),
+        (["--resume", "-1"], "--resume"),
+    ],
+)
+def test_a_wrong_option_of_the_worker(arguments: list[str], message: str) -> None:
+    code, out, err = invoke("worker", *arguments)
+    assert code == 2 and not out
+    assert message in err and "Traceback" not in err
+
+
 def test_a_wrong_proxy_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://u:secret@p.example")
     code, out, err = invoke("connect", "--worker", "wss://w.example", "--dry-run")

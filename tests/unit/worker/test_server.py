@@ -809,35 +809,6 @@ async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
             assert await ends(child, 8) == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--listen", "0.0.0.0:0"], 2, "without a token"),
-        (["--listen", "here"], 2, "--listen here"),
-        (["--allow", "10.0.0.1/8"], 2, "--allow 10.0.0.1/8"),
-        (["--resolver", "dns.example"], 2, "--resolver dns.example"),
-        (["--token-file", "/nonexistent"], 2, "/nonexistent"),
-        (["--tls-cert", "/nonexistent"], 2, "/nonexistent"),
-        (["--tls-cert", __file__], 2, "PEM files"),
-        (["--allow-origin", "example.com"], 2, "--allow-origin example.com"),
-        (["--allow-origin", "https://example.com/page"], 2, "https://example.com"),
-        (["--max-streams", "0"], 2, "--max-streams"),
-        (["--resume", "-1"], 2, "--resume"),
-    ],
-)
-def test_malformed_options(arguments: list[str], code: int, message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "zks_lwip", "worker", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == code
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not done.stdout
-
-
 async def test_a_bug_costs_one_connection(caplog: pytest.LogCaptureFixture) -> None:
     failures = [ZeroDivisionError("a bug")]
 
