@@ -23,6 +23,7 @@ import trio
 from .._util import EMPTY
 from ..errors import ProtocolError
 from ..net.rounds import ROUND
+from ..net.watch import poll_watched
 from ..protocol import HELLO_TIMEOUT, AnySession, Buffer, Event
 from ..protocol.v1 import MAX_HELD
 from .framing import SLICE
@@ -451,7 +452,7 @@ class SessionLink(Generic[_S]):
                 if message is not None:
                     idle = False
                     await connection.wait_for_turn()
-                    if self._begin(message) and session.has_output:
+                    if self._begin(message) and session.has_output and not poll_watched():
                         await trio.lowlevel.checkpoint()
                 elif session.finished:
                     self._stopping = True

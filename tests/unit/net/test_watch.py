@@ -6,12 +6,13 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
 
-from zks_lwip.net.watch import watch
+from zks_lwip.net.watch import poll_watched, watch
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -99,6 +100,62 @@ async def test_a_task_that_a_callback_wakes_runs_before_more_comes(pair: Pair) -
             theirs.send(b"one")
             await came.wait()
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="Linux's epoll")
+async def test_a_busy_task_has_callbacks_called_until_others_are_to_run(pair: Pair) -> None:
+    ours, theirs = pair
+    came = b""
+    woken = trio.Event()
+
+    def read() -> bool:
+        nonlocal came
+        with suppress(BlockingIOError):
+            came += ours.recv(100)
+        return False
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, ours.fileno(), read)
+            nursery.start_soon(woken.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            while poll_watched():  # only for so long
+                pass
+            assert not came
+            went_on = False
+            while not went_on:  # unless this machine holds it up for so long each time
+                await trio.lowlevel.checkpoint()
+                came = b""
+                theirs.send(b"1")
+                went_on = poll_watched()
+            assert came.strip(b"1") == b"" != came
+            woken.set()
+            theirs.send(b"2")
+            assert not poll_watched()
+            assert b"2" not in came
+            while b"2" not in came:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="Linux's epoll")
+async def test_a_busy_task_learns_that_trio_has_something_to_do(pair: Pair) -> None:
+    ours, theirs = pair
+    mine, other = socket.socketpair()
+    with mine, other:
+        mine.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, ours.fileno(), reader(ours, b"end", len))
+            nursery.start_soon(trio.lowlevel.wait_readable, mine)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.lowlevel.checkpoint()
+            other.send(b"x")
+            assert not poll_watched()
+            theirs.send(b"end")
+
+
+async def test_without_a_descriptor_that_is_watched_a_busy_task_lets_others_run() -> None:
+    assert not poll_watched()
 
 
 async def test_a_callback_may_bring_a_deadline_forward(pair: Pair) -> None:
