@@ -153,3 +153,33 @@ def test_what_the_kernel_says(net: Lab, netlink: bool) -> None:
                 addresses.close()
     finally:
         net.mid.ip(f"route del local {routed} dev lo")
+
+
+def test_what_the_kernel_has_said_holds_until_it_changes(net: Lab) -> None:
+    routed = "25.77.0.9"
+    net.mid.ip(f"route add local {routed} dev lo table 77")
+    changes = [
+        (ADDED4, "addr", f"{ADDED4}/32 dev far0"),
+        (ADDED6, "addr", f"{ADDED6}/128 dev far0 nodad"),
+        (routed, "route", f"local {routed} dev lo"),
+        (routed, "rule", f"to {routed} table 77"),
+        ("2a0e:77::9", "route", "local 2a0e:77::9 dev lo"),
+    ]
+    try:
+        with net.mid.entered():
+            addresses = OwnAddresses()
+            try:
+                for times in (1, 40):  # more news than are taken at a time, too
+                    for text, what, words in changes:
+                        address = ip_address(text)
+                        assert not addresses.owns(address)
+                        assert not addresses.owns(address), "known by now"
+                        commands = [f"{what} add {words}", f"{what} del {words}"] * times
+                        net.mid.ip(*commands[:-1])
+                        assert addresses.owns(address) and addresses.owns(address), what
+                        net.mid.ip(commands[-1])
+                        assert not addresses.owns(address), what
+            finally:
+                addresses.close()
+    finally:
+        net.mid.ip(f"route del local {routed} dev lo table 77")

@@ -67,6 +67,9 @@ _LINGER_ZERO = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 _LINGER_OFF = struct.pack("hh" if os.name == "nt" else "ii", 0, 0)
 
 
+# Without a call of its own, where that exists (Linux, BSD)
+_NON_BLOCKING = getattr(socket, "SOCK_NONBLOCK", 0)
+
 IN_PROGRESS = frozenset(
     (errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", -1))
 )
@@ -99,9 +102,10 @@ def open_socket(family: int, kind: int, mark: int | None, proto: int = 0) -> soc
     :raises MarkRefused: it cannot be marked.
     :raises OSError: there is no such socket, or none is left.
     """
-    sock = socket.socket(family, kind, proto)
+    sock = socket.socket(family, kind | _NON_BLOCKING, proto)
     try:
-        sock.setblocking(False)
+        if not _NON_BLOCKING:
+            sock.setblocking(False)
         if mark is not None:
             _set_mark(sock, mark)
     except BaseException:

@@ -15,13 +15,12 @@ from ..net.sockets import (
     end_in_reset,
     family_of,
     open_socket,
-    sockaddr,
 )
 from .limits import QueryBudget
 from .policy import InvalidHost, IPAddress, Policy
 from .resolver import Lookup, Resolver
 
-__all__ = ["Attempt", "DialError", "Dialer", "error_code"]
+__all__ = ["Attempt", "Destination", "DialError", "Dialer", "error_code"]
 
 #: ERROR codes of PROTOCOL.md §4 that are no errno of Linux
 REFUSED_BY_POLICY = 403
@@ -83,14 +82,17 @@ class DialError(Exception):
         self.code = code
 
 
-@lru_cache(maxsize=4096)
-def _text_of(address: IPAddress) -> str:
-    return str(address)
+class Destination:
+    """An address, and what is known of it once for all connections to it."""
 
+    __slots__ = ("address", "family", "host", "is_loopback")
 
-@lru_cache(maxsize=4096)
-def _is_loopback(address: IPAddress) -> bool:
-    return address.is_loopback
+    def __init__(self, address: IPAddress) -> None:
+        self.address = address
+        address = getattr(address, "ipv4_mapped", None) or address
+        self.host = str(address)
+        self.family = family_of(address)
+        self.is_loopback = address.is_loopback
 
 
 class Attempt:
@@ -99,17 +101,17 @@ class Attempt:
     :raises OSError: there is no socket for it.
     """
 
-    __slots__ = ("_address", "_code", "_dialer", "_port", "sock")
+    __slots__ = ("_code", "_destination", "_dialer", "_port", "sock")
 
     sock: socket.socket
     """The caller's to close, whatever comes of it. It ends in a reset until it has been given all
     that there is to send (:func:`~zks_lwip.net.sockets.end_in_order`)."""
 
-    def __init__(self, dialer: Dialer, address: IPAddress, port: int) -> None:
+    def __init__(self, dialer: Dialer, destination: Destination, port: int) -> None:
         self._dialer = dialer
-        self._address = address
+        self._destination = destination
         self._port = port
-        self.sock = sock = open_socket(family_of(address), socket.SOCK_STREAM, dialer.mark)
+        self.sock = sock = open_socket(destination.family, socket.SOCK_STREAM, dialer.mark)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # An urgent byte stays in its place (RFC 6093 §4), where recv() would leave it out.
@@ -118,7 +120,7 @@ class Attempt:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
-            self._code = sock.connect_ex((_text_of(address), port))
+            self._code = sock.connect_ex((destination.host, port))
         except BaseException:
             sock.close()
             raise
@@ -134,12 +136,12 @@ class Attempt:
         :raises DialError: it is not; says why.
         """
         sock, code = self.sock, self._code
-        if not self.decided:
+        if code in IN_PROGRESS:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code and not _is_loopback(self._address):
+        if not code and not self._destination.is_loopback:
             return
         text = errno.errorcode.get(code, str(code))
-        if code == errno.EADDRNOTAVAIL and self._dialer.has_route(self._address, self._port):
+        if code == errno.EADDRNOTAVAIL and self._dialer.has_route(self._destination, self._port):
             code, text = errno.EADDRINUSE, "no local port is left"
         try:
             if not code and sock.getsockname() == sock.getpeername():
@@ -176,6 +178,8 @@ class Dialer:
         self._resolution_delay = resolution_delay
         #: How long a connect may take.
         self.seconds = MAX_CONNECT
+        self.literal = lru_cache(maxsize=4096)(self._literal)
+        """Returns the address that a host is, in any spelling; None: a name, for :meth:`dial`."""
 
     async def dial(self, host: str, port: int, budget: QueryBudget) -> socket.socket:
         """Return a connected, non-blocking socket.
@@ -223,28 +227,28 @@ class Dialer:
             raise DialError(code, lookup.problem)
         raise min(failures, key=_rank)
 
-    def literal(self, host: str) -> IPAddress | None:
-        """Return the address that a host is, in any spelling; None: a name, for :meth:`dial`."""
-        return self._resolver.literal(host)
+    def _literal(self, host: str) -> Destination | None:
+        address = self._resolver.literal(host)
+        return None if address is None else Destination(address)
 
-    def begin(self, address: IPAddress, port: int) -> Attempt:
+    def begin(self, destination: Destination, port: int) -> Attempt:
         """Begin to connect to one address, if the policy lets it be reached: the only way to any.
 
         :raises DialError: it is refused, or there is no socket for it.
         """
         if not port:
             raise DialError(REFUSED, "port 0 cannot be connected to")
-        reason = self._policy.refusal(address)
+        reason = self._policy.refusal(destination.address)
         if reason is not None:
             raise DialError(REFUSED_BY_POLICY, f"refused by policy: {reason}")
         try:
-            return Attempt(self, getattr(address, "ipv4_mapped", None) or address, port)
+            return Attempt(self, destination, port)
         except OSError as error:
             raise DialError(error_code(error), error.strerror or str(error)) from None
 
     async def _connect(self, address: IPAddress, port: int) -> socket.socket:
         """Connect to one address."""
-        attempt = self.begin(address, port)
+        attempt = self.begin(Destination(address), port)
         try:
             if not attempt.decided:
                 await trio.lowlevel.wait_writable(attempt.sock)
@@ -254,14 +258,14 @@ class Dialer:
             raise
         return attempt.sock
 
-    def has_route(self, address: IPAddress, port: int) -> bool:
+    def has_route(self, destination: Destination, port: int) -> bool:
         """Return whether there is a route and a source address: then what lacks is a local port.
 
         connect(2) names both alike.
         """
         try:
-            with open_socket(family_of(address), socket.SOCK_DGRAM, self.mark) as probe:
-                probe.connect(sockaddr(address, port))  # sends nothing
+            with open_socket(destination.family, socket.SOCK_DGRAM, self.mark) as probe:
+                probe.connect((destination.host, port))  # sends nothing
         except OSError:
             return False
         return True

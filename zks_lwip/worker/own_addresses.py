@@ -3,7 +3,9 @@
 What comes to a machine from itself passes its firewall as loopback does: an address of its own,
 public as it may be, is a door that is open to this machine alone. Nothing is listed in advance: an
 address that has come or gone since, one of another interface and a whole network that is routed to
-this machine (``ip route add local``) are all known to the routing table.
+this machine (``ip route add local``) are all known to the routing table. What it has said holds
+until it says that something has changed (rtnetlink(7)), which it does before the change is over for
+the one that makes it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTA_DST, _RTA_MARK = 1, 16
 _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 2, 3, 4
 _OWN = (_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST)
+# The groups that are told of links, and of addresses, routes and rules of IPv4 and IPv6
+_GROUPS = sum(1 << group - 1 for group in (1, 5, 7, 8, 9, 11, 19))
+#: What is taken of such news at a time. Where there is more, nothing holds.
+_MAX_NEWS = 64
 #: Bytes of an answer that are taken; what is used of one are the first.
 _MAX_ANSWER = 4096
 #: What the kernel says of an address that it has no route to: whatever it is, it is not ours.
@@ -70,6 +76,8 @@ class OwnAddresses:
         self._mark = mark
         self._netlink = netlink
         self._socket: socket.socket | None = None
+        self._news: socket.socket | None = None
+        self._known: dict[IPAddress, bool] = {}  # until there are news
         self._sequence = 0
         self._kept: dict[IPAddress, bool] = {}
         self._kept_since = 0.0
@@ -84,16 +92,52 @@ class OwnAddresses:
                 return
             sock.setblocking(False)
             self._socket = sock
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        """Have the kernel tell of changes; where it does not, it is asked each time."""
+        if sys.platform == "linux":
+            news: socket.socket | None = None
+            try:
+                news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+                news.setblocking(False)
+                news.bind((0, _GROUPS))
+            except OSError as error:
+                _log.debug("rtnetlink tells no news: %s", error.strerror)
+                if news is not None:
+                    news.close()
+            else:
+                self._news = news
+
+    def _has_news(self) -> bool:
+        """Return whether what the kernel has said may hold no more."""
+        if self._news is None:
+            return True
+        for taken in range(_MAX_NEWS):
+            try:
+                self._news.recv(1)
+            except BlockingIOError:
+                return taken > 0
+            except OSError:  # ENOBUFS: some were lost
+                return True
+        return True
 
     def owns(self, address: IPAddress) -> bool:
         """Return whether a packet to ``address`` would stay here, or go to all of a subnet.
 
         True also where the system does not tell: then nothing connects to it.
         """
-        self.open()
+        if self._socket is None:
+            self.open()
         if self._socket is not None:
+            if self._has_news() or len(self._known) >= MAX_KEPT:
+                self._known.clear()
+            known = self._known.get(address)
+            if known is not None:
+                return known
             try:
-                return self._route_type(address) in _OWN
+                known = self._known[address] = self._route_type(address) in _OWN
+                return known
             except OSError as error:  # a sandbox without AF_NETLINK, for one
                 self.close()
                 _log.debug("rtnetlink: %s; bind() tells instead", error.strerror or error)
@@ -111,10 +155,12 @@ class OwnAddresses:
         return known
 
     def close(self) -> None:
-        """Give the socket back; harmless a second time. The next question takes another."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Give the sockets back; harmless a second time. The next question takes others."""
+        for sock in (self._socket, self._news):
+            if sock is not None:
+                sock.close()
+        self._socket = self._news = None
+        self._known.clear()
 
     def _route_type(self, address: IPAddress) -> int:
         """Return the type (RTN_…) of the route that a packet would take; 0: none.

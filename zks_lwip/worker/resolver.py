@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -90,7 +89,6 @@ def _found(addresses: tuple[IPAddress, ...]) -> Lookup:
     )
 
 
-@lru_cache(maxsize=4096)
 def _literal(host: str) -> IPAddress | None:
     try:
         return parse_address(to_ascii(host).lower())

@@ -95,8 +95,8 @@ class FarEndStream:
         :returns: False: it is a name, or has to wait; :meth:`connect` is to be called.
         """
         owner = self._owner
-        address = owner.dialer.literal(host) if owner.account.rate is None else None
-        if address is None:
+        destination = owner.dialer.literal(host) if owner.account.rate is None else None
+        if destination is None:
             self._dialing = trio.CancelScope()
             return False
         attempt: Attempt | None = None
@@ -104,7 +104,7 @@ class FarEndStream:
         try:
             owner.descriptors.take()
             counted = True
-            attempt = owner.dialer.begin(address, port)
+            attempt = owner.dialer.begin(destination, port)
             owner.readiness.add(attempt.sock, self._on_ready)
         except (DialError, OSError) as error:
             owner.account.connecting -= 1
@@ -205,8 +205,9 @@ class FarEndStream:
         if sock is None:
             return 0
         try:
-            errno, self._errno = self._errno, 0
-            _raise(errno)
+            if self._errno:
+                errno, self._errno = self._errno, 0
+                raise OSError(errno, os.strerror(errno))
             size = sock.recv_into(view)
         except BlockingIOError:
             self._owner.readiness.want_read(sock)
@@ -251,8 +252,9 @@ class FarEndStream:
         pending = self._pending
         if pending is None and self._sock is not None:
             try:
-                errno, self._push_errno = self._push_errno, 0
-                _raise(errno)
+                if self._push_errno:
+                    errno, self._push_errno = self._push_errno, 0
+                    raise OSError(errno, os.strerror(errno))
                 sent = self._sock.send(payload)
             except BlockingIOError:
                 sent = 0
@@ -404,7 +406,8 @@ class FarEndStream:
         if self._closed:
             return
         self._closed = True
-        self._drop_pending()
+        if self._pending is not None:
+            self._drop_pending()
         dialing = self._dialing
         if isinstance(dialing, Attempt):
             self._leave_attempt()
@@ -428,8 +431,3 @@ class FarEndStream:
             sock.close()
         else:
             close_in_order(sock)
-
-
-def _raise(errno: int) -> None:
-    if errno:
-        raise OSError(errno, os.strerror(errno))
