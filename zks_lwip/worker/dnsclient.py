@@ -162,8 +162,10 @@ class DnsClient:
         servers = list(self.servers())
         if not servers:
             raise Unanswered("no name server is known; give one with --resolver", Ede.NOT_READY)
-        if self._preferred in servers:
-            servers.sort(key=lambda server: server != self._preferred)
+        preferred = self._preferred
+        if preferred is not servers[0] and preferred in servers:
+            servers.remove(preferred)
+            servers.insert(0, preferred)
         if not budget.begin():
             raise Unanswered(
                 f"{budget.limit} DNS queries are in flight for this token", overload=True

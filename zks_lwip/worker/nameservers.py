@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -40,16 +40,19 @@ class NameServer:
     address: IPAddress
     port: int = 53
     scope: int = 0
+    family: int = field(init=False, repr=False, compare=False)
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] = field(
+        init=False, repr=False, compare=False
+    )
 
-    @property
-    def family(self) -> int:
-        return socket.AF_INET if isinstance(self.address, IPv4Address) else socket.AF_INET6
-
-    @property
-    def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
-        if isinstance(self.address, IPv4Address):
-            return (str(self.address), self.port)
-        return (str(self.address).partition("%")[0], self.port, 0, self.scope)
+    def __post_init__(self) -> None:
+        host, family = str(self.address), socket.AF_INET
+        sockaddr: tuple[str, int] | tuple[str, int, int, int] = (host, self.port)
+        if isinstance(self.address, IPv6Address):
+            family = socket.AF_INET6
+            sockaddr = (host.partition("%")[0], self.port, 0, self.scope)
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "sockaddr", sockaddr)
 
     @property
     def loopback(self) -> bool:
