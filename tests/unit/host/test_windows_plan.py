@@ -271,6 +271,14 @@ def test_another_vpn() -> None:
         make_plan(WORKER, replace(LAPTOP, table=LAPTOP.table | {other}))
 
 
+def test_where_there_are_virtual_machines_it_is_said_what_does_not_hold_for_them() -> None:
+    """Windows shows what they send to none of our filters' layers."""
+    assert make_plan(WORKER, LAPTOP).notes == ()
+    state = FakeWindows(links={"Ethernet": 11, "vEthernet (WSL)": 31}).look()
+    (note,) = make_plan(WORKER, state).notes
+    assert "WSL 2" in note and "New-NetFirewallHyperVRule" in note
+
+
 def test_the_state_of_another_system() -> None:
     with pytest.raises(TypeError, match="not the state"):
         make_plan(WORKER, HostState())

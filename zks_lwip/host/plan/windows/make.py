@@ -35,6 +35,8 @@ __all__ = ["make_plan", "with_state"]
 
 _METRIC = 1
 """Of the TUN: names are asked for by the interface with the least."""
+_HYPER_V = "vEthernet ("
+"""What the names of interfaces that lead to virtual machines begin with."""
 
 
 def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None) -> Plan:
@@ -71,7 +73,7 @@ def make_plan(config: HostConfig, state: HostState, *, keep: Plan | None = None)
     if config.resolver:
         steps.append(AdapterResolver(tun, str(other_host(ipv4))))
     left = () if keep else stale(state, steps, [WfpFilters("", False)])
-    return Plan(config, state, ipv4, ipv6, tuple(steps), left, _notes(config))
+    return Plan(config, state, ipv4, ipv6, tuple(steps), left, _notes(config, state))
 
 
 def _closing(config: HostConfig, state: WindowsState) -> list[Step]:
@@ -111,13 +113,19 @@ def _bypass(config: HostConfig, state: WindowsState) -> list[Step]:
     return steps
 
 
-def _notes(config: HostConfig) -> tuple[str, ...]:
+def _notes(config: HostConfig, state: WindowsState) -> tuple[str, ...]:
     """Return what a user should know: limits of what was asked for."""
     if config.kill_switch is KillSwitch.OFF:
         return (
             "`kill_switch` off: when this process ends, traffic goes out as without a tunnel, and "
             "a program that binds its sockets to an interface goes around it; names may be asked "
             "for at other interfaces' servers, too",
+        )
+    if any(link.name.startswith(_HYPER_V) for link in state.links):
+        return (
+            "virtual machines (Hyper-V, WSL 2) send past our filters, and so outside while there "
+            "is no TUN, as before it is made and after a crash; Windows 11 refuses what they send "
+            "by `New-NetFirewallHyperVRule -Direction Outbound -Action Block`",
         )
     return ()
 
