@@ -46,7 +46,15 @@ from zks_lwip.host.windows.structures import (
     unpack_address,
 )
 from zks_lwip.host.windows.system import WindowsHostSystem
-from zks_lwip.host.windows.wfp import FWP_UINT64, Engine, Loaded, make_filter, make_tun_filters
+from zks_lwip.host.windows.wfp import (
+    FWP_UINT64,
+    PROVIDER,
+    SUBLAYER,
+    Engine,
+    Loaded,
+    make_filter,
+    make_tun_filters,
+)
 from zks_lwip.net.uplinks import set_uplinks, uplink
 from zks_lwip.net.windows import Guid, WindowsCallError
 
@@ -192,8 +200,8 @@ class PlayedEngine(Played):
             "FwpmTransactionBegin0": lambda *_: self.before.update(self.filters),
             "FwpmTransactionCommit0": lambda *_: self.before.clear(),
             "FwpmTransactionAbort0": self.abort,
-            "FwpmProviderAdd0": lambda _, row, sd: self.objects.add(bytes(of(row).providerKey)),
-            "FwpmSubLayerAdd0": lambda _, row, sd: self.objects.add(bytes(of(row).subLayerKey)),
+            "FwpmProviderAdd0": lambda _, row, sd: self.add_object(of(row).providerKey),
+            "FwpmSubLayerAdd0": lambda _, row, sd: self.add_object(of(row).subLayerKey),
             "FwpmProviderDeleteByKey0": lambda _, key: self.delete_object(key, 0x80320005),
             "FwpmSubLayerDeleteByKey0": lambda _, key: self.delete_object(key, 0x80320007),
         }
@@ -245,6 +253,12 @@ class PlayedEngine(Played):
 
     def delete(self, engine: Any, ident: Any) -> None:
         del self.filters[ident.value]
+
+    def add_object(self, key: Guid) -> int:
+        if bytes(key) in self.objects:
+            return 0x80320009  # FWP_E_ALREADY_EXISTS
+        self.objects.add(bytes(key))
+        return 0
 
     def delete_object(self, key: Any, missing: int) -> int:
         if bytes(of(key)) not in self.objects:
@@ -438,6 +452,17 @@ def test_filters_are_put_in_place_and_seen() -> None:
     machine.system.remove_filters()
     machine.system.remove_filters()
     assert list(machine.engine.filters) == [1] and machine.engine.objects == set()
+
+
+@pytest.mark.parametrize("left", [{PROVIDER}, {SUBLAYER}, {PROVIDER, SUBLAYER}])
+def test_what_a_crash_has_left_of_us_is_no_obstacle(left: set[str]) -> None:
+    machine = Machine()
+    machine.engine.objects = {bytes(guid(key)) for key in left}
+    machine.system.set_filters([parse_filter(line) for line in LINES], persistent=False)
+    assert machine.system.look().filters == tuple(sorted(LINES))
+    machine.engine.filters = {1: machine.engine.filters[1]}  # and these without their filters
+    machine.system.remove_filters()
+    assert machine.engine.objects == set()
 
 
 @pytest.mark.parametrize("name", ["FwpmProviderAdd0", "FwpmFilterAdd0", "FwpmTransactionCommit0"])

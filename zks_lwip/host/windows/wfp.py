@@ -28,7 +28,15 @@ from .structures import (
     guid,
 )
 
-__all__ = ["Engine", "Loaded", "MadeFilter", "make_filter", "make_tun_filters"]
+__all__ = [
+    "PROVIDER",
+    "SUBLAYER",
+    "Engine",
+    "Loaded",
+    "MadeFilter",
+    "make_filter",
+    "make_tun_filters",
+]
 
 PROVIDER = "1f5a9c52-7a6b-4c0e-9d52-6f0e2d1c7a01"
 SUBLAYER = "1f5a9c52-7a6b-4c0e-9d52-6f0e2d1c7a02"
