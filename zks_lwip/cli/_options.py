@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDED_NOTE",
+    "bootstrap_options",
     "print_stats",
     "print_stats_json",
     "proxy_options",
@@ -91,6 +92,30 @@ _WORKER = (
 )
 """Which worker, and how it is reached."""
 
+_DNS = click.option(
+    "--dns",
+    "dns_servers",
+    metavar="URL",
+    multiple=True,
+    help="Ask this resolver: https://NAME/PATH@ADDRESS[,ADDRESS...] (DNS over HTTPS) or "
+    "tls://NAME@ADDRESS (over TLS). Repeatable: the next one is asked when one fails.  "
+    "[default: Cloudflare, then Quad9]",
+)
+_DNS_FORWARD = click.option(
+    "--dns-forward",
+    metavar="DOMAIN=ADDRESS|worker",
+    multiple=True,
+    help="Ask the server at ADDRESS[:PORT] for names in this domain, by plain DNS and "
+    "outside the tunnel: for the names of a LAN. `worker` has the worker ask its own name "
+    "servers, through the tunnel: for names that its network alone knows. Repeatable.",
+)
+_DNS_STATIC = click.option(
+    "--dns-static",
+    metavar="NAME=ADDRESS",
+    multiple=True,
+    help="Answer this name here. Repeatable; the same name again adds an address.",
+)
+
 _CAPTURE = (
     click.option(
         "--tun",
@@ -123,15 +148,7 @@ _CAPTURE = (
         help="Pings are sent by the worker (if it can), answered here for every address, or "
         "dropped.",
     ),
-    click.option(
-        "--dns",
-        "dns_servers",
-        metavar="URL",
-        multiple=True,
-        help="Ask this resolver: https://NAME/PATH@ADDRESS[,ADDRESS...] (DNS over HTTPS) or "
-        "tls://NAME@ADDRESS (over TLS). Repeatable: the next one is asked when one fails.  "
-        "[default: Cloudflare, then Quad9]",
-    ),
+    _DNS,
     click.option(
         "--dns-via",
         type=click.Choice(["auto", "direct", "tunnel", "worker"]),
@@ -149,14 +166,7 @@ _CAPTURE = (
         help="Names that do not exist, one a line (with all below), or lines of a hosts file: "
         "`0.0.0.0 NAME`. Repeatable; `reload` has `connect` read it again.",
     ),
-    click.option(
-        "--dns-forward",
-        metavar="DOMAIN=ADDRESS|worker",
-        multiple=True,
-        help="Ask the server at ADDRESS[:PORT] for names in this domain, by plain DNS and "
-        "outside the tunnel: for the names of a LAN. `worker` has the worker ask its own name "
-        "servers, through the tunnel: for names that its network alone knows. Repeatable.",
-    ),
+    _DNS_FORWARD,
     click.option(
         "--dot",
         type=click.Choice(["allow", "block"]),
@@ -165,12 +175,7 @@ _CAPTURE = (
         help="The applications' own DNS over TLS and QUIC (port 853) goes through the tunnel, or "
         "is refused.",
     ),
-    click.option(
-        "--dns-static",
-        metavar="NAME=ADDRESS",
-        multiple=True,
-        help="Answer this name here. Repeatable; the same name again adds an address.",
-    ),
+    _DNS_STATIC,
     click.option(
         "--fast-connect/--no-fast-connect",
         help="Accept TCP connections before the worker has connected: one round trip less, but "
@@ -265,6 +270,8 @@ _OUTPUT = (
 
 worker_options = option_group("The worker", *_WORKER)
 """Adds the options that name workers."""
+bootstrap_options = option_group("How its name is looked up", _DNS, _DNS_FORWARD, _DNS_STATIC)
+"""Adds the options that say what a worker's name resolves to."""
 _CAPTURE_GROUP = option_group("What is captured, and its DNS", *_CAPTURE)
 _LIMITS_GROUP = option_group("Limits", *_LIMITS)
 _OUTPUT_GROUP = option_group("Output", *_OUTPUT)

@@ -14,7 +14,7 @@ import click
 from ._configured import ConfiguredCommand, settings_options
 from ._help import option_group
 from ._logging import set_up_logging
-from ._options import worker_options
+from ._options import bootstrap_options, worker_options
 from .flags import name_flags
 from .fold import folded
 
@@ -31,6 +31,7 @@ _MARKS = {"ok": "ok", "note": "note", "warning": "WARN", "failure": "FAIL"}
 
 @click.command(cls=ConfiguredCommand)
 @worker_options
+@bootstrap_options
 @option_group(
     "What is looked at",
     click.option("--netns", metavar="NAME", help="The instance that captures this namespace."),
@@ -58,9 +59,9 @@ def doctor(
     """Look at what a tunnel needs, and say what to do about what is missing.
 
     A line each: kernel, privileges, namespaces, TUN, nft, cgroups, resolver, clock; the worker: is
-    it reached, does its certificate verify, does it know the token, what does it carry, how far is
-    it; and whether anything leaves beside an instance that runs. Nothing is changed. As root, more
-    can be tried out.
+    its name found, is it reached, does its certificate verify, does it know the token, what does
+    it carry, how far is it; and whether anything leaves beside an instance that runs. Nothing is
+    changed. As root, more can be tried out.
 
     \b
     With the worker of the settings, or of a profile (`--profile home`):

@@ -58,8 +58,10 @@ async def examine(
     elif config.embedded:
         yield noted("worker", "none is named: name it with `worker`, or in the settings")
     else:
+        as_connect = is_supported() and netns is None
         for endpoint in config.endpoints:
-            async with aclosing(examine_worker(config, endpoint, source)) as findings:
+            look = examine_worker(config, endpoint, source, as_connect=as_connect)
+            async with aclosing(look) as findings:
                 async for finding in findings:
                     yield finding
     if sys.platform == "linux" and status["state"] != State.UNKNOWN.value:

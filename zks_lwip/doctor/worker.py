@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import h11
@@ -34,6 +35,7 @@ from ..tunnel.dial import open_transport
 from ..tunnel.options import TunnelConfig
 from .download import Download, measure
 from .finding import Finding, failed, noted, warned, well
+from .names import look_up
 
 __all__ = ["examine_worker"]
 
@@ -57,12 +59,24 @@ _OPTIONS = {
 
 
 async def examine_worker(
-    config: VpnConfig, endpoint: WorkerEndpoint, source: Download | None
+    config: VpnConfig,
+    endpoint: WorkerEndpoint,
+    source: Download | None,
+    *,
+    as_connect: bool = True,
 ) -> AsyncGenerator[Finding, None]:
     """Look at one worker, from its name to what it carries; ends where it goes no further.
 
     :param source: what to download through it; None: nothing.
+    :param as_connect: as of :func:`~.names.look_up`.
     """
+    resolve = None
+    if not (endpoint.url.address or endpoint.address or endpoint.proxy):
+        finding, addresses = await look_up(config, endpoint.url.host, as_connect=as_connect)
+        yield finding
+        if not addresses:
+            return
+        resolve = partial(_known, addresses)
     alone = TunnelConfig(
         url=endpoint.url,
         token=config.token if endpoint.token is None else endpoint.token,
@@ -71,6 +85,7 @@ async def examine_worker(
         protocol=config.protocol,
         address=None if endpoint.address is None else str(endpoint.address),
         proxy=endpoint.proxy,
+        resolve=resolve,
     )
     reached = False
     async with aclosing(_reach(alone)) as findings:
@@ -86,25 +101,26 @@ async def examine_worker(
             yield finding
 
 
+async def _known(addresses: Sequence[str], name: str) -> Sequence[str]:
+    return addresses
+
+
 async def _reach(config: TunnelConfig) -> AsyncGenerator[Finding, None]:
     """Connect, shake hands, and ask what time it is there."""
     worker = config.worker
     context = client_context("http/1.1", config.ca_file) if worker.secure else None
-    began = trio.current_time()
     try:
         stream, seconds = await open_transport(config, context)
     except ZksError as error:
         yield _explain(error)
         return
     try:
-        looked_up = max(0.0, trio.current_time() - began - seconds)
         via = "" if config.proxy is None else f", through the proxy {config.proxy}"
         sock = carrier_of(stream)
         far = "" if sock is None else _address_of(sock)
         yield well(
             "worker",
-            f"{worker}{far} takes connections: {seconds * 1e3:.0f} ms, its address in "
-            f"{looked_up * 1e3:.0f} ms{via}",
+            f"{worker}{far} takes connections: {seconds * 1e3:.0f} ms{via}",
         )
         if isinstance(stream, trio.SSLStream):
             yield _certificate(stream)

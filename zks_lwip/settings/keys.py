@@ -66,17 +66,16 @@ _TUNNEL = {
     "verbose": _INTEGER,
     "log_format": _one_of("text", "json"),
 }
+_BOOTSTRAP = {"dns": _TEXTS, "dns_forward": _TEXTS, "dns_static": _TEXTS}
 _CAPTURE = {
     "tun": _TEXT,
     "mtu": _INTEGER,
     "ipv6": _one_of("auto", "tunnel", "block"),
     "icmp": _one_of("tunnel", "reply", "off"),
-    "dns": _TEXTS,
+    **_BOOTSTRAP,
     "dns_via": _one_of("auto", "direct", "tunnel", "worker"),
     "dns_block": _PATHS,
-    "dns_forward": _TEXTS,
     "dot": _one_of("allow", "block"),
-    "dns_static": _TEXTS,
     "fast_connect": _SWITCH,
     "host_loopback": _TEXT,
 }
@@ -121,7 +120,7 @@ _WORKER = {
 COMMANDS: Mapping[str, Mapping[str, Key]] = {
     "connect": {**_TUNNEL, **_CAPTURE, **_HOST},
     "run": {"publish": _TEXTS, "timeout": _NUMBER, **_TUNNEL, **_CAPTURE},
-    "doctor": {**_ENDPOINTS, "netns": _TEXT, "download": _TEXT, "json": _SWITCH},
+    "doctor": {**_ENDPOINTS, **_BOOTSTRAP, "netns": _TEXT, "download": _TEXT, "json": _SWITCH},
     "proxy": {"listen": _TEXT, "password_file": _PATH, **_TUNNEL},
     "worker": _WORKER,
 }

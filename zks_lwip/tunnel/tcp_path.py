@@ -159,7 +159,7 @@ async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]
     :raises WorkerUnreachable: it has none, or they cannot be found.
     """
     try:
-        found = await (config.resolve or _ask_system)(host)
+        found = await (config.resolve or ask_system)(host)
     except OSError as error:
         raise WorkerUnreachable(
             f"the name of {whose} does not resolve ({error.strerror or error}): check its "
@@ -180,7 +180,11 @@ def _asked(config: TunnelConfig) -> str:
     return "the resolvers that are asked, which need not be this machine's"
 
 
-async def _ask_system(host: str) -> list[str]:
+async def ask_system(host: str) -> list[str]:
+    """Return what the system's resolver says.
+
+    :raises OSError: there are no addresses.
+    """
     infos = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 

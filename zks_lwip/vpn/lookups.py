@@ -10,20 +10,12 @@ import trio
 from ..config import DnsOptions, VpnConfig
 from ..dns.bootstrap import Bootstrap
 from ..errors import HostError
+from ..tunnel.tcp_path import ask_system
 from .allowed_addresses import needs_names
 
 __all__ = ["LookUps"]
 
 _log = logging.getLogger(__name__)
-
-
-async def system_addresses(name: str) -> list[str]:
-    """Return what the system's resolver says.
-
-    :raises OSError: there are no addresses.
-    """
-    found = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(item[4][0]) for item in found))
 
 
 class LookUps:
@@ -41,7 +33,7 @@ class LookUps:
         mark: int | None,
         on_found: Callable[[Sequence[str]], Awaitable[None]],
         *,
-        system: Callable[[str], Awaitable[Sequence[str]]] = system_addresses,
+        system: Callable[[str], Awaitable[Sequence[str]]] = ask_system,
     ) -> None:
         self._config = config
         self._mark = mark
