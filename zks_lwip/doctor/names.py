@@ -84,7 +84,7 @@ def compare(name: str, ours: Found | None, system: Found) -> Finding:
             "name",
             f"the resolvers that `connect` asks do not find {name} ({ours.problem}); {theirs}",
             "check its spelling, give its address by `worker_address`, or name resolvers that are "
-            "reached from here with `dns`",
+            "reached from here by `dns.servers`",
         )
     text = f"{name} is {ours}, found in {ours.seconds * 1e3:.0f} ms as `connect` does it"
     if not system.addresses:
@@ -97,7 +97,7 @@ def compare(name: str, ours: Found | None, system: Found) -> Finding:
         return noted(
             "name",
             f"{text}; this system's resolver, which `run` and `proxy` ask, says {system}",
-            "where `connect` should go there, give that by `worker_address`, or by `dns_forward` "
+            "where `connect` should go there, give that by `worker_address`, or by `dns.forward` "
             "the server that says so",
         )
     return well("name", text)

@@ -48,7 +48,7 @@ async def test_a_name_of_the_settings_is_not_the_systems() -> None:
         assert set(addresses) <= {"127.0.0.1", "::1"} and finding.level is Level.OK
         finding, _ = await look_up(config, "worker.example", as_connect=True)
     assert finding.level is Level.FAILURE and "refused" in finding.text
-    assert "`worker_address`" in finding.remedy and "`dns`" in finding.remedy
+    assert "`worker_address`" in finding.remedy and "`dns.servers`" in finding.remedy
 
 
 async def test_a_worker_is_examined_where_its_name_leads() -> None:
