@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED_NOTE",
     "bootstrap_options",
+    "examined_worker_options",
     "print_stats",
     "print_stats_json",
     "proxy_options",
@@ -45,15 +46,18 @@ EMBEDDED_NOTE = (
     "tunnel, but still leaves from this machine and its address."
 )
 
-_WORKER = (
-    click.option(
+
+def _worker_option(several: str, left_out: str) -> Callable[[_Function], _Function]:
+    return click.option(
         "--worker",
         metavar="URL",
         multiple=True,
-        help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Repeatable: the "
-        "nearest that is well carries new connections, and another when it fails. Left out: a "
-        "worker is started here, as a child process.",
-    ),
+        help="The worker: wss://HOST[:PORT][/PATH]; without a path, /tunnel. Repeatable: "
+        f"{several} Left out: {left_out}",
+    )
+
+
+_REACHED = (
     click.option(
         "--worker-address",
         metavar="IP",
@@ -90,7 +94,7 @@ _WORKER = (
         "v1 is never chosen by itself.",
     ),
 )
-"""Which worker, and how it is reached."""
+"""How a worker is reached."""
 
 _DNS = click.option(
     "--dns",
@@ -268,8 +272,21 @@ _OUTPUT = (
 )
 
 
-worker_options = option_group("The worker", *_WORKER)
+worker_options = option_group(
+    "The worker",
+    _worker_option(
+        "the nearest that is well carries new connections, and another when it fails.",
+        "a worker is started here, as a child process.",
+    ),
+    *_REACHED,
+)
 """Adds the options that name workers."""
+examined_worker_options = option_group(
+    "The worker",
+    _worker_option("each is looked at.", "those of the settings."),
+    *_REACHED,
+)
+"""Adds those that name workers to look at."""
 bootstrap_options = option_group("How its name is looked up", _DNS, _DNS_FORWARD, _DNS_STATIC)
 """Adds the options that say what a worker's name resolves to."""
 _CAPTURE_GROUP = option_group("What is captured, and its DNS", *_CAPTURE)

@@ -14,7 +14,7 @@ import click
 from ._configured import ConfiguredCommand, settings_options
 from ._help import option_group
 from ._logging import set_up_logging
-from ._options import bootstrap_options, worker_options
+from ._options import bootstrap_options, examined_worker_options
 from .flags import name_flags
 from .fold import folded
 
@@ -30,7 +30,7 @@ _MARKS = {"ok": "ok", "note": "note", "warning": "WARN", "failure": "FAIL"}
 
 
 @click.command(cls=ConfiguredCommand)
-@worker_options
+@examined_worker_options
 @bootstrap_options
 @option_group(
     "What is looked at",
