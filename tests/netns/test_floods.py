@@ -72,7 +72,7 @@ def test_an_idle_flow_costs_little(
                 assert some.echo() == 2000
                 assert more.echo() == 3000
         assert "ZKS_LWIP_SANITIZE" in os.environ or start <= 60 * MB
-        assert "ZKS_LWIP_SANITIZE" in os.environ or of_2000 <= 8192
+        assert "ZKS_LWIP_SANITIZE" in os.environ or of_5000 <= 3072
     connect.no_traceback()
 
 

@@ -226,7 +226,7 @@ class DecidedFlow:
         self._table.remove(self)
         self._scope.cancel()
 
-    def expire_orphan(self, now: float) -> None:
+    def expire_orphan(self, unmoved: float) -> None:
         """Do nothing: its tasks end with the application."""
 
     # a FlowHandler, until it is accepted

@@ -210,7 +210,7 @@ class DnsConnection:
         """Abort."""
         self.refuse(GIVES_WAY)
 
-    def expire_orphan(self, now: float) -> None:
+    def expire_orphan(self, unmoved: float) -> None:
         """Do nothing: such a connection ends with its application."""
 
     def expire(self, now: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..stack import Reject
@@ -38,8 +39,11 @@ class TableEntry(Protocol):
     def end(self) -> None:
         """End it, whatever its state; both its ends see a reset."""
 
-    def expire_orphan(self, now: float) -> None:
-        """End it if nothing is left to do for it; its application is gone."""
+    def expire_orphan(self, unmoved: float) -> None:
+        """End it if nothing is left to do for it; its application is gone.
+
+        :param unmoved: seconds since bytes of it last moved, or else since it is an orphan.
+        """
 
 
 class FlowTable:
@@ -55,14 +59,22 @@ class FlowTable:
     :param limit: 1 or more.
     """
 
-    __slots__ = ("_accepted", "_counters", "_held", "_orphans", "limit")
+    __slots__ = ("_accepted", "_held", "_orphans", "clock", "counters", "limit")
 
-    def __init__(self, limit: int, counters: GatewayCounters) -> None:
+    def __init__(
+        self,
+        limit: int,
+        counters: GatewayCounters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limit = limit
-        self._counters = counters
+        self.counters = counters
+        """The gateway's, for its connections, too: here they take no memory of each."""
+        self.clock = clock
+        """The gateway's, likewise."""
         self._held: dict[TableEntry, None] = {}
-        self._accepted: set[TableEntry] = set()
-        self._orphans: dict[TableEntry, None] = {}
+        self._accepted: dict[TableEntry, None] = {}  # (a set takes twice the memory)
+        self._orphans: dict[TableEntry, float] = {}  # when bytes of it last moved
 
     def __len__(self) -> int:
         return len(self._held) + len(self._accepted)
@@ -80,7 +92,7 @@ class FlowTable:
         """Return whether one more fits, if need be after giving up the oldest held one."""
         if len(self) < self.limit:
             return True
-        self._counters.flows_over_limit += 1
+        self.counters.flows_over_limit += 1
         if not self._held:
             return False
         next(iter(self._held)).refuse(NO_ROOM)
@@ -93,19 +105,19 @@ class FlowTable:
     def accept(self, entry: TableEntry) -> None:
         """Add a connection whose SYN went to the stack, or note that it did."""
         self._held.pop(entry, None)
-        self._accepted.add(entry)
+        self._accepted[entry] = None
 
     def orphan(self, entry: TableEntry) -> None:
-        """Note that the application of an accepted one is gone.
+        """Note that the application of an accepted one is gone, or that bytes of it moved since.
 
         :meth:`TableEntry.expire_orphan` is called until it is removed.
         """
-        self._orphans[entry] = None
+        self._orphans[entry] = self.clock()
 
     def remove(self, entry: TableEntry) -> None:
         """Forget a connection; harmless if it is forgotten already."""
         self._held.pop(entry, None)
-        self._accepted.discard(entry)
+        self._accepted.pop(entry, None)
         self._orphans.pop(entry, None)
 
     def expire(self, now: float) -> None:
@@ -113,8 +125,8 @@ class FlowTable:
 
         :param now: by the gateway's clock.
         """
-        for entry in tuple(self._orphans):
-            entry.expire_orphan(now)
+        for entry, moved in tuple(self._orphans.items()):
+            entry.expire_orphan(now - moved)
         late = [entry for entry in self._held if now - entry.since >= HELD_SECONDS]
         for entry in late:
             entry.refuse(NO_ROOM)

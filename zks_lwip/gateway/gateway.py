@@ -111,7 +111,7 @@ class Gateway:
         self._is_loop = is_loop
         self._clock = clock
         self._moved = stack.moved
-        self._table = FlowTable(options.max_flows, self.counters)
+        self._table = FlowTable(options.max_flows, self.counters, clock)
         self._associations = AssociationTable(
             stack, tunnel, self.policy, self.counters, clock=clock, carrier=tunnel
         )
@@ -194,7 +194,7 @@ class Gateway:
 
     def _bridge(self, flow: Flow, to: _Address | None = None) -> None:
         """Serve a flow through the tunnel."""
-        bridge = TcpBridge(flow, self._table, self.counters, self._clock)
+        bridge = TcpBridge(flow, self._table)
         bridge.start(self._tunnel, self.policy, fast_connect=self._options.fast_connect, to=to)
 
     def _reject(self, flow: Flow, how: Reject, why: str) -> None:

@@ -16,14 +16,11 @@ receive window of the application opens only by that.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import StackError
 from ..stack import Flow, Reject
 from .backlog import ByteBacklog
-from .counters import GatewayCounters
 from .flow_table import FlowTable
 from .flows import FlowInfo
 from .policy import FlowPolicy, refusal_for
@@ -66,9 +63,7 @@ class TcpBridge:
 
     __slots__ = (
         "_accepted",
-        "_clock",
         "_closed",
-        "_counters",
         "_done",
         "_flow",
         "_pending",
@@ -76,22 +71,14 @@ class TcpBridge:
         "_remote_eof",
         "_stream",
         "_table",
-        "_taken",
         "_to",
         "_tunnel",
         "since",
     )
 
-    def __init__(
-        self,
-        flow: Flow,
-        table: FlowTable,
-        counters: GatewayCounters,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, flow: Flow, table: FlowTable) -> None:
         self._flow = flow
         self._table = table
-        self._counters = counters
         self._stream: BridgedStream | None = None
         self._tunnel: StreamOpener | None = None
         self._pending: ByteBacklog | None = None
@@ -100,10 +87,8 @@ class TcpBridge:
         self._remote_eof = False  # the far end's EOF has come (maybe behind pending bytes)
         self._closed = False  # the stack is done with it: nothing more goes to the application
         self._done = False  # nothing may happen any more
-        self._clock = clock
         self._to: tuple[str, int] | None = None  # in place of the flow's destination
-        self._taken = 0.0  # when the worker last took bytes of an application that is gone
-        self.since = clock()
+        self.since = table.clock()
 
     def start(
         self,
@@ -152,9 +137,9 @@ class TcpBridge:
             if self._closed and self._remote_eof:
                 self._finish()
         elif count:
-            self._counters.bytes_up += count
+            self._table.counters.bytes_up += count
             if self._closed:
-                self._taken = self._clock()
+                self._table.orphan(self)
             else:
                 self._bind(pull=True)
         return count
@@ -196,13 +181,13 @@ class TcpBridge:
         why = f" ({code} {message})" if code else ""
         if self._accepted:
             self._tell_end(f"reset by the far end{why}")
-            self._counters.flows_reset += 1
+            self._table.counters.flows_reset += 1
             self._forget()
             self._flow.abort()
         else:
             self._tell_end(f"refused by the far end{why}")
             self._stream = None
-            self._counters.refused[code] += 1
+            self._table.counters.refused[code] += 1
             hopeless = self._tunnel is not None and self._tunnel.hopeless
             self._refuse(refusal_for(code, hopeless=hopeless))
 
@@ -245,7 +230,7 @@ class TcpBridge:
         self._tell_end(
             "reset by the application" if self._accepted else "given up by the application"
         )
-        self._counters.flows_reset += 1
+        self._table.counters.flows_reset += 1
         self._forget()
         if stream is not None:
             stream.close()
@@ -260,7 +245,6 @@ class TcpBridge:
         if self._pulled_eof and self._remote_eof:
             self._finish()
             return
-        self._taken = self._clock()
         self._table.orphan(self)
         if not self._pulled_eof and self._stream is not None:
             self._stream.unbind()  # from here on it is told when something is taken
@@ -280,14 +264,14 @@ class TcpBridge:
             *self._flow.moved,
         )
 
-    def expire_orphan(self, now: float) -> None:
+    def expire_orphan(self, unmoved: float) -> None:
         """End it when the worker has all that an application has left, or takes no more of it.
 
         Not in :meth:`pull_into`: its EOF has to leave before the CLOSE.
         """
         if self._pulled_eof:
             self._finish()
-        elif now - self._taken >= ORPHAN_SECONDS:
+        elif unmoved >= ORPHAN_SECONDS:
             self.on_reset()
             self._flow.abort()
 
@@ -306,7 +290,7 @@ class TcpBridge:
             self._refuse(Reject.RST)
             return
         stream = self._stream
-        self._counters.flows_reset += 1
+        self._table.counters.flows_reset += 1
         self._forget()
         self._flow.abort()
         if stream is not None:
@@ -323,7 +307,7 @@ class TcpBridge:
         """Hand the held SYN to lwIP; return whether there was memory for that."""
         self._accepted = True
         self._table.accept(self)
-        self._counters.flows_accepted += 1
+        self._table.counters.flows_accepted += 1
         try:
             self._flow.accept(quiet=True)
         except StackError as error:
@@ -340,7 +324,7 @@ class TcpBridge:
 
     def _took(self, count: int) -> None:
         if count:
-            self._counters.bytes_down += count
+            self._table.counters.bytes_down += count
             if self._stream is not None:
                 self._stream.consumed(count)
 
@@ -355,7 +339,7 @@ class TcpBridge:
 
     def _tell_end(self, how: str) -> None:
         if logs_flows():
-            how = f"{how}, after {self._clock() - self.since:.1f} s"
+            how = f"{how}, after {self._table.clock() - self.since:.1f} s"
             log_flow("tcp", self._flow.source, self._flow.destination, how)
 
     def _forget(self) -> None:

@@ -30,6 +30,7 @@ _BYTES = ffi.typeof("uint8_t[]")
 _apply = lib.zks_mux_apply
 _ready = lib.zks_mux_ready
 _fill = lib.zks_mux_fill
+_address = ffi.addressof
 _from_buffer = ffi.from_buffer
 _buffer = ffi.buffer
 _MAX_U32 = 2**32 - 1
@@ -79,12 +80,12 @@ class Multiplexer:
     def add(self, stream: Stream) -> None:
         """Open a stream."""
         self.open[stream.id] = stream
-        lib.zks_mux_add(self._c, stream.c)
+        lib.zks_mux_add(self._c, _address(stream.c))
 
     def remove(self, stream: Stream) -> None:
         """Let an open stream be gone."""
         del self.open[stream.id]
-        lib.zks_mux_remove(self._c, stream.c)
+        lib.zks_mux_remove(self._c, _address(stream.c))
 
     # sending
 
@@ -126,7 +127,7 @@ class Multiplexer:
 
         :returns: whether it is in line.
         """
-        return bool(lib.zks_mux_schedule(self._c, stream.c))
+        return bool(lib.zks_mux_schedule(self._c, _address(stream.c)))
 
     def fill(self, view: memoryview, position: int, max_data: int) -> int:
         """Write DATA and EOF frames into ``view`` from ``position`` on.

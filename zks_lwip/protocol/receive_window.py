@@ -9,6 +9,7 @@ surplus back when the consumer has become slow, or others need it.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from .._lwip import ffi, lib
 from .credit import Budget
@@ -29,6 +30,7 @@ _QUICK, _SLOW = 2.0, 16.0
 
 _new_stream = partial(ffi.new, ffi.typeof("struct zks_mux_stream *"))
 _consume = lib.zks_mux_consume
+_address = ffi.addressof
 
 
 class ReceiveWindow:
@@ -36,16 +38,25 @@ class ReceiveWindow:
 
     Every byte of ``size`` is in one of four places: ``available`` (the peer may send it), ``held``
     (received, not consumed), ``consumed`` (consumed, not granted again), ``due`` (in a grant that
-    has not left yet). They are in C, which counts what comes and goes without Python.
+    has not left yet). They are in C, which counts what comes and goes without Python: a
+    ``struct zks_mux_stream``, on which this is a view.
     """
 
     __slots__ = ("budget", "c")
 
     def __init__(self, size: int, budget: Budget) -> None:
-        self.c = c = _new_stream()
-        """The ``struct zks_mux_stream`` that has them."""
+        # The struct owns its memory, as the pointer to it does, which takes 64 bytes more.
+        self.c = c = _new_stream()[0]
         c.initial = c.size = c.available = size
         self.budget = budget
+
+    @classmethod
+    def of(cls, c: Any, budget: Budget) -> ReceiveWindow:
+        """Return the window that is in ``c``."""
+        window = cls.__new__(cls)
+        window.c = c
+        window.budget = budget
+        return window
 
     @property
     def size(self) -> int:
@@ -109,7 +120,7 @@ class ReceiveWindow:
 
         :raises ValueError: for more than is held.
         """
-        due = _consume(self.c, size) if 0 <= size <= MAX_WINDOW else -1
+        due = _consume(_address(self.c), size) if 0 <= size <= MAX_WINDOW else -1
         if due < 0:
             raise ValueError(f"{size} bytes consumed of {self.held} that came")
         return bool(due)

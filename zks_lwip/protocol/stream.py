@@ -40,16 +40,23 @@ class Stream:
     :param window: what this end lets the peer send.
     """
 
-    __slots__ = ("_source", "_target", "c", "id", "window")
+    __slots__ = ("_budget", "_source", "_target", "c", "id")
 
     def __init__(self, id: int, source: Source | None, credit: int, window: ReceiveWindow) -> None:
         self.id = id
-        self.window = window
+        self._budget = window.budget
         self.c = window.c
         self.c.id = id
         self.c.credit = credit
         self._target: Any = None
         self.source = source
+
+    @property
+    def window(self) -> ReceiveWindow:
+        """What this end lets the peer send: made anew each time, since few idle streams need it."""
+        from .receive_window import ReceiveWindow  # here: options are read without what is in C
+
+        return ReceiveWindow.of(self.c, self._budget)
 
     @property
     def source(self) -> Source | None:

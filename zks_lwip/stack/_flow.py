@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from .._lwip import ffi, lib
 from ..errors import StackError
+from ._address import unpack_end
 from ._core import Core
 
 __all__ = ["FAILURES", "Datagram", "Flow", "FlowHandler", "Reject"]
@@ -95,41 +96,45 @@ class Flow:
     It begins held: its SYN has come, and nothing has been answered. :meth:`accept` or
     :meth:`reject` decides. All methods return at once, belong to the trio thread, and do nothing
     when the connection or its stack is gone.
+
+    :param ends: its source and destination, from :func:`~._address.pack_ends`.
     """
 
     __slots__ = (
         "_core",
         "_ended",
+        "_ends",
         "_id",
         "_read",
-        "destination",
         "failure",
         "handler",
-        "source",
     )
 
-    source: tuple[str, int]
-    """Address and port of the application."""
-    destination: tuple[str, int]
-    """Address and port that it connects to."""
     handler: FlowHandler | None
     """Told what happens to the connection; None: not told."""
     failure: int | None
     """Why it was not connected, where it was opened from here: ECONNREFUSED, ETIMEDOUT, or what
     ICMP said, ENETUNREACH, EHOSTUNREACH or EACCES; None: it was, or is not reset yet."""
 
-    def __init__(
-        self, core: Core[Flow], ident: int, source: tuple[str, int], destination: tuple[str, int]
-    ) -> None:
+    def __init__(self, core: Core[Flow], ident: int, ends: bytes) -> None:
         self._core = core
         self._id = ident
         self._ended = False  # both directions, in lwIP
         self._read = False  # up to the end
-        self.source = source
-        self.destination = destination
+        self._ends = ends
         self.handler = None
         self.failure = None
         core.flows[ident] = self
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """Address and port of the application."""
+        return unpack_end(self._ends, 0)
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        """Address and port that it connects to."""
+        return unpack_end(self._ends, 1)
 
     @property
     def gone(self) -> bool:

@@ -16,7 +16,7 @@ from ..device import FdDevice, PacketDevice, RingDevice
 from ..errors import DeviceError, StackError
 from ..net.rounds import ROUND
 from ..net.watch import is_direct, watch
-from ._address import pack, unpack
+from ._address import pack, pack_ends, unpack
 from ._batch import Batch
 from ._core import Core
 from ._flow import FAILURES, Datagram, Flow, Reject
@@ -231,13 +231,9 @@ class Stack:
         info = self._info
         if lib.zks_flow_info(self._core.handle, ident, info) != lib.ZKS_OK:
             return
-        family = info.family
-        flow = Flow(
-            self._core,
-            ident,
-            (unpack(family, bytes(ffi.buffer(info.source))), info.source_port),
-            (unpack(family, bytes(ffi.buffer(info.destination))), info.destination_port),
-        )
+        source, destination = bytes(ffi.buffer(info.source)), bytes(ffi.buffer(info.destination))
+        ends = pack_ends(info.family, source, info.source_port, destination, info.destination_port)
+        flow = Flow(self._core, ident, ends)
         if self.on_flow is None:
             flow.reject(Reject.RST)
         else:
@@ -388,7 +384,6 @@ class Stack:
             raise ValueError(f"{source[0]} and {destination[0]} are of two address families")
         if self._core.closed:
             raise StackError("no connection could be opened: the stack has ended")
-        own = unpack(family, local)
         tries = [source[1]] if source[1] else random.choices(EPHEMERAL, k=_MAX_TRIES)
         for port in tries:
             ident = lib.zks_flow_connect(
@@ -399,7 +394,7 @@ class Stack:
         else:
             what = f"port {source[1]}" if source[1] else "an ephemeral port"
             raise StackError(f"no connection could be opened from {what}: in use, or full")
-        flow = Flow(self._core, ident, (unpack(family, remote), destination[1]), (own, port))
+        flow = Flow(self._core, ident, pack_ends(family, remote, destination[1], local, port))
         self._core.made_output()
         return flow
 

@@ -282,7 +282,8 @@ class Channel:
 
     def connect(self, stream: TunnelStream) -> None:
         """Open ``stream`` on this channel."""
-        stream.identifier = self.session.connect(stream.host, stream.port, stream)
+        asked = stream.request
+        stream.identifier = self.session.connect(asked.host, asked.port, stream)
         stream.channel = self
         self.streams[stream.identifier] = stream
         self.idle_since = None

@@ -99,25 +99,33 @@ class _Early:
         self.ended = False  # the peer's end of stream is behind it
 
 
+class StreamRequest:
+    """What a stream asks a channel for: it is kept until the worker has connected."""
+
+    __slots__ = ("deadline", "host", "port", "refusal", "refusals")
+
+    def __init__(self, host: str, port: int, deadline: float) -> None:
+        self.host = host
+        self.port = port
+        self.deadline = deadline  #: until which it may wait for a channel
+        self.refusals = 0  #: how many channels had no room for it
+        self.refusal = 503, "no channel to the worker"  #: the last one's code and message
+
+
 class TunnelStream:
     """One TCP stream of a tunnel. Everything is harmless after its end."""
 
     __slots__ = (
         "_early",
         "_pool_forget",
+        "_request",
         "channel",
-        "connected",
-        "deadline",
         "eof_received",
         "eof_sent",
-        "host",
         "identifier",
         "marked",
         "over",
         "peer",
-        "port",
-        "refusal",
-        "refusals",
     )
 
     def __init__(
@@ -130,21 +138,27 @@ class TunnelStream:
         *,
         marked: bool = True,
     ) -> None:
-        self.host = host
-        self.port = port
+        self._request: StreamRequest | None = StreamRequest(host, port, deadline)
         self.peer = peer
-        self.deadline = deadline  #: until which it may wait for a channel
         self.marked = marked  #: the peer may have bytes, as far as it has said
         self.channel: StreamChannel | None = None
         self.identifier = 0  #: its id on the channel
-        self.connected = False
         self.eof_sent = False
         self.eof_received = False
         self.over = False
-        self.refusals = 0  #: how many channels had no room for it
-        self.refusal = 503, "no channel to the worker"  #: the last one's code and message
         self._early: _Early | None = None
         self._pool_forget = pool_forget
+
+    @property
+    def request(self) -> StreamRequest:
+        """What it asks a channel for, unless it is connected."""
+        assert self._request is not None
+        return self._request
+
+    @property
+    def connected(self) -> bool:
+        """The worker has connected to the far end."""
+        return self._request is None
 
     # for the owner
 
@@ -199,7 +213,7 @@ class TunnelStream:
     def pull_into(self, view: memoryview) -> int | None:
         if self.over:
             return 0
-        if self.connected and self._early is None:
+        if self._request is None and self._early is None:
             count = self.peer.pull_into(view)
         else:
             count = self._pull_early(view)
@@ -237,7 +251,7 @@ class TunnelStream:
 
     def on_connected(self) -> None:
         """Take note that the worker has connected to the far end."""
-        self.connected = True
+        self._request = None
         if self._early is not None:  # there may be more than was allowed to leave
             self.mark_ready()
         self.peer.on_connected()
@@ -246,8 +260,8 @@ class TunnelStream:
         """Take note that a channel has no room for it: what it was given goes to another."""
         self.channel = None
         self.eof_sent = False
-        self.refusals += 1
-        self.refusal = code, message
+        self.request.refusals += 1
+        self.request.refusal = code, message
         if self._early is not None:
             self._early.sent = 0
 

@@ -412,7 +412,7 @@ class Pool:
         if not self._placement.refused(channel, code, now):
             self.outcomes.more.failed(now)
         stream.on_refused(code, message)
-        hopeless = stream.refusals >= _MAX_REFUSALS and not channel.streams
+        hopeless = stream.request.refusals >= _MAX_REFUSALS and not channel.streams
         if hopeless or self._stopped or self._waiting.full:
             stream.end(code, message)
         else:

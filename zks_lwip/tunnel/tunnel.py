@@ -39,6 +39,7 @@ class Tunnel:
 
     def __init__(self, config: TunnelConfig, *, settings: Settings | None = None) -> None:
         self._pool = Pool(config, settings)
+        self._forget = self._pool.forget  # one for all streams: each would make its own
         self._told_no_tls = False
 
     # what is known
@@ -202,12 +203,12 @@ class Tunnel:
                 port,
                 peer,
                 deadline,
-                self._pool.forget,
+                self._forget,
                 self._no_tls,
                 self.config.tls_patience,
             )
         else:
-            stream = TunnelStream(host, port, peer, deadline, self._pool.forget, marked=marked)
+            stream = TunnelStream(host, port, peer, deadline, self._forget, marked=marked)
         self._pool.open(stream)
         return stream
 

@@ -43,7 +43,7 @@ class WaitingStreams:
             self.due = -math.inf
         else:
             self._waiting[stream] = None
-            self.due = min(self.due, stream.deadline)
+            self.due = min(self.due, stream.request.deadline)
 
     def forget(self, stream: TunnelStream) -> None:
         """Let go of a stream that was closed."""
@@ -62,12 +62,12 @@ class WaitingStreams:
         refused, self._refused = self._refused, []
         for stream in refused:
             stream.end(503, "too many streams wait for a channel")
-        for stream in [each for each in self._waiting if each.deadline <= now]:
+        for stream in [each for each in self._waiting if each.request.deadline <= now]:
             if stream in self._waiting:  # the end of another may have closed it
                 del self._waiting[stream]
                 self.refused += 1
-                stream.end(*stream.refusal)
-        self.due = min((each.deadline for each in self._waiting), default=math.inf)
+                stream.end(*stream.request.refusal)
+        self.due = min((each.request.deadline for each in self._waiting), default=math.inf)
         if self._refused:  # by those that were told
             self.due = -math.inf
 

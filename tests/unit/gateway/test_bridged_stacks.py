@@ -96,7 +96,7 @@ class Carriage:
             receiver.receive(sender.next_message() or b"")  # HELLO
 
     def _on_flow(self, flow: Flow) -> None:
-        bridge = TcpBridge(flow, self._table, self._counters)
+        bridge = TcpBridge(flow, self._table)
         bridge.start(self, FlowPolicy(), fast_connect=False)
 
     def open_stream(self, host: str, port: int, peer: TcpBridge, *, marked: bool = True) -> Stream:

@@ -22,13 +22,13 @@ from zks_lwip.stack import Reject
 class Bench:
     def __init__(self, limit: int = 10) -> None:
         self.counters = GatewayCounters()
-        self.table = FlowTable(limit, self.counters)
+        self.table = FlowTable(limit, self.counters, lambda: self.now)
         self.tunnel = FakeTunnel()
         self.now = 0.0
 
     def open(self, *, fast: bool = False) -> tuple[FakeFlow, FakeStream]:
         flow = FakeFlow()
-        bridge = TcpBridge(flow, self.table, self.counters, lambda: self.now)  # type: ignore[arg-type]
+        bridge = TcpBridge(flow, self.table)  # type: ignore[arg-type]
         bridge.start(self.tunnel, FlowPolicy(), fast_connect=fast)
         return flow, self.tunnel.streams[-1]
 
@@ -360,7 +360,7 @@ def test_a_stack_without_memory_ends_one_connection_only(fast: bool) -> None:
     bench = Bench()
     flow = FakeFlow()
     flow.memory = False
-    bridge = TcpBridge(flow, bench.table, bench.counters)  # type: ignore[arg-type]
+    bridge = TcpBridge(flow, bench.table)  # type: ignore[arg-type]
     bridge.start(bench.tunnel, FlowPolicy(), fast_connect=fast)
     if not fast:
         bench.tunnel.streams[0].peer.on_connected()

@@ -207,7 +207,7 @@ def test_a_full_channel_is_tried_again_with_few_at_a_time() -> None:
         pool.now = pool.placement.due(pool.now)
         assert len(pool.place(99)) == placed
         for stream in pool.channels[0].streams[:17]:
-            stream.connected = True
+            stream.on_connected()
     assert pool.counts == [26], "no more at a time before those have been connected"
 
 
@@ -240,7 +240,7 @@ def test_no_other_channel_helps_where_two_have_refused_all() -> None:
     assert not pool.refuse(1)
     pool.now += 1.0
     assert pool.place() == [0]
-    pool.channels[0].streams[0].connected = True
+    pool.channels[0].streams[0].on_connected()
     pool.now += 1.0
     pool.place()
     assert pool.refuse(1 if pool.counts[1] else 0), "the first one has helped"

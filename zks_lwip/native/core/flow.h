@@ -26,25 +26,27 @@ struct flow {
     uint8_t *syn; /* the held packet */
     uint64_t id;
     uint64_t since_ms; /* since when it is held, let go, heard of last, or asked (LIST_ASKED) */
-    uint64_t syn_ms;   /* when a held SYN was last seen */
-    uint64_t pulled;   /* bytes of its application that its owner took */
-    uint64_t pushed;   /* bytes for it that its owner gave */
+    union {
+        uint64_t syn_ms;   /* when a held SYN was last seen */
+        uint64_t drain_ms; /* since when a window's worth is being taken from rx */
+    };
+    uint64_t pulled; /* bytes of its application that its owner took */
+    uint64_t pushed; /* bytes for it that its owner gave */
     struct zks_address source, destination;
     uint32_t rx_bytes;
-    uint32_t acked;    /* by the last segment that was sent */
-    uint64_t drain_ms; /* since when a window's worth is being taken from rx */
-    uint32_t drained;  /* how much of it has been */
-    uint32_t charge;   /* bytes of the core's memory that it may hold */
+    uint32_t acked;   /* by the last segment that was sent */
+    uint32_t drained; /* of a window's worth, since drain_ms */
+    uint32_t charge;  /* bytes of the core's memory that it may hold */
     uint32_t hash;
     uint16_t source_port, destination_port;
     uint16_t syn_length;
-    uint16_t mss;          /* what one segment on the wire may hold */
-    uint16_t first_window; /* most that its SYN's answer may say; 0: whatever lwIP does */
-    uint8_t events;        /* not yet reported */
-    uint8_t state;
+    uint16_t mss;           /* what one segment on the wire may hold */
+    uint16_t first_window;  /* most that its SYN's answer may say; 0: whatever lwIP does */
+    uint8_t events;         /* not yet reported */
     uint8_t syn_count;      /* its retransmissions */
-    uint8_t list;           /* LIST_*: which list prev and next belong to */
     uint8_t why;            /* it has ended: ZKS_WHY_* */
+    uint8_t state : 3;      /* FLOW_* */
+    uint8_t list : 3;       /* LIST_*: which list prev and next belong to */
     uint8_t ready : 1;      /* queued for an event */
     uint8_t rx_eof : 1;     /* FIN has come */
     uint8_t want_write : 1; /* a push was cut short */

@@ -123,8 +123,8 @@ uint16_t flow_mss(const zks_core *core, const struct zks_packet *reply)
 static int slot_take(zks_core *core, struct flow *flow)
 {
     uint32_t slot, count = core->slot_count;
-    if (core->flow_count * 2 >= count) {
-        /* Half of them stay free, so that the search below is short. */
+    if (core->flow_count >= count / 4 * 3) {
+        /* A quarter of them stays free, so that the search below is short. */
         struct flow **slots;
         uint32_t *generations;
         count = count ? count * 2 : 64;
