@@ -16,27 +16,31 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
+from tests.bench.compare.measures import parts
 from tests.kits.netns import lab
 from tests.kits.netns.child import Child, ChildError
 from tests.kits.netns.floods import raise_descriptors
-from tests.kits.netns.lab import PYTHON, Lab, Namespace
+from tests.kits.netns.lab import PYTHON, ZKS, Lab, Namespace
 from tests.kits.netns.link import Link
-from tests.soak.load import KINDS
+from tests.soak.load import IDLE, KINDS
 from tests.soak.samples import Sample, Sampler, not_returned
 
 RETURN = 120.0
 """Seconds after the load within which all has to be where it began."""
-WATCHED = (*PYTHON, "-m", "tests.soak.watched")
-"""Our command line, see there."""
-SPARE_DESCRIPTORS = 4096
-"""That worker and far end may have besides those of the flows that are open at once."""
+WATCHED = ("env", f"PYTHONPATH={Path(__file__).with_name('inside')}", *ZKS)
+"""Our command line, whose processes can be asked: see inside/sitecustomize.py."""
+SPARE_DESCRIPTORS = 8192
+"""That a process of the worker may have besides those of the flows that are open at once: it keeps
+some 1,150 for itself, UDP mappings take up to 4,096, and connections of before linger."""
 UDP_RETURN = 330.0
 """Seconds for UDP mappings: they may live for 300 s (RFC 4787 REQ-5)."""
 EVERY = 5.0
@@ -60,6 +64,7 @@ class Soak:
         self.passing = "passing" not in options.without
         self.cuts = "cuts" not in options.without
         self.many = options.flows
+        self.parts = options.parts
         self.done: dict[str, int] = {}
         self.wrong: dict[str, int] = {}
         self._counting = threading.Lock()
@@ -99,14 +104,36 @@ class Soak:
                 time.sleep(min(EVERY, max(0.2, end - time.monotonic())))
             for future in futures:
                 future.result()
-        if self.many:
-            meanwhile()
-            self._application("many", self.many).succeed(600)
-            self.count("many", self.many)
+        meanwhile()
 
-    def _application(self, *arguments: object) -> Child:
+    def open_many(self, meanwhile: Callable[[], object]) -> None:
+        """Have very many connections open at once, half of which are then reset.
+
+        :param meanwhile: called when all are open.
+        """
+        if not self.many:
+            return
+        with ExitStack() as stack:
+            opening = [
+                stack.enter_context(
+                    self._application("many", count, IDLE + number, stdin=subprocess.PIPE)
+                )
+                for number, count in enumerate(parts(self.many, self.parts))
+            ]
+            for child in opening:
+                child.wait_for("^open$", 600)
+            meanwhile()
+            for child in opening:
+                assert child.process.stdin is not None
+                child.process.stdin.write(b"\n")
+                child.process.stdin.flush()
+            for child in opening:
+                child.succeed(600)
+        self.count("many", self.many)
+
+    def _application(self, *arguments: object, **options: int) -> Child:
         argv = [*PYTHON, "-m", "tests.soak.load", *map(str, arguments)]
-        return self.net.application(self.host, *argv)
+        return self.net.application(self.host, *argv, **options)
 
     def _load(self, kind: str, seconds: float) -> None:
         child = self._application(kind, f"{seconds:g}", KINDS[kind][1])
@@ -180,6 +207,9 @@ def soak(options: argparse.Namespace) -> int:
         net.child(
             "more far ends", net.far.command([*PYTHON, "-m", "tests.soak.load", "far"])
         ).wait_for("far ends are ready")
+        for number in range(options.parts):
+            argv = [*PYTHON, "-m", "tests.soak.load", "idle", str(IDLE + number)]
+            net.child("idle far end", net.far.command(argv)).wait_for("idle far end is ready")
         return _soak(net, options)
     finally:
         net.close()
@@ -191,18 +221,24 @@ def _soak(net: Lab, options: argparse.Namespace) -> int:
     seconds = options.minutes * 60
     first = min(120.0, seconds / 3)
     room = str(options.flows + 12288)
+    of_worker, of_client = ["--max-streams", room], ["--dns-via", "worker", "--max-flows", room]
+    if options.parts > 1:  # several channels to each process of the worker
+        of_worker += ["--processes", str(options.parts)]
+        of_client += ["--channels", str(min(16, 4 * options.parts))]
     with (
-        net.worker("--max-streams", room, zks=WATCHED) as worker,
-        net.connect(host, "--dns-via", "worker", "--max-flows", room, zks=WATCHED) as client,
+        net.worker(*of_worker, zks=WATCHED) as worker,
+        net.connect(host, *of_client, zks=WATCHED) as client,
     ):
         sampler = Sampler(client, worker)
         time.sleep(2)
         began = sampler.take("began")
         load.round(first, lambda: sampler.take("first"))
+        load.open_many(lambda: sampler.take("many open"))
         # What a first round leaves for good (pools, caches, code) is no leak; flows are.
         wait_for_return(sampler, began, began, float("inf"), udp=False)
         warm = sampler.take("warm")
         load.round(seconds - first, lambda: sampler.take("load"))
+        load.open_many(lambda: sampler.take("many open"))
         missing = wait_for_return(sampler, began, warm, options.tolerance)
         net.application(host, *PYTHON, "-m", "tests.kits.netns.client", "who", lab.FAR4).succeed(60)
         stopped = [child.stop() for child in (client, worker)]
@@ -258,9 +294,11 @@ def main(argv: list[str], prog: str = "python -m tests.soak") -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Path("/run/netns").mkdir(parents=True, exist_ok=True)
     most = raise_descriptors(options.flows + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS
-    if options.flows > most:
-        print(f"{most:,} connections are opened at once: the limit of descriptors allows no more")
-        options.flows = most
+    if most <= 0:
+        parser.error(f"a process may have {most + SPARE_DESCRIPTORS:,} descriptors: too few")
+    options.parts = max(1, -(-options.flows // most))
+    if options.parts > 1:
+        print(f"descriptors are for {most:,} connections a process: {options.parts} of each serve")
     return soak(options)
 
 

@@ -2,9 +2,10 @@
 
 python -m tests.soak.load KIND SECONDS THREADS    repeats it; prints a line of JSON at the end
 python -m tests.soak.load hold COUNT              opens connections, prints ``holding``, and sleeps
-python -m tests.soak.load many COUNT              opens them, resets half, closes the others
+python -m tests.soak.load many COUNT PORT         opens them, prints ``open``, and, after a line on
+                                                  stdin, resets half, and closes the others
 
-and, as the far end: python -m tests.soak.load far
+and, as far ends: python -m tests.soak.load far, and python -m tests.soak.load idle PORT
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.kits.netns import client, lab, servers
 from tests.kits.netns.floods import Flows
 
 NEVER = 7050  # TCP: reads to EOF and beyond, and never closes
+IDLE = 7060  # TCP: as servers.IDLE, in a process each from this port on
 DRIP = 7051  # TCP: after EOF, 20 pieces of 1,000 bytes within two seconds, then EOF
 
 Work = Callable[[random.Random], None]
@@ -173,15 +175,17 @@ def hold(count: int) -> None:
     threading.Event().wait()
 
 
-def many(count: int) -> None:
-    """Open connections, reset every other one of them, and close the rest."""
+def many(count: int, port: int) -> None:
+    """Open connections, reset every other one of them, and close the rest, when that is asked."""
     _raise_limit()
-    flows = Flows(lab.FAR4, servers.IDLE, count)
+    flows = Flows(lab.FAR4, port, count)
     if len(flows.open) != count:
         raise SystemExit(f"{len(flows.open)} of {count} are open, {dict(flows.failed)}")
     answered = flows.echo()
     if answered != count:
         raise SystemExit(f"{answered} of {count} answer")
+    print("open", flush=True)
+    sys.stdin.readline()
     for sock in flows.open[::2]:
         client.reset(sock)
     flows.close()
@@ -254,7 +258,12 @@ def main(what: str, *arguments: str) -> None:
     elif what == "hold":
         hold(int(arguments[0]))
     elif what == "many":
-        many(int(arguments[0]))
+        many(int(arguments[0]), int(arguments[1]))
+    elif what == "idle":
+        _raise_limit()
+        servers.serve_idle(int(arguments[0]))
+        print("idle far end is ready", flush=True)
+        threading.Event().wait()
     else:
         work, _ = KINDS[what]
         print(json.dumps(repeat(work, float(arguments[0]), int(arguments[1]))), flush=True)

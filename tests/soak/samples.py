@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tests.kits.netns.child import Child, until
-from tests.soak.watched import PREFIX
+from tests.kits.netns.child import Child, descendants, until
 
 _SHARE = 0.05  # by which flows and descriptors may differ, one at least
 _MAPPING = 1
 """KiB of memory that a UDP mapping takes, in the client as in the worker (seen: 0.6 and 0.8)."""
+_PREFIX = "watched: "  # see inside/sitecustomize.py
 _TIME_WAIT, _LISTEN = "06", "0A"
 _WIDTH = 13
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look; memory and heap in KiB. UDP sockets are not among the worker's descriptors."""
+    """One look; memory and heap in KiB. UDP sockets are not among the worker's descriptors.
+
+    What is said of the worker is the sum over its processes.
+    """
 
     when: str
     seconds: float
@@ -53,7 +57,9 @@ class Sampler:
     def take(self, when: str) -> Sample:
         """Look now; ``when`` is what the table calls it."""
         stats = self._stats()
-        client, worker = self._watched(self._client), self._watched(self._worker)
+        workers = descendants(self._worker.pid)
+        client = _watched(self._client, [self._client.pid])
+        worker = _watched(self._worker, workers)
         udp = sockets(self._worker.pid, "udp")
         sample = Sample(
             when=when,
@@ -67,8 +73,8 @@ class Sampler:
             client_tasks=client["tasks"],
             worker_tcp=sockets(self._worker.pid, "tcp"),
             worker_udp=udp,
-            worker_fds=self._worker.descriptors() - udp,
-            worker_memory=memory(self._worker.pid),
+            worker_fds=sum(map(_descriptors, workers)) - udp,
+            worker_memory=sum(map(memory, workers)),
             worker_heap=worker["heap"] >> 10,
             worker_tasks=worker["tasks"],
         )
@@ -96,14 +102,23 @@ class Sampler:
         until(lambda: len(told()) > before, 60)
         return dict(json.loads(told()[-1]))
 
-    def _watched(self, child: Child) -> dict[str, int]:
-        def told() -> list[str]:
-            return [line for line in list(child.stderr) if line.startswith(PREFIX)]
 
-        before = len(told())
-        child.signal(signal.SIGUSR2)
-        until(lambda: len(told()) > before, 60)
-        return dict(json.loads(told()[-1].removeprefix(PREFIX)))
+def _watched(child: Child, pids: list[int]) -> dict[str, int]:
+    """Return what processes of a child tell, summed up."""
+
+    def told() -> list[str]:
+        return [line for line in list(child.stderr) if line.startswith(_PREFIX)]
+
+    before = len(told())
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR2)
+    until(lambda: len(told()) >= before + len(pids), 60)
+    found = [json.loads(line.removeprefix(_PREFIX)) for line in told()[before:]]
+    return {name: sum(each[name] for each in found) for name in ("tasks", "heap")}
+
+
+def _descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def memory(pid: int) -> int:

@@ -168,10 +168,10 @@ def _serve(port: int, handler: Callable[[socket.socket], None]) -> None:
     threading.Thread(target=accept, daemon=True).start()
 
 
-def _serve_idle() -> None:
+def serve_idle(port: int = IDLE) -> None:
     """Echoes on thousands of connections that are idle for most of the time."""
     listener = socket.create_server(
-        ("::", IDLE), family=socket.AF_INET6, dualstack_ipv6=True, backlog=32768
+        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=32768
     )
     listener.setblocking(False)
 
@@ -252,7 +252,7 @@ def start(pages: str = ".") -> None:
         COUNTERS: _counters,
     }.items():
         _serve(port, handler)
-    _serve_idle()
+    serve_idle()
     _serve_udp(ECHO, lambda data, _: data)
     _serve_udp(WHO, lambda _, address: f"{_plain(address)} {address[1]}\n".encode())
     _serve_full_cone()
