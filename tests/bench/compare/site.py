@@ -150,7 +150,7 @@ class Site:
         """
         made: Link | None = None
         if link:
-            host, made = self.net.add_linked_host(**link)
+            host, made = self.net.add_linked_host(segments=not link.get("loss"), **link)
         else:
             host = self.net.add_host()
         self._tune(host)

@@ -1,6 +1,6 @@
 /* A link between two network namespaces, with delay, loss, rate and a bounded queue; see link.py.
  *
- *     emulator SEED NETNS DEVICE NETNS DEVICE
+ *     emulator SEED NETNS DEVICE NETNS DEVICE [segments]
  *
  * makes a TUN device in each namespace and forwards packets between the two: "up" is from the first to the second.
  * Both go with this process, which ends at the end of its standard input. Commands, one a line, are answered by a line,
@@ -16,7 +16,10 @@
  *
  * A packet waits in the queue until those before it are sent (bytes at the rate), then travels for delay, give or take
  * jitter, and never overtakes another. A change holds for packets that come after it; a blackhole takes also those that
- * are on their way. The same packets and the same seed lose the same ones. */
+ * are on their way. The same packets and the same seed lose the same ones.
+ *
+ * With "segments", the TCP segments that a kernel sends at once come as one, which takes a third of the CPU time: they
+ * count with a header each, but arrive, and are lost, together; there is no translation. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +27,7 @@
 #include <inttypes.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <linux/virtio_net.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -43,8 +47,8 @@
 #define BATCH 64     /* packets that are read before others are sent */
 
 struct packet {
-    int64_t sent, due; /* its last bit has left, has arrived (CLOCK_MONOTONIC, ns) */
-    uint32_t length;
+    int64_t sent, due;      /* its last bit has left, has arrived (CLOCK_MONOTONIC, ns) */
+    uint32_t length, whole; /* on the wire, and in data */
     bool lost;
     uint8_t data[];
 };
@@ -67,7 +71,8 @@ struct way {
     uint64_t late, latest;                          /* ns that packets arrived after they were due: sum, most */
 };
 
-static uint8_t buffer[65536];
+static uint8_t buffer[sizeof(struct virtio_net_hdr) + 65536];
+static uint32_t prefix;          /* bytes before a packet: its virtio_net_hdr, where segments come together */
 static uint32_t inside, outside; /* network byte order; 0: no translation */
 
 static void fail(const char *what)
@@ -100,13 +105,15 @@ static int open_tun(const char *netns, const char *name)
         fail(netns);
     close(space);
     int tun = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI};
+    struct ifreq request = {.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | (prefix ? IFF_VNET_HDR : 0))};
     if (strlen(name) >= sizeof(request.ifr_name)) {
         fprintf(stderr, "%s is too long for a device\n", name);
         exit(1);
     }
     strcpy(request.ifr_name, name);
     if (tun < 0 || ioctl(tun, TUNSETIFF, &request) < 0)
+        fail(name);
+    if (prefix && ioctl(tun, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6) < 0)
         fail(name);
     return tun;
 }
@@ -156,8 +163,24 @@ static void leave_queue(struct way *way, int64_t at)
         way->queued -= way->ring[way->waiting++ % SLOTS]->length;
 }
 
-static void take(struct way *way, uint32_t length, int64_t at)
+/* Bytes on the wire of what is in the buffer: segments that came together have headers each. */
+static uint32_t on_wire(uint32_t length)
 {
+    struct virtio_net_hdr is;
+    uint32_t segments;
+    if (!prefix)
+        return length;
+    length -= prefix;
+    memcpy(&is, buffer, sizeof(is));
+    if (is.gso_type == VIRTIO_NET_HDR_GSO_NONE || !is.gso_size || length <= is.hdr_len)
+        return length;
+    segments = (length - is.hdr_len + is.gso_size - 1) / is.gso_size;
+    return length + (segments - 1) * is.hdr_len;
+}
+
+static void take(struct way *way, uint32_t whole, int64_t at)
+{
+    uint32_t length = on_wire(whole);
     const struct settings *is = &way->settings;
     bool lost = next_random(way) % BILLION < is->loss;
     uint64_t swing = next_random(way) % (2 * is->jitter + 1);
@@ -171,7 +194,7 @@ static void take(struct way *way, uint32_t length, int64_t at)
         way->overflowed++;
         return;
     }
-    struct packet *packet = malloc(sizeof(*packet) + length);
+    struct packet *packet = malloc(sizeof(*packet) + whole);
     if (!packet)
         fail("malloc");
     int64_t start = way->free_at > at ? way->free_at : at;
@@ -181,8 +204,9 @@ static void take(struct way *way, uint32_t length, int64_t at)
     if (packet->due < way->last_due)
         packet->due = way->last_due;
     packet->length = length;
+    packet->whole = whole;
     packet->lost = lost;
-    memcpy(packet->data, buffer, length);
+    memcpy(packet->data, buffer, whole);
     way->free_at = packet->sent;
     way->last_due = packet->due;
     way->queued += length;
@@ -195,7 +219,7 @@ static void deliver(struct way *way, struct packet *packet, int64_t at)
         way->lost++;
         return;
     }
-    ssize_t written = write(way->to, packet->data, packet->length);
+    ssize_t written = write(way->to, packet->data, packet->whole);
     if (written < 0) { /* EIO: the device is down */
         way->refused++;
         return;
@@ -289,6 +313,8 @@ static const char *translate_from_now(void)
     const char *first = strtok(NULL, " "), *second = strtok(NULL, " ");
     struct in_addr a = {0}, b = {0};
     bool is_off = first && !strcmp(first, "off");
+    if (prefix)
+        return "not with segments";
     if (!is_off && (!first || !second || !inet_aton(first, &a) || !inet_aton(second, &b)))
         return "no addresses";
     inside = a.s_addr;
@@ -358,8 +384,10 @@ static bool obey(struct way *ways)
 int main(int count, char **arguments)
 {
     static struct way ways[2];
-    if (count != 6) {
-        fprintf(stderr, "usage: %s SEED NETNS DEVICE NETNS DEVICE\n", arguments[0]);
+    if (count == 7 && !strcmp(arguments[6], "segments"))
+        prefix = sizeof(struct virtio_net_hdr);
+    if (count != (prefix ? 7 : 6)) {
+        fprintf(stderr, "usage: %s SEED NETNS DEVICE NETNS DEVICE [segments]\n", arguments[0]);
         return 2;
     }
     if (prctl(PR_SET_TIMERSLACK, 1) < 0 || setpriority(PRIO_PROCESS, 0, -20) < 0)

@@ -250,7 +250,9 @@ class Lab:
         host.ip(f"link add up0 type veth peer name h{number} netns {self.mid.name}")
         return self._address(host, number)
 
-    def add_linked_host(self, *, seed: int = 1, **settings: Any) -> tuple[Namespace, Link]:
+    def add_linked_host(
+        self, *, seed: int = 1, segments: bool = False, **settings: Any
+    ) -> tuple[Namespace, Link]:
         """Another host, and its link to ``mid``: an emulated one, with these settings.
 
         ``up`` is what the host sends. The devices are TUN devices, as those of a modem may be.
@@ -258,7 +260,7 @@ class Lab:
         :param settings: :class:`~tests.kits.netns.link.Settings`.
         """
         host, number = self._new_host()
-        made = Link(host, "up0", self.mid, f"h{number}", seed=seed)
+        made = Link(host, "up0", self.mid, f"h{number}", seed=seed, segments=segments)
         link = self._stack.enter_context(made)
         self._address(host, number)
         link.set(**settings)
