@@ -19,7 +19,7 @@ from ..plan.steps import MAIN, PROTOCOL, SYSCTLS, Nftables, Route, Rule, Step
 from .cgroup import find_cgroups
 from .find_marks import find_marks
 from .find_resolver import find_name_servers, find_resolver, record_prefix, record_wishes
-from .rtnetlink import IPRoute, open_rtnetlink
+from .rtnetlink import Rtnetlink, open_rtnetlink
 from .sysctl import read_sysctl
 from .table import nft_path, table_presence
 
@@ -66,7 +66,7 @@ def _observe(netns: str | None, own_inode: int, state_dir: Path) -> HostState:
 
 
 def look(
-    ip: IPRoute,
+    ip: Rtnetlink,
     netns: str | None,
     own_inode: int,
     leftover: Leftover | None,
@@ -88,7 +88,7 @@ def look(
     """
     inode = namespace_id(None)
     ipv6 = Path("/proc/net/if_inet6").exists()
-    links = {link.index: link for link in map(_link, ip.get_links())}
+    links = {link.index: link for link in map(_link, ip.dump("link"))}
     ours, foreign, uses, marks = _rules(ip)
     networks, uplinks, routes, claimed = _routes(ip, links)
     nft = nft_path()
@@ -136,9 +136,9 @@ def _link(message: Any) -> HostLink:
     )
 
 
-def _addresses(ip: IPRoute, links: dict[int, HostLink]) -> list[HostAddress]:
+def _addresses(ip: Rtnetlink, links: dict[int, HostLink]) -> list[HostAddress]:
     found = []
-    for message in ip.get_addr():
+    for message in ip.dump("addr"):
         if message["family"] not in _FAMILIES or message["index"] not in links:
             continue
         # On a point-to-point link IFA_ADDRESS is the peer's.
@@ -148,7 +148,7 @@ def _addresses(ip: IPRoute, links: dict[int, HostLink]) -> list[HostAddress]:
     return found
 
 
-def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str], list[MarkUse]]:
+def _rules(ip: Rtnetlink) -> tuple[list[Step], list[str], list[str], list[MarkUse]]:
     """Read the rules of routing.
 
     :returns: ours; of others, those that come before our last, those that use our table, and their
@@ -157,7 +157,7 @@ def _rules(ip: IPRoute) -> tuple[list[Step], list[str], list[str], list[MarkUse]
     ours: list[Step] = []
     foreign, uses, marks = [], [], []
     for family, version in _FAMILIES.items():
-        for message in ip.get_rules(family=family):
+        for message in ip.dump("rule", family):
             priority = message.get_attr("FRA_PRIORITY") or 0
             if message.get_attr("FRA_PROTOCOL") == PROTOCOL:
                 ours.append(_rule(message, version, priority))
@@ -199,7 +199,7 @@ def _rule(message: Any, version: int, priority: int) -> Rule:
 
 
 def _routes(
-    ip: IPRoute, links: dict[int, HostLink]
+    ip: Rtnetlink, links: dict[int, HostLink]
 ) -> tuple[list[Network], list[str], list[Step], list[str]]:
     """Read the routes.
 
@@ -211,7 +211,7 @@ def _routes(
     ours: list[Step] = []
     claimed = []
     for family, version in _FAMILIES.items():
-        for message in ip.get_routes(family=family):
+        for message in ip.dump("route", family):
             table = message.get_attr("RTA_TABLE") or message["table"]
             length = message["dst_len"]
             link = links.get(message.get_attr("RTA_OIF") or 0)

@@ -24,7 +24,7 @@ def next_hop(address: str, mark: int | None) -> NextHop | None:
     request = {"dst": address, "family": family} | ({} if mark is None else {"mark": mark})
     try:
         with open_rtnetlink() as ip:
-            (message, *_) = ip.route("get", **request)
+            (message, *_) = ip.request("route", "get", **request)
     except NetlinkError:
         return None
     except OSError as error:

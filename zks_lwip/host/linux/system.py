@@ -85,7 +85,7 @@ class LinuxSystem:
     ) -> None:
         try:
             found = {name: _index(request[name]) for name in _INTERFACES if name in request}
-            getattr(self._ip, kind)(command, **{**request, **found})
+            self._ip.request(kind, command, **{**request, **found})
         except (NetlinkError, OSError) as error:
             if isinstance(error, NetlinkError):
                 error = OSError(error.code, os.strerror(error.code))

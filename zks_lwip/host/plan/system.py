@@ -56,8 +56,8 @@ class System(Programs, Groups, Protocol):
         """Send one request of rtnetlink(7).
 
         :param command: ``add``, ``del``, ``replace`` or ``set``.
-        :param request: its fields, by pyroute2's names; ``index`` and ``oif`` take the name of an
-            interface.
+        :param request: its fields and attributes, as the kernel's structures name them; ``index``
+            and ``oif`` take the name of an interface.
         :param tolerate: errno values that count as success.
         """
         ...

@@ -8,6 +8,8 @@ import socket
 PROTOCOL = 122
 """Who made a route or a rule (rtnetlink's "protocol"): marks ours, for every look at the host."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+UNICAST = 1
+"""The type of a route that leads somewhere (RTN_UNICAST)."""
 UNREACHABLE = 7
 """The type of a route (RTN_UNREACHABLE) and the action of a rule (FR_ACT_UNREACHABLE)."""
 TO_TABLE = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..step import Step, kind
 from ..system import System, View
-from ._rtnetlink import FAMILIES, GONE, PROTOCOL, UNREACHABLE
+from ._rtnetlink import FAMILIES, GONE, PROTOCOL, UNICAST, UNREACHABLE
 
 __all__ = ["Route"]
 
@@ -59,7 +59,7 @@ class Route(Step):
         if self.device is None:
             request["type"] = UNREACHABLE
         else:
-            request["oif"] = self.device
+            request |= {"type": UNICAST, "oif": self.device}
         return request
 
     def is_there(self, view: View) -> bool:

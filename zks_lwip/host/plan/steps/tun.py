@@ -115,8 +115,10 @@ class Address(Step):
             "address": str(interface.ip),
             "prefixlen": interface.network.prefixlen,
         }
-        if interface.version == 6:
-            request["IFA_FLAGS"] = _NODAD
+        if interface.version == 4:
+            request["local"] = request["address"]
+        else:
+            request["flags"] = _NODAD
         system.netlink("addr", "add", request, tolerate=THERE)
 
     def undo(self, system: System) -> None:
