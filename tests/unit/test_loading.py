@@ -113,3 +113,16 @@ def test_what_asks_an_instance_loads_nothing_that_carries_traffic(
     assert "zks_lwip.daemon.client" in loaded
     assert not loaded & {"trio", "ssl", "asyncio", "idna", "pyroute2", "dns", "zks_lwip._lwip"}
     assert not loaded & {"zks_lwip.config", "zks_lwip.host.plan.steps", "zks_lwip.host.plan.state"}
+
+
+@pytest.mark.parametrize(("via", "loads"), [("auto", True), ("tunnel", True), ("worker", False)])
+def test_http2_is_loaded_with_the_service_where_it_may_be_spoken(via: str, loads: bool) -> None:
+    code = (
+        "import sys\n"
+        "from zks_lwip.dns.options import DnsOptions, load_service\n"
+        "assert 'h2' not in sys.modules\n"
+        f"load_service(DnsOptions.parse(via={via!r}), embedded=False)\n"
+        "print('h2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{loads}\n", "")

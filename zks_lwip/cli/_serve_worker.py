@@ -25,11 +25,40 @@ from ._options import print_stats_json
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
 
-__all__ = ["serve_child_worker", "serve_worker", "supervise"]
+__all__ = ["read_mark", "serve_child_worker", "serve_worker", "supervise"]
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _RELOAD = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 _TELL = (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()
+
+
+_MAX_LINE = 16
+"""Bytes of a mark as a line."""
+
+
+def read_mark(parent_fd: int) -> int | None:
+    """Wait, with all modules loaded, until the process that started us tells its sockets' mark.
+
+    :param parent_fd: the pipe that it tells it in, as a line.
+    :returns: SO_MARK; None: they need none.
+    :raises SystemExit: that process is gone.
+    :raises ConfigError: the pipe is none, or something else comes.
+    """
+    line = b""
+    try:
+        while not line.endswith(b"\n") and len(line) < _MAX_LINE:
+            if not (more := os.read(parent_fd, 1)):
+                raise SystemExit(0)
+            line += more
+        return int(line) or None
+    except OSError as error:
+        raise _no_parent(parent_fd, str(error.strerror)) from None
+    except ValueError:
+        raise _no_parent(parent_fd, f"{line!r} is no mark") from None
+
+
+def _no_parent(fd: int, why: str) -> ConfigError:
+    return ConfigError(f"--parent-fd {fd}: {why}")
 
 
 async def serve_worker(
@@ -172,6 +201,6 @@ async def _end_with_parent(fd: int, worker: Worker) -> None:
             if not os.read(fd, 4096):
                 break
     except OSError as error:
-        raise ConfigError(f"--parent-fd {fd}: {error.strerror}") from None
+        raise _no_parent(fd, str(error.strerror)) from None
     worker.stop()
     worker.stop()

@@ -151,7 +151,6 @@ __all__ = ["make_worker_config", "worker"]
     log_format_option,
 )
 @click.option("--allow-own", is_flag=True, hidden=True)
-@click.option("--mark", type=click.IntRange(1, 0xFFFFFFFF), hidden=True)
 @click.option("--parent-fd", type=click.IntRange(0), hidden=True)
 @click.option("--supervised", type=click.IntRange(0), hidden=True)
 @click.option("--user", hidden=True)
@@ -192,13 +191,14 @@ def worker(
     from ..worker import Worker
     from ..worker.addresses import InheritedSocket
     from ..worker.processes import Supervisor, open_child
-    from ._serve_worker import serve_child_worker, serve_worker, supervise
+    from ._serve_worker import read_mark, serve_child_worker, serve_worker, supervise
 
     set_up_logging(verbose, log_format)
     if supervised is not None:
         trio.run(serve_child_worker, *open_child(supervised))
         return
-    config = make_worker_config(**options)
+    mark = None if parent_fd is None else read_mark(parent_fd)
+    config = make_worker_config(**options, mark=mark)
     inherited = take_sockets()
     numbers = take_metrics_socket(inherited) or open_metrics(metrics)
     if inherited:
@@ -238,7 +238,7 @@ def make_worker_config(
     access_log: str | None,
     log_targets: bool,
     allow_own: bool,
-    mark: int | None,
+    mark: int | None = None,
 ) -> WorkerConfig:
     """Return the configuration that the options describe.
 

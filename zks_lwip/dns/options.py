@@ -18,12 +18,20 @@ from .upstream.parse import DEFAULT_SERVERS, WORKER, parse_forward, parse_server
 from .upstream.select import DnsTunnelAccess, Via, choose_via, make_upstreams, read_forwards
 from .upstream.server import Server
 
-__all__ = ["DnsOptions", "Dot", "StaticName", "make_service", "parse_static_name"]
+__all__ = [
+    "DnsOptions",
+    "Dot",
+    "StaticName",
+    "load_service",
+    "make_service",
+    "parse_static_name",
+]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DOT_PORT = 853
-_PUT_OFF = ("dns.message", "zks_lwip.dns.upstream.doh_connection")
+_PUT_OFF = ("dns.message",)
+_PUT_OFF_DOH = ("zks_lwip.dns.upstream.doh_connection",)
 """What is loaded with the service, not with the options: it takes long. And not when it is needed:
 by then privileges may have been given away, or descriptors run out, and files not be read."""
 
@@ -132,6 +140,18 @@ class DnsOptions:
         return port == DOT_PORT and self.dot is Dot.BLOCK
 
 
+def load_service(options: DnsOptions, *, embedded: bool, v1: bool = False) -> None:
+    """Load what takes long of what :func:`make_service` needs with these options.
+
+    :param embedded: the worker is our own child.
+    :param v1: the worker speaks the first protocol.
+    :raises ConfigError: an option does not go with the worker.
+    """
+    asked = choose_via(options.via, embedded=embedded, v1=v1)
+    for module in (*_PUT_OFF, *(() if asked is Via.WORKER else _PUT_OFF_DOH)):
+        import_module(module)
+
+
 def make_service(
     options: DnsOptions,
     tunnel: DnsTunnelAccess,
@@ -154,8 +174,7 @@ def make_service(
     :param grace: seconds for which a lost tunnel is waited for.
     :raises ConfigError: an option cannot be used, or does not go with the worker.
     """
-    for module in _PUT_OFF:
-        import_module(module)
+    load_service(options, embedded=embedded, v1=v1)
     upstreams = make_upstreams(
         options.servers,
         tunnel=tunnel,

@@ -1,7 +1,8 @@
 """The composition: device, host, stack, gateway, DNS and tunnel, put together by :func:`open_vpn`.
 
-- ``open`` joins the parts to a :class:`Vpn` (``vpn``), which tells of itself (``stats``) and opens
-  what a program asks for (``streams``); :func:`run_command` (``command``) runs one behind it.
+- ``open`` brings the parts about, and ``join`` joins them to a :class:`Vpn` (``vpn``), which tells
+  of itself (``stats``) and opens what a program asks for (``streams``); :func:`run_command`
+  (``command``) runs one behind it.
 - ``running_proxy`` joins a proxy and a tunnel, without any of the others.
 - ``local_end``: where packets come from, a device that is given or the host (``capture``), whose
   firewall lets ``allowed_addresses`` out; ``lookups`` finds addresses of names meanwhile.

@@ -4,6 +4,9 @@ It is a process of its own because one interpreter lock would otherwise carry bo
 tunnel. It shares nothing with this one but two pipes: through the first it reads a random token,
 which so appears neither in an argument nor in the environment; the second ends when this process
 does, however it dies, and the worker with it.
+
+It takes long to load. So it is begun first, beside the look at the host, and told in the second
+pipe what has come of that: the mark of its sockets.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import trio
 from .._util import program
 from ..errors import TunnelError, WorkerUnreachable
 
-__all__ = ["EmbeddedWorker", "open_embedded_worker"]
+__all__ = ["EmbeddedWorker", "LoadingWorker", "load_embedded_worker", "open_embedded_worker"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +66,58 @@ class EmbeddedWorker:
         )
 
 
+class LoadingWorker:
+    """A worker that loads what it is made of, until :meth:`listen`."""
+
+    def __init__(self, process: trio.Process, lifeline: int, token: str) -> None:
+        self.process = process
+        self.told = False
+        """It has been told to listen."""
+        self._lifeline = lifeline
+        self._token = token
+
+    async def listen(self, mark: int | None) -> EmbeddedWorker:
+        """Have it listen, and return it when it does.
+
+        :param mark: SO_MARK of all its sockets (needs CAP_NET_ADMIN).
+        :raises WorkerUnreachable: it does not start, or does not listen within 20 s.
+        """
+        self.told = True
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said tells more
+            os.write(self._lifeline, b"%d\n" % (mark or 0))
+        url = await _started(self.process)
+        _log.info("embedded worker: process %d at %s", self.process.pid, url)
+        return EmbeddedWorker(url, self._token, self.process)
+
+
+@asynccontextmanager
+async def load_embedded_worker(
+    *,
+    arguments: Sequence[str] = (),
+    command: Sequence[str] = (),
+    stop_seconds: float = STOP_SECONDS,
+) -> AsyncIterator[LoadingWorker]:
+    """Run a worker, which does nothing until :meth:`LoadingWorker.listen`, for the length of an
+    ``async with``.
+
+    It is gone when the block has been left, at the latest after 4 s, even when cancelled.
+
+    :param arguments: further options of ``zks_lwip worker``.
+    :param command: what runs the worker; none: this interpreter and package.
+    :param stop_seconds: between the end of its work and SIGTERM, and from there to SIGKILL.
+    :raises WorkerUnreachable: it cannot be started.
+    """
+    token = secrets.token_urlsafe(32)
+    process, lifeline = await _spawn(command or [*program("zks_lwip"), "worker"], token, arguments)
+    loading = LoadingWorker(process, lifeline, token)
+    try:
+        yield loading
+    finally:
+        os.close(lifeline)
+        with trio.CancelScope(shield=True):
+            await _stop(process, stop_seconds, at_work=loading.told)
+
+
 @asynccontextmanager
 async def open_embedded_worker(
     *,
@@ -72,43 +127,32 @@ async def open_embedded_worker(
     command: Sequence[str] = (),
     stop_seconds: float = STOP_SECONDS,
 ) -> AsyncIterator[EmbeddedWorker]:
-    """Run a worker for the length of an ``async with``.
+    """Run a worker that listens for the length of an ``async with``.
 
-    It is gone when the block has been left, at the latest after 4 s, even when cancelled.
-
-    :param mark: SO_MARK of all its sockets (needs CAP_NET_ADMIN).
-    :param arguments: further options of ``zks_lwip worker``.
+    :param mark: as of :meth:`LoadingWorker.listen`.
+    :param arguments: as of :func:`load_embedded_worker`, and so the others.
     :param watched: its end inside the block is an error; otherwise
         :meth:`EmbeddedWorker.watch` must be running.
-    :param command: what runs the worker; none: this interpreter and package.
-    :param stop_seconds: between the end of its work and SIGTERM, and from there to SIGKILL.
     :raises WorkerUnreachable: it does not start, or does not listen within 20 s.
     :raises TunnelError: it has ended inside the block.
     """
-    token = secrets.token_urlsafe(32)
-    command = command or [*program("zks_lwip"), "worker"]
-    process, lifeline = await _spawn(command, token, mark, arguments)
-    try:
-        url = await _started(process)
-        _log.info("embedded worker: process %d at %s", process.pid, url)
-        worker = EmbeddedWorker(url, token, process)
+    async with load_embedded_worker(
+        arguments=arguments, command=command, stop_seconds=stop_seconds
+    ) as loading:
+        worker = await loading.listen(mark)
         async with trio.open_nursery() as nursery:
             if watched:
                 nursery.start_soon(worker.watch)
             yield worker
             nursery.cancel_scope.cancel()
-    finally:
-        os.close(lifeline)
-        with trio.CancelScope(shield=True):
-            await _stop(process, stop_seconds)
 
 
 async def _spawn(
-    command: Sequence[str], token: str, mark: int | None, arguments: Sequence[str]
+    command: Sequence[str], token: str, arguments: Sequence[str]
 ) -> tuple[trio.Process, int]:
     """Start the child.
 
-    :returns: the process, and the descriptor whose closing ends it.
+    :returns: the process, and the descriptor that tells it the mark, and whose closing ends it.
     """
     with contextlib.ExitStack() as theirs:
         token_read, token_write = os.pipe()
@@ -127,7 +171,6 @@ async def _spawn(
             f"/dev/fd/{token_read}",
             "--parent-fd",
             str(parent_read),
-            *(() if mark is None else ("--mark", str(mark))),
             *arguments,
         ]
         try:
@@ -175,9 +218,12 @@ async def _started(process: trio.Process) -> str:
     )
 
 
-async def _stop(process: trio.Process, seconds: float) -> None:
-    """Wait for the end, for ``seconds`` after each: the closed pipe, SIGTERM, SIGKILL."""
-    for act in (None, process.terminate, process.kill):
+async def _stop(process: trio.Process, seconds: float, *, at_work: bool) -> None:
+    """Wait for the end, for ``seconds`` after each: the closed pipe, SIGTERM, SIGKILL.
+
+    :param at_work: it sees the closed pipe, and has something to end.
+    """
+    for act in ((None,) if at_work else ()) + (process.terminate, process.kill):
         if act is not None and process.returncode is None:
             _log.info("embedded worker: %s", act.__name__)
             act()

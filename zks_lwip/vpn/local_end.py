@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..config import VpnConfig
 from ..device import FdDevice, PacketDevice, RingDevice
 from ..host.plan.addresses import TUN_IPV4, TUN_IPV6
-from ..host.platform import current, is_supported
+from ..host.platform import is_supported
 from .roaming import follow_network
 
 if TYPE_CHECKING:
@@ -114,12 +114,10 @@ async def choose_local_end(
     :param capture: the host is to be captured.
 
     :raises ConfigError: the SSH connection would be cut, or there is no such namespace.
-    :raises PrivilegeError: the host may not be captured.
     :raises HostError: the host cannot be captured as it is.
     """
     if not capture:
         return GivenDevice(config, device)
-    current().check_privileges()
     from .capture import Capture
 
     return await Capture.planned(config, ssh=ssh)

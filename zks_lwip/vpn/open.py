@@ -10,29 +10,26 @@ Everything runs inside the ``async with`` block of the caller, and is gone when 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from .._memory import give_back
 from .._util import single_error
 from ..config import DnsOptions, Protocol, VpnConfig
-from ..device import FdDevice, PacketDevice, RingDevice
-from ..dns import DnsService, make_service
-from ..gateway import Decide, Gateway
-from ..stack import PacketCache, Stack, open_stack
-from ..tunnel import Tunnel
-from .local_end import LocalEnd, OnCaptured, choose_local_end
-from .loop_detector import LoopDetector, open_loop_detector
-from .vpn import Vpn
-from .worker_end import open_worker_end
+from ..dns.options import load_service
+from ..host.platform import current
+from .local_end import choose_local_end
+from .worker_end import load_worker_end
 
 if TYPE_CHECKING:
+    from ..device import FdDevice, PacketDevice, RingDevice
+    from ..gateway import Decide
     from ..host.ssh import SshConnection
+    from .local_end import OnCaptured
+    from .vpn import Vpn
 
 __all__ = ["open_vpn"]
 
@@ -85,39 +82,57 @@ async def open_vpn(
     with single_error() as bodies:
         async with AsyncExitStack() as parts:
             enter = parts.enter_async_context
+            if capture:
+                current().check_privileges()
+            # The embedded worker and our own modules load while the host is looked at and changed.
+            loading_end = await enter(load_worker_end(config))
+            loading = _Loading(config, beside=capture or config.embedded)
+            nursery = await enter(trio.open_nursery())
+            nursery.start_soon(loading.run)
             local = await choose_local_end(config, device, ssh, capture=capture)
             config = replace(config, host_loopback=local.host_loopback)
             # An embedded worker notes its name servers before the host changes.
-            worker = await enter(open_worker_end(config, local))
+            worker = await loading_end.ready(config, local)
             await enter(local.in_force())
-            loops = await enter(open_loop_detector(local.mark, embedded=config.embedded))
-            tunnel = Tunnel(replace(worker.tunnel, configure_socket=loops.watch))
-            dns = _make_dns(config, tunnel, local)
-            await local.call_when_captured(on_captured, tunnel)
-            stack = gateway = None
-            if local.device is not None:
-                stack = await enter(_open_stack(config, local, local.device))
-                dns.use_packet_cache(PacketCache(stack))
-                gateway = _make_gateway(config, stack, tunnel, dns, loops, decide, local.mark)
-            vpn = Vpn(config, getattr(local.device, "name", ""), stack, gateway, dns, tunnel)
-            parts.callback(vpn.end)
-            nursery = await enter(trio.open_nursery())
-            nursery.start_soon(give_back, partial(_memory, stack, tunnel))
-            nursery.start_soon(worker.watch)
-            await nursery.start(dns.run)
-            if gateway is not None:
-                await nursery.start(gateway.run)
-            nursery.start_soon(local.follow, tunnel)
-            await nursery.start(tunnel.run)
-            local.hold()
-            try:
-                yield vpn
-            except BaseException as error:
-                bodies.append(error)
-                raise
-            finally:
-                vpn.end()
-                nursery.cancel_scope.cancel()
+            joined = await loading.wait()
+            yield await enter(
+                joined(config, local, worker, decide=decide, on_captured=on_captured, bodies=bodies)
+            )
+
+
+class _Loading:
+    """Loads :mod:`.join`, and what it needs with these options.
+
+    :param beside: in a thread, since there are other things to wait for.
+    """
+
+    def __init__(self, config: VpnConfig, *, beside: bool) -> None:
+        self._config = config
+        self._beside = beside
+        self._done = trio.Event()
+
+    async def run(self) -> None:
+        """Load, if it is done beside; not cancelled half-way."""
+        if self._beside:
+            with suppress(Exception):  # raised again where it is waited for: the host is closed
+                await trio.to_thread.run_sync(self._load)
+        self._done.set()
+
+    async def wait(self) -> Callable[..., AbstractAsyncContextManager[Vpn]]:
+        """Return :func:`.join.join` when all is loaded."""
+        await self._done.wait()
+        return self._load()
+
+    def _load(self) -> Callable[..., AbstractAsyncContextManager[Vpn]]:
+        from .join import join
+
+        config = self._config
+        load_service(
+            config.dns or DnsOptions(),
+            embedded=config.embedded,
+            v1=config.protocol is Protocol.V1,
+        )
+        return join
 
 
 def _check_flows(device: bool, capture: bool, decide: bool) -> None:
@@ -129,61 +144,3 @@ def _check_flows(device: bool, capture: bool, decide: bool) -> None:
         raise ValueError("give a device, or capture the host, not both")
     if decide and not device and not capture:
         raise ValueError("there are no flows to decide of: give a device, or capture the host")
-
-
-def _memory(stack: Stack | None, tunnel: Tunnel) -> int:
-    """Return the bytes that flows hold."""
-    return (0 if stack is None else stack.memory) + tunnel.memory
-
-
-def _make_dns(config: VpnConfig, tunnel: Tunnel, local: LocalEnd) -> DnsService:
-    return make_service(
-        config.dns or DnsOptions(),
-        tunnel,
-        embedded=config.embedded,
-        v1=config.protocol is Protocol.V1,
-        mark=local.mark,
-        ca_file=config.ca_file,
-        static=config.dns_static,
-        grace=config.grace,
-    )
-
-
-def _open_stack(
-    config: VpnConfig, local: LocalEnd, device: FdDevice | RingDevice | PacketDevice
-) -> AbstractAsyncContextManager[Stack]:
-    return open_stack(
-        device,
-        # The gateway refuses what is over; the core counts those in TIME_WAIT, too.
-        max_flows=config.gateway.max_flows + 64,
-        max_memory=config.half_memory,
-        icmp=config.gateway.icmp.value,
-        keepalive=config.stack.keepalive,
-        own_addresses=local.own_addresses,
-    )
-
-
-def _make_gateway(
-    config: VpnConfig,
-    stack: Stack,
-    tunnel: Tunnel,
-    dns: DnsService,
-    loops: LoopDetector,
-    decide: Decide | None,
-    mark: int | None,
-) -> Gateway:
-    return Gateway(
-        stack,
-        tunnel,
-        dns,
-        config.gateway,
-        refuses=(config.dns or DnsOptions()).refuses,
-        is_loop=loops.is_loop,
-        decide=None if decide is None else _with_names(decide, dns),
-        mark=mark,
-    )
-
-
-def _with_names(decide: Decide, dns: DnsService) -> Decide:
-    """Return a callback that is told the name of what each flow goes to."""
-    return lambda flow: decide(replace(flow, name=dns.names.name_of(flow.destination[0])))

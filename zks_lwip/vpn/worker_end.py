@@ -11,9 +11,9 @@ import trio
 
 from ..config import VpnConfig, WorkerEndpoint, parse_worker_url
 from ..tunnel import TunnelConfig
-from .embedded_worker import open_embedded_worker
+from .embedded_worker import LoadingWorker, load_embedded_worker
 
-__all__ = ["TunnelSockets", "WorkerEnd", "open_worker_end"]
+__all__ = ["LoadingEnd", "TunnelSockets", "WorkerEnd", "load_worker_end", "open_worker_end"]
 
 _PRIVATE = (
     "10.0.0.0/8",
@@ -50,28 +50,62 @@ class WorkerEnd:
     """Must be running; raises TunnelError when an embedded worker has ended."""
 
 
+class LoadingEnd:
+    """A worker's end before it is known what the tunnel's sockets need.
+
+    :param embedded: the worker that is started; None: ``config`` names one.
+    """
+
+    def __init__(self, embedded: LoadingWorker | None) -> None:
+        self._embedded = embedded
+
+    async def ready(self, config: VpnConfig, local: TunnelSockets) -> WorkerEnd:
+        """Return it for a tunnel.
+
+        :raises WorkerUnreachable: the embedded worker does not start.
+        """
+        max_memory = config.half_memory
+        if self._embedded is None:
+            return WorkerEnd(
+                replace(
+                    config.tunnel(), mark=local.mark, resolve=local.resolve, max_memory=max_memory
+                ),
+                trio.sleep_forever,
+            )
+        worker = await self._embedded.listen(local.mark)
+        here = WorkerEndpoint(url=parse_worker_url(worker.url), token=worker.token)
+        # Its end is an error of the tunnel's, which keeps the host closed.
+        return WorkerEnd(replace(config.tunnel(here), max_memory=max_memory), worker.watch)
+
+
+@asynccontextmanager
+async def load_worker_end(
+    config: VpnConfig, *, for_others: bool = False
+) -> AsyncIterator[LoadingEnd]:
+    """Yield the worker that ``config`` names; without one, begin to start it as a child process.
+
+    :param for_others: other machines use the tunnel, too: the embedded worker is no way past this
+        machine's firewall for them, and refuses its addresses.
+    :raises WorkerUnreachable: the embedded worker cannot be started.
+    """
+    if not config.embedded:
+        yield LoadingEnd(None)
+        return
+    async with load_embedded_worker(arguments=_embedded_arguments(config, for_others)) as loading:
+        yield LoadingEnd(loading)
+
+
 @asynccontextmanager
 async def open_worker_end(
     config: VpnConfig, local: TunnelSockets, *, for_others: bool = False
 ) -> AsyncIterator[WorkerEnd]:
     """Yield the worker that ``config`` names; without one, start it as a child process.
 
-    :param for_others: other machines use the tunnel, too: the embedded worker is no way past this
-        machine's firewall for them, and refuses its addresses.
+    :param for_others: as of :func:`load_worker_end`.
     :raises WorkerUnreachable: the embedded worker does not start.
     """
-    max_memory = config.half_memory
-    if not config.embedded:
-        yield WorkerEnd(
-            replace(config.tunnel(), mark=local.mark, resolve=local.resolve, max_memory=max_memory),
-            trio.sleep_forever,
-        )
-        return
-    # Not watched in there: its end is an error of the tunnel's, which keeps the host closed.
-    arguments = _embedded_arguments(config, for_others)
-    async with open_embedded_worker(mark=local.mark, arguments=arguments, watched=False) as worker:
-        here = WorkerEndpoint(url=parse_worker_url(worker.url), token=worker.token)
-        yield WorkerEnd(replace(config.tunnel(here), max_memory=max_memory), worker.watch)
+    async with load_worker_end(config, for_others=for_others) as loading:
+        yield await loading.ready(config, local)
 
 
 def _embedded_arguments(config: VpnConfig, for_others: bool) -> list[str]:

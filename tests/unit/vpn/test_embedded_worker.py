@@ -14,7 +14,7 @@ import trio
 
 from zks_lwip._util import single_error
 from zks_lwip.errors import TunnelError, WorkerUnreachable
-from zks_lwip.vpn.embedded_worker import open_embedded_worker
+from zks_lwip.vpn.embedded_worker import load_embedded_worker, open_embedded_worker
 
 from ...kits.tunnel import eventually
 
@@ -37,6 +37,28 @@ async def test_it_listens_and_is_gone_afterwards() -> None:
     with pytest.raises(OSError):
         await trio.open_tcp_stream(host, int(port))
     assert descriptors() == before
+
+
+async def test_it_listens_when_it_is_told_to() -> None:
+    with trio.fail_after(60):
+        async with load_embedded_worker() as loading:
+            worker = await loading.listen(None)
+            assert worker.process is loading.process and worker.url.startswith("ws://127.0.0.1:")
+    assert loading.process.returncode == 0
+
+
+async def test_one_that_is_not_told_to_listen_ends_by_a_signal() -> None:
+    with trio.fail_after(60):
+        async with load_embedded_worker() as loading:
+            pass
+    assert loading.process.returncode == -signal.SIGTERM
+
+
+async def test_one_that_has_ended_when_it_is_told_to_listen_is_reported() -> None:
+    with trio.fail_after(60), pytest.raises(WorkerUnreachable, match="ended with code 7"):
+        async with load_embedded_worker(command=[sys.executable, "-c", "exit(7)"]) as loading:
+            await loading.process.wait()
+            await loading.listen(None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -798,6 +798,7 @@ async def test_ends_with_its_parent_and_takes_its_token_from_a_pipe() -> None:
     parent_read, parent_write = os.pipe()
     os.write(token_write, ALICE.encode() + b"\n")
     os.close(token_write)
+    os.write(parent_write, b"0\n")  # no mark
     arguments = ("--token-file", f"/dev/fd/{token_read}", "--parent-fd", str(parent_read))
     async with process(
         "--listen", "127.0.0.1:0", *arguments, pass_fds=(token_read, parent_read)

@@ -1,8 +1,8 @@
 """rtnetlink(7) by a plain socket, its messages written and read by pyroute2.
 
 pyroute2's own socket, ``IPRoute``, brings an event loop, traffic control and all other messages
-along: loading them takes a tenth of the start of ``connect``. The ``__init__`` of pyroute2, which
-imports all that it has, is put off here until one asks for a name of it. For other users of
+along: loading them takes nearly a tenth of the start of ``connect``. The ``__init__`` of pyroute2,
+which imports all that it has, is put off here until one asks for a name of it. For other users of
 pyroute2 in this process nothing is different: ``pyroute2.NDB`` and ``from pyroute2 import NDB`` run
 that ``__init__`` first.
 """
