@@ -238,46 +238,6 @@ def test_bytes_flow_at_once_when_the_link_is_back(place: Place) -> None:
         assert found < most
 
 
-def fast_opens(namespace: Namespace) -> int:
-    """How many connections a namespace has taken whose first bytes came with the SYN."""
-    text = Child(
-        "nstat", namespace.command(["nstat", "-asz", "TcpExtTCPFastOpenPassive"])
-    ).succeed()
-    return int(text.split("TcpExtTCPFastOpenPassive")[1].split()[0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("allowed", [True, False], ids=["fast", "refused"])
-def test_fast_open_saves_a_round_trip(place: Place, allowed: bool) -> None:
-    """After an outage of 5 s bytes flow one round trip and 25 ms later, where systems allow it."""
-    trip = 0.15
-    place.net.mid.sysctl(f"net.ipv4.tcp_fastopen={3 if allowed else 1}")
-    try:
-        place.start("--fast-open")
-        place.link.set(delay=trip / 2)
-        before = fast_opens(place.net.mid)
-        found = []
-        for _ in range(4 if allowed else 1):  # (a busy machine is not always in the way)
-            with Talker(place.host) as talker:
-                talker.wait_for_answer()
-                place.link.blackhole()
-                time.sleep(5)
-                place.link.restore()
-                found.append(talker.wait_for_answer())
-                until(place.works)
-            print(f"round trip {trip:.2f} s: bytes flow after {found[-1]:.3f} s")
-            if allowed and found[-1] < 2 * trip:
-                break
-        if allowed:
-            assert min(found) < 2 * trip
-            assert fast_opens(place.net.mid) > before
-        else:
-            assert min(found) >= 2 * trip, "the control"
-            assert fast_opens(place.net.mid) == before
-    finally:
-        place.net.mid.sysctl("net.ipv4.tcp_fastopen=1")
-
-
 def test_acknowledgements_alone_are_no_answer(place: Place) -> None:
     """When a path is back, either kernel may wait for seconds until it retransmits.
 

@@ -13,7 +13,7 @@ from ..carrier.websocket import WsConnection
 from ..errors import AuthError, WorkerUnreachable, ZksError
 from ..net.backoff import Backoff
 from ..protocol import Hello, Settings
-from .attempts import Attempts, Failed, Overtaken, outage_interval
+from .attempts import MAX_PENDING, Attempts, Failed, Overtaken, outage_interval
 from .dial import connect_worker
 from .options import TunnelConfig
 from .tcp_path import ask_for_early_data
@@ -24,8 +24,11 @@ _LOOK_UP_EVERY = 4
 """Attempts at where the worker was, among which one looks its name up again."""
 _LATE_EVERY = 8
 """Attempts that send early, among which one does not: firewalls drop SYNs with data."""
-_YOUNG = 0.3
-"""Seconds for which an attempt that may have sent early is not given up."""
+_YOUNG, _YOUNG_TRIPS = 0.3, 1.2
+"""Seconds, or round trips where that is more, for which an attempt that may have sent early is not
+given up: the worker may have taken it."""
+_YOUNG_ONES = MAX_PENDING * 3 // 4
+"""Attempts that may be that young; the others are older, or stand beside one."""
 _MISSES = 2
 """Times in a row that an attempt which sent nothing early was the first; no other does then."""
 _FIRST, _FIRST_TRIPS = 0.5, 2
@@ -178,8 +181,10 @@ class Dialler:
             name may not be looked up as long as there is no network.
         :param detached: returns whether the session has let go of its WebSocket. Then requests may
             leave with their SYN, when it is not known yet which of them arrives first. All of them
-            say the same HELLO, so that the worker takes the first and refuses the others.
+            say the same HELLO, so that the worker takes the first and refuses the others; and so
+            does one beside them that leaves later.
         """
+        named = address is not None and self._address(None) is None
         refused = False
         says_hello: int | None = None  # the attempt whose request has said HELLO
         repeated: Hello | None = None  # what requests say that leave with their SYN
@@ -189,12 +194,22 @@ class Dialler:
             refused |= delay is not None
             failed(error, delay)
 
+        def may_leave_early() -> bool:
+            return self._early and not refused and says_hello is None and detached()
+
+        def until_next() -> float:
+            number = attempts.made - 1
+            looks_up = named and _is_last_of(number, _LOOK_UP_EVERY)
+            leaves_late = may_leave_early() and _is_last_of(number, _LATE_EVERY)
+            if not refused and (looks_up or leaves_late):
+                return 0.0  # it stands beside the next one, and not in the place of one
+            return max(interval(), young / _YOUNG_ONES)
+
         async def attempt(number: int, answered: Callable[[], None]) -> Opened:
             nonlocal says_hello, repeated
-            look_up = refused or number % _LOOK_UP_EVERY == _LOOK_UP_EVERY - 1
+            look_up = refused or _is_last_of(number, _LOOK_UP_EVERY)
             known = self._address(None if look_up else address) is not None
-            early = self._early and known and not refused and says_hello is None and detached()
-            early = early and number % _LATE_EVERY != _LATE_EVERY - 1
+            early = known and may_leave_early() and not _is_last_of(number, _LATE_EVERY)
             said: Hello | None = None
             said_early = False
 
@@ -203,9 +218,11 @@ class Dialler:
                 if unanswered:
                     said = repeated = repeated or hello()
                     said_early = said is not None
-                    return said
-                said = hello() if repeated is None and says_hello in (None, number) else None
-                says_hello = says_hello if said is None else number
+                elif repeated is not None:
+                    said = repeated
+                else:
+                    said = hello() if says_hello in (None, number) else None
+                    says_hello = says_hello if said is None else number
                 return said
 
             try:
@@ -216,7 +233,7 @@ class Dialler:
                     early=early,
                     on_answer=answered,
                 )
-                if said_early:
+                if said is not None and said == repeated:
                     await self._check_taken(connection)
             except BaseException as error:
                 says_hello = None if says_hello == number else says_hello
@@ -230,16 +247,18 @@ class Dialler:
                 self._early = self._early and self._missed < _MISSES
             return Opened(connection, said)
 
-        return Attempts(
+        young = max(_YOUNG, _YOUNG_TRIPS * self.slowness) if self._early else 0.0
+        attempts = Attempts(
             attempt,
-            interval=interval,
+            interval=until_next,
             backoff=backoff,
             failed=note,
             discard=lambda opened: opened.connection.abort(),
             handshake=max(_HANDSHAKE, _HANDSHAKE_TRIPS * self.slowness),
             begin=begin,
-            young=_YOUNG if self._early else 0.0,
+            young=young,
         )
+        return attempts
 
     async def _check_taken(self, connection: WsConnection) -> None:
         """Wait for the first that a worker says to a HELLO that others have said, too.
@@ -281,3 +300,8 @@ class Dialler:
         except OSError:
             return None
         return None if "%" in host or host.lower().startswith("fe80:") else host
+
+
+def _is_last_of(number: int, every: int) -> bool:
+    """Return whether ``number`` is the last of as many as ``every``."""
+    return number % every == every - 1
