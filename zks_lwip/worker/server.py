@@ -69,6 +69,8 @@ _log = logging.getLogger(__name__)
 
 _SWEEP = 1.0
 """Seconds between two looks at what is idle or late."""
+_WEBSOCKET = 16 << 10
+"""Bytes that the WebSocket of a session takes, with its tasks, and losing it more for a moment."""
 
 
 class Worker:
@@ -279,8 +281,9 @@ class Worker:
             each.close()
 
     def _memory(self) -> int:
-        """Return the bytes that clients hold, or may, above what every stream may send."""
-        return sum(
+        """Return the bytes that clients hold, or may, above what every stream may send; and what
+        the WebSockets of sessions take."""
+        return len(self._sessions.attached) * _WEBSOCKET + sum(
             account.held + account.budget.used + account.kept.used
             for account in self.accounts.values()
         )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.kits.plain_websocket import V2, client_message, upgrade_request
 from tests.kits.until import until
@@ -89,6 +94,39 @@ async def test_a_session_without_a_connection() -> None:
         print(f"{each:,.0f} bytes for a session")
         assert len(worker.sessions.detached) == SESSIONS + 10
     assert each < MOST_DETACHED
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time passes when nothing else happens."""
+    return MockClock(autojump_threshold=0.02)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or platform.libc_ver()[0] != "glibc"
+    or "ZKS_LWIP_SANITIZE" in os.environ,  # sanitizers bring an allocator of their own
+    reason="glibc's allocator",
+)
+async def test_what_a_websocket_took_goes_back_to_the_system(clock: MockClock) -> None:
+    """Python frees it; one small block behind it keeps glibc from giving it back by itself."""
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async with running_worker(quiet=600) as (worker, address):
+        client = await idle_client(address, "v2", resume=60)
+        await trio.sleep(5)
+        pieces = [bytearray(b"x" * 60_000) for _ in range(500)]
+        last = bytearray(b"x" * 60_000)
+        del pieces
+        full = resident()
+        client.close()
+        await until(lambda: not worker.sessions.attached)
+        await trio.sleep(40)
+        await until(lambda: full - resident() > 20 << 20)
+        assert len(worker.sessions.detached) == 1 and last
 
 
 def held() -> int:
