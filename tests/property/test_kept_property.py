@@ -75,12 +75,12 @@ def test_exactly_what_is_not_acknowledged_is_sent_again(
             assert parse(view) == frames[sent : sent + number]
             sent += number
         assert kept.size == sum(len(frame.encode()) for frame in frames[acknowledged:])
-        assert kept.unsent is (sent < len(frames))
+        assert bool(kept.unsent) is (sent < len(frames))
         # An ACK, which may be for what was not sent again
         acknowledged += int((len(frames) - acknowledged) * part)
         kept.acknowledge(acknowledged)
         if sent > acknowledged or sent == len(frames):
-            assert kept.unsent is (sent < len(frames))
+            assert bool(kept.unsent) is (sent < len(frames))
         if kept.unsent:
             assert kept.next_length == len(frames[max(sent, acknowledged)].encode())
     assert budget.used == kept.cost >= 0

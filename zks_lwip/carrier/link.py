@@ -89,7 +89,9 @@ class SessionLink(Generic[_S]):
         "_detached",
         "_end",
         "_first",
+        "_flow_controlled",
         "_has_writer",
+        "_now",
         "_nursery",
         "_on_event",
         "_reading_since",
@@ -133,6 +135,8 @@ class SessionLink(Generic[_S]):
         self._backlog: deque[Iterator[Event | None] | memoryview] = EMPTY
         self._on_event: Callable[[Event], None] = _drop  # until run() is called
         self._first = first
+        self._flow_controlled = session.flow_controlled  # else events come with time, too
+        self._now = trio.lowlevel.current_clock().current_time
         self.session = session
         #: When the last message was begun (``trio.current_time``).
         self.last_sent = -math.inf
@@ -408,7 +412,7 @@ class SessionLink(Generic[_S]):
         self.connection.hold(None)
 
     def _next_message(self) -> bytearray | None:
-        if events := self.session.take_events():
+        if not self._flow_controlled and (events := self.session.take_events()):
             self._act(events)
         message = self.session.next_message(self.pacer.limit)
         if message is not None and self._sending_one is not None:
@@ -419,9 +423,9 @@ class SessionLink(Generic[_S]):
     def _begin(self, message: bytearray) -> bool:
         """Send what leaves of a message at once, and return whether that was all; if not, it is for
         the writer to finish it."""
-        begin = self.last_sent = trio.current_time()
+        begin = self.last_sent = self._now()
         if self.connection.begin_message(message):
-            self.pacer.sent(len(message), begin, trio.current_time())
+            self.pacer.sent(len(message), begin, self._now())
             return True
         self._unfinished = len(message), begin
         return False

@@ -66,6 +66,8 @@ _LONG_HEADER = struct.Struct("!BBQ")
 _WORTH_GATHERING = 4 * 1024
 """Bytes of a message below which a copy costs less than a second part."""
 
+_SMALL = 2 * 1024
+"""Bytes up to which a new buffer costs less than to find one that is not in use."""
 _MIN_ROOM = 4 * 1024
 # Two frames of the largest message that a session makes, and room behind them: with a bit less,
 # almost all of the second one would have to be moved to the front each time.
@@ -180,10 +182,12 @@ class FramedConnection(BoundedConnection):
         return (_LONG_HEADER.pack(_FIN_BINARY, 127, size), message)
 
     def _frame(self, payload: Buffer) -> memoryview:
-        buffer = SEND_BUFFERS.take(memoryview(payload).nbytes + _MAX_HEADER)
-        key = os.urandom(4) if self.client else None
-        length = frame(payload, key, buffer)
-        SEND_BUFFERS.give(buffer)
+        size = memoryview(payload).nbytes + _MAX_HEADER
+        small = size <= _SMALL
+        buffer = bytearray(size) if small else SEND_BUFFERS.take(size)
+        length = frame(payload, os.urandom(4) if self.client else None, buffer)
+        if not small:
+            SEND_BUFFERS.give(buffer)
         return memoryview(buffer)[:length]
 
     # receiving

@@ -40,6 +40,7 @@ class Wire:
     __slots__ = (
         "_direct",
         "_ended",
+        "_now",
         "_protocol",
         "_rest",
         "before_read",
@@ -53,8 +54,9 @@ class Wire:
 
     def __init__(self, stream: trio.abc.Stream, protocol: BoundedConnection) -> None:
         self.stream = stream
+        self._now = trio.lowlevel.current_clock().current_time
         #: When anything last came from the peer, by trio's clock.
-        self.heard = trio.current_time()
+        self.heard = self._now()
         #: Waited for before anything is read, if set.
         self.before_read: Callable[[], Awaitable[None]] | None = None
         self.bytes_received = 0
@@ -136,13 +138,13 @@ class Wire:
 
     def _write(self, sock: DirectSocket) -> None:
         """Give the kernel what it takes of the rest."""
-        before = sum(map(len, self._rest))
+        size = sum(map(len, self._rest))
         try:
             self._rest = sock.write(self._rest)
         except BaseException:
             self.dead = True
             raise
-        self.bytes_sent += before - sum(map(len, self._rest))
+        self.bytes_sent += size - (sum(map(len, self._rest)) if self._rest else 0)
 
     # receiving
 
@@ -218,7 +220,7 @@ class Wire:
         return size
 
     def _heard(self, size: int) -> None:
-        self.heard = trio.current_time()
+        self.heard = self._now()
         self.bytes_received += size
 
     async def _receive_bytes(self) -> bytes | bytearray:

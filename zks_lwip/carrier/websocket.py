@@ -304,8 +304,8 @@ class WsConnection:
         :returns: whether that was all; if not, :meth:`finish_message` has to follow.
         :raises WebSocketClosed: it is closed.
         """
-        if self.closed_status is not None:
-            raise self._closed_error()
+        if self._own_close or self._broken or self._ended or self._ws.closed is not None:
+            raise self._closed_error()  # as closed_status says
         self.message_bytes_sent += len(message)
         try:
             wire = self._wire

@@ -190,21 +190,21 @@ class Datagrams:
     def on_udp_error(self, frame: UdpError, events: list[Event]) -> None:
         events.append(UdpErrorReceived(frame.association, frame.code, frame.host, frame.port))
 
-    def on_dns_query(self, frame: DnsQuery, events: list[Event]) -> None:
-        request = frame.request
+    def on_dns_query(self, event: DnsQueryReceived, events: list[Event]) -> None:
+        request = event.request
         if not request:
             raise ProtocolError("DNS_QUERY: request 0 does not exist")
         settings = self._settings
-        if settings.dns and self.queries.take(request, len(frame.message)):
-            events.append(DnsQueryReceived(request, frame.message))
+        if settings.dns and self.queries.take(request, len(event.message)):
+            events.append(event)
             return
         self._stats.dns_refused += 1
-        refusal = no_query_now(frame.message, settings.dns, settings.requests)
+        refusal = no_query_now(event.message, settings.dns, settings.requests)
         if not self._outbox.add_dns(DnsResponse(request, refusal).encode(), in_flight=False):
             raise ProtocolError("DNS_QUERY: the client asks, but does not read the answers")
 
-    def on_dns_response(self, frame: DnsResponse, events: list[Event]) -> None:
-        events.append(DnsAnswerReceived(frame.request, frame.message))
+    def on_dns_response(self, event: DnsAnswerReceived, events: list[Event]) -> None:
+        events.append(event)
 
     def on_echo(self, frame: Echo, events: list[Event]) -> None:
         if not frame.request:

@@ -6,20 +6,18 @@ Only the form is checked here; whether a frame may come when it comes, the sessi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ProtocolError
 from .events import (
     DatagramReceived,
-    DatagramsReceived,
     DataReceived,
-    StreamConnected,
-    StreamOpened,
 )
 from .frame_readers import (
     V1_EVENTS,
     V1_FRAMES,
-    Readers,
+    V2_EVENTS,
+    V2_FRAMES,
     past_end,
     read_ids,
     read_udp,
@@ -46,17 +44,27 @@ __all__ = [
     "parse_v1",
 ]
 
+_U = TypeVar("_U")
+
 
 def iter_frames(message: Buffer) -> Iterator[Frame]:
     """Yield the frames of one v2 message, in order; DATA and UDP payloads are views into it.
 
     :raises ProtocolError: at the first frame that is malformed, and for a message without any.
     """
-    return _read(message, Data, Udp, V1_FRAMES)
+    view = memoryview(message)
+    size = len(view)
+    if not size:
+        raise ProtocolError("an empty message: it holds no frame")
+    position = 0
+    while position < size:
+        frame, position = _read_one(view, position, size)
+        yield frame
 
 
 class EventReader:
-    """Reads the frames of a message, DATA, UDP, CONNECT and CONNECTED as the events they are.
+    """Reads the frames of a message: DATA, UDP, CONNECT, CONNECTED, EOF and those of DNS as the
+    events they are.
 
     They are most of what comes, and a session need not make each twice. UDP frames behind one
     another become one event, but for those whose hosts are no IP literals.
@@ -69,29 +77,25 @@ class EventReader:
         self._size = len(view)
         self._scanner: RunScanner | None = None
 
-    def read(
-        self, position: int
-    ) -> tuple[
-        Frame
-        | DataReceived
-        | DatagramReceived
-        | DatagramsReceived
-        | StreamOpened
-        | StreamConnected,
-        int,
-    ]:
+    def read(self, position: int) -> tuple[Any, int]:
         """Return what begins at ``position``, and where it ends.
 
         :raises ProtocolError: it is malformed.
         """
         view = self._view
-        if view[position] == 0x07:
+        command = view[position]
+        if command >= 0x40:
+            return read_v2(view, position, self._size, command, V2_EVENTS)
+        if command == 0x07:
             if self._scanner is None:
                 self._scanner = RunScanner(view)
             run = self._scanner.run_at(position)
             if run is not None:
                 return run, position + len(run.frames)
-        return _read_one(view, position, self._size, DataReceived, DatagramReceived, V1_EVENTS)
+            return read_udp(view, position, self._size, DatagramReceived)
+        if command == 0x02:
+            return _read_data(view, position, self._size, DataReceived)
+        return read_v1(view, position, self._size, command, V1_EVENTS)
 
 
 def first_datagram(frames: memoryview) -> tuple[DatagramReceived, int]:
@@ -113,37 +117,20 @@ def datagrams_of(frames: memoryview) -> Iterator[tuple[DatagramReceived, memoryv
         frames = frames[size:]
 
 
-def _read(
-    message: Buffer,
-    data: Callable[[int, memoryview], Any],
-    udp: Callable[[int, str, int, memoryview], Any],
-    old: Readers[Any],
-) -> Iterator[Any]:
-    view = memoryview(message)
-    size = len(view)
-    if not size:
-        raise ProtocolError("an empty message: it holds no frame")
-    position = 0
-    while position < size:
-        frame, position = _read_one(view, position, size, data, udp, old)
-        yield frame
-
-
-def _read_one(
-    view: memoryview,
-    position: int,
-    size: int,
-    data: Callable[[int, memoryview], Any],
-    udp: Callable[[int, str, int, memoryview], Any],
-    old: Readers[Any],
-) -> tuple[Any, int]:
+def _read_one(view: memoryview, position: int, size: int) -> tuple[Frame, int]:
     command = view[position]
-    if command == 0x07:
-        return read_udp(view, position, size, udp)
     if command >= 0x40:
-        return read_v2(view, position, size, command)
-    if command != 0x02:
-        return read_v1(view, position, size, command, old)
+        return read_v2(view, position, size, command, V2_FRAMES)
+    if command == 0x07:
+        return read_udp(view, position, size, Udp)
+    if command == 0x02:
+        return _read_data(view, position, size, Data)
+    return read_v1(view, position, size, command, V1_FRAMES)
+
+
+def _read_data(
+    view: memoryview, position: int, size: int, make: Callable[[int, memoryview], _U]
+) -> tuple[_U, int]:
     start = position + 9
     if start > size:
         raise past_end("DATA")
@@ -151,7 +138,7 @@ def _read_one(
     end = start + length
     if end > size:
         raise past_end("DATA")
-    return data(stream, view[start:end]), end
+    return make(stream, view[start:end]), end
 
 
 def parse(message: Buffer) -> list[Frame]:

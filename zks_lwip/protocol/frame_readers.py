@@ -5,10 +5,16 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import ProtocolError
-from .events import StreamConnected, StreamOpened
+from .events import (
+    DnsAnswerReceived,
+    DnsQueryReceived,
+    EofReceived,
+    StreamConnected,
+    StreamOpened,
+)
 from .frames import (
     MAX_DATAGRAM,
     MAX_DNS,
@@ -36,6 +42,9 @@ from .hello import MAX_HELLO, Hello
 __all__ = [
     "V1_EVENTS",
     "V1_FRAMES",
+    "V2_EVENTS",
+    "V2_FRAMES",
+    "BodyReaders",
     "Readers",
     "past_end",
     "read_ids",
@@ -82,6 +91,8 @@ def _decode_text(encoded: memoryview) -> str:
 _Reader: TypeAlias = Callable[[memoryview, int, int], tuple[_U, int]]
 Readers: TypeAlias = dict[int, tuple[str, _Reader[_U]]]
 """The name of each command, and its reader."""
+BodyReaders: TypeAlias = dict[int, tuple[str, Callable[[int, memoryview], _U]]]
+"""The same of those from 0x40 up."""
 
 
 class _Cut(Exception):
@@ -132,13 +143,13 @@ def _on_pong(view: memoryview, position: int, size: int) -> tuple[Frame, int]:
     return _PONG, position + 1
 
 
-def _dns_reader(kind: type[DnsQuery] | type[DnsResponse]) -> _Reader[Frame]:
-    def read(view: memoryview, position: int, size: int) -> tuple[Frame, int]:
+def _dns_reader(make: Callable[[int, bytes], _U]) -> _Reader[_U]:
+    def read(view: memoryview, position: int, size: int) -> tuple[_U, int]:
         request, length = read_ids(view, position)
         end = _end(position + 9, length, size)
         if length > MAX_DNS:
             raise ProtocolError(f"{length} bytes, over {MAX_DNS}")
-        return kind(request, view[position + 9 : end].tobytes()), end
+        return make(request, view[position + 9 : end].tobytes()), end
 
     return read
 
@@ -153,8 +164,10 @@ V1_FRAMES: Readers[Frame] = {
     0x09: ("DNS_RESPONSE", _dns_reader(DnsResponse)),
     0x0A: ("CONNECTED", _connected_reader(Connected)),
 }
-V1_EVENTS: Readers[Frame | StreamOpened | StreamConnected] = V1_FRAMES | {
+V1_EVENTS: Readers[Any] = V1_FRAMES | {
     0x01: ("CONNECT", _connect_reader(StreamOpened)),
+    0x08: ("DNS_QUERY", _dns_reader(DnsQueryReceived)),
+    0x09: ("DNS_RESPONSE", _dns_reader(DnsAnswerReceived)),
     0x0A: ("CONNECTED", _connected_reader(StreamConnected)),
 }
 """The same, but what is an event as it is becomes one at once."""
@@ -177,9 +190,13 @@ def _on_hello(identifier: int, body: memoryview) -> Frame:
     return Hello.decode(body.tobytes())
 
 
-def _on_eof(stream: int, body: memoryview) -> Frame:
-    _fixed(0, body)
-    return Eof(stream)
+def _eof_reader(make: Callable[[int], _U]) -> Callable[[int, memoryview], _U]:
+    def read(stream: int, body: memoryview) -> _U:
+        if body:
+            _fixed(0, body)
+        return make(stream)
+
+    return read
 
 
 def _on_window(stream: int, body: memoryview) -> Frame:
@@ -188,8 +205,9 @@ def _on_window(stream: int, body: memoryview) -> Frame:
 
 
 def _on_ack(identifier: int, body: memoryview) -> Frame:
-    _no_id(identifier)
-    _fixed(8, body)
+    if identifier or len(body) != 8:
+        _no_id(identifier)
+        _fixed(8, body)
     return Ack(*_read_u64(body))
 
 
@@ -220,9 +238,9 @@ def _on_udp_error(association: int, body: memoryview) -> Frame:
     return UdpError(association, code, _decode_host(body[6:].tobytes()), port)
 
 
-_V2_FRAMES: dict[int, tuple[str, Callable[[int, memoryview], Frame]]] = {
+V2_FRAMES: BodyReaders[Frame] = {
     0x40: ("HELLO", _on_hello),
-    0x41: ("EOF", _on_eof),
+    0x41: ("EOF", _eof_reader(Eof)),
     0x42: ("WINDOW", _on_window),
     0x43: ("ACK", _on_ack),
     0x44: ("UDP_CLOSE", _on_udp_close),
@@ -231,6 +249,8 @@ _V2_FRAMES: dict[int, tuple[str, Callable[[int, memoryview], Frame]]] = {
     0x47: ("GOAWAY", _on_goaway),
     0x48: ("UDP_ERROR", _on_udp_error),
 }
+V2_EVENTS: BodyReaders[Any] = V2_FRAMES | {0x41: ("EOF", _eof_reader(EofReceived))}
+"""The same, with events likewise."""
 
 
 def past_end(name: str) -> ProtocolError:
@@ -281,11 +301,13 @@ def read_v1(
         raise ProtocolError(f"{name}: {error}") from error
 
 
-def read_v2(view: memoryview, position: int, size: int, command: int) -> tuple[Frame, int]:
+def read_v2(
+    view: memoryview, position: int, size: int, command: int, readers: BodyReaders[_U]
+) -> tuple[_U | Unknown, int]:
     """Return the frame of 0x40 or above at ``position``, and where it ends."""
     if command >= 0x80:
         raise ProtocolError(f"command 0x{command:02x} is unknown")
-    entry = _V2_FRAMES.get(command)
+    entry = readers.get(command)
     name = entry[0] if entry else f"command 0x{command:02x}"
     start = position + 9
     if start > size:

@@ -38,8 +38,11 @@ __all__ = [
     "Unknown",
     "Window",
     "cut",
+    "encode_ack",
+    "encode_connect",
     "encode_host",
     "encode_udp",
+    "encode_window",
 ]
 
 MAX_DATAGRAM = 65507
@@ -99,8 +102,7 @@ class Connect:
     port: int
 
     def encode(self) -> bytes:
-        host = encode_host(self.host)
-        return _ADDRESS.pack(0x01, self.stream, self.port, len(host)) + host
+        return encode_connect(self.stream, self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,7 @@ class Window:
     credit: int
 
     def encode(self) -> bytes:
-        return _WINDOW.pack(0x42, self.stream, 4, self.credit)
+        return encode_window(self.stream, self.credit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ class Ack:
     count: int
 
     def encode(self) -> bytes:
-        return _ACK.pack(0x43, 0, 8, self.count)
+        return encode_ack(self.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,8 +353,30 @@ Frame: TypeAlias = (
 )  # fmt: skip
 
 
+# Without making their dataclasses, those of which there is one for every connection or message:
+
+
+def encode_connect(stream: int, host: str, port: int) -> bytes:
+    """Return a CONNECT.
+
+    :raises ValueError: for what is no host.
+    """
+    name = encode_host(host)
+    return _ADDRESS.pack(0x01, stream, port, len(name)) + name
+
+
+def encode_window(stream: int, credit: int) -> bytes:
+    """Return a WINDOW."""
+    return _WINDOW.pack(0x42, stream, 4, credit)
+
+
+def encode_ack(count: int) -> bytes:
+    """Return an ACK."""
+    return _ACK.pack(0x43, 0, 8, count)
+
+
 def encode_udp(association: int, host: str, port: int, payload: Buffer) -> bytes:
-    """Return a UDP frame without making its dataclass, for the path that many datagrams take.
+    """Return a UDP frame.
 
     :raises ValueError: for a payload over ``MAX_DATAGRAM`` bytes or what is no host.
     """

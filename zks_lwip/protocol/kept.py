@@ -72,7 +72,6 @@ class Kept:
         "_most",
         "_sending",
         "_sent",
-        "_unsent",
         "acknowledged",
         "active",
         "cost",
@@ -80,6 +79,7 @@ class Kept:
         "limit",
         "size",
         "stuffed",
+        "unsent",
     )
 
     def __init__(self, most: int, budget: Budget) -> None:
@@ -104,12 +104,8 @@ class Kept:
         self._last = 0
         self._sending: _Run | None = None
         self._sent: deque[_Run] = EMPTY
-        self._unsent: deque[_Run] = EMPTY
-
-    @property
-    def unsent(self) -> bool:
-        """There are frames to be sent again, before any other that is counted."""
-        return bool(self._unsent)
+        self.unsent: deque[_Run] = EMPTY
+        """Frames to be sent again, before any other that is counted."""
 
     @property
     def since(self) -> float | None:
@@ -160,7 +156,7 @@ class Kept:
     def acknowledge(self, count: int) -> None:
         """Free what the first ``count`` counted frames of the session took."""
         self.acknowledged = count
-        for line in (self._sent, self._unsent):
+        for line in (self._sent, self.unsent):
             while line and line[0].last <= count:
                 run = line.popleft()
                 self.size -= run.stop - run.start
@@ -168,30 +164,30 @@ class Kept:
                 self._budget.give(run.cost)
                 if run.reach * 2 > self.limit:
                     self.limit = min(run.reach * 2, self._most)
-                if run is not self._sending and run.whole:
+                if run.whole and len(run.buffer) >= spares.LARGE and run is not self._sending:
                     spares.give(run.buffer)
         if not self._sent:
             self._sent = EMPTY
-        if self._unsent:
-            self._cut(self._unsent[0])
+        if self.unsent:
+            self._cut(self.unsent[0])
         if self.full:
             self._assess()
 
     def resume(self, received: int) -> None:
         """Have all that the peer has not received sent again: :meth:`send_again`."""
         self.acknowledge(received)
-        self._unsent = deque((*self._sent, *self._unsent)) or EMPTY
+        self.unsent = deque((*self._sent, *self.unsent)) or EMPTY
         self._sent = EMPTY
         self._sending = None
-        for run in self._unsent:
+        for run in self.unsent:
             run.whole = False  # the old WebSocket's may not be gone
-        if self._unsent:
-            self._cut(self._unsent[0])
+        if self.unsent:
+            self._cut(self.unsent[0])
 
     @property
     def next_length(self) -> int:
         """Bytes of the first frame that is to be sent again."""
-        run = self._unsent[0]
+        run = self.unsent[0]
         return _length(run.buffer, run.start)
 
     def send_again(self, limit: int, now: float) -> tuple[memoryview, int]:
@@ -199,11 +195,11 @@ class Kept:
 
         :param limit: most bytes, except that one frame larger than that is alone.
         """
-        run = self._unsent.popleft()
+        run = self.unsent.popleft()
         if run.stop - run.start > limit:
             self._split(run, limit)
-        if not self._unsent:
-            self._unsent = EMPTY
+        if not self.unsent:
+            self.unsent = EMPTY
         run.since = now
         self._append(run)
         view = memoryview(run.buffer)[run.start : run.stop]
@@ -233,7 +229,7 @@ class Kept:
         if at < run.stop:
             rest = _Run(run.buffer, at, run.stop, number, run.last, run.cost, run.since, run.reach)
             rest.whole = False
-            self._unsent.appendleft(rest)
+            self.unsent.appendleft(rest)
             run.stop = at
             run.last = number - 1
             run.cost = 0  # the buffer lives as long as the rest
@@ -243,7 +239,7 @@ class Kept:
         self._budget.give(self.cost)
         self.size = self.cost = self.acknowledged = self._last = 0
         self.full = self.stuffed = False
-        self._sent = self._unsent = EMPTY
+        self._sent = self.unsent = EMPTY
         self._sending = None
 
 

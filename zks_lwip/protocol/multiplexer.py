@@ -66,13 +66,18 @@ class Multiplexer:
     :raises MemoryError: there is no memory for it.
     """
 
-    __slots__ = ("_c", "_on_eof", "open")
+    __slots__ = ("_on_eof", "c", "open")
 
     def __init__(self, client: bool, max_data: int, on_eof: Callable[[Stream], None]) -> None:
         c = lib.zks_mux_new(client, min(max_data, _MAX_U32), secrets.randbits(32))
         if c == ffi.NULL:
             raise MemoryError("no memory for the streams of a session")
-        self._c = ffi.gc(c, lib.zks_mux_free)
+        self.c = ffi.gc(c, lib.zks_mux_free)
+        """The ``struct zks_mux``, for what is read for every message: ``lined`` (streams in line:
+        they have something to send, and credit), ``frames`` (DATA and EOF written so far, which are
+        all counted, PROTOCOL.md §6) and ``payload`` (bytes of DATA written so far); and of the last
+        :meth:`apply`, ``applied`` (frames taken, all counted), ``position`` (where the first begins
+        that was not) and ``data_in`` (bytes of DATA in them)."""
         self._on_eof = on_eof
         self.open: dict[int, Stream] = {}
         """The open streams by their ids; to be changed by :meth:`add` and :meth:`remove` only."""
@@ -80,54 +85,44 @@ class Multiplexer:
     def add(self, stream: Stream) -> None:
         """Open a stream."""
         self.open[stream.id] = stream
-        lib.zks_mux_add(self._c, _address(stream.c))
+        lib.zks_mux_add(self.c, _address(stream.c))
 
     def remove(self, stream: Stream) -> None:
         """Let an open stream be gone."""
         del self.open[stream.id]
-        lib.zks_mux_remove(self._c, _address(stream.c))
+        lib.zks_mux_remove(self.c, _address(stream.c))
 
     # sending
 
     def __bool__(self) -> bool:
         """Streams are in line: they have something to send, and credit."""
-        return bool(self._c.lined)
+        return bool(self.c.lined)
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ids of the streams in line."""
-        for line in self._c.lines:
+        for line in self.c.lines:
             stream = line.first
             while stream:
                 yield stream.id
                 stream = stream.line_next
 
-    @property
-    def frames(self) -> int:
-        """DATA and EOF frames written so far, which are all counted (PROTOCOL.md §6)."""
-        return int(self._c.frames)
-
-    @property
-    def payload(self) -> int:
-        """DATA bytes written so far."""
-        return int(self._c.payload)
-
     def forget_frames(self) -> None:
-        """Count :attr:`frames` from 0."""
-        self._c.frames = 0
+        """Count ``frames`` from 0."""
+        self.c.frames = 0
 
     def ready(self, identifier: int) -> bool:
         """Note that a stream has bytes, or its end.
 
         :returns: whether it has come in line by that.
         """
-        return bool(_ready(self._c, identifier))
+        return bool(_ready(self.c, identifier))
 
     def schedule(self, stream: Stream) -> bool:
         """Put a ready stream in line, if it may send.
 
         :returns: whether it is in line.
         """
-        return bool(lib.zks_mux_schedule(self._c, _address(stream.c)))
+        return bool(lib.zks_mux_schedule(self.c, _address(stream.c)))
 
     def fill(self, view: memoryview, position: int, max_data: int) -> int:
         """Write DATA and EOF frames into ``view`` from ``position`` on.
@@ -136,7 +131,7 @@ class Multiplexer:
         :returns: where they end.
         :raises ValueError: for a source that claims more bytes than it had room for.
         """
-        c = self._c
+        c = self.c
         buffer = _from_buffer(_BYTES, view)
         try:
             lib.zks_mux_begin(c, buffer, position, len(view), min(max_data, _MAX_U32))
@@ -152,7 +147,7 @@ class Multiplexer:
 
         :returns: the stream whose source is next; 0: none.
         """
-        c = self._c
+        c = self.c
         stream = self.open[identifier]
         start, room = c.at + _HEADER + c.filled, c.room
         source = stream.source
@@ -175,7 +170,7 @@ class Multiplexer:
         self, message: Any, size: int, position: int, now: float
     ) -> Iterable[tuple[int, int, int, int]]:
         """Take DATA and WINDOW frames of a message, up to one that is left to Python, or until
-        there is much to tell. See :attr:`position`, :attr:`applied` and :attr:`data_in`.
+        there is much to tell. See :attr:`c` for what became of it.
 
         :param message: as C has it (``ffi.from_buffer``); its bytes are not kept.
         :param size: of it, in bytes.
@@ -187,22 +182,7 @@ class Multiplexer:
             records = _spare_records.pop()
         except IndexError:
             records = _new_records()
-        count = _apply(self._c, message, size, position, now, records)
+        count = _apply(self.c, message, size, position, now, records)
         told = _buffer(records, count * _RECORD.size)[:] if count else b""
         _spare_records.append(records)
-        return _RECORD.iter_unpack(told)
-
-    @property
-    def position(self) -> int:
-        """Where the first frame begins that the last :meth:`apply` has not taken."""
-        return int(self._c.position)
-
-    @property
-    def applied(self) -> int:
-        """Frames that it has taken, all counted (PROTOCOL.md §6)."""
-        return int(self._c.applied)
-
-    @property
-    def data_in(self) -> int:
-        """DATA bytes in them."""
-        return int(self._c.data_in)
+        return _RECORD.iter_unpack(told) if told else ()

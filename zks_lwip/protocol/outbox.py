@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from typing import Any, Final
 
 from .._util import EMPTY
-from .frames import DATA_HEADER, Buffer, Connect, Connected, Error, Window
+from .frames import DATA_HEADER, Buffer, Connect, Connected, Error, encode_window
 from .stats import SessionStats
 from .stream import Stream
 from .udp_runs import cut_frames
@@ -257,7 +257,7 @@ class Outbox:
             windows = self.windows
             while windows and size + 13 <= limit:
                 stream, entry = windows.popitem(last=False)
-                parts.append(Window(stream, entry.window.hand_out()).encode())
+                parts.append(encode_window(stream, entry.window.hand_out()))
                 size += 13
                 self.counted += 1
         if self.control:

@@ -17,6 +17,9 @@ from .events import (
     DatagramReceived,
     DatagramsReceived,
     DataReceived,
+    DnsAnswerReceived,
+    DnsQueryReceived,
+    EofReceived,
     Event,
     GoAwayReceived,
     StreamConnected,
@@ -28,11 +31,8 @@ from .frames import (
     Buffer,
     Close,
     Data,
-    DnsQuery,
-    DnsResponse,
     Echo,
     EchoReply,
-    Eof,
     Error,
     GoAway,
     Ping,
@@ -68,6 +68,9 @@ _NAMES = NAMES | {
     DatagramsReceived: "UDP",
     StreamOpened: "CONNECT",
     StreamConnected: "CONNECTED",
+    EofReceived: "EOF",
+    DnsQueryReceived: "DNS_QUERY",
+    DnsAnswerReceived: "DNS_RESPONSE",
 }
 """The names of what :class:`EventReader` gives."""
 
@@ -90,7 +93,6 @@ class Receiver:
         "_client",
         "_clock",
         "_datagrams",
-        "_epoch",
         "_greeting",
         "_handlers",
         "_kept",
@@ -104,6 +106,7 @@ class Receiver:
         "_streams",
         "_taken",
         "_wakeup",
+        "epoch",
     )
 
     def __init__(
@@ -141,20 +144,21 @@ class Receiver:
         self._wakeup = wakeup
         self._on_broken = on_broken
         self._broken: ProtocolError | None = None
-        self._epoch = 0  # counts what it is attached to, and detached from
+        self.epoch = 0
+        """Counts what it is attached to, and detached from."""
         self._attached = False
         self._handlers: _Handlers = {}
 
     def attach(self) -> None:
         """Take the messages of another WebSocket: HELLO, to begin with."""
         self._attached = True
-        self._epoch += 1
+        self.epoch += 1
         self._handlers = _HELLO
 
     def detach(self) -> None:
         """Take nothing more of the messages that came; queries and their answers are lost."""
         self._attached = False
-        self._epoch += 1
+        self.epoch += 1
         self._datagrams.detach()
 
     def stop(self) -> None:
@@ -162,14 +166,14 @@ class Receiver:
         self.detach()
         self._datagrams.stop()
 
-    def work_through(self, message: Buffer) -> Iterator[Event | None]:
-        """See :meth:`Session.work_through`."""
-        return self._work_through(message, self._epoch)
+    def work_through(self, message: Buffer, epoch: int) -> Iterator[Event | None]:
+        """See :meth:`Session.work_through`.
 
-    def _work_through(self, message: Buffer, epoch: int) -> Iterator[Event | None]:
+        :param epoch: :attr:`epoch`, when the message came.
+        """
         if self._broken is not None:
             raise ProtocolError(str(self._broken), self._broken.status)
-        if not self._attached or epoch != self._epoch:
+        if not self._attached or epoch != self.epoch:
             return
         events: list[Event] = []
         quiet = 0
@@ -193,18 +197,18 @@ class Receiver:
                 command = view[position]
                 if (command == _DATA or command == _WINDOW) and DataReceived in self._handlers:
                     payloads = streams.apply(view, size, position)
-                    mux = self._streams.mux
-                    if mux.applied:
-                        position = mux.position
-                        taken.count += mux.applied
+                    c = self._streams.mux.c
+                    if applied := c.applied:
+                        position = c.position
+                        taken.count += applied
                         for event in payloads:
-                            stream = mux.open.get(event.stream)
+                            stream = self._streams.open.get(event.stream)
                             if stream is not None:  # its owner may have closed it
                                 # Or, over bytes before these, have C push to it again
                                 stream.unbind(pull=False)
                                 yield event
                         yield None
-                        if epoch != self._epoch:
+                        if epoch != self.epoch:
                             return
                         continue
                 frame, position = reader.read(position)
@@ -222,7 +226,7 @@ class Receiver:
                     quiet += 1
                     if not quiet & _PAUSE_MASK:
                         yield None
-                if epoch != self._epoch:
+                if epoch != self.epoch:
                     return
             if taken.count != before:
                 taken.came(size)
@@ -300,7 +304,7 @@ _FROM_BOTH: _Handlers = {
     DataReceived: (_STREAMS, StreamReceiver.on_data, True),
     DatagramReceived: (_DATAGRAMS, Datagrams.on_udp, False),
     DatagramsReceived: (_DATAGRAMS, Datagrams.on_udp_run, False),
-    Eof: (_STREAMS, StreamReceiver.on_eof, True),
+    EofReceived: (_STREAMS, StreamReceiver.on_eof, True),
     Close: (_STREAMS, StreamReceiver.on_close, True),
     Window: (_STREAMS, StreamReceiver.on_window, True),
     Ping: (_SESSION, Receiver._on_ping, False),
@@ -313,7 +317,7 @@ _FROM_BOTH: _Handlers = {
 _FROM_WORKER = _FROM_BOTH | {
     StreamConnected: (_STREAMS, StreamReceiver.on_connected, True),
     Error: (_STREAMS, StreamReceiver.on_error, True),
-    DnsResponse: (_DATAGRAMS, Datagrams.on_dns_response, False),
+    DnsAnswerReceived: (_DATAGRAMS, Datagrams.on_dns_response, False),
     EchoReply: (_DATAGRAMS, Datagrams.on_echo_reply, False),
     UdpError: (_DATAGRAMS, Datagrams.on_udp_error, False),
 }
@@ -322,7 +326,7 @@ _FROM_CLIENT = (
     | _HELLO_AGAIN
     | {
         StreamOpened: (_STREAMS, StreamReceiver.on_connect, True),
-        DnsQuery: (_DATAGRAMS, Datagrams.on_dns_query, False),
+        DnsQueryReceived: (_DATAGRAMS, Datagrams.on_dns_query, False),
         Echo: (_DATAGRAMS, Datagrams.on_echo, False),
     }
 )

@@ -77,7 +77,7 @@ class Sender:
     @property
     def counted(self) -> int:
         """Counted frames (PROTOCOL.md §6) sent so far."""
-        return self._outbox.counted + self._mux.frames
+        return int(self._outbox.counted + self._mux.c.frames)
 
     @property
     def has_output(self) -> bool:
@@ -88,11 +88,12 @@ class Sender:
         if self.peer is None:
             return False
         kept = self._kept
-        if not kept.full and self._mux:
+        if not kept.full and self._mux.c.lined:
             return True
         if outbox and (not kept.stuffed or outbox.has_uncounted):
             return True
-        return kept.unsent or self._taken.is_due()
+        taken = self._taken
+        return bool(kept.unsent or (taken.count != taken.said and taken.is_due()))
 
     def clear(self) -> None:
         """Count from 0, as at the start of a session."""
@@ -113,7 +114,7 @@ class Sender:
             self._alone = False
         elif peer is not None:
             limit = min(limit, peer.max_message)
-            message = self._assemble(limit, peer.max_data, bool(self._mux))
+            message = self._assemble(limit, peer.max_data, self._mux.c.lined > 0)
             if not message and outbox:
                 # What waits had left its share to streams, which turned out to have nothing
                 message = self._assemble(limit, peer.max_data, False)
@@ -139,7 +140,7 @@ class Sender:
                 size = len(parts[0])
         if waiting and outbox.has_uncounted:
             pinged = outbox.pings
-            shared = streams or outbox.has_counted or kept.unsent
+            shared = streams or outbox.has_counted or bool(kept.unsent)
             size = outbox.take_uncounted(parts, size, limit, shared)
             if pinged and not outbox.pings:
                 self._round_trip.sent(self._clock())
@@ -149,16 +150,17 @@ class Sender:
         if kept.unsent:
             return self._send_again(parts, size, limit)
         start = size  # of the counted frames
-        before = self.counted
+        c = self._mux.c
+        before = outbox.counted + c.frames
         if waiting and not kept.stuffed:
             size = outbox.take_counted(parts, size, limit)
         # While control frames wait, a stream's CONNECT or CONNECTED may be among them
-        if self._mux and not outbox.control and limit - size >= _MIN_ROOM and not kept.full:
+        if c.lined and not outbox.control and limit - size >= _MIN_ROOM and not kept.full:
             message = self._fill(parts, size, limit, max_data)
         else:
             message = bytearray().join(parts)
         if kept.active:
-            after = self.counted
+            after = outbox.counted + c.frames
             if after > before:
                 kept.put(message, start, after, self._clock())
         return message
@@ -167,12 +169,12 @@ class Sender:
         """Return a message of these parts, with DATA and EOF behind them."""
         buffer = spares.take(limit)
         mux = self._mux
-        payload = mux.payload
+        payload = mux.c.payload
         with memoryview(buffer) as whole, whole[:limit] as view:
             if parts:
                 view[:size] = b"".join(parts)
             end = mux.fill(view, size, max_data)
-        self._stats.data_out += mux.payload - payload
+        self._stats.data_out += mux.c.payload - payload
         # A message that is kept may not hold a buffer that is much larger
         if end <= _SMALL or (self._kept.active and end * 4 < len(buffer) * 3):
             message = buffer[:end]

@@ -292,7 +292,7 @@ class Session:
     @property
     def deadline(self) -> float | None:
         """When an ACK is due, by the clock: ``has_output`` is true then."""
-        return self._taken.deadline if self.ready else None
+        return None if self._sender.peer is None else self._taken.deadline
 
     @property
     def ready(self) -> bool:
@@ -358,7 +358,7 @@ class Session:
             the session is then over, and the WebSocket is to be closed with the error's status.
         """
         events: list[Event] = []
-        for event in self.receiver.work_through(message):
+        for event in self.work_through(message):
             if type(event) is DatagramsReceived:
                 events += (datagram for datagram, _ in datagrams_of(event.frames))
             elif event is not None:
@@ -376,7 +376,8 @@ class Session:
             of many streams, or the ends of those that a worker's HELLO ends.
         :raises ProtocolError: as :meth:`receive`.
         """
-        return self.receiver.work_through(message)
+        receiver = self.receiver
+        return receiver.work_through(message, receiver.epoch)
 
     def take_events(self) -> list[Event]:
         """Return the events that no message has brought: in v2 there are none."""

@@ -7,10 +7,10 @@ two threads never share one.
 
 from __future__ import annotations
 
-__all__ = ["give", "take"]
+__all__ = ["LARGE", "give", "take"]
 
 _MAX_SPARES = 8
-_LARGE = 32 << 10
+LARGE = 32 << 10
 """Bytes of a buffer from which it is worth keeping."""
 
 _spare: list[bytearray] = []
@@ -33,5 +33,5 @@ def take(size: int) -> bytearray:
 
 def give(buffer: bytearray) -> None:
     """Have a buffer used again, perhaps by another thread at once; nothing else may hold it."""
-    if len(_spare) < _MAX_SPARES and len(buffer) >= _LARGE:
+    if len(_spare) < _MAX_SPARES and len(buffer) >= LARGE:
         _spare.append(buffer)

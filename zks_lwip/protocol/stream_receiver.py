@@ -20,7 +20,7 @@ from .events import (
     StreamOpened,
     StreamReset,
 )
-from .frames import Close, Code, Eof, Error, Window
+from .frames import Close, Code, Error, Window
 from .greeting import Greeting
 from .hello import MAX_WINDOW
 from .multiplexer import DATA, GRANT
@@ -96,8 +96,8 @@ class StreamReceiver:
                 self.grant(stream)
             elif stream.source is not None:
                 stream.source.broke(length, pushing=True)
-        self._stats.data_in += streams.mux.data_in
-        if not self._wakeup.told and streams.mux:
+        self._stats.data_in += streams.mux.c.data_in
+        if not self._wakeup.told and streams.mux.c.lined:
             self._wakeup()
         return events
 
@@ -141,19 +141,19 @@ class StreamReceiver:
         self._stats.data_in += size
         events.append(data)
 
-    def on_eof(self, frame: Eof, events: list[Event]) -> None:
-        stream = self._streams.find("EOF", frame.stream)
+    def on_eof(self, event: EofReceived, events: list[Event]) -> None:
+        stream = self._streams.find("EOF", event.stream)
         if stream is None:
             return
         if stream.eof_taken:
-            raise ProtocolError(f"EOF: a second one, for stream {frame.stream}")
+            raise ProtocolError(f"EOF: a second one, for stream {event.stream}")
         if self._client and not stream.connected:
-            raise ProtocolError(f"EOF: it came before CONNECTED, for stream {frame.stream}")
+            raise ProtocolError(f"EOF: it came before CONNECTED, for stream {event.stream}")
         stream.eof_taken = True
         self._outbox.windows.pop(stream.id, None)
         if stream.eof_sent:
             self._streams.forget(stream)
-        events.append(EofReceived(stream.id))
+        events.append(event)
 
     def on_close(self, frame: Close, events: list[Event]) -> None:
         stream = self._streams.find("CLOSE", frame.stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .frames import Ack
+from .frames import encode_ack
 from .wakeup import Wakeup
 
 __all__ = ["ACK_BYTES", "ACK_DELAY", "Taken"]
@@ -66,4 +66,4 @@ class Taken:
 
     def ack(self) -> bytes:
         """Return an ACK, which is sent now."""
-        return Ack(self.say()).encode()
+        return encode_ack(self.say())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,8 @@ from ._address import pack
 __all__ = ["Core"]
 
 _MAX_EVENTS = 256  # taken at a time
+_EVENT = struct.Struct("=QI4x")
+"""struct zks_event: flow and mask."""
 _MAX_OUTPUT = 16 << 20  # bytes of packets that wait for the device
 _ICMP = {"off": lib.ZKS_ICMP_OFF, "reply": lib.ZKS_ICMP_REPLY, "tunnel": lib.ZKS_ICMP_TUNNEL}
 
@@ -147,17 +150,14 @@ class Core(Generic[FlowT]):
 
         await watch(self._wake_read.fileno(), woken)
 
-    def take_events(self) -> Iterator[tuple[int, int]]:
-        """Yield events that wait, each a flow's id and its ``ZKS_EV_`` bits, at most 256.
+    def take_events(self) -> Iterable[tuple[int, int]]:
+        """Return events that wait, each a flow's id and its ``ZKS_EV_`` bits, at most 256.
 
         Id 0 stands for datagrams. Where there may be more, :attr:`more_events` is set.
         """
-        events = self._events
-        count = lib.zks_events(self.handle, events, _MAX_EVENTS)
+        count = lib.zks_events(self.handle, self._events, _MAX_EVENTS)
         self.more_events = count == _MAX_EVENTS
-        for i in range(count):
-            event = events[i]
-            yield event.flow, event.mask
+        return _EVENT.iter_unpack(ffi.buffer(self._events, count * _EVENT.size)[:])
 
     @property
     def memory(self) -> int:

@@ -222,6 +222,8 @@ class Stack:
                     continue
                 if mask & _SYN:
                     self._add_flow(ident)
+                    if mask == _SYN:
+                        continue
                 flow = core.flows.get(ident)
                 if flow is not None:
                     flow._on_events(mask)
