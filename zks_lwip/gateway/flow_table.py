@@ -90,7 +90,7 @@ class FlowTable:
 
     def make_room(self) -> bool:
         """Return whether one more fits, if need be after giving up the oldest held one."""
-        if len(self) < self.limit:
+        if len(self._held) + len(self._accepted) < self.limit:
             return True
         self.counters.flows_over_limit += 1
         if not self._held:

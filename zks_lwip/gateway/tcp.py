@@ -195,7 +195,8 @@ class TcpBridge:
 
     def on_established(self) -> None:
         """The application's ACK has come; nothing waits for it but what is kept."""
-        self.on_writable()
+        if self._pending is not None:
+            self.on_writable()
 
     def on_readable(self) -> None:
         """The application has sent bytes or its FIN."""

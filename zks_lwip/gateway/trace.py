@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from ..net.names import join_host_port
 
@@ -13,9 +15,8 @@ _log = logging.getLogger("zks_lwip.gateway")
 _Address = tuple[str, int]
 
 
-def logs_flows() -> bool:
-    """Return whether the lines are shown: ask before one is put together."""
-    return _log.isEnabledFor(logging.DEBUG)
+logs_flows: Callable[[], bool] = partial(_log.isEnabledFor, logging.DEBUG)
+"""Return whether the lines are shown: ask before one is put together."""
 
 
 def log_flow(kind: str, source: _Address, destination: _Address | None, what: str) -> None:

@@ -442,7 +442,8 @@ class Session:
 
     def mark_ready(self, stream: int) -> None:
         """Say that the source of a stream has bytes, or has reached its end."""
-        self.streams.mark_ready(stream)
+        if self.streams.mux.ready(stream) and not self._wakeup.told:
+            self._wakeup()
 
     def consumed(self, stream: int, size: int) -> None:
         """Say that ``size`` bytes of a stream's DATA were passed on: the peer may send more.

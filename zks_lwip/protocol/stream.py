@@ -49,7 +49,8 @@ class Stream:
         self.c.id = id
         self.c.credit = credit
         self._target: Any = None
-        self.source = source
+        self._source = source
+        self.c.supplied = source is not None
 
     @property
     def window(self) -> ReceiveWindow:

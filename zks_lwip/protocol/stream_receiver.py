@@ -145,13 +145,14 @@ class StreamReceiver:
         stream = self._streams.find("EOF", event.stream)
         if stream is None:
             return
-        if stream.eof_taken:
+        c = stream.c
+        if c.eof_taken:
             raise ProtocolError(f"EOF: a second one, for stream {event.stream}")
-        if self._client and not stream.connected:
+        if self._client and not c.connected:
             raise ProtocolError(f"EOF: it came before CONNECTED, for stream {event.stream}")
-        stream.eof_taken = True
+        c.eof_taken = 1
         self._outbox.windows.pop(stream.id, None)
-        if stream.eof_sent:
+        if c.eof_sent:
             self._streams.forget(stream)
         events.append(event)
 
@@ -175,9 +176,10 @@ class StreamReceiver:
         stream = self._streams.find("CONNECTED", event.stream)
         if stream is None:
             return
-        if stream.connected:
+        c = stream.c
+        if c.connected:
             raise ProtocolError(f"CONNECTED: a second one, for stream {event.stream}")
-        stream.connected = True
+        c.connected = 1
         events.append(event)
 
     def on_connect(self, event: StreamOpened, events: list[Event]) -> None:

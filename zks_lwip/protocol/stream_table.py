@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ProtocolError
 from .credit import Budget
-from .frames import Close, Connect, Connected, Window
+from .frames import Close, Connected, encode_connect, encode_window
 from .multiplexer import Multiplexer
 from .outbox import Outbox
 from .receive_window import ReceiveWindow
@@ -97,10 +97,10 @@ class StreamTable:
         if not 0 <= port <= 65535:
             raise ValueError(f"{port} is not a port")
         identifier = self.highest + 1
-        frame = Connect(identifier, host, port).encode()
+        frame = encode_connect(identifier, host, port)
         more = self.add(identifier, source, credit).window.open_up()
         if more:
-            frame += Window(identifier, more).encode()
+            frame += encode_window(identifier, more)
         self._outbox.add_control(identifier, frame)
         return identifier
 
@@ -151,11 +151,6 @@ class StreamTable:
         if self.mux.schedule(stream) and not self._wakeup.told:
             self._wakeup()
 
-    def mark_ready(self, identifier: int) -> None:
-        """Note that a stream has bytes to send, or its end, and let it send them."""
-        if self.mux.ready(identifier) and not self._wakeup.told:
-            self._wakeup()
-
     def _on_eof_sent(self, stream: Stream) -> None:
-        if stream.eof_taken:
+        if stream.c.eof_taken:
             self.forget(stream)

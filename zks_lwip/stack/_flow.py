@@ -150,8 +150,10 @@ class Flow:
         :param quiet: that may follow as late as whatever else happens to the connection.
         :raises StackError: out of memory; the flow is gone.
         """
-        result = lib.zks_flow_accept(self._core.handle, self._id, quiet)
-        self._core.made_output()
+        core = self._core
+        result = lib.zks_flow_accept(core.handle, self._id, quiet)
+        if core.pulled:
+            core.made_output()
         if result == _NOMEM:
             raise StackError("the connection could not be accepted: out of memory")
 
@@ -172,7 +174,8 @@ class Flow:
         core = self._core
         count: int = _pull(core.handle, self._id, _from_buffer("uint8_t[]", view), len(view))
         if count > 0:
-            core.made_output()
+            if core.pulled:
+                core.made_output()
             return count
         if count == _EOF:
             self._read = True
@@ -190,7 +193,8 @@ class Flow:
         core = self._core
         count: int = _push(core.handle, self._id, _from_buffer("uint8_t[]", data), len(data))
         if count >= 0:
-            core.made_output()
+            if core.pulled:
+                core.made_output()
             return count
         if count == _NOMEM:
             self._fail()
@@ -218,16 +222,19 @@ class Flow:
 
     def send_eof(self) -> None:
         """Send FIN, after what has been pushed. Harmless twice, and when the flow is gone."""
-        lib.zks_flow_shutdown(self._core.handle, self._id)
-        self._core.made_output()
+        core = self._core
+        lib.zks_flow_shutdown(core.handle, self._id)
+        if core.pulled:
+            core.made_output()
 
     def close(self) -> None:
         """Send FIN, and RST for what still comes; RST at once if received bytes were not pulled.
 
         The core forgets the connection when both directions are over.
         """
-        lib.zks_flow_close(self._core.handle, self._id)
-        self._forget()
+        if self._id in self._core.flows:
+            lib.zks_flow_close(self._core.handle, self._id)
+            self._forget()
 
     def abort(self) -> None:
         """Send RST. What was pushed and not acknowledged may not arrive."""
@@ -271,5 +278,7 @@ class Flow:
             self.handler.on_reset()
 
     def _forget(self) -> None:
-        self._core.flows.pop(self._id, None)
-        self._core.made_output()
+        core = self._core
+        core.flows.pop(self._id, None)
+        if core.pulled:
+            core.made_output()

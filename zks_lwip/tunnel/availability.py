@@ -36,13 +36,13 @@ class Downtime:
             self._waiting.unpark_all()
         self._up = up
 
-    @property
-    def over(self) -> float:
-        """When (``trio.current_time``) one does not wait any longer for what is asked for now.
+    def over(self, now: float) -> float:
+        """Return when one does not wait any longer for what is asked for now.
 
         While it is up there may still be no room: then for ``grace`` seconds.
+
+        :param now: as what is returned, by ``trio.current_time``.
         """
-        now = trio.current_time()
         if self._up or self.changed is None:
             return now + self.grace
         return max(now, self.changed + self.grace)

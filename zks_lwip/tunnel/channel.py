@@ -258,7 +258,8 @@ class Channel:
     @property
     def shut_out(self) -> bool:
         """What answers for the worker does not let it resume: new streams go elsewhere."""
-        return self.lost_since is not None and self._runner.refusals >= _REFUSALS
+        runner = self._runner
+        return runner.lost_since is not None and runner.refusals >= _REFUSALS
 
     @property
     def carrier(self) -> trio.socket.SocketType | None:

@@ -166,9 +166,11 @@ class Pool:
 
     # what is asked of it
 
-    def open(self, stream: TunnelStream) -> None:
-        """Give a new stream to a channel, now or when there is one with room."""
-        now = trio.current_time()
+    def open(self, stream: TunnelStream, now: float) -> None:
+        """Give a new stream to a channel, now or when there is one with room.
+
+        :param now: ``trio.current_time``.
+        """
         channel = None if self._waiting else self._choose(now)
         if self._stopped:
             stream.end(503, _STOPPED)
@@ -267,7 +269,7 @@ class Pool:
         """Return the channel for a new stream: to the worker that is in use, if one has room."""
         # Where a channel carries one stream or the requests, the primary one carries the requests.
         primary = self.channels.primary() if self._one_stream else None
-        in_use = self.channels.standing(self.workers.in_use, besides=primary)
+        in_use = self.channels.standing(self.channels.workers.in_use, besides=primary)
         channel = self._placement.choose(in_use, now)
         if channel is None and len(self.workers) > 1:
             for worker in self.workers.all:

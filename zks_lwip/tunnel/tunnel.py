@@ -196,8 +196,9 @@ class Tunnel:
         encode_host(host)
         if not 0 <= port <= 65535:
             raise ValueError(f"{port} is not a port")
-        deadline = self._pool.outcomes.downtime.over
-        if self.config.version.fetches_https and port == HTTPS:
+        now = trio.current_time()
+        deadline = self._pool.outcomes.downtime.over(now)
+        if port == HTTPS and self.config.version.fetches_https:
             stream: TunnelStream = HttpsStream(
                 host,
                 port,
@@ -209,7 +210,7 @@ class Tunnel:
             )
         else:
             stream = TunnelStream(host, port, peer, deadline, self._forget, marked=marked)
-        self._pool.open(stream)
+        self._pool.open(stream, now)
         return stream
 
     def _no_tls(self) -> None:
