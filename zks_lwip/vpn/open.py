@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .. import _lwip  # noqa: F401 - that it was not built is known before anything is changed
 from .._util import single_error
 from ..config import DnsOptions, Protocol, VpnConfig
 from ..dns.options import load_service
