@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.hosted.outside import WORKER, WORKER_PORT
 from tests.kits.netns.child import Child
@@ -36,6 +37,17 @@ def make_tokens(folder: Path) -> Path:
     path.write_text("hosted 0123456789abcdef0123456789abcdef\n")
     path.chmod(0o600)
     return path
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """Write a worker's certificate and its key, and ``ca.pem``, with which clients trust it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(name)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    issued.private_key_pem.write_to_path(str(folder / "privkey.pem"))
+    (folder / "privkey.pem").chmod(0o600)
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    (folder / "fullchain.pem").write_bytes(chain)
 
 
 def connect(tokens: Path, *options: str, new_group: bool = False) -> Child:
