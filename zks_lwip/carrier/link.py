@@ -30,6 +30,7 @@ from .framing import SLICE
 from .keep_alive import KeepAlive
 from .liveness import MAX_PATIENCE, Others
 from .pacing import Pacer
+from .run_time import run_time
 from .tcp_info import round_trip, stretched
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
 
@@ -136,7 +137,7 @@ class SessionLink(Generic[_S]):
         self._on_event: Callable[[Event], None] = _drop  # until run() is called
         self._first = first
         self._flow_controlled = session.flow_controlled  # else events come with time, too
-        self._now = trio.lowlevel.current_clock().current_time
+        self._now = run_time()
         self.session = session
         #: When the last message was begun (``trio.current_time``).
         self.last_sent = -math.inf

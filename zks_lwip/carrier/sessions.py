@@ -6,12 +6,9 @@ The owner gets a :class:`~.link.SessionLink` with its session of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import trio
-
 from ..protocol import Budget, ClientSession, Role, Session, Settings, WorkerSession
 from ..protocol.v1 import ClientV1, WorkerV1
+from .run_time import run_time
 from .versions import V1, V2, Version
 from .websocket import WsConnection
 
@@ -21,11 +18,6 @@ __all__ = ["client_session", "selected", "worker_session"]
 def selected(connection: WsConnection) -> Version:
     """Return the version that a handshake has selected."""
     return V1 if connection.subprotocol is None else V2
-
-
-def _clock() -> Callable[[], float]:
-    """Return ``trio.current_time`` of this run, in one call where that takes three."""
-    return trio.lowlevel.current_clock().current_time
 
 
 def client_session(
@@ -45,11 +37,11 @@ def client_session(
         return Session(
             Role.CLIENT,
             settings,
-            clock=_clock(),
+            clock=run_time(),
             budget=budget,
             kept_budget=kept_budget,
         )
-    return ClientV1(settings, clock=_clock(), budget=budget)
+    return ClientV1(settings, clock=run_time(), budget=budget)
 
 
 def worker_session(
@@ -69,8 +61,8 @@ def worker_session(
         return Session(
             Role.WORKER,
             settings,
-            clock=_clock(),
+            clock=run_time(),
             budget=budget,
             kept_budget=kept_budget,
         )
-    return WorkerV1(settings, clock=_clock())
+    return WorkerV1(settings, clock=run_time())

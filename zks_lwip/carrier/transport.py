@@ -17,6 +17,7 @@ from ..net.watch import watch
 from .direct import DirectSocket, direct
 from .framing import BoundedConnection, Buffer
 from .masking import FramedConnection
+from .run_time import run_time
 
 __all__ = ["Wire"]
 
@@ -54,7 +55,7 @@ class Wire:
 
     def __init__(self, stream: trio.abc.Stream, protocol: BoundedConnection) -> None:
         self.stream = stream
-        self._now = trio.lowlevel.current_clock().current_time
+        self._now = run_time()
         #: When anything last came from the peer, by trio's clock.
         self.heard = self._now()
         #: Waited for before anything is read, if set.
