@@ -216,6 +216,16 @@ def test_the_program_starts_when_the_vpn_is_healthy_and_is_shown_the_page(
     assert f"{inside['IPAddress']} - - " in containers.compose("logs", "--no-log-prefix", "page")
 
 
+def test_the_program_is_started_again_with_the_vpn(containers: Containers) -> None:
+    """It would be left in a namespace without any way out."""
+    program = containers.container("program")
+    before = containers.inspect("program")["State"]["StartedAt"]
+    containers.compose("restart", "vpn")
+    assert run("docker", "wait", program) == "0"
+    assert containers.inspect("program")["State"]["StartedAt"] != before
+    assert run("docker", "logs", program).splitlines() == [TEXT.strip()] * 2
+
+
 def test_nothing_goes_beside_the_tunnel_while_the_worker_is_away(containers: Containers) -> None:
     # Other containers get there: without this, that the program does not would show nothing.
     assert containers.fetch(BESIDE, network="bridge") == TEXT
