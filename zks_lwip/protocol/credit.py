@@ -60,9 +60,13 @@ class Budget:
 
 
 class RoundTrip:
-    """A smoothed round trip, in seconds, from PING to PONG; 0.0 until one was measured."""
+    """A round trip, in seconds, from PING to PONG; 0.0 until one was measured.
 
-    __slots__ = ("_sent", "estimate", "last")
+    A fall is averaged in, and a rise counts at once: a window that is too small for its path stays
+    so until that is known, while one that is too large shrinks again.
+    """
+
+    __slots__ = ("_moved", "_sent", "estimate", "last")
 
     INTERVAL = 1.0
     """Least seconds between two measurements that are made for the windows' sake."""
@@ -71,6 +75,7 @@ class RoundTrip:
         self.estimate = 0.0
         self.last = float("-inf")
         self._sent: float | None = None
+        self._moved = True  # what was measured, if anything, was measured on another path
 
     @property
     def pending(self) -> bool:
@@ -85,8 +90,9 @@ class RoundTrip:
             self._sent = self.last = now
 
     def lost(self) -> None:
-        """Note that no PONG will come: the WebSocket is lost."""
+        """Note that no PONG will come: the WebSocket is lost. The next may take another path."""
         self._sent = None
+        self._moved = True
 
     def answered(self, now: float) -> None:
         """Note that a PONG has come; one to no PING is ignored."""
@@ -94,4 +100,6 @@ class RoundTrip:
             return
         sample = max(now - self._sent, 1e-6)
         self._sent = None
-        self.estimate += (sample - self.estimate) * (0.25 if self.estimate else 1.0)
+        at_once = self._moved or sample > self.estimate
+        self.estimate += (sample - self.estimate) * (1.0 if at_once else 0.25)
+        self._moved = False

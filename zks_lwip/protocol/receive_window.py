@@ -1,7 +1,7 @@
 """The window of one stream: what its receiver has granted, and grants next (PROTOCOL.md §4).
 
 A window starts at what HELLO said, and a bit above where the budget is generous. Whenever the
-consumer takes a whole window within two round trips the window, not the consumer, is what limits
+consumer takes a whole window within four round trips the window, not the consumer, is what limits
 the stream: it doubles, or becomes what a stream starts with at best if that is more. It gives the
 surplus back when the consumer has become slow, or others need it.
 """
@@ -25,8 +25,9 @@ MAX_LONG = 64 << 20
 
 _MIN_TRIP = 0.02
 """Seconds that two busy processes may need on the shortest path."""
-_QUICK, _SLOW = 2.0, 16.0
-"""Round trips in which a window drains when it is too small, and when it is too large."""
+_QUICK, _SLOW = 4.0, 16.0
+"""Round trips in which a window drains when it is too small, and when it is too large. One that has
+just doubled drains in two and a bit: what it grew by is still on its way to the peer."""
 
 _new_stream = partial(ffi.new, ffi.typeof("struct zks_mux_stream *"))
 _consume = lib.zks_mux_consume
