@@ -90,6 +90,8 @@ def machine() -> str:
         model = next((x.split(": ")[1].strip() for x in lines if x.startswith("model name")), model)
     version = platform.release().partition("-")[0]
     system = f"{platform.system()} {version}, Python {platform.python_version()}"
+    with contextlib.suppress(OSError), open("/proc/sys/net/ipv4/tcp_congestion_control") as name:
+        system += f", TCP's {name.read().strip()}"
     return f"{os.cpu_count()} × {model}, {system}"
 
 

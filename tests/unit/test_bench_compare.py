@@ -323,6 +323,41 @@ def test_a_contender_that_goes_on_after_a_step_is_not_in_the_way_of_the_next(
     capsys.readouterr()
 
 
+def test_a_contender_comes_up_on_the_link_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it learns of a path at its start is of that one."""
+    found: list[dict[str, float]] = []
+
+    class Link:
+        def __init__(self) -> None:
+            self.shape: dict[str, float] = {}
+
+        def set(self, **shape: float) -> None:
+            self.shape = shape
+
+    class Site(_Site):
+        def add_host(self, contender: _Contender, **link: float) -> Any:
+            return None, Link()
+
+        @contextmanager
+        def up(self, contender: _Contender, *where: Any) -> Iterator[_Contender]:
+            found.append(where[1].shape)
+            yield contender
+
+    shapes = [{"delay": 0.005}, {"delay": 0.05}]
+    steps = [
+        Step("throughput", str(number), lambda *_: [(SPEED, 3.0)], fresh=True, link=shape)
+        for number, shape in enumerate(shapes)
+    ]
+    monkeypatch.setattr(run, "Site", Site)
+    monkeypatch.setitem(run.MEASURES, "throughput", lambda _: iter(steps))
+    results = Results(["good"])
+    run.sit(["throughput"], [_Contender("good")], Settings(), 1, results)  # type: ignore[list-item]
+    assert found == shapes
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_no_two_steps_are_called_the_same(name: str) -> None:
     steps = [str(step) for step in MEASURES[name](Settings())]

@@ -45,10 +45,6 @@ class _Over:
     name: str
     shape: dict[str, float]
 
-    def set(self, running: Running) -> None:
-        assert running.link is not None
-        running.link.set(**self.shape)
-
     def figure(self, name: str, unit: str, *, digits: int, better: bool = False) -> Figure:
         return Figure(self.group, f"{self.name}: {name}", unit, better, digits)
 
@@ -56,13 +52,13 @@ class _Over:
         self, name: str, work: Callable[..., Figures], *arguments: object, fresh: bool = False
     ) -> Step:
         whole = f"{self.name} {name}"
-        return Step(self.group, whole, partial(work, self, *arguments), fresh=fresh)
+        measure = partial(work, self, *arguments)
+        return Step(self.group, whole, measure, fresh=fresh, link=self.shape)
 
 
 def _bulk(
     over: _Over, way: str, streams: int, seconds: float, site: Site, running: Running
 ) -> Figures:
-    over.set(running)
     (line,) = site.load(running.host, "bulk", way, streams, seconds)
     size, took = map(float, line.split())
     figure = over.figure(f"{way} {streams}", "Mbit/s", digits=0, better=True)
@@ -70,13 +66,11 @@ def _bulk(
 
 
 def _idle(over: _Over, seconds: float, site: Site, running: Running) -> Figures:
-    over.set(running)
     times = [float(x) / 1000 for x in site.load(running.host, "ping", 20_000, seconds)]
     yield over.figure("echo, median", "ms", digits=2), statistics.median(times)
 
 
 def _loaded(over: _Over, seconds: float, site: Site, running: Running) -> Figures:
-    over.set(running)
     with site.start_load(running.host, "bulk", "up", 4, seconds + 3) as bulk:
         time.sleep(2)
         times = [float(x) / 1000 for x in site.load(running.host, "ping", 20_000, seconds)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,8 @@ class Step:
     """Gives the same in every round, and takes long: it is done in the first alone."""
     processes: int = 1
     """Of the contender's server, where it can have several; those that it needs to be fresh."""
+    link: Mapping[str, float] | None = None
+    """What the contender's link is set to, before it comes up; None: there is none."""
 
     @property
     def measure(self) -> str:

@@ -156,6 +156,9 @@ def _one(places: _Places, step: Step, contender: Contender, results: Results) ->
             with _noted(contender.name):
                 places.down(contender)
             contender.processes = step.processes
+        _, link = places.host(contender)
+        if link is not None and step.link is not None:
+            link.set(**step.link)
         running = places.running(contender)
         contender.processes = 1
     except Exception as error:
