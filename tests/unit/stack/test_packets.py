@@ -334,6 +334,30 @@ async def _grow_window(c: Connection) -> None:
     assert 1_048_000 < window <= 1_048_560
 
 
+async def test_an_ack_is_within_a_window_that_was_taken_back(autojump_clock) -> None:
+    """A kernel without memory for what we sent takes its window back, and no ACK beyond it."""
+    async with probe() as p:
+        c = await connect(p, options=mss(1460))
+        c.flow.push(bytes(2500))
+        assert len((await p.receive()).data) + len((await p.receive()).data) == 2500
+        await c.send(b"x")
+        await p.receive()
+        for window in (0, 1000):
+            await p.send(c.segment(data=b"x", window=window))
+            c.seq += 1
+            answer = await p.receive()
+            assert not answer.data
+            assert (answer.seq, answer.ack) == (c.ack + window, c.seq)
+        await p.send(c.segment(data=b"x", window=8000))
+        c.seq += 1
+        assert (await p.receive()).seq == c.ack + 2500  # all that was sent
+        # Taken back by what was said before, and asked for an ACK by what has come before.
+        await p.send(c.segment(window=8000), c.segment(window=0))
+        await p.send(c.segment(data=b"x", seq=c.seq - 1, window=0))
+        answer = await p.receive()
+        assert (answer.seq, answer.ack) == (c.ack, c.seq)
+
+
 async def test_window_scaling(autojump_clock) -> None:
     async with probe() as p:
         c = await connect(p, options=mss(1460) + wscale(7))

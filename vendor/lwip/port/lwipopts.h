@@ -89,6 +89,7 @@
 #define PBUF_POOL_BUFSIZE 1600           /* not used, but its default overflows 16 bits at this MSS */
 #define LWIP_HOOK_FILENAME "zks_hooks.h"
 #define LWIP_HOOK_TCP_ISN zks_tcp_isn
+#define LWIP_HOOK_TCP_OUT_ADD_TCPOPTS zks_tcp_out
 
 #define LWIP_STATS 0
 #define LWIP_NETIF_TX_SINGLE_PBUF 0

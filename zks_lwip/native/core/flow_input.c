@@ -66,6 +66,18 @@ static uint32_t lend_window(struct tcp_pcb *pcb, const struct zks_packet *packet
     return lent;
 }
 
+/* lwIP (2.2.1) takes a smaller window only from a segment that brings something new. A kernel that has no memory for
+ * what we sent takes its window back by the ACK that it has sent before, which counts, too (RFC 9293 §3.10.7.4:
+ * SND.WL2 =< SEG.ACK). See zks_tcp_out. */
+static void heed_window(struct tcp_pcb *pcb, const struct pbuf *p, const struct zks_packet *packet)
+{
+    const uint8_t *header = (const uint8_t *)p->payload + packet->payload;
+    if ((packet->flags & (ZKS_TCP_SYN | ZKS_TCP_RST | ZKS_TCP_ACK)) == ZKS_TCP_ACK &&
+        packet->sequence == pcb->snd_wl1 && zks_get32(header + 8) == pcb->snd_wl2 &&
+        SND_WND_SCALE(pcb, (tcpwnd_size_t)zks_get16(header + 14)) < pcb->snd_wnd)
+        pcb->snd_wl2--;
+}
+
 void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
 {
     uint32_t hash =
@@ -99,6 +111,7 @@ void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
         if (flow->pcb->state != SYN_SENT) {
             hide_options(p, packet);
             clip(p, packet, flow->pcb);
+            heed_window(flow->pcb, p, packet);
         }
         if (!(packet->flags & ZKS_TCP_RST))
             flow_heard(core, flow);

@@ -1,7 +1,9 @@
-/* What lwIP calls of ours, but for the allocator (mem.c): its clock, random numbers, initial sequence numbers, and the
- * end of the process where one of its assertions fails. */
+/* What lwIP calls of ours, but for the allocator (mem.c): its clock, random numbers, initial sequence numbers, what an
+ * ACK says, and the end of the process where one of its assertions fails. */
 #include <stdio.h>
 #include <string.h>
+
+#include "lwip/priv/tcp_priv.h"
 
 #include "context.h"
 #include "platform.h"
@@ -37,6 +39,23 @@ u32_t zks_tcp_isn(const ip_addr_t *local_ip, u16_t local_port, const ip_addr_t *
     for (i = 0; i < sizeof key; i++)
         key[i] = core->config.seed[i] ^ 0x5a; /* not the table's key: sequence numbers are seen outside */
     return (u32_t)siphash_tuple(key, local, local_port, remote, remote_port) + (u32_t)(zks_now_ms() * 250u);
+}
+
+/* The place for options of our own, of which there are none.
+ *
+ * A kernel that has no memory for what we sent takes its window back to what it has (RFC 9293, 3.8.6: be prepared for
+ * that). An ACK without data would say SND.NXT, which is beyond that window: the kernel drops it with what it
+ * acknowledges, and both directions stand still until its program reads. So it says the end of the window, as Linux'
+ * own do (tcp_acceptable_seq). */
+u32_t *zks_tcp_out(struct pbuf *p, struct tcp_hdr *header, const struct tcp_pcb *pcb, u32_t *options)
+{
+    if (pcb != NULL && TCPH_FLAGS(header) == TCP_ACK && p->tot_len == TCPH_HDRLEN_BYTES(header) &&
+        header->seqno == lwip_htonl(pcb->snd_nxt)) {
+        u32_t end = pcb->lastack + pcb->snd_wnd;
+        if (TCP_SEQ_LT(end, pcb->snd_nxt))
+            header->seqno = lwip_htonl(end);
+    }
+    return options;
 }
 
 uint32_t zks_rand32(void)
