@@ -6,7 +6,8 @@ run of it, and another link goes on with it.
 Where streams have credit, the reader hands every message to the session as it comes and never
 waits for a stream. Where they have none (v1), what holds the peer up is that its WebSocket is not
 read: the reader waits while the session holds enough. The writer sends one message at a time, as
-large as the :class:`~zks_lwip.carrier.pacing.Pacer` says, of what is then most urgent.
+large as the :class:`~zks_lwip.carrier.pacing.Pacer` says, of what is then most urgent; where the
+kernel takes no more, half as large, and when there is room for it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..protocol.v1 import MAX_HELD
 from .framing import SLICE
 from .keep_alive import KeepAlive
 from .liveness import MAX_PATIENCE, Others
-from .pacing import Pacer
+from .pacing import MAX_LIMIT, Pacer
 from .run_time import run_time
 from .tcp_info import round_trip, stretched
 from .websocket import ABNORMAL, WebSocketClosed, WsConnection
@@ -92,6 +93,7 @@ class SessionLink(Generic[_S]):
         "_first",
         "_flow_controlled",
         "_has_writer",
+        "_making_room",
         "_now",
         "_nursery",
         "_on_event",
@@ -129,6 +131,7 @@ class SessionLink(Generic[_S]):
         self._alive: KeepAlive | None = None  # of run()
         self._sending: trio.CancelScope | None = None  # what shields the writer
         self._unfinished: tuple[int, float] | None = None  # a message's bytes, and when it began
+        self._making_room = False  # the writer waits for it, with no message
         self._stopping = False
         self._detached = False  # the session is another link's, or waits for one
         self._waiting: trio.CancelScope | None = None  # the writer, for output
@@ -412,21 +415,26 @@ class SessionLink(Generic[_S]):
         self._backlog = EMPTY
         self.connection.hold(None)
 
-    def _next_message(self) -> bytearray | None:
+    def _next_message(self, full: bool = False) -> bytearray | None:
         if not self._flow_controlled and (events := self.session.take_events()):
             self._act(events)
-        message = self.session.next_message(self.pacer.limit)
+        limit = self.pacer.limit
+        message = self.session.next_message(limit // 2 if full else limit)
         if message is not None and self._sending_one is not None:
             self._sending_one.set()
             self._sending_one = None
         return message
 
-    def _begin(self, message: bytearray) -> bool:
+    def _begin(self, message: bytearray, since: float | None = None) -> bool:
         """Send what leaves of a message at once, and return whether that was all; if not, it is for
-        the writer to finish it."""
-        begin = self.last_sent = self._now()
+        the writer to finish it.
+
+        :param since: when the writer began to wait for room, if it did.
+        """
+        self.last_sent = self._now()
+        begin = self.last_sent if since is None else since
         if self.connection.begin_message(message):
-            self.pacer.sent(len(message), begin, self._now())
+            self.pacer.sent(len(message), begin, self._now(), full=since is not None)
             return True
         self._unfinished = len(message), begin
         return False
@@ -444,26 +452,34 @@ class SessionLink(Generic[_S]):
 
     async def _send_while_busy(self) -> None:
         session, pacer, connection = self.session, self.pacer, self.connection
-        idle = False
+        idle = full = False
         try:
             while True:
+                since = None
                 if self._unfinished is not None:
                     (size, begin), self._unfinished = self._unfinished, None
                     await connection.finish_message()
                     pacer.sent(size, begin, trio.current_time())
+                    full = pacer.limit < MAX_LIMIT  # on a fast path little waits, and CPU is short
+                if full and session.has_output and not self._stopping:
+                    since = trio.current_time()
+                    self._making_room = True
+                    await connection.wait_for_room()
+                    self._making_room = False
                 if self._stopping:
                     return
-                message = self._next_message()
+                message = self._next_message(full)
                 if message is not None:
                     idle = False
                     await connection.wait_for_turn()
-                    if self._begin(message) and session.has_output and not poll_watched():
+                    if self._begin(message, since) and session.has_output and not poll_watched():
                         await trio.lowlevel.checkpoint()
                 elif session.finished:
                     self._stopping = True
                     self._finish(LinkEnd(1000, "", ours=True))
                 else:
                     pacer.idle()
+                    full = False
                     if session.has_output:  # its time has come this moment
                         await trio.lowlevel.checkpoint()
                     elif idle and session.deadline is None:
@@ -482,7 +498,8 @@ class SessionLink(Generic[_S]):
 
     def _limit_sending(self, sending: trio.CancelScope) -> None:
         dead = self._detached or (self._end is not None and self._end.status == ABNORMAL)
-        sending.deadline = trio.current_time() + (0.0 if dead else LAST_MESSAGE)
+        nothing = dead or self._making_room
+        sending.deadline = trio.current_time() + (0.0 if nothing else LAST_MESSAGE)
 
     async def _wait_for_output(self, deadline: float | None) -> bool:
         """Wait until :meth:`_wake`, until a deadline (``trio.current_time``), or for ``_LINGER``.

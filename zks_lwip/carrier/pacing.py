@@ -2,6 +2,8 @@
 
 A frame that is wanted at once (a keystroke, a DNS answer) waits for the message before it, and for
 what the kernel holds unsent. Both are kept at ten milliseconds of what the path was seen to take.
+Where the path is what limits, messages are half as large, and each is made when the kernel has room
+for it (Linux: once it holds less than half of what it may), so that none waits.
 """
 
 from __future__ import annotations
@@ -52,8 +54,12 @@ class Pacer:
         """There is nothing to send: what comes after this pause says nothing about the path."""
         self._since = None
 
-    def sent(self, size: int, begin: float, end: float) -> None:
-        """Note that a message of ``size`` bytes was handed over between two times, in seconds."""
+    def sent(self, size: int, begin: float, end: float, *, full: bool = False) -> None:
+        """Note that a message of ``size`` bytes was handed over between two times, in seconds.
+
+        :param full: it was made when the carrier had room for it, so that it says nothing that
+            it took it at once.
+        """
         if self._since is None:
             self._since, self._bytes = begin, 0
         self._bytes += size
@@ -64,7 +70,7 @@ class Pacer:
             self.rate = min(measured, (self.rate + measured) / 2) if self.rate else measured
             self._since = None
             self._set(int(self.rate * _TARGET))
-        elif size >= self.limit // 2 and end - begin < _UNBLOCKED:
+        elif not full and size >= self.limit // 2 and end - begin < _UNBLOCKED:
             self._set(self.limit * 2)
 
     def _set(self, limit: int) -> None:

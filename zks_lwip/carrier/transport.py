@@ -62,7 +62,7 @@ class Wire:
         self.before_read: Callable[[], Awaitable[None]] | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
-        #: Something is being sent: the kernel does not have all of it yet.
+        #: Something is being sent: the kernel does not have all of it yet, or takes nothing now.
         self.sending = False
         #: Something was sent in part only, or not at all: nothing may follow it.
         self.dead = False
@@ -108,6 +108,20 @@ class Wire:
         try:
             await self._send_rest()
             self.dead = False
+        finally:
+            self.sending = False
+
+    async def wait_for_room(self) -> None:
+        """Wait until the kernel takes something, where that is known; only while not
+        :attr:`sending`, which it is meanwhile.
+
+        :raises trio.ClosedResourceError: it was closed here.
+        """
+        if self._direct is None:
+            return
+        self.sending = True
+        try:
+            await trio.lowlevel.wait_writable(self._direct.fileno())
         finally:
             self.sending = False
 

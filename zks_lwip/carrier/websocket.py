@@ -291,10 +291,33 @@ class WsConnection:
             self._broken = True
             raise
         finally:
-            turn, self._turn = self._turn, None
-            if turn is not None:
-                turn.set()
-        if turn is not None:  # or who has always something to send would never let others send
+            turn = self._end_turn()
+        if turn:  # or who has always something to send would never let others send
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _end_turn(self) -> bool:
+        """Let others send; return whether any wait for it."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.set()
+        return turn is not None
+
+    async def wait_for_room(self) -> None:
+        """Wait until the kernel takes more, where that is known; nothing else is sent meanwhile.
+
+        A message that is made then says what is most urgent then, and leaves without waiting.
+
+        :raises WebSocketClosed: it is closed.
+        """
+        await self.wait_for_turn()
+        try:
+            await self._wire.wait_for_room()
+        except _GONE:
+            self._broken = True
+            raise self._closed_error() from None
+        finally:
+            waited = self._end_turn()
+        if waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def begin_message(self, message: Buffer) -> bool:

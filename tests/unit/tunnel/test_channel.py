@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -447,6 +447,37 @@ async def test_what_the_peer_has_not_taken_is_not_delivered() -> None:
         await eventually(lambda: link.delivered)
 
 
+async def test_a_message_is_made_when_the_kernel_takes_it() -> None:
+    """So that what becomes urgent in between is in it, and not behind it."""
+
+    async def serve(theirs: WsConnection) -> None:
+        await theirs.receive_message()
+        await theirs.send_message(Hello(session="s" * 22, window=2**30).encode())
+        await theirs.receive_message()
+        await theirs.send_message(Connected(1).encode())
+        with suppress(WebSocketClosed):
+            while await theirs.receive_message():
+                await trio.sleep(0.02)
+
+    async with against(serve) as (run, _):
+        near = await run.connect()
+        await near.wait_connected()
+        ours = run.channel.link.connection
+
+        made = missing = 0  # times that a message was seen to wait, and none
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, bytes(64 << 20))
+            with trio.fail_after(60):
+                while made + missing < 100:
+                    await trio.sleep(0.002)
+                    if ours.sending and ours.bytes_sent > ours.message_bytes_sent:
+                        missing += 1
+                    elif ours.sending:
+                        made += 1
+            nursery.cancel_scope.cancel()
+        assert missing > made
+
+
 async def test_close_does_not_wait_for_a_peer_that_never_answers_it() -> None:
     async with listening(after_upgrade(then_hang=True)) as url, running(quick(url)) as run:
         began = trio.current_time()
@@ -674,6 +705,13 @@ def test_a_message_takes_ten_milliseconds() -> None:
         pacer.sent(pacer.limit, now, now + 1e-5)
         now += 1e-5
     assert pacer.limit == MAX_LIMIT
+
+
+def test_a_message_that_was_made_for_the_room_there_is_says_nothing_by_leaving_at_once() -> None:
+    pacer = Pacer()
+    for number in range(10):
+        pacer.sent(pacer.limit, number * 1e-3, number * 1e-3 + 1e-5, full=True)
+    assert pacer.limit == MIN_LIMIT
 
 
 def test_pauses_are_not_taken_for_a_slow_path() -> None:
