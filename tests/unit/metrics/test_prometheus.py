@@ -47,13 +47,20 @@ class Prometheus:
         return result
 
 
+def lines_of(process: subprocess.Popen[bytes], *patterns: bytes) -> list[bytes]:
+    """The first groups of the lines that have the patterns, in whatever order they come."""
+    assert process.stdout is not None
+    found: dict[bytes, bytes] = {}
+    for line in process.stdout:
+        found |= {each: hit[1] for each in patterns if (hit := re.search(each, line))}
+        if len(found) == len(patterns):
+            return [found[each] for each in patterns]
+    raise AssertionError(f"it ended with {found} of {patterns}")
+
+
 def line_of(process: subprocess.Popen[bytes], pattern: bytes) -> bytes:
     """The first group of the line that has the pattern."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.search(pattern, line):
-            return found[1]
-    raise AssertionError(f"it ended without {pattern!r}")
+    return lines_of(process, pattern)[0]
 
 
 @pytest.fixture
@@ -121,13 +128,15 @@ async def test_the_dashboard_shows_real_instances(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
     )  # fmt: skip
     started.append(prometheus)
-    server = Prometheus(
-        "http://" + line_of(prometheus, rb"Listening on\" address=(127\.0\.0\.1:\d+)").decode()
+    address, _ = lines_of(
+        prometheus,
+        rb"Listening on\" address=(127\.0\.0\.1:\d+)",
+        rb"(ready to receive web requests)",
     )
+    server = Prometheus("http://" + address.decode())
 
     async with tcp_server(echo) as far:
         with trio.fail_after(60):
-            await trio.to_thread.run_sync(line_of, prometheus, rb"(ready to receive web requests)")
             for _ in range(4):
                 await through(("127.0.0.1", port), far, 100_000)
                 await trio.sleep(1)
