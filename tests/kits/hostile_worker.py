@@ -36,7 +36,7 @@ from tests.kits import plain_websocket as websocket
 from tests.kits.plain_websocket import V2, frame
 
 CONNECT, DATA, ERROR, UDP, DNS_QUERY, DNS_RESPONSE, CONNECTED = 1, 2, 4, 7, 8, 9, 10
-HELLO, WINDOW, UDP_CLOSE = 0x40, 0x42, 0x44
+HELLO, WINDOW, ACK, UDP_CLOSE = 0x40, 0x42, 0x43, 0x44
 ECHO, ECHO_REPLY, GOAWAY, UDP_ERROR = 0x45, 0x46, 0x47, 0x48
 _PAGE = "<!DOCTYPE html><html><body>Traceback (most recent call last) of a shop</body></html>"
 
@@ -73,6 +73,10 @@ def data(stream: int, payload: bytes) -> bytes:
 
 def connected(stream: int) -> bytes:
     return struct.pack("!BI", CONNECTED, stream)
+
+
+def ack(count: int) -> bytes:
+    return head40(ACK, 0, struct.pack("!Q", count))
 
 
 def goaway(code: int, text: str) -> bytes:

@@ -21,6 +21,7 @@ from ...kits.hostile_worker import (
     Conversation,
     HostileWorker,
     Script,
+    ack,
     connected,
     data,
     goaway,
@@ -252,6 +253,28 @@ async def test_a_worker_that_always_goes_away_is_not_stormed() -> None:
         talk.listen()
 
     assert len(await tunnel_until(2, script, 1.2, backoff=(0.1, 5.0))) <= 8
+
+
+@pytest.mark.parametrize("counts", [(1000,), (1, 0)])
+async def test_an_ack_that_lies_ends_the_session(counts: tuple[int, ...]) -> None:
+    """It is beyond what was sent, or it goes backwards: nothing is resumed, all is reset."""
+
+    def script(talk: Conversation) -> None:
+        talk.upgrade()
+        talk.greet(resume=60)
+        for message in talk.messages():
+            if message[0] == CONNECT:
+                talk.send(connected(1), *map(ack, counts))
+
+    async with tunnel_to(script) as (tunnel, worker):
+        peer = Peer()
+        tunnel.open_stream("far", 1, peer)
+        await eventually(lambda: worker.closed)
+        status, reason = worker.closed[0]
+        assert status == 1002 and reason.startswith(f"ACK: {counts[-1]} frames")
+        await eventually(lambda: len(peer.told) > 1 and tunnel.up)
+        assert peer.told == ["connected", 503]
+        assert tunnel.stats()["sessions_resumed"] == 0
 
 
 async def test_a_worker_that_upgrades_again_and_again_but_never_resumes() -> None:
