@@ -487,7 +487,7 @@ async def test_a_loss_touches_the_streams_of_its_channel_only() -> None:
         assert len(worker.served) == 3
 
 
-async def test_new_streams_do_not_wait_for_a_session_that_is_refused() -> None:
+async def test_new_streams_do_not_wait_for_one_of_several_sessions_that_is_refused() -> None:
     """Behind a front end the process that holds it may hang, while others take new sessions."""
     async with tunnel_and_worker(replace(RESUMING, streams=4), grace=60.0) as (tunnel, worker):
         streams = [await tunnel.connect_tcp("far", 1) for _ in range(8)]
