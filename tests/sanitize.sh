@@ -33,7 +33,7 @@ sanitized=$tree/build/python
 # Nothing of our C runs in these: they read source, build, pack and compile, parse, plan and show.
 # (And the shell that starts this Python takes away what test_surroundings.py wants to see taken away.)
 apart=(tests/unit/test_{architecture,build_lwip,cross_compile,lwip_apt,lwip_source,native_sources,packages}.py
-    tests/unit/test_{quick,reach_ins,surroundings}.py tests/netns/test_{quickstart,wheel}.py
+    tests/unit/test_{hidden_tests,quick,reach_ins,surroundings}.py tests/netns/test_{quickstart,wheel}.py
     tests/unit/test_{debian,macos_headers,picture,public_names,windows_headers,workflows}.py
     tests/unit/{api,daemon,host,settings,top} tests/unit/cli/test_{completion,configured,flags,man}.py
     tests/unit/test_loading.py)
@@ -177,10 +177,11 @@ short)
     malloc=pymalloc
     run_pytest "${quickly[@]}" "${direct[@]/#/--ignore=}" tests/unit "$@"
     say "A short fuzz"
-    targets=('packets --seconds 30 --executions 5000' 'mask --seconds 3' 'mux --seconds 10 --executions 20000' 'frames --seconds 10 --executions 3000')
+    targets=('packets --seconds 30 --executions 5000' 'datagrams --seconds 10 --executions 10000' 'mask --seconds 3'
+        'mux --seconds 10 --executions 20000' 'frames --seconds 10 --executions 3000')
     if ! command -v clang >/dev/null; then
         echo 'clang is not here: only the frames are fuzzed.'
-        targets=("${targets[3]}")
+        targets=("${targets[-1]}")
     fi
     # The same inputs each time, nearly: new ones are looked for by hand, lest a change be blamed for others.
     for target in "${targets[@]}"; do
