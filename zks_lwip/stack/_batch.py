@@ -29,7 +29,13 @@ class Batch:
     def __init__(self) -> None:
         self._taken = ffi.new(f"struct zks_datagram[{_MAX_DATAGRAMS}]")
         self._payloads = bytearray(_MAX_BYTES)
+        self._left = ffi.new("int *")
         self._one = ffi.new("struct zks_datagram *")
+
+    @property
+    def left(self) -> bool:
+        """Whether others waited behind what :meth:`take` has taken last."""
+        return bool(self._left[0])
 
     def take(self, core: Any, rules: Any = ffi.NULL) -> Iterator[tuple[Any, ...]]:
         """Take the datagrams that wait in a core.
@@ -41,7 +47,13 @@ class Batch:
         """
         payloads = self._payloads
         count = lib.zks_datagram_take_others(
-            core, rules, self._taken, _MAX_DATAGRAMS, ffi.from_buffer(_BYTES, payloads), _MAX_BYTES
+            core,
+            rules,
+            self._taken,
+            _MAX_DATAGRAMS,
+            ffi.from_buffer(_BYTES, payloads),
+            _MAX_BYTES,
+            self._left,
         )
         if not count:
             return

@@ -262,13 +262,11 @@ class Stack:
                 return
 
     def _take_one_by_one(self, rules: Any) -> bool:
-        """Take those that wait first and do not become frames; return whether there was any."""
+        """Take those that wait first and do not become frames; return whether others wait."""
         batch = []
-        found = False
         for source, destination, port, port2, family, kind, hops, traffic, payload in (
             self._batch.take(self._core.handle, rules)
         ):  # fmt: skip
-            found = True
             origin, target = (unpack(family, source), port), (unpack(family, destination), port2)
             if kind == lib.ZKS_KIND_UDP:
                 batch.append(Datagram(origin, target, payload, hops, traffic))
@@ -279,7 +277,7 @@ class Stack:
                 self.on_echo(origin[0], target[0], port, port2, bytes(payload))
         if batch and self.on_datagrams is not None:
             self.on_datagrams(batch)
-        return found
+        return self._batch.left
 
     def bind_datagrams(self, local: tuple[str, int], association: int) -> bool:
         """Let what an application's UDP socket sends, and gets, be frames of an association.

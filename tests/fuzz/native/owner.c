@@ -248,7 +248,7 @@ void take_frames(void)
     struct zks_datagram others[4];
     uint32_t ids[64], seen[64], size = 65565 + u16();
     uint8_t *buffer = malloc(size);
-    int n;
+    int n, left;
     some_rules(&rules);
     n = zks_datagram_take_frames(run.core, &rules, buffer, size, ids, &taken);
     CHECK(n == (int)taken.datagrams && taken.size <= size && taken.associations <= 64);
@@ -256,8 +256,8 @@ void take_frames(void)
     CHECK(zks_udp_scan(buffer, taken.size, 256, seen, 64, &found) == taken.datagrams);
     CHECK(found.size == taken.size && found.payload == taken.payload && found.associations == taken.associations);
     CHECK(!memcmp(ids, seen, found.associations * sizeof *ids));
-    n = zks_datagram_take_others(run.core, &rules, others, 4, buffer, u8() & 1 ? size : u8());
-    CHECK(n >= 0 && n <= 4);
+    n = zks_datagram_take_others(run.core, &rules, others, 4, buffer, u8() & 1 ? size : u8(), &left);
+    CHECK(n >= 0 && n <= 4 && (left == 0 || left == 1));
     run.taken += (uint64_t)n;
     free(buffer);
 }

@@ -175,3 +175,20 @@ async def test_what_is_not_delivered() -> None:
         done = p.stack.deliver_datagrams(encoded(Udp(7, "127.0.0.1", 9, b"of the worker")), rules)
         assert done.datagrams == 1
         assert (await p.receive()).source == str(ALIAS)
+
+
+async def test_one_look_takes_what_has_come_at_once() -> None:
+    async with probe() as p:
+        framed = Framed(p, FrameRules([53]))
+        looks: list[FrameRules] = []
+
+        def rules() -> FrameRules:
+            looks.append(FrameRules([53]))
+            return looks[-1]
+
+        p.stack.frame_rules = rules
+        await p.send(udp((APP[4], 5000), (FAR[4], 53), b"a query"))
+        assert len(framed.others) == len(looks) == 1
+        p.stack.bind_datagrams((APP[4], 5001), 1)
+        await p.send(udp((APP[4], 5001), (FAR[4], 54), b"a frame"))
+        assert len(framed.frames) == 1 and len(looks) == 2

@@ -82,17 +82,18 @@ int zks_datagram_take_frames(zks_core *core, const struct zks_frame_rules *rules
         taken->datagrams++;
         datagram_drop_first(core);
     }
-    if (core->datagram_first)
+    if (core->datagram_first && taken->datagrams)
         core->datagram_event = 1;
     core_leave(core);
     return (int)taken->datagrams;
 }
 
 int zks_datagram_take_others(zks_core *core, const struct zks_frame_rules *rules, struct zks_datagram *datagrams,
-                             int most, uint8_t *buffer, size_t size)
+                             int most, uint8_t *buffer, size_t size, int *left)
 {
     size_t used = 0;
     int n = 0;
+    *left = 0;
     if (!core)
         return 0;
     core_enter(core);
@@ -100,7 +101,7 @@ int zks_datagram_take_others(zks_core *core, const struct zks_frame_rules *rules
            !frame_for(core, rules, &core->datagram_first->meta))
         used += datagram_take_first(core, &datagrams[n++], buffer, used);
     if (core->datagram_first)
-        core->datagram_event = 1;
+        *left = core->datagram_event = 1;
     core_leave(core);
     return n;
 }

@@ -36,12 +36,13 @@ struct zks_taken_frames {
 };
 
 /* Takes the datagrams that wait first, as long as they are bound and the rules allow it: at most 256 and of 64
- * associations, whose ids it writes. size: 65,565 bytes or more. Returns how many it has taken. */
+ * associations, whose ids it writes. size: 65,565 bytes or more. Returns how many it has taken; after 0 no event tells
+ * of those that wait, and zks_datagram_take_others has to follow. */
 int zks_datagram_take_frames(zks_core *core, const struct zks_frame_rules *rules, uint8_t *buffer, size_t size,
                              uint32_t *associations, struct zks_taken_frames *taken);
-/* Takes those that wait first and do not become frames, as zks_datagram_take. */
+/* Takes those that wait first and do not become frames, as zks_datagram_take. left: whether others wait. */
 int zks_datagram_take_others(zks_core *core, const struct zks_frame_rules *rules, struct zks_datagram *datagrams,
-                             int most, uint8_t *buffer, size_t size);
+                             int most, uint8_t *buffer, size_t size, int *left);
 
 struct zks_delivered_frames {
     uint32_t datagrams; /* sent to the device */
