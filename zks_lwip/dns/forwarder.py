@@ -35,7 +35,6 @@ class _InFlight:
 
     query: Query
     pending: PendingQuery
-    begun: float
     clients: dict[_Client, None] = field(default_factory=dict)
 
 
@@ -47,6 +46,8 @@ class _Client:
     limit: int
     reply: Reply
     in_flight: _InFlight
+    held: int
+    """Bytes of messages that it holds."""
 
 
 class Forwarder:
@@ -119,13 +120,13 @@ class Forwarder:
             self._counters["coalesced"] += 1
         else:
             pending = self._pool.query(query, self._complete, source)
-            in_flight = _InFlight(query, pending, trio.current_time())
+            in_flight = _InFlight(query, pending)
             self._in_flight[query.key] = in_flight
             self._in_flight_shares.add(source, in_flight)
-        client = _Client(query, limit, reply, in_flight)
+        client = _Client(query, limit, reply, in_flight, query.held)
         in_flight.clients[client] = None
         self._clients.add(source, client)
-        self._waiting_bytes += query.held
+        self._waiting_bytes += client.held
         self._answer_rejected()
 
     def _make_room(self, source: Hashable, known: bool) -> bool:
@@ -155,7 +156,7 @@ class Forwarder:
 
     def _remove_client(self, client: _Client) -> None:
         self._clients.remove(client)
-        self._waiting_bytes -= client.query.held
+        self._waiting_bytes -= client.held
 
     def _remove(self, in_flight: _InFlight) -> None:
         """Take a query in flight, and the clients that wait for it, out of the tables."""
@@ -188,7 +189,7 @@ class Forwarder:
         """Give an answer to every client that waits for it, as it suits each."""
         in_flight = self._in_flight[query.key]
         self._remove(in_flight)
-        seconds = trio.current_time() - in_flight.begun
+        seconds = trio.current_time() - in_flight.pending.begun
         self.latency.add(seconds)
         self._on_answer(query, answer, seconds)
         if answer.rcode == Rcode.SERVFAIL:

@@ -67,7 +67,9 @@ class Shares(Generic[T]):
 
     def add(self, source: Hashable, item: T) -> None:
         """Note that ``source`` holds ``item``."""
-        held = self._held.setdefault(source, OrderedDict())
+        held = self._held.get(source)
+        if held is None:
+            held = self._held[source] = OrderedDict()
         held[item] = None
         self._order[item] = source
         self._recount(source, len(held) - 1, len(held))
@@ -108,12 +110,16 @@ class Shares(Generic[T]):
         return next(iter(self._held[next(iter(self._by_count[self._most]))]))
 
     def _recount(self, source: Hashable, before: int, after: int) -> None:
-        if before:
-            peers = self._by_count[before]
-            del peers[source]
-            if not peers:
-                del self._by_count[before]
-        if after:
-            self._by_count.setdefault(after, OrderedDict())[source] = None
-        if after > self._most or self._most not in self._by_count:
+        by_count = self._by_count
+        left = by_count.pop(before) if before else OrderedDict()  # holds source alone, or others
+        if len(left) > 1:
+            by_count[before] = left
+            del left[source]
+            left = OrderedDict()
+        if after in by_count:
+            by_count[after][source] = None
+        elif after:
+            left[source] = None
+            by_count[after] = left
+        if after > self._most or self._most not in by_count:
             self._most = after  # counts change by one, so the next lower one is this

@@ -53,7 +53,9 @@ class Answer:
     :param lifetime: seconds that it may be given from a cache; 0: not at all.
     """
 
-    __slots__ = ("_age", "_extended", "_options", "_parts", "_tail", "_ttls", "_wire", "lifetime")
+    __slots__ = (
+        "_age", "_extended", "_options", "_parts", "_tail", "_ttls", "_wire", "lifetime", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,16 +76,13 @@ class Answer:
         self._parts = (wire[2:12], wire[2:10] + (additional + 1 & 0xFFFF).to_bytes(2, "big"))
         self._tail = wire[question_end:]
         self._age = 0
+        self.size = 600 + 2 * len(wire) + len(options) + 130 * len(ttls)
+        """Bytes that it holds, roughly."""
 
     @property
     def rcode(self) -> int:
         """The response code, with the upper bits of EDNS."""
         return self._extended << 4 | self._wire[3] & 0x0F
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds, roughly."""
-        return 600 + 2 * len(self._wire) + len(self._options) + 130 * len(self._ttls)
 
     def render(self, query: Query, *, limit: int = MAX_MESSAGE, age: int = 0) -> bytes:
         """Build the message for one client.

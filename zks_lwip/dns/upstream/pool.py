@@ -49,16 +49,18 @@ class _Group:
     @property
     def full(self) -> bool:
         """Whether the upstream that is asked first has all that it can carry."""
-        first = next((one.upstream for one in self.members if not one.suspect), None)
-        return self.active >= (CAPACITY if first is None else max(1, first.capacity))
+        for member in self.members:
+            if not member.suspect:
+                return self.active >= max(1, member.upstream.capacity)
+        return self.active >= CAPACITY
 
 
 class PendingQuery:
     """A query that waits for its turn, or is being asked."""
 
     __slots__ = (
-        "cancel_request", "finished", "group", "member", "on_answer", "patience", "query",
-        "queued_at", "scope", "source", "started",
+        "begun", "cancel_request", "finished", "group", "member", "on_answer", "patience", "query",
+        "scope", "source", "started",
     )  # fmt: skip
 
     def __init__(
@@ -70,8 +72,8 @@ class PendingQuery:
         self.group = group
         self.patience = patience
         """Seconds that it may wait for a gate."""
-        self.queued_at = 0.0
-        """When it began to wait for its turn, if it had to."""
+        self.begun = trio.current_time()
+        """When it was asked, or began to wait for its turn (``trio.current_time``)."""
         self.started = False
         self.finished = False
         self.member: Member | None = None
@@ -139,11 +141,10 @@ class UpstreamPool:
             raise RuntimeError("UpstreamPool.run() is not running")
         pending = PendingQuery(query, on_answer, source, self._route(query.name), self._grace)
         if not pending.group.full:
-            self._begin(pending)
+            self._begin(pending, pending.begun)
         else:
-            pending.queued_at = trio.current_time()
             pending.group.queue.push(source, pending)
-            self._add_deadline(self._queued, pending, self._queue_time)
+            self._add_deadline(self._queued, pending, pending.begun + self._queue_time)
         return pending
 
     def cancel(self, pending: PendingQuery) -> None:
@@ -179,11 +180,11 @@ class UpstreamPool:
                 position += name[position] + 1
         return self._general
 
-    def _begin(self, pending: PendingQuery) -> None:
+    def _begin(self, pending: PendingQuery, now: float) -> None:
         group = pending.group
         pending.started = True
         group.active += 1
-        if not group.members or not self._ask_at_once(pending, group.members[0]):
+        if not group.members or not self._ask_at_once(pending, group.members[0], now):
             self._ask_in_task(pending)
 
     def _finish(self, pending: PendingQuery) -> None:
@@ -200,8 +201,9 @@ class UpstreamPool:
         while group.queue and not group.full and self._nursery is not None:
             following = group.queue.pop()
             del self._queued[following]
-            following.patience = max(0.0, self._grace - (trio.current_time() - following.queued_at))
-            self._begin(following)
+            now = trio.current_time()
+            following.patience = max(0.0, self._grace - (now - following.begun))
+            self._begin(following, now)
 
     def _complete(self, pending: PendingQuery, answer: Answer) -> None:
         if not pending.finished:
@@ -209,12 +211,12 @@ class UpstreamPool:
             pending.on_answer(pending.query, answer)
 
     def _add_deadline(
-        self, table: OrderedDict[PendingQuery, float], pending: PendingQuery, seconds: float
+        self, table: OrderedDict[PendingQuery, float], pending: PendingQuery, deadline: float
     ) -> None:
-        table[pending] = trio.current_time() + seconds
+        table[pending] = deadline
         self._deadline_added.set()
 
-    def _ask_at_once(self, pending: PendingQuery, member: Member) -> bool:
+    def _ask_at_once(self, pending: PendingQuery, member: Member, now: float) -> bool:
         """Ask without a task, if there is a connection; return whether that could be done."""
         pending.cancel_request = member.start_query(
             pending.query, partial(self._on_result, pending)
@@ -222,7 +224,7 @@ class UpstreamPool:
         if pending.cancel_request is None:
             return False
         pending.member = member
-        self._add_deadline(self._asked, pending, self._deadline)
+        self._add_deadline(self._asked, pending, now + self._deadline)
         return True
 
     def _on_result(self, pending: PendingQuery, result: bytes | DnsError) -> None:
