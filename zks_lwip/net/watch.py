@@ -30,6 +30,8 @@ _BATCH = 64
 """Descriptors that are taken from the kernel at a time."""
 _TURN = 0.002
 """Seconds of callbacks, after which tasks whose descriptors are ready have their turn."""
+_ASLEEP = 20e-6
+"""Seconds that a wait takes at least in which nothing was ready, and so no task waited for that."""
 _MAX_IDLE = 60.0
 """Seconds, more than a test waits for all tasks to be idle, and less than trio waits at most."""
 
@@ -203,6 +205,8 @@ class _Waiter(trio.abc.Instrument):
             until = now + timeout
             events = self._epoll.poll(timeout, _BATCH) if self._epoll is not None else ()
             begin = time.perf_counter()
+            if begin - now > _ASLEEP:
+                spent = 0.0
             found = self._call(events)
             if not found and (events or looks):
                 return  # trio's own, or none

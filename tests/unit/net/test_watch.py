@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -24,6 +25,16 @@ class Steps(trio.abc.Instrument):
         self.count = 0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+class Passes(trio.abc.Instrument):
+    """Counts how often trio looks for events."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
         self.count += 1
 
 
@@ -88,6 +99,42 @@ async def test_no_task_runs_while_callbacks_answer_each_other(pair: Pair) -> Non
         nursery.cancel_scope.cancel()
     trio.lowlevel.remove_instrument(steps)
     assert steps.count < 500
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="Linux's epoll")
+async def test_trio_has_no_pass_for_callbacks_between_which_nothing_is_ready(pair: Pair) -> None:
+    """The peer answers a while after each ball: to nothing that is ready a pass would be due."""
+    ours, theirs = pair
+    passes = Passes()
+    balls = 0
+
+    def play() -> bool:
+        nonlocal balls
+        ours.recv(1)
+        balls += 1
+        until = time.perf_counter() + 0.0015
+        while time.perf_counter() < until:  # two such are a turn
+            pass
+        ours.send(b".")
+        return balls >= 100
+
+    def answer() -> None:
+        while theirs.recv(1):
+            time.sleep(0.001)
+            theirs.send(b".")
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trio.to_thread.run_sync, answer, abandon_on_cancel=True))
+            nursery.start_soon(watch, ours.fileno(), play)
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(passes)
+            ours.send(b".")
+            while balls < 100:
+                await trio.sleep(0.1)
+            ours.shutdown(socket.SHUT_WR)
+    trio.lowlevel.remove_instrument(passes)
+    assert passes.count < 25
 
 
 async def test_a_task_that_a_callback_wakes_runs_before_more_comes(pair: Pair) -> None:
