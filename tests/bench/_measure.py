@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -73,10 +74,14 @@ def iperf(
     reverse: bool,
     target: str = lab.FAR4,
 ) -> tuple[float, float]:
-    """Have ``start`` run iperf3 to the far end: Gbit/s as received, and GB received."""
+    """Have ``start`` run iperf3 to the far end: Gbit/s as received, and GB received.
+
+    :param seconds: rounded up, since iperf3 takes whole ones, and 0 for as long as it may.
+    """
+    seconds = math.ceil(seconds)
     with Child("iperf3 server", net.far.command(["iperf3", "-s", "-1", "--forceflush"])) as server:
         server.wait_for("Server listening")
-        argv = ["iperf3", "-c", target, "-t", f"{seconds:g}", "-P", str(streams), "-J"]
+        argv = ["iperf3", "-c", target, "-t", str(seconds), "-P", str(streams), "-J"]
         argv += ["-R"] if reverse else []
         report = json.loads(start(*argv).succeed(seconds + 30))
     received = report["end"]["sum_received"]

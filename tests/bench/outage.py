@@ -18,6 +18,9 @@ from tests.kits.netns.commands import counters
 from tests.kits.netns.lab import Lab
 from tests.kits.netns.talker import Talker
 
+SHORTEST = 4.0
+"""Seconds of an outage: silence is suspicious after two, and before that nothing is resumed."""
+
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.bench outage", description=__doc__)
@@ -26,6 +29,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--trips", type=float, nargs="+", default=[20, 60, 150], help="ms")
     parser.add_argument("--fast-open", action="store_true", help="let both ends do so")
     arguments = parser.parse_args(argv)
+    if arguments.seconds < SHORTEST:
+        parser.error(f"--seconds {arguments.seconds:g}: give {SHORTEST:g} or more")
     measure.need_root()
     print(measure.machine())
     rows = []

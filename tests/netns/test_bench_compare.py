@@ -23,8 +23,8 @@ def test_a_moment_of_everything(tmp_path: Path) -> None:
     script.write_text(_BROKEN)
     script.chmod(0o755)
     written = tmp_path / "values.json"
-    argv = [*PYTHON, "-m", "tests.bench", "compare", "throughput", "latency", "flows"]
-    argv += ["udp", "dns", "start", "--quick", "--rounds", "1", "--seconds", "0.1"]
+    argv = [*PYTHON, "-m", "tests.bench", "compare", "throughput", "latency", "connections"]
+    argv += ["flows", "udp", "dns", "start", "--quick", "--rounds", "1", "--seconds", "0.1"]
     argv += ["--streams", "2", "--flows", "100", "--peer", f"broken={script}"]
     argv += ["--only", "direct", "--only", "ours ws", "--only", "broken", "--json", str(written)]
     with Child("compare", argv) as child:
