@@ -78,13 +78,13 @@ def test_exactly_what_is_not_acknowledged_is_sent_again(
         assert bool(kept.unsent) is (sent < len(frames))
         # An ACK, which may be for what was not sent again
         acknowledged += int((len(frames) - acknowledged) * part)
-        kept.acknowledge(acknowledged)
+        kept.acknowledge(acknowledged, 101.0)
         if sent > acknowledged or sent == len(frames):
             assert bool(kept.unsent) is (sent < len(frames))
         if kept.unsent:
             assert kept.next_length == len(frames[max(sent, acknowledged)].encode())
     assert budget.used == kept.cost >= 0
-    kept.acknowledge(len(frames))
+    kept.acknowledge(len(frames), 102.0)
     assert kept.size == kept.cost == budget.used == 0 and kept.since is None and not kept.unsent
 
 

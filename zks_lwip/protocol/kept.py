@@ -8,6 +8,7 @@ at once, are walked through.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 
@@ -17,14 +18,18 @@ from .credit import Budget
 
 __all__ = ["FLOOR", "INITIAL_LIMIT", "Kept"]
 
-INITIAL_LIMIT = 1 << 20
-"""Bytes that may be kept at first."""
+INITIAL_LIMIT = 8 << 20
+"""Bytes that may be kept on any path: more than TCP's slow start has on its way at first."""
 FLOOR = 1 << 20
 """Bytes that may be kept however little is left of the budget: two of the peer's ACKs cover it."""
 RESERVE = 1 << 20
 """Bytes above the limit that frames other than DATA and CONNECT may take."""
 COST = 256
 """Bytes of memory that a message takes besides its own."""
+_HEADROOM = 1.5
+"""How many times what the path holds without a queue may be kept."""
+_MEMORY = 30.0
+"""Seconds for which the least time that an ACK has taken says how long the path is."""
 
 _u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
@@ -69,6 +74,8 @@ class Kept:
         "_ample",
         "_budget",
         "_last",
+        "_least",
+        "_measured",
         "_most",
         "_sending",
         "_sent",
@@ -86,8 +93,7 @@ class Kept:
         self.active = False
         """Frames are kept: the session can be resumed."""
         self.limit = min(INITIAL_LIMIT, most)
-        """Bytes that may be kept; twice what was acknowledged in a round trip, when that is more
-        than it was."""
+        """Bytes that may be kept: see :meth:`_measure`. It never becomes less."""
         self.acknowledged = 0
         """Counted frames that the peer has acknowledged."""
         self.size = 0
@@ -100,6 +106,8 @@ class Kept:
         """No counted frame at all is to be sent: the peer acknowledges nothing."""
         self._most = most
         self._ample = min(FLOOR, self.limit)  # there is room below it, whatever others keep
+        self._least = math.inf  # seconds from sending to the ACK, as few as they were
+        self._measured = -math.inf  # when that was
         self._budget = budget
         self._last = 0
         self._sending: _Run | None = None
@@ -153,8 +161,34 @@ class Kept:
         if run is not None and run.last <= self.acknowledged and run.whole:
             spares.give(run.buffer)
 
-    def acknowledge(self, count: int) -> None:
-        """Free what the first ``count`` counted frames of the session took."""
+    def acknowledge(self, count: int, now: float) -> None:
+        """Free what the first ``count`` counted frames of the session took: their ACK came now."""
+        last: _Run | None = None
+        for run in self._sent:
+            if run.last > count:
+                break
+            last = run
+        if last is not None:
+            self._measure(last, now)
+        self._free(count)
+
+    def _measure(self, run: _Run, now: float) -> None:
+        """Raise the limit to what a path needs that has carried a run, and what was kept with it.
+
+        More would stand in a queue on the path, and TCP need not prevent it. A sender that is held
+        up by this limit, or by its processor, is taken for one that has little to send, from which
+        congestion control learns nothing: BBR never leaves its start then, where it puts three
+        times on a path what that holds, and loses what no queue has room for.
+        """
+        took = now - run.since
+        if took <= self._least or now - self._measured > _MEMORY:
+            self._least, self._measured = took, now
+        if run.reach * _HEADROOM > self.limit:
+            # What was acknowledged in the time that an ACK takes where nothing waits
+            holds = run.reach * (self._least / took if took else 1.0)
+            self.limit = max(self.limit, min(int(holds * _HEADROOM), self._most))
+
+    def _free(self, count: int) -> None:
         self.acknowledged = count
         for line in (self._sent, self.unsent):
             while line and line[0].last <= count:
@@ -162,8 +196,6 @@ class Kept:
                 self.size -= run.stop - run.start
                 self.cost -= run.cost
                 self._budget.give(run.cost)
-                if run.reach * 2 > self.limit:
-                    self.limit = min(run.reach * 2, self._most)
                 if run.whole and len(run.buffer) >= spares.LARGE and run is not self._sending:
                     spares.give(run.buffer)
         if not self._sent:
@@ -175,7 +207,8 @@ class Kept:
 
     def resume(self, received: int) -> None:
         """Have all that the peer has not received sent again: :meth:`send_again`."""
-        self.acknowledge(received)
+        self._least = math.inf  # another WebSocket may take another path
+        self._free(received)
         self.unsent = deque((*self._sent, *self.unsent)) or EMPTY
         self._sent = EMPTY
         self._sending = None

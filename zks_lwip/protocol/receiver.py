@@ -285,7 +285,7 @@ class Receiver:
         if not kept.acknowledged <= frame.count <= sent:
             raise ProtocolError(f"ACK: {frame.count} frames, not {kept.acknowledged} to {sent}")
         held_up = kept.full
-        kept.acknowledge(frame.count)
+        kept.acknowledge(frame.count, self._clock())
         if held_up and not self._wakeup.told and self._sender.has_output:
             self._wakeup()  # there is room again
 

@@ -15,9 +15,9 @@ def test_an_ack_between_two_messages_that_are_sent_again() -> None:
     kept.was_sent()
     kept.resume(0)
     assert kept.send_again(1000, 2.0) == (frames[0] + frames[1], 2)
-    kept.acknowledge(1)  # a part of what has left, and nothing of what waits
+    kept.acknowledge(1, 2.1)  # a part of what has left, and nothing of what waits
     assert kept.next_length == len(frames[2])
     assert kept.send_again(1000, 2.0) == (frames[2] + frames[3], 2)
     assert not kept.unsent
-    kept.acknowledge(4)
+    kept.acknowledge(4, 2.1)
     assert kept.size == kept.cost == 0
