@@ -70,21 +70,21 @@ def test_credit_that_has_not_left_is_not_granted_yet() -> None:
     broken(session, "its credit is 0", Data(1, b"x"))
 
 
-def test_window_at_half_and_coalesced() -> None:
+def test_window_at_a_quarter_and_coalesced() -> None:
     session = connected_client(settings=Settings(window=100), clock=(clock := Clock()))
     feed(session, Data(1, b"x" * 100))
     clock.now += 1
-    session.consumed(1, 49)
+    session.consumed(1, 24)
     assert not session.has_output
     session.consumed(1, 1)
     clock.now += 1
-    session.consumed(1, 50)
+    session.consumed(1, 75)
     frames = [frame for frame in drain(session) if not isinstance(frame, Ping)]
     assert frames == [Window(1, 100)]
     assert feed(session, Data(1, b"x" * 100))
     clock.now += 1
-    session.consumed(1, 50)
-    assert Window(1, 50) in drain(session)
+    session.consumed(1, 25)
+    assert Window(1, 25) in drain(session)
 
 
 def test_consuming_more_than_came() -> None:
