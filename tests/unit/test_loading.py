@@ -47,6 +47,27 @@ def test_it_is_seldom_at_work_while_a_command_loads_and_as_usual_when_it_is_read
     assert ready == [usual, True]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="ended by SIGTERM")
+def test_a_worker_of_one_process_loads_nothing_for_several() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from zks_lwip.__main__ import main\n"
+        "class Ends:\n"
+        "    def write(self, text):\n"
+        "        if 'listening' in text:\n"
+        "            os.write(1, ' '.join(sys.modules).encode())\n"
+        "            signal.raise_signal(signal.SIGTERM)\n"
+        "    def flush(self): pass\n"
+        "sys.stdout = Ends()\n"
+        "main(['worker', '--listen', '127.0.0.1:0'])"
+    )
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "zks_lwip.worker.server" in loaded
+    assert not loaded & {"zks_lwip.worker.processes", "pickle"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="loads what captures a host of Linux")
 def test_it_is_not_at_work_at_all_while_the_largest_command_loads() -> None:
     loaded = (

@@ -17,13 +17,13 @@ from ..daemon.systemd import notify, notify_reloading
 from ..errors import ConfigError
 from ..worker import Worker
 from ..worker.addresses import BoundSocket
-from ..worker.processes import Supervisor, serve_child
 from ..worker.stats import WorkerStats
 from ._environment import echo_or_go_on
 from ._options import print_stats_json
 
 if TYPE_CHECKING:
     from ..metrics import MetricsServer
+    from ..worker.processes import Supervisor
 
 __all__ = ["read_mark", "serve_child_worker", "serve_worker", "supervise"]
 
@@ -91,6 +91,8 @@ async def serve_worker(
 
 async def serve_child_worker(worker: Worker, control: socket.socket) -> None:
     """Serve as one of several processes, until the supervisor ends it or is gone."""
+    from ..worker.processes import serve_child  # here: most workers are one process
+
     with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, worker)

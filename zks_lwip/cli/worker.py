@@ -190,11 +190,12 @@ def worker(
     from ..daemon.systemd import take_sockets
     from ..worker import Worker
     from ..worker.addresses import InheritedSocket
-    from ..worker.processes import Supervisor, open_child
     from ._serve_worker import read_mark, serve_child_worker, serve_worker, supervise
 
     set_up_logging(verbose, log_format)
     if supervised is not None:
+        from ..worker.processes import open_child
+
         trio.run(serve_child_worker, *open_child(supervised))
         return
     mark = None if parent_fd is None else read_mark(parent_fd)
@@ -205,6 +206,8 @@ def worker(
         sockets = tuple(InheritedSocket(fd, name) for fd, name in inherited)
         config = replace(config, listen=(*config.listen, *sockets))
     if processes > 1:
+        from ..worker.processes import Supervisor
+
         command = [*program("zks_lwip"), "worker", "--config", os.devnull, *["-v"] * verbose]
         command += ["--log-format", log_format]
         supervisor = Supervisor(config, processes, command)
