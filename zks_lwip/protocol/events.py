@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionReady:
     """The session may be used. It is the first event of each session, and comes once.
 
@@ -49,7 +49,7 @@ class SessionReady:
     """What the peer can carry: its HELLO, or what a peer that speaks v1 is known to carry."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionResumed:
     """The session goes on over another WebSocket, with all its streams.
 
@@ -58,7 +58,7 @@ class SessionResumed:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamOpened:
     """Worker: the client wants a stream. Answer by ``accept`` and ``connected``, or ``error``."""
 
@@ -69,14 +69,14 @@ class StreamOpened:
     """0 to 65535."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamConnected:
     """Client: the worker has connected to the far end of a stream."""
 
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DataReceived:
     """Bytes of a stream. Pass their number to ``consumed`` once they have been passed on."""
 
@@ -85,14 +85,14 @@ class DataReceived:
     """1 byte to our ``max_data``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EofReceived:
     """The peer sends no more DATA on a stream; the other direction goes on."""
 
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamClosed:
     """Worker: the client wants nothing more of a stream, and has sent all that it had.
 
@@ -102,7 +102,7 @@ class StreamClosed:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamReset:
     """A stream was aborted, in both directions: it is gone, and undelivered bytes may go too."""
 
@@ -113,7 +113,7 @@ class StreamReset:
     """The worker's words, up to 64 KiB: cut and quote them before they are shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DatagramReceived:
     """A UDP datagram. At the worker it opens its association, if that is not open."""
 
@@ -126,7 +126,7 @@ class DatagramReceived:
     """0 to 65507 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DatagramsReceived:
     """UDP datagrams that came behind one another, all for IP literals, as the frames that they are.
 
@@ -144,14 +144,14 @@ class DatagramsReceived:
     """Those that they are of, each once: at most 64."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UdpClosed:
     """The peer has ended an association, or the worker's limit has (the least recently used)."""
 
     association: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UdpErrorReceived:
     """Client: an ICMP error came for what an association has sent to ``host`` and ``port``."""
 
@@ -164,7 +164,7 @@ class UdpErrorReceived:
     """0 to 65535."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DnsQueryReceived:
     """Worker: a DNS query, to be answered by ``dns_response``."""
 
@@ -173,7 +173,7 @@ class DnsQueryReceived:
     """0 to 65535 bytes, not parsed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DnsAnswerReceived:
     """Client: the answer to a ``dns_query``, or SERVFAIL in place of one that is late."""
 
@@ -182,7 +182,7 @@ class DnsAnswerReceived:
     """0 to 65535 bytes, not parsed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EchoReceived:
     """Worker: an ICMP echo request is to be sent; its reply goes to ``echo_reply``."""
 
@@ -192,7 +192,7 @@ class EchoReceived:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EchoReplyReceived:
     """Client: the reply to an ``echo``."""
 
@@ -200,7 +200,7 @@ class EchoReplyReceived:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GoAwayReceived:
     """The peer ends the session soon; a worker refuses every new stream from now on."""
 
