@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 
 import trio
 
@@ -11,12 +12,24 @@ from .liveness import ALONE, MAX_PATIENCE, Liveness, Others, Verdict
 from .tcp_info import progress
 from .websocket import WebSocketClosed, WsConnection
 
-__all__ = ["KeepAlive"]
+__all__ = ["KeepAlive", "Outcome"]
 
 _log = logging.getLogger(__name__)
 
 _LINGER = 1.0
 """Seconds without a byte after which nothing is kept that only reading needs."""
+
+
+class Outcome(Enum):
+    """Why :meth:`KeepAlive.outlive` has returned."""
+
+    ENDED = auto()
+    """The work has."""
+    DEAD = auto()
+    """The peer is dead."""
+    QUIET = auto()
+    """Nothing was heard for a while, and no other task of the connection runs: until
+    :attr:`KeepAlive.due` there is nothing to do but to wait for what comes."""
 
 
 class KeepAlive:
@@ -25,16 +38,14 @@ class KeepAlive:
     It is dead if for ``patience`` seconds more nothing is heard, and its TCP acknowledges nothing
     of what stands before the ping; after ``longest`` in any case (PROTOCOL.md §8).
 
-    :param nursery: where pings wait for their pongs.
     :param others: returns what other connections to the peer know.
     """
 
-    __slots__ = ("_connection", "_liveness", "_nursery", "_others", "_pinging", "_proven")
+    __slots__ = ("_connection", "_liveness", "_others", "_pinging", "_proven")
 
     def __init__(
         self,
         connection: WsConnection,
-        nursery: trio.Nursery,
         quiet: float = 15.0,
         patience: float = 10.0,
         *,
@@ -42,7 +53,6 @@ class KeepAlive:
         others: Callable[[], Others] | None = None,
     ) -> None:
         self._connection = connection
-        self._nursery = nursery
         self._liveness = Liveness(quiet, patience, longest)
         self._others = others
         self._pinging = False
@@ -53,15 +63,22 @@ class KeepAlive:
         """The peer has read every message: it answered a ping that went behind them."""
         return self._proven == self._connection.message_bytes_sent
 
-    async def outlive(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Run ``work``, which reads, and cancel it and run it anew whenever the peer is looked at.
-        (A task of its own would take kilobytes.) While the peer is silent it is not run.
+    @property
+    def due(self) -> float:
+        """When :meth:`outlive` has to look at the peer again (``trio.current_time``)."""
+        return self._liveness.due
 
-        :returns: True: the peer is dead. False: ``work`` has returned.
+    async def outlive(self, work: Callable[[], Awaitable[None]], nursery: trio.Nursery) -> Outcome:
+        """Run ``work``, which reads, and cancel it and run it anew whenever the peer is looked at.
+        (A task of its own would take kilobytes.) While the peer is silent it is not run, but once
+        at first.
+
+        :param nursery: where pings wait for their pongs; of the connection's other tasks, too.
         """
         connection, liveness = self._connection, self._liveness
+        first = True
         while True:
-            silent = trio.current_time() - connection.last_heard >= _LINGER
+            silent = not first and trio.current_time() - connection.last_heard >= _LINGER
             now = progress(connection.carrier, connection.bytes_sent)
             verdict = liveness.step(
                 trio.current_time(),
@@ -70,17 +87,25 @@ class KeepAlive:
                 self._others() if self._others is not None and liveness.waiting else ALONE,
             )
             if verdict is Verdict.DEAD:
-                return True
+                return Outcome.DEAD
             if verdict is Verdict.PING and not self._pinging:
                 self._pinging = True
                 liveness.pinged(None)  # until the kernel has it
-                self._nursery.start_soon(self._ping)
-            until = liveness.due if silent else connection.last_heard + _LINGER
+                nursery.start_soon(self._ping)
+            until = trio.current_time() + _LINGER
+            if silent and connection.may_rest:
+                if not liveness.waiting and not nursery.child_tasks:
+                    return Outcome.QUIET
+            elif silent:
+                until = liveness.due
+            elif not first:
+                until = connection.last_heard + _LINGER
+            first = False
             with trio.CancelScope(deadline=min(until, liveness.due)):
                 if silent:
                     await connection.rest()
                 await work()
-                return False
+                return Outcome.ENDED
 
     async def _ping(self) -> None:
         connection = self._connection

@@ -28,7 +28,7 @@ from ..net.watch import poll_watched
 from ..protocol import HELLO_TIMEOUT, AnySession, Buffer, Event
 from ..protocol.v1 import MAX_HELD
 from .framing import SLICE
-from .keep_alive import KeepAlive
+from .keep_alive import KeepAlive, Outcome
 from .liveness import MAX_PATIENCE, Others
 from .pacing import MAX_LIMIT, Pacer
 from .run_time import run_time
@@ -85,7 +85,6 @@ class SessionLink(Generic[_S]):
     """
 
     __slots__ = (
-        "_alive",
         "_backlog",
         "_bug",
         "_detached",
@@ -99,6 +98,7 @@ class SessionLink(Generic[_S]):
         "_on_event",
         "_reading_since",
         "_room",
+        "_roused",
         "_sending",
         "_sending_one",
         "_stopping",
@@ -121,14 +121,14 @@ class SessionLink(Generic[_S]):
     ) -> None:
         self.connection = connection
         self.pacer = Pacer(connection.carrier if paced else None)
-        self._nursery: trio.Nursery | None = None  # of run(); the writer is shielded in it
+        self._nursery: trio.Nursery | None = None  # none at rest; the writer is shielded in it
+        self._roused = False  # there is something to do, if it is at rest
         self._has_writer = False
         self._writer: trio.lowlevel.Task | None = None  # it waits
         self._room: trio.Event | None = None  # waited for by the reader
         self._reading_since = -math.inf
         self._end: LinkEnd | None = None
         self._bug: Exception | None = None
-        self._alive: KeepAlive | None = None  # of run()
         self._sending: trio.CancelScope | None = None  # what shields the writer
         self._unfinished: tuple[int, float] | None = None  # a message's bytes, and when it began
         self._making_room = False  # the writer waits for it, with no message
@@ -155,15 +155,23 @@ class SessionLink(Generic[_S]):
         if self._writer is not None:
             writer, self._writer = self._writer, None
             trio.lowlevel.reschedule(writer)
-        elif not self._has_writer and not self._stopping and self._nursery is not None:
+        elif not self._has_writer and not self._stopping:
+            if self._nursery is None:
+                self._rouse()
+                return
             self._has_writer = True
             self._nursery.start_soon(self._send)
+
+    def _rouse(self) -> None:
+        """Have :meth:`run` rest no longer."""
+        self._roused = True
+        self.connection.end_rest()
 
     def _flush(self) -> None:
         """Send one message at the end of a round of events; what does not leave then, and more, is
         the writer's."""
         waits = self._writer is not None or not self._has_writer
-        if not waits or self._stopping or self._nursery is None:
+        if not waits or self._stopping:
             return
         if self.connection.sending:  # a ping or a pong, which does not tell when it has left
             self._wake_writer()
@@ -241,24 +249,15 @@ class SessionLink(Generic[_S]):
             first, self._first = memoryview(self._first), None
             self._on_message(first)
             del first
+        alive = KeepAlive(self.connection, quiet, patience, longest=longest, others=others)
+        expected: float | None = hello_timeout
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self.connection.answer_pings(nursery)
-                if self._end is not None:
-                    nursery.cancel_scope.cancel()
-                self._wake()
-                nursery.start_soon(self._expect_hello, hello_timeout, resuming)
-                self._alive = KeepAlive(
-                    self.connection, nursery, quiet, patience, longest=longest, others=others
-                )
-                try:
-                    await self._receive(self._alive, patience)
-                finally:
-                    self._stop_sending()
+            while await self._carry(alive, patience, expected, resuming):
+                expected = None
+                if not self._roused and self._end is None:
+                    await self.connection.rest(alive.due)
         finally:
-            self._nursery = None
-            self.connection.answer_pings(None)
+            self._stop_sending()
             if not self._detached:
                 session.end()
             end = self._end or LinkEnd(1000, "")
@@ -271,12 +270,48 @@ class SessionLink(Generic[_S]):
             raise self._bug
         return end
 
+    async def _carry(
+        self, alive: KeepAlive, patience: float, hello_timeout: float | None, resuming: bool
+    ) -> bool:
+        """Carry the session until the link ends, or until nothing goes on for a while.
+
+        :param hello_timeout: None: this is not the first time.
+        :returns: False: it has ended. True: call it again when there is something to do; a link
+            that is idle has no nursery meanwhile, which takes kilobytes.
+        """
+        roused, self._roused = self._roused, False
+        idle = False
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self.connection.answer_pings(nursery)
+                if self._end is not None:
+                    nursery.cancel_scope.cancel()
+                if hello_timeout is not None:
+                    self._wake()
+                    nursery.start_soon(self._expect_hello, hello_timeout, resuming)
+                elif roused or self.session.has_output:
+                    self._wake_writer()
+                try:
+                    idle = await self._receive(alive, nursery, patience)
+                finally:
+                    if idle:  # it is closed from here on
+                        self._nursery = None
+                    else:
+                        self._stop_sending()
+        finally:
+            self._nursery = None
+            self.connection.answer_pings(None)
+        return idle
+
     def _finish(self, end: LinkEnd, *, detach: bool = False) -> None:
         if self._end is not None:
             return
         self._end = end
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+        else:
+            self._rouse()
         if detach or end.resumable:
             self._detached = True
             self._stop_sending()
@@ -295,31 +330,39 @@ class SessionLink(Generic[_S]):
         self._bug = error
         self._finish(LinkEnd(1011, "internal error"))
 
-    async def _receive(self, alive: KeepAlive, patience: float) -> None:
+    async def _receive(self, alive: KeepAlive, nursery: trio.Nursery, patience: float) -> bool:
         """Take messages until the WebSocket ends or the peer is dead.
+
+        :returns: True: or until nothing goes on for a while.
 
         An end that is held up reads no pongs and answers no pings, so neither is taken for dead
         then.
         """
         try:
-            while await alive.outlive(self._take_messages):
+            while True:
+                outcome = await alive.outlive(self._take_messages, nursery)
+                if outcome is Outcome.QUIET:
+                    return True
+                if outcome is Outcome.ENDED:
+                    break
                 if self._is_dead(alive, patience):
                     silence = trio.current_time() - self.connection.last_heard
                     waited = f"nothing was heard from it for {silence:.3g} s"
                     self._finish(LinkEnd(ABNORMAL, waited))
-                    return
+                    return False
                 with trio.move_on_after(patience):
                     await self._take_messages()
                     break
         except ProtocolError as error:
             self._finish_broken(error)
-            return
+            return False
         except WebSocketClosed as error:
             status, reason = error.status, error.reason
         else:
             status = self.connection.closed_status or ABNORMAL
             reason = self.connection.closed_reason
         self._finish(LinkEnd(status, reason or f"the connection was closed ({status})"))
+        return False
 
     def _is_dead(self, alive: KeepAlive, patience: float) -> bool:
         """Return whether a peer that says nothing is dead, and not held up."""

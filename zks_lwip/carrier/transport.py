@@ -163,6 +163,13 @@ class Wire:
 
     # receiving
 
+    @property
+    def may_rest(self) -> bool:
+        """Whether :meth:`receive` has nothing to do but to wait until a descriptor is readable."""
+        sock = self._direct
+        busy = sock is None or sock.may_have_more or self._protocol.unfinished
+        return not busy and self.before_read is None
+
     def rest(self) -> int | None:
         """Hold no buffer. Return the descriptor whose being readable :meth:`receive` waits for;
         None: it is to be called, since it may have something else to do.
@@ -170,7 +177,7 @@ class Wire:
         :raises trio.ClosedResourceError: it was closed here.
         """
         sock, protocol = self._direct, self._protocol
-        if sock is None or sock.may_have_more or protocol.unfinished or self.before_read:
+        if sock is None or not self.may_rest:
             return None
         if isinstance(protocol, FramedConnection):
             protocol.rest()

@@ -8,6 +8,7 @@ for the end of the closing handshake.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .._util import EMPTY, ConflictDetector, one_line
 from ..errors import ProtocolError, TunnelError
+from ..net.rest import Rest
 from ..net.sockets import end_in_reset
 from .dependencies import OwnedConnection
 from .framing import BoundedConnection, Buffer
@@ -87,6 +89,7 @@ class WsConnection:
         "_ponging",
         "_protocol",
         "_reading",
+        "_rest",
         "_stream",
         "_taken",
         "_turn",
@@ -134,6 +137,7 @@ class WsConnection:
         )
         self._ended = False  # nothing more is read
         self._end: trio.Event | None = None  # waited for by who closes while another task reads
+        self._rest: Rest | None = None  # that goes on
         self._reading = ConflictDetector("another task reads from this WebSocket")
         self._failure = ""
         self._own_close: tuple[int, str] | None = None  # what our owner's says
@@ -449,10 +453,17 @@ class WsConnection:
         if self._inbox.text:
             await self.receive_message()
 
-    async def rest(self) -> None:
+    @property
+    def may_rest(self) -> bool:
+        """Whether there is nothing to read, so that :meth:`rest` would wait."""
+        return self._wire.may_rest and not self._ended and not self._has_message()
+
+    async def rest(self, deadline: float = math.inf) -> None:
         """Wait until there may be something to read, without what reads it, which takes kilobytes.
 
         For an owner whose peer has been silent for a while. It can be cancelled.
+
+        :param deadline: until then at most (``trio.current_time``), or until :meth:`end_rest`.
         """
         if self._ended or self._has_message():
             return
@@ -460,9 +471,17 @@ class WsConnection:
             try:
                 descriptor = self._wire.rest()
                 if descriptor is not None:
-                    await trio.lowlevel.wait_readable(descriptor)
+                    self._rest = Rest(descriptor, deadline)
+                    await self._rest.wait()
             except _GONE as error:  # the reader finds out, too
                 _log.debug("a WebSocket broke while it rested: %s", error)
+            finally:
+                self._rest = None
+
+    def end_rest(self) -> None:
+        """Have :meth:`rest` return, if it waits."""
+        if self._rest is not None:
+            self._rest.end()
 
     def hold(self, until: Callable[[], Awaitable[None]] | None) -> None:
         """Read nothing more before ``until()`` has returned; None: read again.
@@ -540,6 +559,7 @@ class WsConnection:
                     await self._shake_hands(status, reason)
                 except (*_GONE, LocalProtocolError) as error:
                     _log.debug("close: %s", error)
+        self.end_rest()
         await trio.aclose_forcefully(self._wire.stream)
         self._end_reading()
 
@@ -573,6 +593,7 @@ class WsConnection:
     def drop(self) -> None:
         """Close the socket below at once; whatever waits for it, :meth:`aclose` too, then ends."""
         self._broken = True
+        self.end_rest()
         if self.carrier is not None:
             self.carrier.close()
 
