@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Final
 
 __all__ = ["OpenAssociations"]
+
+_NONE: Final[OrderedDict[int, None]] = OrderedDict()
+"""What is open in every session that has opened none."""
 
 
 class OpenAssociations:
@@ -20,7 +24,7 @@ class OpenAssociations:
     def __init__(self, most: int) -> None:
         self.most = most
         """How many may be open at a time."""
-        self._open: OrderedDict[int, None] = OrderedDict()  # the least recently used first
+        self._open = _NONE  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._open)
@@ -54,6 +58,8 @@ class OpenAssociations:
         evicted = None
         if len(self._open) >= self.most:
             evicted, _ = self._open.popitem(last=False)
+        if self._open is _NONE:
+            self._open = OrderedDict()
         self._open[identifier] = None
         return evicted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn
 
 from ..errors import ProtocolError
@@ -129,7 +130,15 @@ class Hello:
         for name, what in (("session", "a string"), ("resume", "an integer")):
             if name in values and values[name] is None:
                 _refuse(f"{name} is null, not {what}")
-        return cls(**{name: values[name] for name in _DEFAULTS if name in values})
+        hello = cls(**{name: values[name] for name in _DEFAULTS if name in values})
+        return hello if hello.session is not None else _shared(hello)
+
+
+@lru_cache(maxsize=64)
+def _shared(hello: Hello) -> Hello:
+    """Return the first of equal ones: a worker keeps one for each session, and clients say the
+    same."""
+    return hello
 
 
 _DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(Hello)}

@@ -45,6 +45,7 @@ POLICY_VIOLATION = 1008
 _CUT_SHORT = 1001
 _TRY_AGAIN_LATER = 1013
 _TAKEN_OVER = 4001
+_CANCELLED = LinkEnd(_CUT_SHORT, "cut short")
 
 
 class Connections:
@@ -207,7 +208,7 @@ class Connections:
         # once take it one after the other
         self._take_over(held, link, peer)
         begin = time.time()
-        end = LinkEnd(_CUT_SHORT, "cut short")
+        end = _CANCELLED
         try:
             end = await link.run(
                 held.client.on_event,

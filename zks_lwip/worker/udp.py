@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 from collections import OrderedDict
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -186,6 +186,10 @@ class _Association:
         self._sockets.clear()
 
 
+_NONE: Final[OrderedDict[int, _Association]] = OrderedDict()
+"""What is open in every session that has opened none."""
+
+
 class UdpAssociations:
     """All associations of one session."""
 
@@ -194,7 +198,7 @@ class UdpAssociations:
     def __init__(self, owner: UdpOwner, idle: float) -> None:
         self.owner = owner
         self._idle = idle
-        self._open: OrderedDict[int, _Association] = OrderedDict()  # least recently used first
+        self._open = _NONE  # the least recently used first
         #: datagrams that were refused, or could not be sent
         self.dropped = 0
 
@@ -247,6 +251,8 @@ class UdpAssociations:
         """Open an association, if it is not open, and note that it is used now."""
         association = self._open.get(id)
         if association is None:
+            if self._open is _NONE:
+                self._open = OrderedDict()
             association = self._open[id] = _Association(self, id)
         self.touch(association)
 
