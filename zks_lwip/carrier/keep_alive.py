@@ -18,6 +18,11 @@ _log = logging.getLogger(__name__)
 
 _LINGER = 1.0
 """Seconds without a byte after which nothing is kept that only reading needs."""
+_STAY = 10.0
+"""Seconds for which a connection that was quiet stays ready for more, once something has come: to
+become quiet, and ready again, costs as much as a dozen messages."""
+_LOOK = 0.25
+"""Seconds between two looks whether a silent connection's other tasks have ended."""
 
 
 class Outcome(Enum):
@@ -41,7 +46,7 @@ class KeepAlive:
     :param others: returns what other connections to the peer know.
     """
 
-    __slots__ = ("_connection", "_liveness", "_others", "_pinging", "_proven")
+    __slots__ = ("_connection", "_liveness", "_others", "_pinging", "_proven", "_was_quiet")
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class KeepAlive:
         self._liveness = Liveness(quiet, patience, longest)
         self._others = others
         self._pinging = False
+        self._was_quiet = False  # before outlive() was called last
         self._proven = 0  # bytes of messages that the peer has read: it answered a ping behind
 
     @property
@@ -92,10 +98,12 @@ class KeepAlive:
                 self._pinging = True
                 liveness.pinged(None)  # until the kernel has it
                 nursery.start_soon(self._ping)
-            until = trio.current_time() + _LINGER
-            if silent and connection.may_rest:
-                if not liveness.waiting and not nursery.child_tasks:
+            until = trio.current_time() + (_STAY if self._was_quiet else _LINGER + _LOOK)
+            if silent and not liveness.waiting and connection.may_rest:
+                if not nursery.child_tasks:
+                    self._was_quiet = True
                     return Outcome.QUIET
+                until = trio.current_time() + _LOOK
             elif silent:
                 until = liveness.due
             elif not first:

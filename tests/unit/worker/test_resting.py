@@ -44,7 +44,7 @@ def nurseries() -> int:
 
 async def rest(worker: Worker) -> None:
     """Wait until every session is idle: there is no nursery for it then."""
-    await trio.sleep(4)
+    await trio.sleep(14)
     assert worker.sessions.attached and not nurseries()
 
 
