@@ -35,7 +35,7 @@ class Rest:
         self.fd = fd
         self.deadline = deadline
         self._task: trio.lowlevel.Task | None = None  # while it waits
-        self._waiter: _Waiter | None = None  # that it was added to
+        self._waiter: _Common | None = None  # that it was added to
         self._scope: trio.CancelScope | None = None  # while it waits by trio
         self._ended = False
 
@@ -86,7 +86,7 @@ class Rest:
         self._waiter.remove(self)
 
 
-class _Waiter:
+class _Common:
     """Waits for all of a run of trio, until none waits any more; then another takes its place."""
 
     def __init__(self) -> None:
@@ -147,15 +147,15 @@ class _Waiter:
             heapq.heappop(self._times).end()
 
 
-_WAITER: trio.lowlevel.RunVar[_Waiter | None] = trio.lowlevel.RunVar("zks_lwip rest")
+_WAITER: trio.lowlevel.RunVar[_Common | None] = trio.lowlevel.RunVar("zks_lwip rest")
 
 
-def _waiter() -> _Waiter | None:
+def _waiter() -> _Common | None:
     """Return that of this run of trio, if this system can have one."""
     if not hasattr(select, "epoll"):
         return None
     waiter = _WAITER.get(None)
     if waiter is None or waiter.over:
-        waiter = _Waiter()
+        waiter = _Common()
         _WAITER.set(waiter)
     return waiter
