@@ -477,7 +477,9 @@ class SessionLink(Generic[_S]):
         self.last_sent = self._now()
         begin = self.last_sent if since is None else since
         if self.connection.begin_message(message):
-            self.pacer.sent(len(message), begin, self._now(), full=since is not None)
+            waited = since is not None
+            idle = self.connection.idle if waited else 0.0
+            self.pacer.sent(len(message), begin, self._now(), full=waited, idle=idle)
             return True
         self._unfinished = len(message), begin
         return False
@@ -502,13 +504,15 @@ class SessionLink(Generic[_S]):
                 if self._unfinished is not None:
                     (size, begin), self._unfinished = self._unfinished, None
                     await connection.finish_message()
-                    pacer.sent(size, begin, trio.current_time())
+                    pacer.sent(size, begin, trio.current_time(), idle=connection.idle)
                     full = pacer.limit < MAX_LIMIT  # on a fast path little waits, and CPU is short
                 if full and session.has_output and not self._stopping:
                     since = trio.current_time()
                     self._making_room = True
                     await connection.wait_for_room()
                     self._making_room = False
+                    if connection.idle:  # the path does not limit any more
+                        full = pacer.limit < MAX_LIMIT
                 if self._stopping:
                     return
                 message = self._next_message(full)

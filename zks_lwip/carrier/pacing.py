@@ -4,6 +4,11 @@ A frame that is wanted at once (a keystroke, a DNS answer) waits for the message
 what the kernel holds unsent. Both are kept at ten milliseconds of what the path was seen to take.
 Where the path is what limits, messages are half as large, and each is made when the kernel has room
 for it (Linux: once it holds less than half of what it may), so that none waits.
+
+While the kernel had nothing to send, it was this end that limited: it had other sessions to serve,
+or too little CPU. That time says nothing about the path and is not counted. (If it were, the
+messages of a session that gets little of each turn would become smaller, and it would get still
+less.)
 """
 
 from __future__ import annotations
@@ -25,6 +30,9 @@ _WINDOW = 0.020
 """Seconds of sending without a pause that make a measurement."""
 _UNBLOCKED = 0.001
 """Seconds of a send below which it did not wait for the path."""
+_LATE = 0.002
+"""Seconds without anything to send from which on this end is taken to be late. (The kernel's clock
+ticks every 1 to 10 ms: it may have done so between its last byte and the look.)"""
 
 # Python 3.11 does not name it on every system that has it (tcp(7); xnu's netinet/tcp.h).
 TCP_NOTSENT_LOWAT: int | None = getattr(
@@ -54,15 +62,21 @@ class Pacer:
         """There is nothing to send: what comes after this pause says nothing about the path."""
         self._since = None
 
-    def sent(self, size: int, begin: float, end: float, *, full: bool = False) -> None:
+    def sent(
+        self, size: int, begin: float, end: float, *, full: bool = False, idle: float = 0.0
+    ) -> None:
         """Note that a message of ``size`` bytes was handed over between two times, in seconds.
 
         :param full: it was made when the carrier had room for it, so that it says nothing that
             it took it at once.
+        :param idle: seconds for which the carrier had had nothing to send before it was given the
+            last of this.
         """
         if self._since is None:
             self._since, self._bytes = begin, 0
         self._bytes += size
+        idle = min(idle, end - begin)
+        self._since += idle
         elapsed = end - self._since
         if elapsed >= _WINDOW:
             measured = self._bytes / elapsed
@@ -70,8 +84,10 @@ class Pacer:
             self.rate = min(measured, (self.rate + measured) / 2) if self.rate else measured
             self._since = None
             self._set(int(self.rate * _TARGET))
-        elif not full and size >= self.limit // 2 and end - begin < _UNBLOCKED:
-            self._set(self.limit * 2)
+        elif end - begin - idle < _UNBLOCKED:
+            late = idle >= _LATE
+            if (late or not full) and size >= self.limit // (4 if full else 2):
+                self._set(self.limit * 2)
 
     def _set(self, limit: int) -> None:
         self.limit = min(max(limit, MIN_LIMIT), MAX_LIMIT)

@@ -1,6 +1,7 @@
-"""What the kernel knows of a TCP connection: what the peer has acknowledged, and the round trip.
+"""What the kernel knows of a TCP connection: what the peer has acknowledged, the round trip, and
+since when there has been nothing to send.
 
-Linux tells both by ``TCP_INFO`` (tcp(7)). On macOS ``SO_NWRITE`` (getsockopt(2)) says how many
+Linux tells them by ``TCP_INFO`` (tcp(7)). On macOS ``SO_NWRITE`` (getsockopt(2)) says how many
 bytes the send buffer holds, which gives the first. Elsewhere nothing is known.
 """
 
@@ -16,7 +17,7 @@ import trio
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Progress", "carrier_of", "progress", "round_trip", "stretched"]
+__all__ = ["Progress", "carrier_of", "idle", "progress", "round_trip", "stretched"]
 
 MAX_STRETCH = 60.0
 """Seconds that :func:`stretched` returns at most: a queue of a minute is the longest that real
@@ -24,6 +25,7 @@ links have, and a peer that is dead must be found out."""
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 # Offsets in struct tcp_info (linux/tcp.h); the kernel fills in what it has, up to the size asked.
+_UNSENT = struct.Struct("=44xI96xI")  # tcpi_last_data_sent, ms; tcpi_notsent_bytes (Linux 4.6)
 _RTT = struct.Struct("=68xI")  # tcpi_rtt, microseconds
 _ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked, since Linux 4.1
 _SIOCOUTQ = 0x5411  # unsent and unacknowledged bytes (tcp(7)); what termios calls TIOCOUTQ
@@ -69,6 +71,21 @@ def progress(carrier: trio.socket.SocketType | None, written: int) -> Progress |
     except OSError:  # closed, or not TCP
         return None
     return None
+
+
+def idle(carrier: trio.socket.SocketType | None) -> float:
+    """Return for how many seconds the kernel has had nothing to send, to a tick of its clock (1 to
+    10 ms), or a little less; 0 if it has something, or where that is not known."""
+    if carrier is None or _TCP_INFO is None:
+        return 0.0
+    try:
+        info = carrier.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNSENT.size)
+    except OSError:  # closed, or not TCP
+        return 0.0
+    if len(info) < _UNSENT.size:
+        return 0.0
+    last_sent, unsent = _UNSENT.unpack(info)
+    return 0.0 if unsent else float(last_sent) / 1e3
 
 
 def round_trip(carrier: trio.socket.SocketType | None) -> float:

@@ -18,6 +18,7 @@ from .direct import DirectSocket, direct
 from .framing import BoundedConnection, Buffer
 from .masking import FramedConnection
 from .run_time import run_time
+from .tcp_info import carrier_of, idle
 
 __all__ = ["Wire"]
 
@@ -49,6 +50,7 @@ class Wire:
         "bytes_sent",
         "dead",
         "heard",
+        "idle",
         "sending",
         "stream",
     )
@@ -64,6 +66,8 @@ class Wire:
         self.bytes_sent = 0
         #: Something is being sent: the kernel does not have all of it yet, or takes nothing now.
         self.sending = False
+        #: Seconds for which the kernel had had nothing to send when it was last found to have room.
+        self.idle = 0.0
         #: Something was sent in part only, or not at all: nothing may follow it.
         self.dead = False
         self._rest: Sequence[Buffer] = ()  # of what is being sent
@@ -121,9 +125,13 @@ class Wire:
             return
         self.sending = True
         try:
-            await trio.lowlevel.wait_writable(self._direct.fileno())
+            await self._wait_for_room(self._direct)
         finally:
             self.sending = False
+
+    async def _wait_for_room(self, sock: DirectSocket) -> None:
+        await trio.lowlevel.wait_writable(sock.fileno())
+        self.idle = idle(carrier_of(self.stream))
 
     async def _send_rest(self) -> None:
         sock = self._direct
@@ -132,7 +140,7 @@ class Wire:
                 if sock.renegotiating:
                     await self._renegotiate(sock)
                 else:
-                    await trio.lowlevel.wait_writable(sock.fileno())
+                    await self._wait_for_room(sock)
                     self._write(sock)
             return
         parts, self._rest = self._rest, ()

@@ -206,6 +206,12 @@ class WsConnection:
         return self._wire.sending
 
     @property
+    def idle(self) -> float:
+        """Seconds for which the kernel had had nothing to send when it was last waited for; 0 where
+        that is not known."""
+        return self._wire.idle
+
+    @property
     def delivered(self) -> bool:
         """The peer's TCP has all that was sent; True where that cannot be known."""
         if self._wire.sending or self._wire.dead:

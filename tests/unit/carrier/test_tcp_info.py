@@ -11,7 +11,14 @@ import trio.testing
 from tests.kits.tunnel import eventually
 from zks_lwip.carrier.liveness import ALONE, Others
 from zks_lwip.carrier.neighbours import Neighbours
-from zks_lwip.carrier.tcp_info import MAX_STRETCH, carrier_of, progress, round_trip, stretched
+from zks_lwip.carrier.tcp_info import (
+    MAX_STRETCH,
+    carrier_of,
+    idle,
+    progress,
+    round_trip,
+    stretched,
+)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_INFO of Linux")
 
@@ -52,13 +59,28 @@ async def test_what_is_acknowledged_and_what_is_not() -> None:
         assert carrier is not None and 0 < round_trip(carrier) < 30
 
 
+@linux_only
+async def test_since_when_there_has_been_nothing_to_send() -> None:
+    near, far = await pair()
+    async with near, far:
+        carrier = near.socket
+        await near.send_all(b"x" * 1000)
+        await eventually(lambda: idle(carrier) >= 0.1)  # it is on its way, or the peer's
+        with trio.move_on_after(0.5):
+            while True:
+                await near.send_all(bytes(1 << 20))
+        await trio.sleep(0.1)
+        assert idle(carrier) == 0
+    assert idle(carrier) == 0  # closed
+
+
 async def test_what_is_no_tcp_has_nothing_to_tell() -> None:
     near, _far = trio.testing.memory_stream_pair()
     assert carrier_of(near) is None
-    assert progress(None, 7) is None and round_trip(None) == 0
+    assert progress(None, 7) is None and round_trip(None) == 0 and idle(None) == 0
     one, other = trio.socket.socketpair()
     with one, other:
-        assert progress(one, 7) is None and round_trip(one) == 0
+        assert progress(one, 7) is None and round_trip(one) == 0 and idle(one) == 0
     assert progress(one, 7) is None and round_trip(one) == 0  # closed
 
 

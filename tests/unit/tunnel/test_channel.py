@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -478,6 +480,42 @@ async def test_a_message_is_made_when_the_kernel_takes_it() -> None:
         assert missing > made
 
 
+async def test_a_session_that_comes_late_to_its_turns_makes_larger_messages() -> None:
+    """Others may need most of each pass through the loop, and the path have room all the while."""
+    if sys.platform != "linux":
+        pytest.skip("needs to know what the kernel holds unsent")
+    slow = True
+
+    async def serve(theirs: WsConnection) -> None:
+        await theirs.receive_message()
+        await theirs.send_message(Hello(session="s" * 22, window=2**31 - 1).encode())
+        await theirs.receive_message()
+        await theirs.send_message(Connected(1).encode())
+        with suppress(WebSocketClosed):
+            while await theirs.receive_message():
+                if slow:
+                    await trio.sleep(0.02)
+
+    async def send(near: TunnelTcpStream) -> None:
+        while True:
+            await near.send_all(bytes(1 << 20))
+
+    async with against(serve) as (run, _):
+        near = await run.connect()
+        await near.wait_connected()
+        pacer = run.channel.link.pacer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, near)
+            await eventually(lambda: pacer.limit == MAX_LIMIT)
+            await eventually(lambda: pacer.limit == MIN_LIMIT)
+            slow = False
+            with trio.fail_after(60):
+                while pacer.limit < MAX_LIMIT:
+                    time.sleep(0.005)  # what the others do
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+
 async def test_close_does_not_wait_for_a_peer_that_never_answers_it() -> None:
     async with listening(after_upgrade(then_hang=True)) as url, running(quick(url)) as run:
         began = trio.current_time()
@@ -712,6 +750,34 @@ def test_a_message_that_was_made_for_the_room_there_is_says_nothing_by_leaving_a
     for number in range(10):
         pacer.sent(pacer.limit, number * 1e-3, number * 1e-3 + 1e-5, full=True)
     assert pacer.limit == MIN_LIMIT
+
+
+def test_what_this_end_is_late_by_is_not_taken_for_a_slow_path() -> None:
+    pacer = Pacer()
+    now = 0.0
+
+    def send(rate: float, late: float, part: int = 2) -> None:
+        nonlocal now
+        size = pacer.limit // part
+        then = now + size / rate + late
+        pacer.sent(size, now, then, full=True, idle=late)
+        now = then
+
+    for _ in range(30):
+        send(5e6, 0.0)
+    assert 45_000 < pacer.limit < 55_000
+    for _ in range(30):
+        send(5e6, 0.03)
+    assert 45_000 < pacer.limit < 55_000
+    for _ in range(10):
+        send(1e9, 0.03, part=8)  # there is not more to say
+    assert 45_000 < pacer.limit < 55_000
+    for _ in range(10):
+        send(1e9, 0.03)
+    assert pacer.limit == MAX_LIMIT
+    for _ in range(30):
+        send(5e6, 0.03)
+    assert 45_000 < pacer.limit < 55_000
 
 
 def test_pauses_are_not_taken_for_a_slow_path() -> None:
