@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zks_lwip.errors import AuthError, WorkerUnreachable
@@ -56,6 +56,7 @@ def tell(workers: Workers, now: float, number: int, event: str, seconds: float) 
 
 
 @given(st.lists(EVENTS, max_size=60))
+@example([(0.0, 0, "doubt", 1.0), (0.0, 1, "failed", 1.0), (1.0, 1, "answered", 1.0)])
 def test_one_that_is_well_is_in_use(events: list[tuple[float, int, str, float]]) -> None:
     workers, now, failures = Workers(CONFIG), 0.0, 0
     for passed, *event in events:

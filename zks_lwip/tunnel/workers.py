@@ -212,11 +212,9 @@ class Workers:
             each.resolve_doubt(now)
         well = [each for each in self.all if each.well and each.error is None]
         settled = [each for each in well if each.settled(now)]
-        if self.in_use not in well:
+        if self.in_use not in well or not self._chosen:
             if well:
                 self._use(_nearest(settled or well))
-        elif not self._chosen:
-            self._use(_nearest(well))
         elif nearer := [each for each in settled if each.nearer_than(self.in_use)]:
             self._use(_nearest(nearer))
         return self.in_use
