@@ -57,7 +57,10 @@ NATIVE = {
         others=("udp/frames.c", "udp/hosts.c", "udp/send.c", "udp/receive.c"),
     ),
     "mask": Target(("mask.c", "env.c"), others=("websocket/mask.c",)),
-    "mux": Target(("mux.c", "env.c"), others=("mux/mux.c", "mux/mux_in.c", "mux/mux_out.c")),
+    "mux": Target(
+        ("mux.c", "mux_peer.c", "env.c"),
+        others=("mux/mux.c", "mux/mux_in.c", "mux/mux_out.c", "mux/mux_sockets.c"),
+    ),
 }
 
 

@@ -83,6 +83,20 @@ PLANTED = {
         "    if (mux->current == stream)\n        mux->current = NULL;\n",
         "",
     ),
+    # A socket took all of what it was given, it is said, whatever it took.
+    "mux-socket": Bug(
+        "mux",
+        "zks_lwip/native/mux/mux_sockets.c",
+        "return sent < 0 ? failed() : sent;",
+        "return sent < 0 ? failed() : (int64_t)length;",
+    ),
+    # A window is granted later than its quarter is consumed.
+    "mux-grant": Bug(
+        "mux",
+        "zks_lwip/native/mux/mux_in.c",
+        "(uint64_t)stream->consumed * 4 >= stream->size",
+        "(uint64_t)stream->consumed * 2 >= stream->size",
+    ),
     # A peer may send more than it was granted.
     "credit": Bug(
         "frames",

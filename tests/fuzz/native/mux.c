@@ -1,10 +1,12 @@
 /* The multiplexer, between a hostile peer's messages, targets that do what they like, and an owner who keeps to its
  * page: every byte is somewhere, no credit is exceeded, and what is written is frames. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "env.h"
 #include "mux/zks_mux.h"
+#include "mux_peer.h"
 
 #define STREAMS 12
 #define MESSAGE 70000u
@@ -13,12 +15,15 @@
 struct end {
     struct zks_mux_stream *stream; /* exactly as large as it is, so that what goes past it shows */
     uint64_t granted, sent;        /* to us, and spent of it */
-    uint64_t pushed;               /* to the target */
+    struct peer *peer;             /* of its socket; NULL: it is one of the other target's */
+    uint32_t taken;                /* digest of what the target is said to have taken */
+    uint32_t seen;                 /* and of what it took, if that is no socket */
+    int asked;                     /* its owner was, by this message */
 };
 
 static struct zks_mux *mux;
 static struct end ends[STREAMS + 1];
-static struct zks_mux_target target;
+static struct zks_mux_target target, sockets;
 static const uint8_t *input;
 static size_t input_left;
 static int inside;
@@ -88,14 +93,14 @@ static int64_t pull(void *context, uint64_t handle, uint8_t *buffer, size_t size
 static int64_t push(void *context, uint64_t handle, const uint8_t *data, size_t length)
 {
     int64_t taken = verdict(length);
-    size_t i;
-    unsigned sum = 0;
+    uint8_t *all = malloc(length); /* all of it is to be read */
     CHECK(inside && context == &target && handle >= 1 && handle <= STREAMS && length && length <= MAX_DATA);
     CHECK(ends[handle].stream && ends[handle].stream->pushes && !ends[handle].stream->gone);
-    for (i = 0; i < length; i++)
-        sum += data[i]; /* all of it is to be read */
+    CHECK(all);
+    memcpy(all, data, length);
     if (taken > 0)
-        ends[handle].pushed += (uint64_t)taken + (sum & 0);
+        ends[handle].seen = digest(ends[handle].seen, all, (size_t)taken);
+    free(all);
     return taken;
 }
 
@@ -111,7 +116,9 @@ static void check(void)
             continue;
         open++;
         CHECK((uint64_t)stream->available + stream->held + stream->consumed + stream->due == stream->size);
+        CHECK((uint64_t)stream->consumed * 4 < stream->size);
         CHECK(ends[id].sent + stream->credit == ends[id].granted && stream->credit <= 0x7fffffffu);
+        CHECK(ends[id].peer || ends[id].seen == ends[id].taken);
     }
     CHECK(open == mux->streams);
     for (line = 0; line < 2; line++) {
@@ -125,6 +132,16 @@ static void check(void)
     }
 }
 
+/* Has the far end of a stream's socket read. */
+static void hear(uint32_t id, size_t most)
+{
+    struct peer *peer = ends[id].peer;
+    if (!peer || peer->far < 0)
+        return;
+    peer_read(peer, most);
+    CHECK(most < SIZE_MAX || peer->seen == ends[id].taken);
+}
+
 static void close_stream(uint32_t id)
 {
     struct zks_mux_stream *stream = ends[id].stream;
@@ -133,6 +150,10 @@ static void close_stream(uint32_t id)
     zks_mux_remove(mux, stream);
     CHECK(stream->gone);
     free(stream);
+    if (ends[id].peer) {
+        hear(id, SIZE_MAX);
+        peer_close(ends[id].peer);
+    }
     memset(&ends[id], 0, sizeof ends[id]);
 }
 
@@ -144,31 +165,71 @@ static void open_stream(uint32_t id)
     stream = calloc(1, sizeof *stream);
     stream->id = id;
     stream->handle = id;
-    stream->size = stream->initial = stream->available = 1 + word() * 4;
+    stream->size = stream->initial = stream->available = 1 + (byte() & 1 ? word() * 4 : byte() * 16u);
     ends[id].granted = stream->credit = word() * 4;
     stream->supplied = 1;
     stream->connected = byte() & 1;
     stream->target = &target;
+    if (byte() & 1) {
+        ends[id].peer = peer_open();
+        stream->target = &sockets;
+        stream->handle = (uint64_t)ends[id].peer->near;
+    }
     ends[id].stream = stream;
+    env_fail_in = byte() % 4 ? -1 : 0; /* the table stays as small as it is */
     zks_mux_add(mux, stream);
+    env_fail_in = -1;
 }
 
-/* Takes the grants of a stream, as WINDOW frames would, and consumes what is held. */
+/* Grants what was consumed, as WINDOW frames would. It is time to, once that is a quarter. */
+static void grant(struct zks_mux_stream *stream)
+{
+    CHECK((uint64_t)stream->consumed * 4 >= stream->size);
+    stream->available += stream->consumed;
+    stream->consumed = 0;
+}
+
+/* Consumes what is held. */
 static void consume(uint32_t id)
 {
     struct zks_mux_stream *stream = ends[id].stream;
-    uint32_t size = word();
+    uint32_t size = byte() & 1 ? word() : byte();
     if (!stream)
         return;
     if (size > stream->held) {
         CHECK(zks_mux_consume(stream, size) == -1);
         return;
     }
-    if (zks_mux_consume(stream, size) == 1) {
-        CHECK((uint64_t)stream->consumed * 2 >= stream->size);
-        stream->available += stream->consumed;
-        stream->consumed = 0;
+    if (zks_mux_consume(stream, size) == 1)
+        grant(stream);
+}
+
+/* Lets the far end of a stream's socket do something. */
+static void act(uint32_t id)
+{
+    struct peer *peer = ends[id].peer;
+    uint8_t what = byte();
+    if (!peer)
+        return;
+    switch (what % 8) {
+    case 0:
+        peer_end(peer);
+        break;
+    case 1:
+        if (what & 0x80)
+            peer_go(peer);
+        break;
+    case 2:
+        hear(id, byte() * 16u);
+        break;
+    case 3:
+        hear(id, SIZE_MAX);
+        break;
+    default:
+        peer_write(peer, (uint8_t)id, what & 0x80 ? word() : byte());
     }
+    if (what & 0x40)
+        zks_mux_ready(mux, id);
 }
 
 /* ---- messages that come ---- */
@@ -178,7 +239,7 @@ static size_t make(uint8_t *message)
     int frames = byte() % 20;
     while (frames-- && size + 13 + 4000 < MESSAGE) {
         uint8_t kind = byte(), id = byte() % (STREAMS + 2);
-        uint32_t length = kind & 0x80 ? word() % 4000 : byte();
+        uint32_t length = kind & 0x80 ? word() % 4000 : byte(), i;
         uint32_t said = kind & 0x40 ? length : length + byte();
         uint8_t *at = message + size;
         memset(at, 0, 13);
@@ -189,7 +250,8 @@ static size_t make(uint8_t *message)
             at[8] = (uint8_t)said;
             if (kind % 8 == 4)
                 at[5] = byte();
-            memset(at + 9, kind, length);
+            for (i = 0; i < length; i++)
+                at[9 + i] = (uint8_t)(kind + i * 7u);
             size += 9 + length;
         } else if (kind % 8 < 7) {
             at[0] = 0x42;
@@ -206,6 +268,26 @@ static size_t make(uint8_t *message)
     return size - (size && byte() % 4 == 0 ? byte() % (size < 20 ? size : 20) : 0);
 }
 
+/* Returns how many of the bytes of a frame, [from..to[ in the message, its target took: those before what is left. */
+static size_t taken(const struct zks_mux_record *records, int count, size_t from, size_t to)
+{
+    for (; count--; records++) {
+        if (records->kind == ZKS_RECORD_DATA && records->offset >= from && records->offset < to) {
+            CHECK(records->offset + records->length == to);
+            return records->offset - from;
+        }
+    }
+    return to - from;
+}
+
+/* Whether a target of this stream may have failed so. */
+static int may_fail(uint32_t id, uint32_t said)
+{
+    if (!ends[id].peer)
+        return said == 104;
+    return ends[id].peer->far < 0 && (said == EPIPE || said == ECONNRESET);
+}
+
 /* Applies a message, against what the page says of each frame that is taken. */
 static void apply(void)
 {
@@ -215,7 +297,7 @@ static void apply(void)
     memcpy(message, scratch, size);
     free(scratch);
     while (position < size) {
-        uint64_t pushed = target.pushed, left = 0, came = 0;
+        uint64_t pushed = target.pushed + sockets.pushed, left = 0, came = 0;
         size_t at = position;
         uint32_t frames = 0;
         struct zks_mux_record records[ZKS_MUX_RECORDS];
@@ -232,7 +314,10 @@ static void apply(void)
                 uint32_t length = get32(message + at + 5);
                 CHECK(length && length <= MAX_DATA && length <= mux->position - at - 9 && !stream->eof_taken);
                 came += length;
-                at += 9 + length;
+                at += 9;
+                ends[stream->id].taken =
+                    digest(ends[stream->id].taken, message + at, taken(records, count, at, at + length));
+                at += length;
             } else {
                 CHECK(message[at] == 0x42 && get32(message + at + 5) == 4);
                 ends[stream->id].granted += get32(message + at + 9);
@@ -248,11 +333,14 @@ static void apply(void)
                 CHECK(record->length && record->offset >= position && record->offset + record->length <= mux->position);
                 CHECK(!ends[record->stream].stream->pushes);
                 left += record->length;
+            } else if (record->kind == ZKS_RECORD_GRANT) {
+                if (ends[record->stream].stream->consumed) /* it may be told twice */
+                    grant(ends[record->stream].stream);
             } else {
-                CHECK(record->kind == ZKS_RECORD_GRANT || (record->kind == ZKS_RECORD_ERRNO && record->length == 104));
+                CHECK(record->kind == ZKS_RECORD_ERRNO && may_fail(record->stream, record->length));
             }
         }
-        CHECK(target.pushed - pushed + left == came);
+        CHECK(target.pushed + sockets.pushed - pushed + left == came);
         check();
         if (mux->position == position)
             break; /* the owner reads this one, and would end the session */
@@ -262,6 +350,26 @@ static void apply(void)
 }
 
 /* ---- messages that go ---- */
+/* Whether it was right to ask the owner of a socket's stream, and not to ask. */
+static void check_asked(uint32_t id)
+{
+    const struct peer *peer = ends[id].peer;
+    if (!peer || !ends[id].stream->pulls)
+        return;
+    if (mux->error)
+        CHECK(may_fail(id, (uint32_t)mux->error));
+    else
+        CHECK(peer_look(peer) == PEER_ENDED);
+}
+
+static void check_dry(uint32_t id, int was_in_line)
+{
+    const struct zks_mux_stream *stream = ends[id].stream;
+    if (!stream || !was_in_line || !ends[id].peer || !stream->pulls || stream->ready || ends[id].asked)
+        return;
+    CHECK(peer_look(ends[id].peer) == PEER_EMPTY);
+}
+
 static void fill(void)
 {
     size_t size = 100 + word() % (MESSAGE - 100), position = byte() % 64, at;
@@ -270,11 +378,18 @@ static void fill(void)
     uint8_t *buffer = malloc(size);
     int64_t got = 0;
     uint32_t asked = 0;
+    int in_line[STREAMS + 1];
+    for (id = 1; id <= STREAMS; id++) {
+        ends[id].asked = 0;
+        in_line[id] = ends[id].stream && ends[id].stream->line != ZKS_LINE_NONE;
+    }
     zks_mux_begin(mux, buffer, position, size, most);
     while ((id = zks_mux_fill(mux, got)) != 0) {
         struct zks_mux_stream *stream;
         CHECK(id <= STREAMS && ends[id].stream && !inside && mux->room);
         stream = ends[id].stream;
+        check_asked(id);
+        ends[id].asked = 1;
         CHECK(mux->at + 9 + mux->filled + mux->room <= size - 9);
         CHECK(mux->filled + mux->room <= stream->credit && mux->filled + mux->room <= most);
         got = mux->error ? 0 : verdict(mux->room);
@@ -317,6 +432,8 @@ static void fill(void)
         at += 9 + length;
     }
     CHECK(at == mux->at && frames == mux->frames && payload == mux->payload);
+    for (id = 1; id <= STREAMS; id++)
+        check_dry(id, in_line[id]);
     free(buffer);
 }
 
@@ -337,6 +454,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     target.enter = enter;
     target.leave = leave;
     target.context = &target;
+    CHECK(zks_mux_sockets(&sockets) == 1);
     mux = zks_mux_new(byte() & 1, MAX_DATA, 42);
     CHECK(mux);
     while (input_left) {
@@ -344,7 +462,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct zks_mux_stream *stream;
         id = 1 + byte() % STREAMS;
         stream = ends[id].stream;
-        switch (what % 12) {
+        switch (what % 14) {
         case 0:
         case 1:
             open_stream(id);
@@ -378,6 +496,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         case 9:
         case 10:
+            act(id);
+            break;
+        case 11:
+        case 12:
             apply();
             break;
         default:
