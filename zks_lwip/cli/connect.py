@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .._loading import end_loading
+from ..gateway.options import parse_host_loopback
+from ..net.descriptors import raise_descriptor_limit
 from ._configured import ConfiguredCommand, profile_argument
 from ._environment import check_system, echo_or_go_on
 from ._host_options import host_options, make_host_options
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from ..config import VpnConfig
     from ..host.ssh import SshConnection
     from ..vpn import Vpn
+    from ..vpn.worker_process import WorkerProcess
 
 __all__ = ["connect"]
 
@@ -88,18 +93,43 @@ def connect(
     Without --worker, a worker is started here as a child process, on loopback, with a random
     token: all traffic passes through the tunnel, but still leaves from this machine.
     """
+    if tun_fd is None:
+        check_system("connect")
+    set_up_logging(verbose, log_format)
+    raise_descriptor_limit()
+    with ExitStack() as stack:
+        begun = None
+        if not options["worker"] and not dry_run and sys.platform != "win32":
+            begun = stack.enter_context(_begin_worker(options))
+        _connect(options, stats, metrics, yes=yes, dry_run=dry_run, tun_fd=tun_fd, begun=begun)
+
+
+def _begin_worker(options: Mapping[str, Any]) -> WorkerProcess:
+    """Begin the embedded worker, which loads beside us; it is ended where the options are wrong."""
+    from ..vpn.worker_process import begin_worker, worker_arguments
+
+    wished = options["host_loopback"]
+    loopback = wished is None or parse_host_loopback(wished) is not None
+    return begin_worker(worker_arguments(loopback=loopback, user=options["user"]))
+
+
+def _connect(
+    options: dict[str, Any],
+    stats: bool,
+    metrics: str | None,
+    *,
+    yes: bool,
+    dry_run: bool,
+    tun_fd: int | None,
+    begun: WorkerProcess | None,
+) -> None:
     import trio
 
     from ..daemon import parse_allow_exclude, run_instance
     from ..host.accounts import find_group, find_user
     from ..host.ssh import ssh_connection
-    from ..net.descriptors import raise_descriptor_limit
     from ..settings.vpn import make_config
 
-    if tun_fd is None:
-        check_system("connect")
-    set_up_logging(verbose, log_format)
-    raise_descriptor_limit()
     config = make_config(host=make_host_options(options), **options)
     token_files = [Path(each).absolute() for each in options["token_file"]]
 
@@ -131,6 +161,7 @@ def connect(
             token_files=token_files,
             metrics=numbers,
             device=device,
+            begun=begun,
         )
     )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..device import FdDevice
     from ..host.ssh import SshConnection
     from ..vpn import Vpn
+    from ..vpn.worker_process import WorkerProcess
 
 __all__ = ["Display", "run_instance"]
 
@@ -58,6 +59,7 @@ async def run_instance(
     token_files: Sequence[Path] = (),
     metrics: socket.socket | None = None,
     device: FdDevice | None = None,
+    begun: WorkerProcess | None = None,
 ) -> None:
     """Capture the host, and work until SIGINT, SIGTERM or ``disconnect``.
 
@@ -69,6 +71,7 @@ async def run_instance(
     :param metrics: listens for those who ask for metrics.
     :param device: carries what comes from there instead: no host is captured, and nothing listens
         for ``disconnect``.
+    :param begun: as of :func:`~zks_lwip.vpn.open_vpn`.
     :raises ZksError: see :func:`zks_lwip.vpn.open_vpn`.
     """
     from ..metrics import Metered
@@ -97,6 +100,7 @@ async def run_instance(
                     capture=device is None,
                     ssh=ssh,
                     on_captured=instance.on_captured,
+                    begun=begun,
                 ) as vpn:
                     instance.vpn = vpn
                     metered.measure(vpn)

@@ -6,7 +6,8 @@
 - ``running_proxy`` joins a proxy and a tunnel, without any of the others.
 - ``local_end``: where packets come from, a device that is given or the host (``capture``), whose
   firewall lets ``allowed_addresses`` out; ``lookups`` finds addresses of names meanwhile.
-- ``worker_end``: the worker elsewhere, or one of our own (``embedded_worker``).
+- ``worker_end``: the worker elsewhere, or one of our own (``embedded_worker``), whose process
+  (``worker_process``) may begin before all else.
 - ``roaming`` moves the tunnel with the network; ``loop_detector`` finds its packets in itself.
 """
 

@@ -5,27 +5,22 @@ tunnel. It shares nothing with this one but two pipes: through the first it read
 which so appears neither in an argument nor in the environment; the second ends when this process
 does, however it dies, and the worker with it.
 
-It takes long to load. So it is begun first, beside the look at the host, and told in the second
-pipe what has come of that: the mark of its sockets.
+It takes long to load. So it is begun first (:mod:`.worker_process`), before the look at the host,
+and told in the second pipe what has come of that: the mark of its sockets.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import secrets
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
-from .._util import program
 from ..errors import TunnelError, WorkerUnreachable
+from .worker_process import WorkerProcess, begin_worker
 
 __all__ = ["EmbeddedWorker", "LoadingWorker", "load_embedded_worker", "open_embedded_worker"]
 
@@ -38,8 +33,6 @@ STOP_SECONDS = 2.0
 
 _LISTENING = re.compile(rb"listening on (127\.0\.0\.1):(\d{1,5})\s*\Z")
 _MAX_LINE = 4096
-_SETTINGS = "ZKS_LWIP_"
-"""What the variables begin with that are options of commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +41,17 @@ class EmbeddedWorker:
 
     url: str
     token: str = field(repr=False)
-    process: trio.Process = field(repr=False)
+    process: WorkerProcess = field(repr=False)
+    output: trio.lowlevel.FdStream = field(repr=False)
 
     async def watch(self) -> None:
         """Read what it prints (or the pipe would fill), until cancelled.
 
         :raises TunnelError: it has ended.
         """
-        process = self.process
-        assert process.stdout is not None
-        async for data in process.stdout:
+        async for data in self.output:
             _log.debug("embedded worker: %s", bytes(data).decode("utf-8", "replace").rstrip())
-        code = await process.wait()
+        code = await self.process.wait()
         raise TunnelError(
             f"the embedded worker ended by itself with code {code}, so nothing can leave the "
             "tunnel any more. Start again; -v shows what it logs."
@@ -67,14 +59,16 @@ class EmbeddedWorker:
 
 
 class LoadingWorker:
-    """A worker that loads what it is made of, until :meth:`listen`."""
+    """A worker that loads what it is made of, until :meth:`listen`.
 
-    def __init__(self, process: trio.Process, lifeline: int, token: str) -> None:
+    :param output: what it prints.
+    """
+
+    def __init__(self, process: WorkerProcess, output: trio.lowlevel.FdStream) -> None:
         self.process = process
         self.told = False
         """It has been told to listen."""
-        self._lifeline = lifeline
-        self._token = token
+        self._output = output
 
     async def listen(self, mark: int | None) -> EmbeddedWorker:
         """Have it listen, and return it when it does.
@@ -83,16 +77,16 @@ class LoadingWorker:
         :raises WorkerUnreachable: it does not start, or does not listen within 20 s.
         """
         self.told = True
-        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said tells more
-            os.write(self._lifeline, b"%d\n" % (mark or 0))
-        url = await _started(self.process)
+        self.process.tell(b"%d\n" % (mark or 0))
+        url = await _started(self.process, self._output)
         _log.info("embedded worker: process %d at %s", self.process.pid, url)
-        return EmbeddedWorker(url, self._token, self.process)
+        return EmbeddedWorker(url, self.process.token, self.process, self._output)
 
 
 @asynccontextmanager
 async def load_embedded_worker(
     *,
+    begun: WorkerProcess | None = None,
     arguments: Sequence[str] = (),
     command: Sequence[str] = (),
     stop_seconds: float = STOP_SECONDS,
@@ -102,20 +96,22 @@ async def load_embedded_worker(
 
     It is gone when the block has been left, at the latest after 4 s, even when cancelled.
 
-    :param arguments: further options of ``zks_lwip worker``.
-    :param command: what runs the worker; none: this interpreter and package.
+    :param begun: the worker, if it has been begun.
+    :param arguments: if not: further options of ``zks_lwip worker``.
+    :param command: what runs it then; none: this interpreter and package.
     :param stop_seconds: between the end of its work and SIGTERM, and from there to SIGKILL.
     :raises WorkerUnreachable: it cannot be started.
     """
-    token = secrets.token_urlsafe(32)
-    process, lifeline = await _spawn(command or [*program("zks_lwip"), "worker"], token, arguments)
-    loading = LoadingWorker(process, lifeline, token)
+    process = begin_worker(arguments, command=command) if begun is None else begun
+    output = trio.lowlevel.FdStream(process.take_output())
+    loading = LoadingWorker(process, output)
     try:
         yield loading
     finally:
-        os.close(lifeline)
+        process.cut_lifeline()
         with trio.CancelScope(shield=True):
             await _stop(process, stop_seconds, at_work=loading.told)
+            await output.aclose()
 
 
 @asynccontextmanager
@@ -147,57 +143,12 @@ async def open_embedded_worker(
             nursery.cancel_scope.cancel()
 
 
-async def _spawn(
-    command: Sequence[str], token: str, arguments: Sequence[str]
-) -> tuple[trio.Process, int]:
-    """Start the child.
-
-    :returns: the process, and the descriptor that tells it the mark, and whose closing ends it.
-    """
-    with contextlib.ExitStack() as theirs:
-        token_read, token_write = os.pipe()
-        theirs.callback(os.close, token_read)
-        with os.fdopen(token_write, "wb") as writer:  # far below what a pipe holds: never blocks
-            writer.write(token.encode("ascii") + b"\n")
-        parent_read, lifeline = os.pipe()
-        theirs.callback(os.close, parent_read)
-        argv = [
-            *command,
-            "--config",  # this machine's settings are for workers that are started by users
-            os.devnull,
-            "--listen",
-            "127.0.0.1:0",
-            "--token-file",
-            f"/dev/fd/{token_read}",
-            "--parent-fd",
-            str(parent_read),
-            *arguments,
-        ]
-        try:
-            process = await trio.lowlevel.open_process(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                env={k: v for k, v in os.environ.items() if not k.startswith(_SETTINGS)},
-                pass_fds=(token_read, parent_read),
-                process_group=0,  # Ctrl-C is for us: it must outlive what is being taken down
-            )
-        except OSError as error:
-            os.close(lifeline)
-            raise WorkerUnreachable(
-                f"the embedded worker could not be started: {sys.executable}: {error.strerror}. "
-                "Name a worker elsewhere with `worker`."
-            ) from None
-        return process, lifeline
-
-
-async def _started(process: trio.Process) -> str:
+async def _started(process: WorkerProcess, output: trio.lowlevel.FdStream) -> str:
     """Wait for the line that says where it listens."""
-    assert process.stdout is not None
     line = b""
     with trio.move_on_after(START_SECONDS):
         while b"\n" not in line and len(line) < _MAX_LINE:
-            data = await process.stdout.receive_some(_MAX_LINE)
+            data = await output.receive_some(_MAX_LINE)
             if not data:
                 break
             line += data
@@ -218,7 +169,7 @@ async def _started(process: trio.Process) -> str:
     )
 
 
-async def _stop(process: trio.Process, seconds: float, *, at_work: bool) -> None:
+async def _stop(process: WorkerProcess, seconds: float, *, at_work: bool) -> None:
     """Wait for the end, for ``seconds`` after each: the closed pipe, SIGTERM, SIGKILL.
 
     :param at_work: it sees the closed pipe, and has something to end.
@@ -230,5 +181,3 @@ async def _stop(process: trio.Process, seconds: float, *, at_work: bool) -> None
         with trio.move_on_after(seconds):
             await process.wait()
             break
-    if process.stdout is not None:
-        await process.stdout.aclose()

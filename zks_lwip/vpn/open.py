@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..host.ssh import SshConnection
     from .local_end import OnCaptured
     from .vpn import Vpn
+    from .worker_process import WorkerProcess
 
 __all__ = ["open_vpn"]
 
@@ -44,6 +45,7 @@ async def open_vpn(
     decide: Decide | None = None,
     ssh: SshConnection | None = None,
     on_captured: OnCaptured | None = None,
+    begun: WorkerProcess | None = None,
 ) -> AsyncIterator[Vpn]:
     """Open a VPN for the length of an ``async with``.
 
@@ -71,6 +73,8 @@ async def open_vpn(
     :param ssh: a connection that capturing the host must not cut.
     :param on_captured: awaited when the host has been captured, before there is a thread or a
         connection to the worker; only called with ``capture``.
+    :param begun: the embedded worker, if it has been begun (:mod:`.worker_process`); its maker
+        closes it afterwards.
     :raises ValueError: ``device`` and ``capture`` are both given, or ``decide`` with neither.
     :raises ConfigError: a value cannot be used on this host.
     :raises HostError: the host cannot be captured, or not be put back.
@@ -86,7 +90,7 @@ async def open_vpn(
             if capture:
                 current().check_privileges()
             # The embedded worker and our own modules load while the host is looked at and changed.
-            loading_end = await enter(load_worker_end(config))
+            loading_end = await enter(load_worker_end(config, begun=begun))
             loading = _Loading(config, beside=capture or config.embedded)
             nursery = await enter(trio.open_nursery())
             nursery.start_soon(loading.run)

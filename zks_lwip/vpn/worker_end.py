@@ -12,19 +12,9 @@ import trio
 from ..config import VpnConfig, WorkerEndpoint, parse_worker_url
 from ..tunnel import TunnelConfig
 from .embedded_worker import LoadingWorker, load_embedded_worker
+from .worker_process import WorkerProcess, worker_arguments
 
 __all__ = ["LoadingEnd", "TunnelSockets", "WorkerEnd", "load_worker_end", "open_worker_end"]
-
-_PRIVATE = (
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "100.64.0.0/10",
-    "169.254.0.0/16",
-    "fc00::/7",
-)
-"""What the embedded worker may reach besides the public internet: this machine's own networks,
-which it is in anyway. Loopback only by its alias in the tunnel."""
 
 
 class TunnelSockets(Protocol):
@@ -80,18 +70,21 @@ class LoadingEnd:
 
 @asynccontextmanager
 async def load_worker_end(
-    config: VpnConfig, *, for_others: bool = False
+    config: VpnConfig, *, begun: WorkerProcess | None = None, for_others: bool = False
 ) -> AsyncIterator[LoadingEnd]:
     """Yield the worker that ``config`` names; without one, begin to start it as a child process.
 
-    :param for_others: other machines use the tunnel, too: the embedded worker is no way past this
-        machine's firewall for them, and refuses its addresses.
+    :param begun: that child process, if it has been begun.
+    :param for_others: as of :func:`~.worker_process.worker_arguments`.
     :raises WorkerUnreachable: the embedded worker cannot be started.
     """
     if not config.embedded:
         yield LoadingEnd(None)
         return
-    async with load_embedded_worker(arguments=_embedded_arguments(config, for_others)) as loading:
+    arguments = worker_arguments(
+        loopback=config.loopback_alias is not None, user=config.user, for_others=for_others
+    )
+    async with load_embedded_worker(begun=begun, arguments=arguments) as loading:
         yield LoadingEnd(loading)
 
 
@@ -106,15 +99,3 @@ async def open_worker_end(
     """
     async with load_worker_end(config, for_others=for_others) as loading:
         yield await loading.ready(config, local)
-
-
-def _embedded_arguments(config: VpnConfig, for_others: bool) -> list[str]:
-    networks = _PRIVATE if config.loopback_alias is None else (*_PRIVATE, "127.0.0.1/32")
-    arguments = [argument for network in networks for argument in ("--allow", network)]
-    if not for_others:
-        # It acts for programs of this machine, which reach its addresses without it as well (or,
-        # from another namespace, its loopback by `host_loopback`).
-        arguments.append("--allow-own")
-    if config.user is not None:
-        arguments += ["--user", config.user]
-    return arguments

@@ -127,3 +127,49 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0 and done.stdout.startswith("Usage: ")
+
+
+_CONNECTS = """
+import os, signal, sys
+from zks_lwip.__main__ import main
+begun = []
+def look(event, arguments):
+    if event == "subprocess.Popen" and "--parent-fd" in arguments[1]:  # (trio runs ldconfig)
+        begun.append(arguments[1])
+    elif event == "import" and arguments[0] == sys.argv[1]:
+        assert begun
+        signal.raise_signal(signal.SIGINT)
+sys.addaudithook(look)
+try:
+    main(["connect", "--config", os.devnull, *sys.argv[2:]])
+except SystemExit as ended:
+    print(ended.code)
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print(len(begun), "begun, none left")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the command")
+@pytest.mark.parametrize(
+    ("module", "options", "code", "says"),
+    [
+        ("none", ["--mtu", "5"], 2, "--mtu"),
+        ("none", ["--user", "of-no-such-name"], 2, "of-no-such-name"),
+        ("trio", [], 130, ""),
+        ("zks_lwip.settings.vpn", [], 130, ""),
+    ],
+)
+def test_what_ends_connect_at_once_ends_the_worker_that_it_has_begun(
+    module: str, options: list[str], code: int, says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _CONNECTS, module, *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [str(code), "1 begun, none left"], done
+    assert len(done.stderr.splitlines()) == (1 if says else 0) and says in done.stderr

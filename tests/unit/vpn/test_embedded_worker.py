@@ -15,6 +15,7 @@ import trio
 from zks_lwip._util import single_error
 from zks_lwip.errors import TunnelError, WorkerUnreachable
 from zks_lwip.vpn.embedded_worker import load_embedded_worker, open_embedded_worker
+from zks_lwip.vpn.worker_process import begin_worker
 
 from ...kits.tunnel import eventually
 
@@ -52,6 +53,36 @@ async def test_one_that_is_not_told_to_listen_ends_by_a_signal() -> None:
         async with load_embedded_worker() as loading:
             pass
     assert loading.process.returncode == -signal.SIGTERM
+
+
+def test_one_that_is_begun_and_not_taken_over_is_ended() -> None:
+    before = descriptors()
+    with begin_worker(()) as process:
+        assert process.returncode is None
+    assert process.returncode == -signal.SIGTERM
+    assert descriptors() == before
+    process.close()  # harmless
+
+
+def test_one_that_does_not_heed_the_first_signal_is_killed() -> None:
+    stubborn = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print('heedless', flush=True); time.sleep(600)"
+    )
+    with begin_worker((), command=[sys.executable, "-c", stubborn]) as process:
+        with open(process.take_output(), "rb") as output:
+            assert output.readline() == b"heedless\n"
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_one_that_was_begun_before_is_taken_over() -> None:
+    before = descriptors()
+    with trio.fail_after(60), begin_worker(()) as process:
+        async with load_embedded_worker(begun=process) as loading:
+            worker = await loading.listen(None)
+            assert worker.process is process and process.returncode is None
+        assert process.returncode == 0
+    assert descriptors() == before
 
 
 async def test_one_that_has_ended_when_it_is_told_to_listen_is_reported() -> None:
