@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .._loading import end_loading
-from ..gateway.options import parse_host_loopback
 from ..net.descriptors import raise_descriptor_limit
 from ._configured import ConfiguredCommand, profile_argument
+from ._embedded import embedded_worker
 from ._environment import check_system, echo_or_go_on
 from ._host_options import host_options, make_host_options
 from ._logging import set_up_logging, tell
@@ -97,20 +96,8 @@ def connect(
         check_system("connect")
     set_up_logging(verbose, log_format)
     raise_descriptor_limit()
-    with ExitStack() as stack:
-        begun = None
-        if not options["worker"] and not dry_run and sys.platform != "win32":
-            begun = stack.enter_context(_begin_worker(options))
+    with nullcontext() if dry_run else embedded_worker(options) as begun:
         _connect(options, stats, metrics, yes=yes, dry_run=dry_run, tun_fd=tun_fd, begun=begun)
-
-
-def _begin_worker(options: Mapping[str, Any]) -> WorkerProcess:
-    """Begin the embedded worker, which loads beside us; it is ended where the options are wrong."""
-    from ..vpn.worker_process import begin_worker, worker_arguments
-
-    wished = options["host_loopback"]
-    loopback = wished is None or parse_host_loopback(wished) is not None
-    return begin_worker(worker_arguments(loopback=loopback, user=options["user"]))
 
 
 def _connect(

@@ -10,6 +10,7 @@ import click
 from .._loading import end_loading
 from ._completion import complete_command
 from ._configured import ConfiguredCommand
+from ._embedded import embedded_worker
 from ._environment import caller_environment
 from ._help import option_group
 from ._logging import set_up_logging, tell
@@ -19,6 +20,7 @@ from ._options import EMBEDDED_NOTE, print_stats, show_worker, tunnel_options
 if TYPE_CHECKING:
     from ..host.published.ports import PublishedPort
     from ..vpn import Vpn
+    from ..vpn.worker_process import WorkerProcess
 
 __all__ = ["run"]
 
@@ -100,11 +102,28 @@ def run(
     Without --worker, a worker is started here as a child process, on loopback, with a random
     token: all traffic passes through the tunnel, but still leaves from this machine.
     """
+    set_up_logging(verbose, log_format)
+    with embedded_worker(options) as begun:
+        code = _run(options, cmd, publish, timeout, stats, metrics, verbose=verbose, begun=begun)
+    ctx.exit(code)
+
+
+def _run(
+    options: dict[str, Any],
+    cmd: Sequence[str],
+    publish: Sequence[str],
+    timeout: float | None,
+    stats: bool,
+    metrics: str | None,
+    *,
+    verbose: int,
+    begun: WorkerProcess | None,
+) -> int:
+    """Run the command, and return its exit code."""
     from ..host.published.ports import parse_published
     from ..settings.vpn import make_config
     from ..vpn import run_command
 
-    set_up_logging(verbose, log_format)
     config = make_config(**options)
     if config.embedded:
         tell(EMBEDDED_NOTE)
@@ -122,15 +141,14 @@ def run(
         if stats:
             print_stats(counters)
 
-    ctx.exit(
-        run_command(
-            config,
-            cmd,
-            env=caller_environment(),
-            publish=ports,
-            patience=timeout,
-            metrics=open_metrics(metrics),
-            on_ready=ready,
-            on_end=ended,
-        )
+    return run_command(
+        config,
+        cmd,
+        env=caller_environment(),
+        publish=ports,
+        patience=timeout,
+        metrics=open_metrics(metrics),
+        on_ready=ready,
+        on_end=ended,
+        begun=begun,
     )

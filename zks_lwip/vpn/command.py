@@ -26,6 +26,7 @@ from ..metrics import Metered
 from ..net.descriptors import raise_descriptor_limit
 from .open import open_vpn
 from .vpn import Vpn
+from .worker_process import WorkerProcess
 
 __all__ = ["run_command", "up_within"]
 
@@ -44,6 +45,7 @@ def run_command(
     patience: float | None = None,
     on_ready: Callable[[Vpn, Sequence[PublishedPort]], None],
     on_end: Callable[[dict[str, Any]], None],
+    begun: WorkerProcess | None = None,
 ) -> int:
     """Run a command in user, mount and network namespaces of its own, behind a TUN.
 
@@ -59,6 +61,7 @@ def run_command(
         and the ports that it really has.
     :param on_end: called with the counters when the command has ended; with ``published`` where
         ports are.
+    :param begun: as of :func:`~.open.open_vpn`; none of the command's processes has its pipes.
     :returns: the exit code of the command.
     :raises WorkerUnreachable: ``patience`` has run out.
     :raises ZksError: a namespace, a port or the VPN could not be had, or the command not be
@@ -75,7 +78,9 @@ def run_command(
         if publisher is not None:
             published = (publisher, stack.enter_context(NamespaceSockets(child)))
         raise_descriptor_limit()  # ours: the process of the command keeps the caller's
-        run = partial(_run, config, child, published, command, env, patience, on_ready, on_end)
+        run = partial(
+            _run, config, child, published, command, env, patience, on_ready, on_end, begun
+        )
         if metrics is None:
             return trio.run(run, lambda vpn: None)
         return trio.run(_run_measured, Metered(metrics), run)
@@ -102,9 +107,10 @@ async def _run(
     patience: float | None,
     on_ready: Callable[[Vpn, Sequence[PublishedPort]], None],
     on_end: Callable[[dict[str, Any]], None],
+    begun: WorkerProcess | None,
     measure: Callable[[Vpn], None],
 ) -> int:
-    async with up_within(patience, open_vpn(config, device=child.device)) as vpn:
+    async with up_within(patience, open_vpn(config, device=child.device, begun=begun)) as vpn:
         measure(vpn)
         async with AsyncExitStack() as stack:
             ports: Sequence[PublishedPort] = ()

@@ -129,7 +129,7 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith("Usage: ")
 
 
-_CONNECTS = """
+_BEGINS = """
 import os, signal, sys
 from zks_lwip.__main__ import main
 begun = []
@@ -141,7 +141,7 @@ def look(event, arguments):
         signal.raise_signal(signal.SIGINT)
 sys.addaudithook(look)
 try:
-    main(["connect", "--config", os.devnull, *sys.argv[2:]])
+    main(sys.argv[2:])
 except SystemExit as ended:
     print(ended.code)
 try:
@@ -151,21 +151,23 @@ except ChildProcessError:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the command")
+@pytest.mark.skipif(sys.platform != "linux", reason="the commands")
+@pytest.mark.parametrize("command", ["connect", "run"])
 @pytest.mark.parametrize(
     ("module", "options", "code", "says"),
     [
         ("none", ["--mtu", "5"], 2, "--mtu"),
-        ("none", ["--user", "of-no-such-name"], 2, "of-no-such-name"),
+        ("none", ["--host-loopback", "none", "--token-file", os.devnull], 2, "--token-file"),
         ("trio", [], 130, ""),
         ("zks_lwip.settings.vpn", [], 130, ""),
     ],
 )
-def test_what_ends_connect_at_once_ends_the_worker_that_it_has_begun(
-    module: str, options: list[str], code: int, says: str
+def test_what_ends_a_command_at_once_ends_the_worker_that_it_has_begun(
+    command: str, module: str, options: list[str], code: int, says: str
 ) -> None:
+    argv = [command, "--config", os.devnull, *options, *(["true"] if command == "run" else [])]
     done = subprocess.run(
-        [sys.executable, "-c", _CONNECTS, module, *options],
+        [sys.executable, "-c", _BEGINS, module, *argv],
         capture_output=True,
         text=True,
         timeout=120,
