@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import socket
+import struct
 import sys
 from io import BufferedReader
 from pathlib import Path
@@ -213,8 +214,12 @@ def ask(
     except PermissionError as error:
         raise PrivilegeError(f"cannot use {path}: {error.strerror}; {_allow(command)}") from None
     except OSError as error:
-        what = "no answer" if isinstance(error, TimeoutError) else error.strerror
-        raise HostError(f"{path}: {what}") from error
+        if isinstance(error, TimeoutError):
+            raise HostError(
+                f"{path}: no answer within {patience:g} s: what runs there hangs, or the machine "
+                "is very busy. End the process, and `zks-lwip recover` opens the machine."
+            ) from error
+        raise HostError(f"{path}: {error.strerror}") from error
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError):
@@ -235,10 +240,33 @@ def _connect(path: Path, patience: float) -> socket.socket:
     try:
         connection.settimeout(patience)
         connection.connect(str(path))
+        _check_not_stopped(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_not_stopped(connection: socket.socket) -> None:
+    """Check that what listens is no stopped process, to which the kernel connects all the same.
+
+    :raises HostError: it is.
+    """
+    if sys.platform != "linux":
+        return
+    size = struct.calcsize("3i")
+    pid, _, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
+    except OSError:  # of another pid namespace, or hidden: its answer tells
+        return
+    if state == "T":
+        raise HostError(
+            f"process {pid}, which has captured it, is stopped (Ctrl-Z, or SIGSTOP), and lets no "
+            f"traffic pass: have it go on by `fg` in its shell, or by `kill -CONT {pid}`"
+        )
 
 
 def _connect_loopback(path: Path, patience: float) -> socket.socket:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -239,6 +240,33 @@ async def test_what_answers_nonsense_is_said_so(
     nursery.start_soon(serve)
     with pytest.raises(HostError, match="without an answer"):
         await asked(where, "status")
+
+
+def test_a_stopped_process_is_not_waited_for(tmp_path: Path) -> None:
+    """As by Ctrl-Z: the kernel takes connections for it, and nothing would answer."""
+    where = tmp_path / "net-1.sock"
+    program = (
+        "import os, signal, socket, sys\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1])\n"
+        "listener.listen()\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(where)]) as process:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            with pytest.raises(HostError, match=rf"stopped .*`kill -CONT {process.pid}`"):
+                ask(where, "status")
+        finally:
+            process.kill()
+
+
+def test_who_does_not_answer_at_all(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "net-1.sock"))
+        listener.listen()
+        with pytest.raises(HostError, match=r"no answer within 0.1 s.*recover"):
+            ask(tmp_path / "net-1.sock", "status", patience=0.1)
 
 
 MEMBERS, NOBODY = 54321, 65534
