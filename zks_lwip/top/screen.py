@@ -103,7 +103,7 @@ def run_top(
         instance.ask(model)
         width, height = console.size
         model.selected = -1
-        console.print(frame(model, width, height - 1, plain=plain), end="")
+        console.print(frame(model, width, height - 1, plain=plain, still=True), end="")
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("this is no terminal: `once` prints one frame, `status` has more")

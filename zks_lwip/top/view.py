@@ -83,15 +83,18 @@ def sparkline(values: Iterable[float], width: int, *, plain: bool = False) -> st
     return "".join(bars[min(len(bars) - 1, int(value / top * len(bars)))] for value in shown)
 
 
-def frame(model: Model, width: int, height: int, *, plain: bool = False) -> RenderableType:
+def frame(
+    model: Model, width: int, height: int, *, plain: bool = False, still: bool = False
+) -> RenderableType:
     """Return a frame that fits into ``width`` columns and ``height`` lines.
 
     :param plain: only characters of ASCII are drawn, but for what others have named.
+    :param still: no keys are read: the frame ends with its last flow.
     """
     head = _head(model, width, plain)
-    foot = _foot(model, plain)
+    foot = [] if still else _foot(model, plain)
     room = max(0, height - len(head) - len(foot))
-    table = [_table(model, width, room)] if room > 1 else []
+    table = [_table(model, width, room, still)] if room > 1 else []
     lines: list[RenderableType] = [*head, *table, *foot]
     return Group(*(lines if table else lines[: max(1, height)]))
 
@@ -156,7 +159,7 @@ def _foot(model: Model, plain: bool) -> list[RenderableType]:
     return [_line(f"by {order}{filtered}  {_PLAIN_KEYS if plain else _KEYS}", "dim")]
 
 
-def _table(model: Model, width: int, room: int) -> Table:
+def _table(model: Model, width: int, room: int, still: bool) -> Table:
     """Return the flows that ``room`` lines hold, the selected one among them."""
     rows = model.shown()
     fit = room - 1
@@ -185,7 +188,7 @@ def _table(model: Model, width: int, room: int) -> Table:
     for number, row in enumerate(rows[first : first + fit], first):
         style = "reverse" if number == model.selected else _style(row)
         table.add_row(*(_cell(row, column.title) for column in columns), style=style)
-    for _ in range(fit - len(rows)):
+    for _ in range(0 if still else fit - len(rows)):
         table.add_row()  # so that the last line is at the bottom
     return table
 

@@ -43,10 +43,12 @@ def model(count: int, **more: Any) -> Model:
     return made
 
 
-def draw(made: Model, width: int, height: int, *, plain: bool = False) -> list[str]:
+def draw(
+    made: Model, width: int, height: int, *, plain: bool = False, still: bool = False
+) -> list[str]:
     output = io.StringIO()
     console = Console(file=output, width=width, height=height, color_system=None)
-    console.print(frame(made, width, height, plain=plain), end="")
+    console.print(frame(made, width, height, plain=plain, still=still), end="")
     return output.getvalue().split("\n")
 
 
@@ -84,6 +86,14 @@ def test_what_a_frame_says() -> None:
     )
     made.gone(dict(no_status()) | {"state": "disconnected", "problem": "nothing runs here"})
     assert "disconnected  nothing runs here" in "\n".join(draw(made, 100, 24))
+
+
+def test_a_still_frame_ends_with_its_last_flow() -> None:
+    """It is printed, into a file perhaps: neither keys nor empty lines."""
+    lines = draw(model(2), 100, 24, still=True)
+    assert "host" in lines[-2] and lines[-1] == "" and not any("quit" in line for line in lines)
+    assert len(draw(model(500), 100, 24, still=True)) == 24 + 1
+    assert len(draw(model(0), 100, 24, still=True)) < 12
 
 
 def test_names_of_others_move_no_cursor() -> None:
