@@ -42,11 +42,8 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
     if state == State.DISCONNECTED.value:
         yield noted("leaks", "no `connect` runs here: all traffic leaves as without a tunnel")
         return
-    if state == State.DEAD_CLOSED.value:
-        yield failed("leaks", status["problem"], "`zks-lwip recover`, or start `connect` again")
-        return
-    if state == State.DEAD_OPEN.value:
-        yield failed("leaks", status["problem"], "start `connect` again")
+    if state in (State.DEAD_CLOSED.value, State.DEAD_OPEN.value):
+        yield _left(status["problem"])
         return
     if state not in _HELD:
         yield warned("leaks", f"{state}: traffic leaves beside the tunnel", "end the pause")
@@ -71,6 +68,12 @@ def examine_leaks(status: Status) -> Iterator[Finding]:
         wishes.append(f"{len(status['excluded'])} processes of `exclude`")
     if wishes:
         yield noted("leaks", f"beside the tunnel, as was asked for: {', '.join(wishes)}")
+
+
+def _left(problem: str) -> Finding:
+    """What an instance that died has left, of which the second sentence says what to do."""
+    text, _, remedy = problem.partition(". ")
+    return failed("leaks", text, remedy[:1].lower() + remedy[1:])
 
 
 def _is_there(family: int) -> bool:

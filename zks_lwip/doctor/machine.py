@@ -140,9 +140,10 @@ def _tun(admin: bool) -> Finding:
             return well("TUN", f"{node} makes devices")
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except ZksError as error:
-        return failed(
-            "TUN", str(error), "load the module (`sudo modprobe tun`), or pass the device"
-        )
+        text, bracket, remedy = str(error).partition("): ")
+        if not bracket:
+            remedy = "load the module (`sudo modprobe tun`), or pass the device"
+        return failed("TUN", text + bracket[:1], remedy)
     except OSError as error:
         return failed(
             "TUN",

@@ -14,7 +14,18 @@ if sys.platform != "linux":
     pytest.skip("Linux only", allow_module_level=True)
 
 from zks_lwip.daemon import no_status
+from zks_lwip.doctor.finding import Level
 from zks_lwip.doctor.leaks import examine_leaks
+
+
+@pytest.mark.parametrize("state", ["dead-closed", "dead-open"])
+def test_what_an_instance_that_died_has_left_is_said_once(state: str) -> None:
+    """The problem of a status says what to do, too."""
+    problem = "it is so. Start `connect` again, or open it with `zks-lwip recover`."
+    told = no_status() | {"state": state, "problem": problem}
+    (finding,) = examine_leaks(told)  # type: ignore[arg-type]
+    assert finding.level is Level.FAILURE and finding.text == "it is so"
+    assert finding.remedy == "start `connect` again, or open it with `zks-lwip recover`."
 
 
 def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
