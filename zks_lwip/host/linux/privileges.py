@@ -57,9 +57,10 @@ def check_net_admin(command: str = "connect") -> None:
         return
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").split("\n"):
         if line.startswith("CapEff:") and not int(line.split()[1], 16) >> Capability.NET_ADMIN & 1:
+            other = "" if command != "connect" else " `zks-lwip run -- COMMAND` needs neither."
             raise PrivilegeError(
                 f"{command} needs root or CAP_NET_ADMIN, to change devices and routes: run it "
-                "with sudo. `zks-lwip run -- COMMAND` needs neither."
+                f"with sudo.{other}"
             )
 
 
