@@ -72,7 +72,12 @@ def listen(
         sock.close()
         message = f"cannot listen on {join_host_port(host, port)}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise PrivilegeError(f"{message}; ports below 1024 need privilege") from None
+            message += "; ports below 1024 need privilege: give `listen` a higher one, or start it "
+            message += "as root"
+            if sys.platform == "linux":
+                allow = f"sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+                message += f", or allow them to everybody (`sudo {allow}`)"
+            raise PrivilegeError(message) from None
         if error.errno == errno.EADDRINUSE:
             message += (
                 "; end what listens there (`ss -ltnp` shows it), or give `listen` another port"

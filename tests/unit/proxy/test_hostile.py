@@ -315,5 +315,5 @@ async def test_a_port_that_is_taken() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may")
 def test_a_port_that_needs_privilege() -> None:
-    with pytest.raises(PrivilegeError, match="below 1024"):
+    with pytest.raises(PrivilegeError, match=r"below 1024 .* give `listen` a higher one.*=80`"):
         ProxyServer(ProxyConfig(port=80))
