@@ -186,12 +186,16 @@ def _explain(refused: UpgradeRefused, worker: WorkerUrl, config: TunnelConfig) -
         location = next((v for k, v in refused.headers if k.lower() == b"location"), b"")
         return WorkerNotFound(
             f"{worker} redirects ({status}) to {location[:200].decode('ascii', 'replace')!r}, and "
-            "redirects are never followed: name the worker's own URL with `worker`."
+            "redirects are never followed: name the worker's own URL with `worker`, or log in to "
+            "this network first, if it asks for that."
         )
     kind = next((v for k, v in refused.headers if k.lower() == b"content-type"), b"")
-    page = ", a web page" if kind.lower().startswith(b"text/html") else ""
+    is_page = kind.lower().startswith(b"text/html")
+    page = ", a web page" if is_page else ""
+    # So does a network answer where one has to log in first.
+    portal = ", and whether this network asks for a login" if is_page and status == 200 else ""
     return WorkerNotFound(
-        f"there is no worker at {worker} ({status}{page}): check host, port and path."
+        f"there is no worker at {worker} ({status}{page}): check host, port and path{portal}."
     )
 
 
@@ -212,9 +216,11 @@ async def _start_tls(
             raise
         cause = error.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
+            why = cause.verify_message.rstrip(".")
             raise CertificateError(
-                f"the certificate of {worker} does not verify ({cause.verify_message}): check the "
-                "host name and this machine's clock, or name a private authority with `ca_file`."
+                f"the certificate of {worker} does not verify ({why}): check the host name, "
+                "this machine's clock, and whether this network asks for a login, or name a "
+                "private authority with `ca_file`."
             ) from None
         # (A server that refuses at once may reset the connection before its alert is read.)
         reason = (isinstance(cause, ssl.SSLError) and cause.reason) or cause or error

@@ -35,6 +35,9 @@ Configure = Callable[[trio.socket.SocketType, str, int], None]
 
 _REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
 """What connect(2) says where the address has answered. All else is the network's silence."""
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+"""And where a firewall, or ICMP ("administratively prohibited"), has refused it on the way."""
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
 
 class _Unconnected(OSError):
@@ -42,10 +45,14 @@ class _Unconnected(OSError):
 
     :param answered: one of them has refused it.
     :param port_closed: all of them have.
+    :param numbers: the errno of each failure.
     """
 
-    def __init__(self, message: str, *, answered: bool, port_closed: bool) -> None:
+    def __init__(
+        self, message: str, *, answered: bool, port_closed: bool, numbers: frozenset[int]
+    ) -> None:
         super().__init__(message)
+        self.numbers = numbers
         self.answered = answered
         self.port_closed = port_closed
 
@@ -116,12 +123,25 @@ async def open_path(
             ) from None
         if isinstance(error, (OSError, trio.BrokenResourceError)):
             raise WorkerUnreachable(
-                f"{whom} cannot be reached ({error}): check that it runs there.",
+                f"{whom} cannot be reached ({error}): {_advice(error)}.",
                 answered=getattr(error, "answered", True),
                 port_closed=proxy is None and getattr(error, "port_closed", False),
             ) from None
         raise
     return tcp, began
+
+
+def _advice(error: Exception) -> str:
+    """Return what to do about a worker, or a proxy, that could not be connected to."""
+    numbers = error.numbers if isinstance(error, _Unconnected) else frozenset()
+    if numbers & _FORBIDDEN and not numbers.intersection(_REFUSED):
+        return (
+            "a firewall forbids it, or a `connect` that runs here already, whose tunnel does not "
+            "lead to the worker itself (`zks-lwip status`)"
+        )
+    if numbers and numbers <= _NO_WAY:
+        return "check this machine's network, and that it runs there"
+    return "check that it runs there"
 
 
 async def _addresses(config: TunnelConfig) -> Sequence[str]:
@@ -239,6 +259,7 @@ async def open_tcp(
     """
     failures: list[str] = []
     answered, port_closed = False, True
+    numbers: set[int] = set()
     scarcity: OSError | None = None
 
     async def connect(address: str) -> trio.SocketStream:
@@ -259,6 +280,7 @@ async def open_tcp(
         known = error.errno in errno.errorcode
         text = os.strerror(error.errno or 0) if known else error.strerror or error
         failures.append(f"{address}: {text}")
+        numbers.add(error.errno or 0)
         answered |= error.errno in _REFUSED
         port_closed &= error.errno == errno.ECONNREFUSED
         scarcity = error if is_scarcity(error) else scarcity
@@ -273,7 +295,10 @@ async def open_tcp(
     )
     if stream is None:
         raise _Unconnected(
-            "; ".join(failures[:4]), answered=answered, port_closed=port_closed
+            "; ".join(failures[:4]),
+            answered=answered,
+            port_closed=port_closed,
+            numbers=frozenset(numbers),
         ) from scarcity
     return stream
 

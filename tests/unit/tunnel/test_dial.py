@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -96,6 +97,27 @@ async def test_no_worker_listens() -> None:
         error = await failing(quick(f"ws://127.0.0.1:{port}"))
     assert isinstance(error, WorkerUnreachable)
     assert f"ws://127.0.0.1:{port}/tunnel" in str(error) and "refused" in str(error)
+    assert "check that it runs there" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "a firewall forbids it"),
+        (errno.EPERM, "a firewall forbids it"),
+        (errno.ENETUNREACH, "check this machine's network"),
+        (errno.EHOSTUNREACH, "check this machine's network"),
+    ],
+)
+async def test_what_keeps_from_the_worker_is_told_from_a_worker_that_is_down(
+    number: int, advice: str
+) -> None:
+    def fail(sock: trio.socket.SocketType, address: str, port: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    error = await failing(quick("ws://127.0.0.1:9", configure_socket=fail))
+    assert isinstance(error, WorkerUnreachable)
+    assert advice in str(error) and os.strerror(number) in str(error)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +141,7 @@ async def test_a_token_that_is_missing_or_wrong(token: str | None, words: str) -
         (
             b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>" + b"x" * 9999,
             WorkerNotFound,
-            "a web page",
+            "a web page): check host, port and path, and whether this network asks for a login",
         ),
         (
             b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\n\r\n",
@@ -173,6 +195,7 @@ async def test_a_redirect_is_not_followed() -> None:
         error = await answer_of(raw_server(None, head))
         assert worker.requests == []
     assert location.decode() in str(error)
+    assert "or log in to this network first" in str(error)
 
 
 async def test_a_body_without_end_is_not_read() -> None:
@@ -243,6 +266,7 @@ async def test_a_certificate_of_an_unknown_authority() -> None:
         assert worker.requests == []  # and the token was never sent
     assert isinstance(error, CertificateError)
     assert "does not verify" in str(error) and "`ca_file`" in str(error)
+    assert "whether this network asks for a login" in str(error)
 
 
 @pytest.mark.parametrize("names", [("worker.example",), ("127.0.0.9",)])
