@@ -53,8 +53,10 @@ def test_a_worker_url_is_normalised(text: str, shown: str) -> None:
     ("text", "hint"),
     [
         ("worker.example", "wss://worker.example"),
-        ("https://worker.example", "wss://"),
-        ("http://worker.example", "ws://"),
+        ("https://worker.example/x", "write wss://worker.example/x."),
+        ("http://worker.example:8080", "write wss://worker.example:8080."),
+        ("http://127.0.0.1:8787", "write ws://127.0.0.1:8787."),
+        ("http://", "write wss://HOST[:PORT][/PATH]."),
         ("ftp://worker.example", "wss://"),
         ("wss://", "no host"),
         ("wss:///tunnel", "no host"),

@@ -65,10 +65,7 @@ class WorkerUrl:
     @property
     def loopback(self) -> bool:
         """Whether the host is this machine itself: a loopback address, or localhost (RFC 6761)."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost" or self.host.endswith(".localhost")
+        return _is_loopback(self.host)
 
     @property
     def address(self) -> Address | None:
@@ -97,6 +94,13 @@ def check_plaintext(worker: WorkerUrl, plaintext: bool) -> None:
         )
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def parse_worker_url(text: str) -> WorkerUrl:
     """Read ``wss://HOST[:PORT][/PATH]``, or ``ws://``; without a path it is :data:`DEFAULT_PATH`.
 
@@ -117,10 +121,13 @@ def parse_worker_url(text: str) -> WorkerUrl:
             f"{shown} is no URL ({error}): write wss://HOST[:PORT][/PATH].", "worker"
         ) from None
     if parts.scheme not in ("ws", "wss"):
-        hint = {"https": "wss", "http": "ws"}.get(parts.scheme, "wss")
+        shown = shown.split("?")[0].split("#")[0]  # a token may follow
+        meant = "wss://HOST[:PORT][/PATH]"
+        if parts.scheme in ("http", "https") and parts.netloc:
+            plain = parts.scheme == "http" and _is_loopback(parts.hostname or "")
+            meant = f"{'ws' if plain else 'wss'}://{shown.partition('://')[2]}"
         raise ConfigError(
-            f"{shown}: the scheme {parts.scheme!r} is not ours; write {hint}://HOST[:PORT][/PATH].",
-            "worker",
+            f"{shown}: the scheme {parts.scheme!r} is not ours; write {meant}.", "worker"
         )
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
