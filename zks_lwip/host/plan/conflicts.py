@@ -34,8 +34,9 @@ def check(config: HostConfig, state: HostState, *, running: bool) -> None:
         )
     if not running and state.link(config.tun) is not None:
         raise DeviceError(
-            f"the interface name {config.tun} is taken (`ip link show {config.tun}`), by another "
-            "`connect` perhaps (`zks-lwip status`); choose another with `tun` NAME"
+            f"the interface name {config.tun} is taken: by a `connect` that runs already "
+            "(`zks-lwip status`; `zks-lwip disconnect` stops it), or by another program "
+            f"(`ip link show {config.tun}`): then choose another with `tun` NAME"
         )
     if config.inbound and config.kill_switch is not KillSwitch.STRICT:
         raise ConfigError("needs `kill_switch` strict: the firewall does it", "host.inbound")
