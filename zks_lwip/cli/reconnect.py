@@ -28,7 +28,9 @@ def reconnect(ctx: click.Context, /, *, netns: str | None) -> None:
 
     told = ask_running(netns, "reconnect")
     if told["connected"]:
-        click.echo(f"reconnected: to {told['worker']}, with {told['connections']} connections open")
+        count = told["connections"]
+        many = "connection" if count == 1 else "connections"
+        click.echo(f"reconnected: to {told['worker']}, with {count} {many} open")
         return
     problem = name_flags(told["problem"]) or "the worker has not answered yet"
     click.echo(f"lost: {problem} It goes on trying.")

@@ -180,7 +180,7 @@ def worker(
     On this machine, for a look:
       python -m zks_lwip worker --allow 127.0.0.0/8
     For others, with TLS and a token:
-      python -c 'import secrets; print("me", secrets.token_urlsafe())' > tokens
+      python3 -c 'import secrets; print("me", secrets.token_urlsafe())' > tokens
       chmod 600 tokens
       python -m zks_lwip worker --listen 0.0.0.0:443 --token-file tokens \\
           --tls-cert fullchain.pem --tls-key privkey.pem
