@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from zks_lwip.stack import Reject
 
@@ -342,12 +343,14 @@ async def test_an_ack_is_within_a_window_that_was_taken_back(autojump_clock) -> 
         assert len((await p.receive()).data) + len((await p.receive()).data) == 2500
         await c.send(b"x")
         await p.receive()
-        for window in (0, 1000):
+        for window in (1000, 0):
             await p.send(c.segment(data=b"x", window=window))
             c.seq += 1
             answer = await p.receive()
             assert not answer.data
             assert (answer.seq, answer.ack) == (c.ack + window, c.seq)
+        await p.send(c.segment(window=8000))
+        await p.drain()  # it is sent again
         await p.send(c.segment(data=b"x", window=8000))
         c.seq += 1
         assert (await p.receive()).seq == c.ack + 2500  # all that was sent
@@ -356,6 +359,40 @@ async def test_an_ack_is_within_a_window_that_was_taken_back(autojump_clock) -> 
         await p.send(c.segment(data=b"x", seq=c.seq - 1, window=0))
         answer = await p.receive()
         assert (answer.seq, answer.ack) == (c.ack, c.seq)
+
+
+@pytest.mark.parametrize("opened, fits", [(1000, 1000), (2000, 1460), (8000, 2500)])
+async def test_what_was_sent_into_a_window_that_was_taken_back_is_sent_again(
+    opened: int, fits: int, autojump_clock
+) -> None:
+    """A kernel without memory drops what comes, and says so by its window alone."""
+    data = bytes(i * 7 & 255 for i in range(2500))
+    async with probe() as p:
+        c = await connect(p, options=mss(1460))
+        c.flow.push(data)
+        for size in (1460, 1040):
+            assert len((await p.receive()).data) == size
+        await p.send(c.segment(window=0))
+        with trio.move_on_after(0.1):
+            pytest.fail(f"sent into a closed window: {await p.receive()}")
+        begun = trio.current_time()
+        await p.send(c.segment(window=opened))
+        again = b""
+        while len(again) < fits:
+            segment = await p.receive()
+            assert segment.seq == c.ack + len(again)
+            again += segment.data
+        assert trio.current_time() - begun < 0.1  # not by a timer
+        assert again == data[: len(again)]
+        # A window that opens further has taken nothing back: it brings what is new alone.
+        await p.send(c.segment(window=9000))
+        with trio.move_on_after(0.1):
+            while len(again) < 2500:
+                segment = await p.receive()
+                assert segment.seq == c.ack + len(again)
+                again += segment.data
+            pytest.fail(f"sent a third time: {await p.receive()}")
+        assert again == data
 
 
 async def test_window_scaling(autojump_clock) -> None:

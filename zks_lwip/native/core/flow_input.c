@@ -78,6 +78,25 @@ static void heed_window(struct tcp_pcb *pcb, const struct pbuf *p, const struct 
         pcb->snd_wl2--;
 }
 
+/* Whether the window ends before the end of what was sent first and is not acknowledged: it was taken back. */
+static int is_taken_back(const struct tcp_pcb *pcb)
+{
+    const struct tcp_seg *sent = pcb->unacked;
+    return sent && TCP_SEQ_GT(lwip_ntohl(sent->tcphdr->seqno) + sent->len, pcb->lastack + pcb->snd_wnd);
+}
+
+/* A kernel that has taken its window back has dropped what was sent into it. When it opens the window again, beyond
+ * where it ended, all from there is sent again. lwIP (2.2.1) would wait for its timer, for seconds: no duplicate ACK
+ * says that something is missing. */
+static void send_again(struct tcp_pcb *pcb, uint32_t first, uint32_t end)
+{
+    if (pcb->unacked && pcb->unacked->tcphdr->seqno == first && TCP_SEQ_GT(pcb->lastack + pcb->snd_wnd, end) &&
+        tcp_rexmit_rto_prepare(pcb) == ERR_OK) {
+        pcb->rtime = 0;
+        tcp_output(pcb);
+    }
+}
+
 void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
 {
     uint32_t hash =
@@ -105,13 +124,17 @@ void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
         flow_held_segment(core, flow, packet, p->payload);
         pbuf_free(p);
     } else if (flow) {
-        uint32_t lent = lend_window(flow->pcb, packet);
+        uint32_t lent = lend_window(flow->pcb, packet), first = 0, end = 0;
+        int taken_back = 0;
         if (flow->state == FLOW_LINGER || (flow->list == LIST_BUSY && !(packet->flags & ZKS_TCP_RST)))
             flow->since_ms = core->now_ms;
         if (flow->pcb->state != SYN_SENT) {
             hide_options(p, packet);
             clip(p, packet, flow->pcb);
             heed_window(flow->pcb, p, packet);
+            taken_back = is_taken_back(flow->pcb);
+            end = flow->pcb->lastack + flow->pcb->snd_wnd;
+            first = taken_back ? flow->pcb->unacked->tcphdr->seqno : 0; /* in the order of the network */
         }
         if (!(packet->flags & ZKS_TCP_RST))
             flow_heard(core, flow);
@@ -120,6 +143,8 @@ void flow_segment(zks_core *core, struct pbuf *p, struct zks_packet *packet)
         if (flow->pcb && flow->pcb == tcp_active_pcbs) {
             flow->pcb->rcv_wnd -= (tcpwnd_size_t)lent;
             flow_put_back(flow->pcb);
+            if (taken_back)
+                send_again(flow->pcb, first, end);
             if (flow->fresh)
                 flow_open_window(flow, flow->pcb);
             flow_unstick(flow->pcb);
