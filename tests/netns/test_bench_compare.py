@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import struct
+import threading
 from pathlib import Path
 
 import pytest
 
+from tests.bench.compare.site import load_program
 from tests.kits.netns.child import Child
-from tests.kits.netns.lab import PYTHON
+from tests.kits.netns.lab import PYTHON, Namespace
 
 _BROKEN = """#!/bin/sh
 echo "$1 $BENCH_CLIENT_NETNS $BENCH_PORT" >>"$(dirname "$0")/steps"
@@ -53,3 +58,36 @@ def test_a_moment_of_everything(tmp_path: Path) -> None:
     assert "failed" in table and "no such tunnel" in table
     steps = [line.split()[0] for line in (tmp_path / "steps").read_text().splitlines()]
     assert steps == ["up", "down"] * 2  # in the shared sitting, and to see how long it takes
+
+
+def test_both_ways_counts_at_either_end_and_ends_in_time() -> None:
+    """What the far end says has come up counts; what is still under way is not waited for."""
+    streams, seconds = 3, 0.3
+    open_ones: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(streams + 1):
+            sock, _ = listener.accept()
+            open_ones.append(sock)
+            if sock.recv(3, socket.MSG_WAITALL)[:1] == b"r":
+                asking = sock
+                asking.sendall(struct.pack("=Q", 5000))
+            else:
+                sock.sendall(bytes(100))
+        if asking.recv(1) == b"r":
+            asking.sendall(struct.pack("=Q", 5000 + 70_000))
+
+    with contextlib.closing(Namespace("bulk")) as net:
+        with net.entered():
+            listener = socket.create_server(("127.0.0.1", 7102))
+        with listener:
+            server = threading.Thread(target=serve, args=(listener,), daemon=True)
+            server.start()
+            argv = [str(load_program()), "bulk", "127.0.0.1", "both", str(streams), str(seconds)]
+            with Child("load", net.command(argv)) as child:
+                size, took = child.succeed(20).split()
+            server.join(20)
+    for sock in open_ones:
+        sock.close()
+    assert int(size) == 70_000 + streams * 100
+    assert seconds <= float(took) < 10

@@ -236,7 +236,7 @@ class _Contender:
 class _Site:
     """Stands for the namespaces."""
 
-    def __init__(self, stack: ExitStack, echoes: int) -> None:
+    def __init__(self, stack: ExitStack, echoes: int, *, long: bool) -> None:
         pass
 
     def add_host(self, contender: _Contender, **link: float) -> tuple[None, None]:

@@ -131,7 +131,8 @@ def _steps(
     link: dict[str, float],
 ) -> None:
     with ExitStack() as stack:
-        site = Site(stack, echoes=max(step.processes for step in steps))
+        echoes = max(step.processes for step in steps)
+        site = Site(stack, echoes, long=bool(link))
         places = _Places(site, contenders, link)
         stack.callback(places.close)
         for number in range(rounds):

@@ -27,7 +27,11 @@ __all__ = ["ECHO_PORT", "NETWORK", "Running", "Site", "load_program", "steal_sec
 NETWORK = "25.2.2.0/24"
 """The far end's network, to which a host's only way is its contender."""
 ECHO_PORT = 7101
-_TCP_BUFFER = 64 << 20
+_RECEIVE_BUFFER = 64 << 20
+_SEND_BUFFER, _LONG_SEND_BUFFER = 4 << 20, 64 << 20
+"""Bytes of a connection at the most. Linux' own limit, and one for what is on its way over 1 Gbit/s
+with 100 ms (some 12 MB), several times: 64 connections with that much each way take what memory the
+kernel has for TCP, all windows become 4 segments then, and that is what would be measured."""
 LOAD_SECONDS = 60.0
 """For which a client of the load may take: its own seconds, and for what is still under way."""
 READY_SECONDS = 30.0
@@ -109,9 +113,11 @@ class Site:
     """A lab, with the load's servers at the far end. Close it by its stack.
 
     :param echoes: processes that serve echo, for more connections than one may have.
+    :param long: hosts have links that are long.
     """
 
-    def __init__(self, stack: ExitStack, echoes: int = 1) -> None:
+    def __init__(self, stack: ExitStack, echoes: int = 1, *, long: bool = False) -> None:
+        self._send_buffer = _LONG_SEND_BUFFER if long else _SEND_BUFFER
         self.net = stack.enter_context(contextlib.closing(Lab()))
         for namespace in (self.net.mid, self.net.far):
             self._tune(namespace)
@@ -126,15 +132,14 @@ class Site:
         self.net.child("load", self.net.far.command(program)).wait_for("^ready$")
         self._servers: dict[str, list[int]] = {}
 
-    @staticmethod
-    def _tune(namespace: Namespace) -> None:
+    def _tune(self, namespace: Namespace) -> None:
         """Have ports for thousands of connections, one after the other, and buffers that may grow
-        to what is on its way over 1 Gbit/s with 100 ms (some 12 MB), several times."""
+        to what is on its way."""
         namespace.sysctl(
             "net.ipv4.ip_local_port_range=1025 65535",
             "net.ipv4.tcp_tw_reuse=1",
-            f"net.ipv4.tcp_rmem=4096 131072 {_TCP_BUFFER}",
-            f"net.ipv4.tcp_wmem=4096 16384 {_TCP_BUFFER}",
+            f"net.ipv4.tcp_rmem=4096 131072 {_RECEIVE_BUFFER}",
+            f"net.ipv4.tcp_wmem=4096 16384 {self._send_buffer}",
         )
 
     def folder(self, name: str) -> Path:
