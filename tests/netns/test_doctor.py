@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -99,6 +100,20 @@ def test_leaks(net: Lab, worker: Child, host: Namespace, unchanged: None) -> Non
     assert [each.level.value for each in leaks] == ["failure"] * 4, leaks
     for each, family in zip(leaks[2:], ("IPv4", "IPv6"), strict=True):
         assert f"{family}: a socket bound to up0 gets out" in each.text
+
+
+def test_a_stopped_connect_fails(net: Lab, worker: Child, host: Namespace, unchanged: None) -> None:
+    """As by Ctrl-Z: it holds all traffic up, and the remedy names its process."""
+    with net.connect(host) as child:
+        child.signal(signal.SIGSTOP)
+        try:
+            found = findings(host, *net.tunnel_options(), code=38)
+        finally:
+            child.signal(signal.SIGCONT)
+    assert found["instance"]["level"] == "failure" and "is stopped" in found["instance"]["text"]
+    assert "`fg`" in found["instance"]["remedy"]
+    assert f"`kill -CONT {child.pid}`" in found["instance"]["remedy"]
+    assert found["worker"]["level"] == "note", "what does not pass says nothing of the worker"
 
 
 def test_no_way_out_is_no_firewall(net: Lab) -> None:

@@ -13,6 +13,7 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .access import Access, parse_allow_exclude
     from .client import (
+        InstanceStopped,
         NotRunning,
         ask_running,
         ask_status,
@@ -35,6 +36,7 @@ __all__ = [
     "Access",
     "Display",
     "Instance",
+    "InstanceStopped",
     "NotRunning",
     "Pauses",
     "State",
@@ -57,8 +59,8 @@ if not TYPE_CHECKING:  # type checkers read the imports above
         __name__,
         {
             "access": "Access parse_allow_exclude",
-            "client": "NotRunning ask_running ask_status check_nothing_left reload_running"
-            " stop_running",
+            "client": "InstanceStopped NotRunning ask_running ask_status check_nothing_left"
+            " reload_running stop_running",
             "control": "serve_control",
             "instance": "Instance",
             "pause": "Pauses",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..host.reports import Remains, RunningInstance
 
 __all__ = [
+    "InstanceStopped",
     "NotRunning",
     "ask",
     "ask_running",
@@ -42,6 +43,21 @@ class NotRunning(HostError):
         self.state = state
         self.pid: int | None = None
         """Of an instance that died."""
+
+
+class InstanceStopped(HostError):
+    """The instance is a stopped process, as by Ctrl-Z.
+
+    :param pid: its process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.text = (
+            f"process {pid}, which has captured it, is stopped (Ctrl-Z, or SIGSTOP), and lets no "
+            "traffic pass"
+        )
+        self.remedy = f"have it go on by `fg` in its shell, or by `kill -CONT {pid}`"
+        super().__init__(f"{self.text}: {self.remedy}")
 
 
 def ask_running(netns: str | None, command: str, *, patience: float = 30.0, **values: Any) -> Any:
@@ -250,7 +266,7 @@ def _connect(path: Path, patience: float) -> socket.socket:
 def _check_not_stopped(connection: socket.socket) -> None:
     """Check that what listens is no stopped process, to which the kernel connects all the same.
 
-    :raises HostError: it is.
+    :raises InstanceStopped: it is.
     """
     if sys.platform != "linux":
         return
@@ -263,10 +279,7 @@ def _check_not_stopped(connection: socket.socket) -> None:
     except OSError:  # of another pid namespace, or hidden: its answer tells
         return
     if state == "T":
-        raise HostError(
-            f"process {pid}, which has captured it, is stopped (Ctrl-Z, or SIGSTOP), and lets no "
-            f"traffic pass: have it go on by `fg` in its shell, or by `kill -CONT {pid}`"
-        )
+        raise InstanceStopped(pid)
 
 
 def _connect_loopback(path: Path, patience: float) -> socket.socket:

@@ -13,7 +13,7 @@ from ..errors import ZksError
 from ..host.platform import is_supported
 from ..net.netns import run_in_netns
 from .download import Download
-from .finding import Finding, noted, well
+from .finding import Finding, failed, noted, well
 from .worker import examine_worker
 
 __all__ = ["examine"]
@@ -29,7 +29,7 @@ async def examine(
     :param source: what to download through each worker, to see how fast it is; None: nothing.
     """
     if sys.platform == "linux":
-        from ..daemon import State, ask_status, no_status
+        from ..daemon import InstanceStopped, State, ask_status, no_status
         from .leaks import examine_leaks
         from .machine import examine_machine
 
@@ -37,8 +37,12 @@ async def examine(
         while (finding := await trio.to_thread.run_sync(next, machine, None)) is not None:
             yield finding
         status = no_status()
+        stopped = False
         try:
             status = await trio.to_thread.run_sync(ask_status, netns)
+        except InstanceStopped as error:
+            stopped = True
+            yield failed("instance", error.text, error.remedy)
         except ZksError as error:
             yield noted("instance", str(error))
         else:
@@ -48,8 +52,10 @@ async def examine(
     else:
         able = "connect, worker and proxy work" if is_supported() else "worker and proxy work"
         yield noted("kernel", f"{sys.platform}: of the commands {able}; run does on Linux only")
-        captured = False
-    if captured:
+        captured = stopped = False
+    if stopped:
+        yield noted("worker", "not looked at: nothing passes the instance that is stopped")
+    elif captured:
         yield noted(
             "worker",
             "asked through the instance that runs: `zks-lwip status` says what it knows of it",
