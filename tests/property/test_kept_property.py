@@ -104,6 +104,13 @@ class Flow:
         return size if size else None
 
 
+def _invert(buffer: bytearray) -> None:
+    buffer[:] = buffer.translate(_INVERTED)
+
+
+_INVERTED = bytes(255 - byte for byte in range(256))
+
+
 def _act(end: Session, flows: dict[int, Flow], answers: dict[int, Flow], event: Event) -> None:
     """Own one end: take what comes for ``flows``, send ``answers``."""
     if isinstance(event, StreamOpened):
@@ -144,6 +151,9 @@ def test_bulk_streams_survive_every_cut(seed: int) -> None:
                 if message is None:
                     break
                 work = other.work_through(bytes(message))
+                if chance.randrange(2):  # as a client masks it
+                    end.message_changed(_invert)
+                    _invert(message)
                 left = chance.randrange(4) if lose else None  # events; then it is cut
                 for event in work:
                     if event is not None:

@@ -32,9 +32,11 @@ from wsproto.utilities import RemoteProtocolError
 from ..net.rounds import ROUND
 from .handshake import check_answer
 
-__all__ = ["FED", "MAX_EMPTY_FRAGMENTS", "SLICE", "BoundedConnection", "Buffer"]
+__all__ = ["FED", "MAX_EMPTY_FRAGMENTS", "SLICE", "BoundedConnection", "Buffer", "OnChange"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
+OnChange: TypeAlias = "Callable[[Callable[[bytearray], None]], None]"
+"""Takes what changes a message back that was changed in place."""
 
 _log = logging.getLogger(__name__)
 
@@ -135,10 +137,14 @@ class BoundedConnection(WSConnection):
             self._forget_handshake()
         return data
 
-    def frame_message(self, message: Buffer, *, gather: bool = False) -> tuple[Buffer, ...]:
+    def frame_message(
+        self, message: Buffer, *, gather: bool = False, on_change: OnChange | None = None
+    ) -> tuple[Buffer, ...]:
         """Return the frame of one binary message, in parts that follow each other.
 
         :param gather: the message may be one of them; otherwise there is one part.
+        :param on_change: the message is writable and may be changed in place; when it is, this is
+            called with what changes it back.
         :raises LocalProtocolError: nothing may be sent any more.
         """
         return (self.send(BytesMessage(data=message)),)  # type: ignore[arg-type]

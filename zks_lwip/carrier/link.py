@@ -476,7 +476,7 @@ class SessionLink(Generic[_S]):
         """
         self.last_sent = self._now()
         begin = self.last_sent if since is None else since
-        if self.connection.begin_message(message):
+        if self.connection.begin_message(message, self.session.message_changed):
             waited = since is not None
             idle = self.connection.idle if waited else 0.0
             self.pacer.sent(len(message), begin, self._now(), full=waited, idle=idle)

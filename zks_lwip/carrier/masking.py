@@ -3,7 +3,8 @@
 Why: wsproto 1.3 masks with four strided ``bytes.translate`` passes and copies a payload five times
 on its way out and four times on its way in; a tunnel that does nothing but move bytes spends most
 of its time there. Here a binary message is sent as a frame that C builds in one pass (header, key
-and masked payload), and is received in the buffer that the socket wrote it to, unmasked in place.
+and masked payload), or masked in place where its owner can do with that, and is received in the
+buffer that the socket wrote it to, unmasked in place.
 
 How: :class:`FramedConnection` is a ``wsproto.WSConnection``. The opening handshake, control frames,
 text, fragmented messages, oversized and malformed frames all go through wsproto's own code, so
@@ -22,6 +23,7 @@ import os
 import struct
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
@@ -30,7 +32,7 @@ from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
 from ..net.rounds import ROUND
 from .buffers import MIN_BUFFER, Spares, in_use
-from .framing import BoundedConnection, Buffer
+from .framing import BoundedConnection, Buffer, OnChange
 from .pacing import MAX_LIMIT
 
 try:
@@ -170,16 +172,28 @@ class FramedConnection(BoundedConnection):
             return self._frame(event.data)
         return super().send(event)
 
-    def frame_message(self, message: Buffer, *, gather: bool = False) -> tuple[Buffer, ...]:
-        """See :meth:`BoundedConnection.frame_message`. A client's is masked, so it is copied."""
+    def frame_message(
+        self, message: Buffer, *, gather: bool = False, on_change: OnChange | None = None
+    ) -> tuple[Buffer, ...]:
+        """See :meth:`BoundedConnection.frame_message`. A client's is masked: in place if that may
+        be, else in a copy, whose memory has to pass through the processor's cache as well."""
         if self.state is not ConnectionState.OPEN:
             return super().frame_message(message)
         size = len(message)
-        if not gather or self.client or size < _WORTH_GATHERING:
+        masked = _MASKED if self.client else 0
+        if not gather or (masked and on_change is None) or size < _WORTH_GATHERING:
             return (self._frame(message),)
         if size < 1 << 16:
-            return (_SHORT_HEADER.pack(_FIN_BINARY, 126, size), message)
-        return (_LONG_HEADER.pack(_FIN_BINARY, 127, size), message)
+            header = _SHORT_HEADER.pack(_FIN_BINARY, masked | 126, size)
+        else:
+            header = _LONG_HEADER.pack(_FIN_BINARY, masked | 127, size)
+        if masked:
+            assert on_change is not None
+            key = os.urandom(4)
+            on_change(partial(unmask, key=key))
+            unmask(message, key)
+            header += key
+        return (header, message)
 
     def _frame(self, payload: Buffer) -> memoryview:
         size = memoryview(payload).nbytes + _MAX_HEADER

@@ -24,7 +24,7 @@ from ..errors import ProtocolError, TunnelError
 from ..net.rest import Rest
 from ..net.sockets import end_in_reset
 from .dependencies import OwnedConnection
-from .framing import BoundedConnection, Buffer
+from .framing import BoundedConnection, Buffer, OnChange
 from .http import Headers, HttpRequest
 from .inbox import Inbox
 from .masking import FramedConnection
@@ -330,10 +330,11 @@ class WsConnection:
         if waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def begin_message(self, message: Buffer) -> bool:
+    def begin_message(self, message: Buffer, on_change: OnChange | None = None) -> bool:
         """Send as much of one binary message as leaves at once; only while not :attr:`sending`.
 
         :param message: do not change it before all of it is sent.
+        :param on_change: see :meth:`BoundedConnection.frame_message`.
         :returns: whether that was all; if not, :meth:`finish_message` has to follow.
         :raises WebSocketClosed: it is closed.
         """
@@ -342,7 +343,8 @@ class WsConnection:
         self.message_bytes_sent += len(message)
         try:
             wire = self._wire
-            return wire.begin(self._protocol.frame_message(message, gather=wire.gathers))
+            parts = self._protocol.frame_message(message, gather=wire.gathers, on_change=on_change)
+            return wire.begin(parts)
         except (*_GONE, LocalProtocolError):
             self._broken = True
             raise self._closed_error() from None

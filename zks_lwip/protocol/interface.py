@@ -135,6 +135,9 @@ class AnySession(Protocol):
     def next_message(self, limit: int = ...) -> bytearray | None:
         """Return the next message to send, of ``limit`` bytes or so; None if there is none."""
 
+    def message_changed(self, restore: Callable[[bytearray], None]) -> None:
+        """Say that the last message is changed in place, to be sent, and what changes it back."""
+
     def mark_ready(self, stream: int) -> None:
         """Say that the source of a stream has bytes, or has reached its end."""
 

@@ -3,7 +3,8 @@
 What is kept of a message is the buffer that was sent, with the place of its counted frames, which
 are one run of bytes at its end. Nothing is copied, and no frame is looked at, until a WebSocket is
 lost; then the frames of a message that was acknowledged in part, or is too large to be sent again
-at once, are walked through.
+at once, are walked through. The sender of a message may change it in place, as a client does that
+masks it; that is undone when a WebSocket is lost.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
+from collections.abc import Callable
 
 from .._util import EMPTY
 from . import spares
@@ -38,7 +40,18 @@ _u32 = struct.Struct(">I").unpack_from
 class _Run:
     """Counted frames ``first`` to ``last``, which are ``buffer[start:stop]``."""
 
-    __slots__ = ("buffer", "cost", "first", "last", "reach", "since", "start", "stop", "whole")
+    __slots__ = (
+        "buffer",
+        "cost",
+        "first",
+        "last",
+        "reach",
+        "restore",
+        "since",
+        "start",
+        "stop",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -60,6 +73,7 @@ class _Run:
         self.since = since  # when it was sent
         self.reach = reach  # bytes that were kept then, with it
         self.whole = True  # nothing else holds the buffer, once it was sent
+        self.restore: Callable[[bytearray], None] | None = None  # changes the buffer back
 
 
 class Kept:
@@ -130,12 +144,13 @@ class Kept:
     def put(self, message: bytearray, start: int, last: int, now: float) -> None:
         """Keep the counted frames of a message that is sent now.
 
-        :param message: it must not change any more.
+        :param message: it must not change any more, unless :meth:`changed` is told.
         :param start: where its counted frames start.
         :param last: the number of the last one.
         """
         stop = len(message)
-        if start > stop - start:  # hold not many bytes for the sake of few
+        copied = start > stop - start
+        if copied:  # hold not many bytes for the sake of few
             message = message[start:]
             stop -= start
             start = 0
@@ -146,7 +161,7 @@ class Kept:
         run = _Run(message, start, stop, self._last + 1, last, cost, now, self.cost)
         self._last = last
         self._append(run)
-        self._sending = run
+        self._sending = None if copied else run
         if self.cost >= self._ample:
             self._assess()
 
@@ -154,6 +169,11 @@ class Kept:
         if self._sent is EMPTY:
             self._sent = deque()
         self._sent.append(run)
+
+    def changed(self, restore: Callable[[bytearray], None]) -> None:
+        """Note that the message that was put last is changed in place, and what undoes that."""
+        if self._sending is not None:
+            self._sending.restore = restore
 
     def was_sent(self) -> None:
         """Note that the message that was put last is not held by its sender any more."""
@@ -211,9 +231,14 @@ class Kept:
         self._free(received)
         self.unsent = deque((*self._sent, *self.unsent)) or EMPTY
         self._sent = EMPTY
-        self._sending = None
         for run in self.unsent:
             run.whole = False  # the old WebSocket's may not be gone
+            if run.restore is not None:
+                if run is self._sending:  # and may be sending this one
+                    run.buffer = run.buffer[:]
+                run.restore(run.buffer)
+                run.restore = None
+        self._sending = None
         if self.unsent:
             self._cut(self.unsent[0])
 

@@ -384,7 +384,8 @@ class Session:
         return []
 
     def next_message(self, limit: int = 262144) -> bytearray | None:
-        """Return the next message to send, None if there is none. Do not change it: it may be kept.
+        """Return the next message to send, None if there is none. It may be kept: tell
+        :meth:`message_changed` before it is changed.
 
         Control, DNS and datagrams go first, then streams with little to send, then bulk ones
         round-robin. Sources are pulled here; while they are, they may call ``close``, ``error`` and
@@ -396,6 +397,14 @@ class Session:
             room for.
         """
         return self._sender.next_message(limit)
+
+    def message_changed(self, restore: Callable[[bytearray], None]) -> None:
+        """Note that the last message is changed in place: masked, where it is sent.
+
+        :param restore: changes a buffer back, in place. It is called when the message, or a part of
+            it, has to be sent again.
+        """
+        self._kept.changed(restore)
 
     # Streams
 

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -170,6 +171,22 @@ def test_every_frame_has_a_masking_key_of_its_own(client: FramedConnection) -> N
     server = WSConnection(ConnectionType.SERVER)
     opened(client, server)
     keys = {bytes(client.send(BytesMessage(data=b"x"))[2:6]) for _ in range(50)}
+    assert len(keys) == 50
+
+
+def test_every_frame_that_is_masked_in_place_has_one_too(client: FramedConnection) -> None:
+    opened(client, WSConnection(ConnectionType.SERVER))
+    keys = set()
+    for _ in range(50):
+        message = bytearray(5000)
+        restores: list[Callable[[bytearray], None]] = []
+        header, body = client.frame_message(message, gather=True, on_change=restores.append)
+        assert body is message
+        keys.add(bytes(header[-4:]))
+        assert message[:4] == header[-4:]
+        (restore,) = restores
+        restore(message)
+        assert message == bytes(5000)
     assert len(keys) == 50
 
 

@@ -128,6 +128,36 @@ async def test_messages_of_every_length_of_header(role: str) -> None:
         assert got == messages
 
 
+@ROLES
+async def test_a_message_that_may_be_changed_arrives_and_can_be_changed_back(role: str) -> None:
+    """In parts, too; a client masks it in place where it need not be copied otherwise."""
+    async with pair(role) as (ours, theirs):
+        assert ours.carrier is not None
+        ours.carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for size in SIZES:
+            whole = bytes((size + n) & 0xFF for n in range(size))
+            message = bytearray(whole)
+            restores: list[Callable[[bytearray], None]] = []
+
+            async def send(
+                message: bytearray = message,
+                restores: list[Callable[[bytearray], None]] = restores,
+            ) -> None:
+                if not ours.begin_message(message, restores.append):
+                    await ours.finish_message()
+
+            async def take(whole: bytes = whole) -> None:
+                assert await theirs.get_message() == whole
+
+            await together(send, take)
+            assert bool(restores) is (message != whole)
+            if role == "client" and size >= 4096 and os.name != "nt":
+                assert restores
+            for restore in restores:
+                restore(message)
+            assert message == whole
+
+
 @pytest.mark.skipif(os.name == "nt", reason="streams alone are used on Windows")
 @ROLES
 async def test_what_leaves_at_once_needs_no_task(role: str) -> None:

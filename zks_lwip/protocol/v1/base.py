@@ -220,6 +220,9 @@ class BaseV1:
             self._wakeup.told = False
         return message
 
+    def message_changed(self, restore: Callable[[bytearray], None]) -> None:
+        """Do nothing: no message is kept."""
+
     def _next(self) -> bytearray | None:
         while True:
             waiting = self.outbox.take()
