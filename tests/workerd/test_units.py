@@ -173,11 +173,14 @@ def hello(text: str) -> str:
 def test_hello(units: Units) -> None:
     assert units("hello", hello('{"version":2}')) == {
         "window": 65536, "max_data": 65535, "max_message": 1048576, "received": 0, "attempt": 0,
+        "ack": 524288,
     }  # fmt: skip
-    said = Hello(window=5, max_data=1 << 18, session="ab", received=9, attempt=3, resume=0)
+    said = Hello(
+        window=5, max_data=1 << 18, session="ab", received=9, attempt=3, resume=0, ack=1 << 20
+    )
     assert units("hello", said.encode_header().hex()) == {
         "window": 5, "max_data": 262144, "max_message": 1048576, "received": 9, "resume": 0,
-        "session": "ab", "attempt": 3,
+        "session": "ab", "attempt": 3, "ack": 1048576,
     }  # fmt: skip
     assert "x" not in units("hello", hello('{"version":2,"x":[]}'))
 
@@ -190,7 +193,7 @@ def test_hello(units: Units) -> None:
         '{"version":2,"window":true}', '{"version":2,"window":1.5}', '{"version":2,"window":"1"}',
         '{"version":2,"max_data":1023}', '{"version":2,"max_message":131071}',
         '{"version":2,"received":-1}', '{"version":2,"session":1}', '{"version":2,"resume":-1}',
-        '{"version":2,"window":null}',
+        '{"version":2,"window":null}', '{"version":2,"ack":524287}', '{"version":2,"ack":"1"}',
     ],
 )  # fmt: skip
 def test_hellos_that_are_refused(units: Units, text: str) -> None:

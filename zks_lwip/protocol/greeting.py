@@ -141,7 +141,7 @@ class Greeting:
         self.id = frame.session
         self._begin(frame, min(self._settings.resume, frame.resume or 0))
         # A worker that offers to resume counts on ACKs, also from a client that never does
-        self._taken.active = bool(frame.resume)
+        self._taken.begin(bool(frame.resume), frame.ack)
         self._settled = True
         events.append(SessionReady(frame))
 
@@ -163,7 +163,8 @@ class Greeting:
     def _begin(self, peer: Hello, seconds: int) -> None:
         self.peer = peer
         self.seconds = seconds
-        self._kept.active = self._taken.active = seconds > 0
+        self._kept.active = seconds > 0
+        self._taken.begin(seconds > 0, peer.ack)
 
     def _resume(self, frame: Hello, events: list[Event]) -> None:
         least, most = self._kept.acknowledged, self._sender.counted

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 from ..errors import ProtocolError
 
-__all__ = ["HELLO_TIMEOUT", "MAX_HELLO", "MAX_WINDOW", "VERSION", "Hello"]
+__all__ = ["HELLO_TIMEOUT", "MAX_HELLO", "MAX_WINDOW", "MIN_ACK", "VERSION", "Hello"]
 
 VERSION = 2
 MAX_HELLO = 8192
@@ -19,6 +19,8 @@ HELLO_TIMEOUT = 10.0
 """Seconds within which the peer's HELLO must have come; the owner of a session keeps the time."""
 MAX_WINDOW = 2**31 - 1
 """Most credit, in bytes, that one direction of a stream may have at any time."""
+MIN_ACK = 512 << 10
+"""Bytes of counted frames that may come before an ACK, whatever the peer can keep."""
 
 _MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
@@ -37,6 +39,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "resume": (0, _MAX_INTEGER),
     "idle_udp": (0, _MAX_INTEGER),
     "keepalive": (0, _MAX_INTEGER),
+    "ack": (MIN_ACK, _MAX_INTEGER),
 }
 _FLAGS = ("udp", "icmp", "dns", "ipv6")
 _ALWAYS = ("version", "window", "max_data", "max_message")
@@ -80,6 +83,8 @@ class Hello:
     keepalive: int = 0
     """Worker: seconds between the PINGs that the client is to send while streams are open; 0: it
     need not."""
+    ack: int = MIN_ACK
+    """Bytes of counted frames that may come from the sender before an ACK; at least 524288."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():

@@ -23,7 +23,7 @@ __all__ = ["FLOOR", "INITIAL_LIMIT", "Kept"]
 INITIAL_LIMIT = 8 << 20
 """Bytes that may be kept on any path: more than TCP's slow start has on its way at first."""
 FLOOR = 1 << 20
-"""Bytes that may be kept however little is left of the budget: two of the peer's ACKs cover it."""
+"""Bytes that may be kept however little is left of the budget."""
 RESERVE = 1 << 20
 """Bytes above the limit that frames other than DATA and CONNECT may take."""
 COST = 256
@@ -82,6 +82,7 @@ class Kept:
     :param most: bytes to which the limit grows.
     :param budget: bounds what all that share it keep, together, as :class:`Budget` says: each may
         keep as much as is left for all others, and ``FLOOR`` in any case.
+    :param step: bytes after which the peer says ACK at the latest.
     """
 
     __slots__ = (
@@ -93,17 +94,19 @@ class Kept:
         "_most",
         "_sending",
         "_sent",
+        "_step",
         "acknowledged",
         "active",
         "cost",
         "full",
         "limit",
+        "pressed",
         "size",
         "stuffed",
         "unsent",
     )
 
-    def __init__(self, most: int, budget: Budget) -> None:
+    def __init__(self, most: int, budget: Budget, step: int = 0) -> None:
         self.active = False
         """Frames are kept: the session can be resumed."""
         self.limit = min(INITIAL_LIMIT, most)
@@ -118,8 +121,12 @@ class Kept:
         """No DATA and no CONNECT is to be taken."""
         self.stuffed = False
         """No counted frame at all is to be sent: the peer acknowledges nothing."""
+        self.pressed = False
+        """Ask the peer for an ACK: half of the room is taken, and it is less than two steps."""
         self._most = most
-        self._ample = min(FLOOR, self.limit)  # there is room below it, whatever others keep
+        self._step = step
+        # There is room below it, and no ACK is needed, whatever others keep
+        self._ample = min(FLOOR, self.limit) // 2
         self._least = math.inf  # seconds from sending to the ACK, as few as they were
         self._measured = -math.inf  # when that was
         self._budget = budget
@@ -139,6 +146,7 @@ class Kept:
         cost = self.cost
         most = min(self.limit, max(FLOOR, cost + self._budget.room(cost)))
         self.full = cost >= most
+        self.pressed = cost * 2 >= most and most < 2 * self._step
         self.stuffed = cost >= most + RESERVE
 
     def put(self, message: bytearray, start: int, last: int, now: float) -> None:
@@ -222,7 +230,7 @@ class Kept:
             self._sent = EMPTY
         if self.unsent:
             self._cut(self.unsent[0])
-        if self.full:
+        if self.full or self.pressed:
             self._assess()
 
     def resume(self, received: int) -> None:
@@ -296,7 +304,7 @@ class Kept:
         """Forget all, as at the start of a session."""
         self._budget.give(self.cost)
         self.size = self.cost = self.acknowledged = self._last = 0
-        self.full = self.stuffed = False
+        self.full = self.stuffed = self.pressed = False
         self._sent = self.unsent = EMPTY
         self._sending = None
 

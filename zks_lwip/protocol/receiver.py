@@ -279,6 +279,7 @@ class Receiver:
 
     def _on_pong(self, frame: Pong, events: list[Event]) -> None:
         self._round_trip.answered(self._clock())
+        self._sender.ask()  # the ACK that it came with may have been for little
 
     def _on_ack(self, frame: Ack, events: list[Event]) -> None:
         kept, sent = self._kept, self._sender.counted

@@ -163,7 +163,14 @@ class Sender:
             after = outbox.counted + c.frames
             if after > before:
                 kept.put(message, start, after, self._clock())
+                if kept.pressed:
+                    self.ask()
         return message
+
+    def ask(self) -> None:
+        """Send a PING where an ACK is needed, which comes with the PONG; one at a time."""
+        if self._kept.pressed and not self._round_trip.pending:
+            self._outbox.add_ping()
 
     def _fill(self, parts: list[Buffer], size: int, limit: int, max_data: int) -> bytearray:
         """Return a message of these parts, with DATA and EOF behind them."""

@@ -112,7 +112,7 @@ class Session:
         """The streams that are open."""
         if kept_budget is None:
             kept_budget = Budget(2 * settings.max_kept)
-        self._kept = Kept(settings.max_kept, kept_budget)
+        self._kept = Kept(settings.max_kept, kept_budget, settings.ack)
         self._taken = Taken(clock, self._wakeup)
         queries = QueriesInFlight(settings.requests)
         self._sender = Sender(

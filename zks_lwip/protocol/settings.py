@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass, field, fields
 
 from ..errors import ProtocolError
-from .hello import Hello
+from .hello import MIN_ACK, Hello
+from .taken import MAX_ACK_BYTES
 
 __all__ = ["Role", "Settings"]
 
@@ -52,9 +53,16 @@ class Settings:
         except ProtocolError as error:
             raise ValueError(str(error).replace("HELLO", "session settings", 1)) from error
 
+    @property
+    def ack(self) -> int:
+        """Bytes that may come from us before an ACK: an eighth of what may be kept, or so."""
+        return min(max(self.max_kept // 8, MIN_ACK), MAX_ACK_BYTES)
+
     def hello(self, role: Role) -> Hello:
         if role is Role.CLIENT:
             names = ["window", "max_data", "max_message", "resume"]
         else:
             names = [each.name for each in fields(self) if each.name != "max_kept"]
+        if self.resume:
+            names.append("ack")
         return Hello(**{name: getattr(self, name) for name in names})

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from .frames import encode_ack
 from .wakeup import Wakeup
 
-__all__ = ["ACK_BYTES", "ACK_DELAY", "Taken"]
+__all__ = ["ACK_DELAY", "MAX_ACK_BYTES", "Taken"]
 
-ACK_BYTES = 512 << 10
-"""Bytes that may come before they are acknowledged."""
+MAX_ACK_BYTES = 1 << 20
+"""Bytes that come before they are acknowledged, at most, whatever the peer can keep. Each ACK that
+leaves alone costs both ends a pass through their tasks; what is kept for longer is no longer in the
+processor's cache when its memory is used again."""
 ACK_DELAY = 0.1
 """Seconds after which they are, however few they are."""
 
@@ -18,7 +20,17 @@ ACK_DELAY = 0.1
 class Taken:
     """Counts the peer's counted frames."""
 
-    __slots__ = ("_bytes", "_clock", "_wakeup", "active", "count", "deadline", "due", "said")
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_distance",
+        "_wakeup",
+        "active",
+        "count",
+        "deadline",
+        "due",
+        "said",
+    )
 
     def __init__(self, clock: Callable[[], float], wakeup: Wakeup) -> None:
         self._clock = clock
@@ -34,6 +46,16 @@ class Taken:
         self.deadline: float | None = None
         """When an ACK is due at the latest, by the clock."""
         self._bytes = 0
+        self._distance = MAX_ACK_BYTES
+
+    def begin(self, active: bool, distance: int) -> None:
+        """Take up what the peer's HELLO says.
+
+        :param active: see :attr:`active`.
+        :param distance: bytes that may come before they are acknowledged, as far as it goes.
+        """
+        self.active = active
+        self._distance = min(distance, MAX_ACK_BYTES)
 
     def clear(self) -> None:
         """Count from 0, as at the start of a session."""
@@ -45,7 +67,7 @@ class Taken:
         if not self.active or self.count == self.said:
             return
         self._bytes += size
-        if self._bytes >= ACK_BYTES:
+        if self._bytes >= self._distance:
             self.due = True
             if not self._wakeup.told:
                 self._wakeup()

@@ -27,6 +27,7 @@ export const REQUESTS = 64;
  * @property {number} received counted frames of it that the client has taken
  * @property {number} attempt the number of this attempt at resuming it; 0: not counted
  * @property {number} [resume] seconds for which the client may come back; absent: as we say
+ * @property {number} ack bytes that may come from the client before an ACK; we say it sooner
  */
 
 /** @type {[string, number, number, number | undefined][]} name, least, most, default */
@@ -37,6 +38,7 @@ const INTEGERS = [
   ["received", 0, Number.MAX_SAFE_INTEGER, 0],
   ["attempt", 0, Number.MAX_SAFE_INTEGER, 0],
   ["resume", 0, Number.MAX_SAFE_INTEGER, undefined],
+  ["ack", 524288, Number.MAX_SAFE_INTEGER, 524288],
 ];
 
 /**

@@ -60,6 +60,14 @@ GOLDEN: list[tuple[Frame, str]] = [
         + b'{"version":2,"window":65536,"max_data":65535,"max_message":1048576}'.hex(),
     ),
     (
+        Hello(resume=30, ack=1 << 20),
+        "40 00000000 0000005d"
+        + (
+            b'{"version":2,"window":65536,"max_data":65535,"max_message":1048576,'
+            b'"resume":30,"ack":1048576}'
+        ).hex(),
+    ),
+    (
         Hello(window=1 << 20, session="a1", received=7, streams=5, udp=True, resume=30),
         "40 00000000 00000084"
         + (
@@ -253,6 +261,7 @@ def test_hello_defaults_are_those_of_the_page() -> None:
         "resume": None,
         "idle_udp": 60,
         "keepalive": 0,
+        "ack": 524288,
         "version": 2,
     }
 
@@ -278,6 +287,7 @@ HELLO_RANGES = [
     ("resume", 0, None),
     ("idle_udp", 0, None),
     ("keepalive", 0, None),
+    ("ack", 524288, None),
     ("version", 2, 2),
 ]
 

@@ -219,18 +219,66 @@ def test_ack_is_due_in_100_ms() -> None:
     assert not session.has_output
 
 
-def test_ack_is_due_after_512_kib() -> None:
+@pytest.mark.parametrize(
+    ("said", "due"), [(524288, 524288), (700_000, 700_000), (2**53 - 1, 1 << 20)]
+)
+def test_ack_is_due_after_as_much_as_the_peer_says(said: int, due: int) -> None:
+    """But after 1 MiB at the latest. A peer that says nothing of it means 512 KiB."""
     calls: list[bool] = []
-    session = connected_client(**OURS, wake=lambda: calls.append(True))
+    peer = dataclasses.replace(RESUMING.hello(Role.WORKER), ack=said)
+    ours = Settings(resume=60, window=2 << 20)
+    session = connected_client(settings=ours, peer=peer, wake=lambda: calls.append(True))
     session.ping()
     drain(session)
     calls.clear()
-    for _ in range(2):
-        feed(session, Data(1, bytes(250_000)))
+    came = frames = 0
+    while came + 50_000 < due:
+        feed(session, Data(1, bytes(49_991)))
+        came += 50_000
+        frames += 1
         assert not session.has_output and not calls
-    feed(session, Data(1, bytes(50_000)))
+    feed(session, Data(1, bytes(49_991)))
     assert session.has_output and calls == [True]
-    assert drain(session) == [Ack(4)]
+    assert drain(session) == [Ack(frames + 2)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [(262144, 524288), (6 << 20, 786432), (64 << 20, 1 << 20)]
+)
+def test_an_ack_is_wanted_after_an_eighth_of_what_may_be_kept(kept: int, said: int) -> None:
+    for role in Role:
+        assert Settings(resume=60, max_kept=kept).hello(role).ack == said
+        assert Settings(max_kept=kept).hello(role).ack == 524288  # nothing is kept
+
+
+@pytest.mark.parametrize(("kept", "budget"), [(64 << 20, 0), (262144, 64 << 20)])
+def test_short_of_room_an_end_asks_for_an_ack(kept: int, budget: int) -> None:
+    """What it may keep, or others leave to it, is less than the peer takes before it says ACK."""
+    clock = Clock()
+    source = Bytes(bytes(6 << 20))
+    peer = dataclasses.replace(RESUMING, window=1 << 30)
+    ours = connected_client(
+        source,
+        settings=Settings(resume=60, max_kept=kept),
+        peer=peer.hello(Role.WORKER),
+        kept_budget=Budget(budget),
+        clock=clock,
+    )
+    said = Settings(resume=60, max_kept=kept).hello(Role.CLIENT)
+    theirs = connected_worker(settings=peer, peer=said, clock=clock)
+    ours.mark_ready(1)
+    before = ours.stats.data_out
+    while (message := ours.next_message(16_000)) is not None:
+        theirs.receive(bytes(message))
+        while (answer := theirs.next_message()) is not None:
+            ours.receive(bytes(answer))
+    assert ours.stats.data_out - before == 6 << 20  # and no 100 ms were waited
+    assert theirs.counted_taken == ours.counted_sent
+
+
+def test_with_enough_room_no_ack_is_asked_for() -> None:
+    session, _ = stalled()
+    assert not any(isinstance(frame, Ping) for frame in drain(session))
 
 
 def test_ack_goes_first_with_any_message() -> None:
