@@ -228,7 +228,11 @@ def ask(
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise NotRunning("nothing runs here: no `connect` has captured this namespace") from None
     except PermissionError as error:
-        raise PrivilegeError(f"cannot use {path}: {error.strerror}; {_allow(command)}") from None
+        # The folder stays closed when none runs any more, and a socket may stay in it.
+        raise PrivilegeError(
+            f"this user may not see whether a `connect` runs here ({path}: {error.strerror}): "
+            f"{_allow(command)}"
+        ) from None
     except OSError as error:
         if isinstance(error, TimeoutError):
             raise HostError(

@@ -333,7 +333,7 @@ async def test_a_member_of_the_group_may_read_and_no_more(shared: Path) -> None:
         with another_user(MEMBERS, function=lambda: repr(ask(shared, command))) as pipe:  # noqa: B023
             assert (await said(pipe)).startswith(f"PrivilegeError: only root may `{command}`")
     with another_user(function=lambda: repr(ask(shared, "status"))) as pipe:
-        assert "PrivilegeError: cannot use" in await said(pipe)
+        assert "PrivilegeError: this user may not see whether" in await said(pipe)
     assert (await asked(shared, "status"))["extra"] is None
 
 
@@ -366,3 +366,15 @@ async def test_a_member_that_floods_holds_up_no_other(shared: Path) -> None:
 async def test_who_may_not_is_told_so_by_the_client(shared: Path) -> None:
     with another_user(function=lambda: repr(ask(shared, "status"))) as pipe:
         assert "`control_group`" in await said(pipe)
+
+
+@as_root
+async def test_a_closed_folder_does_not_tell_whether_one_runs() -> None:
+    """It stays when what ran has ended: the sentence says neither that one runs nor that none."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o700)
+        where = Path(directory) / "net-1.sock"
+        with another_user(function=lambda: repr(ask(where, "status"))) as pipe:
+            text = await said(pipe)
+    assert text.startswith("PrivilegeError: this user may not see whether a `connect` runs here")
+    assert "run it as root" in text
