@@ -139,6 +139,13 @@ def _advice(error: Exception) -> str:
             "a firewall forbids it, or a `connect` that runs here already, whose tunnel does not "
             "lead to the worker itself (`zks-lwip status`)"
         )
+    if errno.EHOSTUNREACH in numbers and numbers <= _NO_WAY:
+        # Linux says the same of "administratively prohibited" over IPv4.
+        return (
+            "check this machine's network, that it runs there, and whether a `connect` that runs "
+            "here already, whose tunnel does not lead to the worker itself, refuses it "
+            "(`zks-lwip status`)"
+        )
     if numbers and numbers <= _NO_WAY:
         return "check this machine's network, and that it runs there"
     return "check that it runs there"

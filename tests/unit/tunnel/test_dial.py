@@ -107,6 +107,7 @@ async def test_no_worker_listens() -> None:
         (errno.EPERM, "a firewall forbids it"),
         (errno.ENETUNREACH, "check this machine's network"),
         (errno.EHOSTUNREACH, "check this machine's network"),
+        (errno.EHOSTUNREACH, "a `connect` that runs here already"),
     ],
 )
 async def test_what_keeps_from_the_worker_is_told_from_a_worker_that_is_down(
