@@ -328,8 +328,8 @@ class SessionRunner:
                 else self.session.unacknowledged_since or asked
             )
             if unanswered is None:
-                if self.link.last_sent <= connection.last_heard:
-                    await self.link.wait_sending()
+                if self.link.writer.last_sent <= connection.last_heard:
+                    await self.link.writer.wait_sending()
                 if self.session.unacknowledged_since is None:
                     asked = await self._ask_if_silent(connection)
                 continue
@@ -350,7 +350,7 @@ class SessionRunner:
         :returns: since when it is silent; None: there is no reason, or counted frames show the
             same.
         """
-        unanswered = Uncounted(self._dialler.config.suspicious, self.link.last_sent)
+        unanswered = Uncounted(self._dialler.config.suspicious, self.link.writer.last_sent)
         while True:
             await trio.sleep(_QUIET_LOOK)
             if self.session.unacknowledged_since is not None:
@@ -358,7 +358,7 @@ class SessionRunner:
             question = unanswered.step(
                 trio.current_time(),
                 connection.last_heard,
-                self.link.last_sent,
+                self.link.writer.last_sent,
                 self._longest_trip(connection),
             )
             if question is Question.NONE:

@@ -6,7 +6,7 @@ import logging
 
 import trio
 
-from ..carrier.link import LAST_MESSAGE
+from ..carrier.link_writer import LAST_MESSAGE
 from ..carrier.websocket import CLOSE_TIMEOUT
 from ..protocol import Code
 from .connections import GOING_AWAY, Connections

@@ -503,7 +503,7 @@ async def test_a_session_that_comes_late_to_its_turns_makes_larger_messages() ->
     async with against(serve) as (run, _):
         near = await run.connect()
         await near.wait_connected()
-        pacer = run.channel.link.pacer
+        pacer = run.channel.link.writer.pacer
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, near)
             await eventually(lambda: pacer.limit == MAX_LIMIT)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from tests.kits.plain_websocket import V2, client_message, upgrade_request
 from tests.kits.until import until
 from tests.kits.worker import echo, running_worker, tcp_server
-from zks_lwip.carrier.link import LAST_MESSAGE
+from zks_lwip.carrier.link_writer import LAST_MESSAGE
 from zks_lwip.carrier.websocket import CLOSE_TIMEOUT
 from zks_lwip.protocol import HELLO_TIMEOUT, Close, Connect, Data, Eof, Frame, Hello
 from zks_lwip.worker import Worker
