@@ -37,6 +37,7 @@ __all__ = [
     "connect",
     "end_in_order",
     "end_in_reset",
+    "error_text",
     "family_of",
     "open_connection",
     "open_socket",
@@ -207,7 +208,16 @@ async def connect(
         await trio.lowlevel.wait_writable(sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
-        raise OSError(code, errno.errorcode.get(code, str(code)))
+        raise OSError(code, error_text(code))
+
+
+def error_text(code: int) -> str:
+    """Return what a socket's error says to people, as "Connection refused"."""
+    if sys.platform == "win32":  # strerror() knows none of Winsock's
+        import ctypes
+
+        return ctypes.FormatError(code).strip().rstrip(".")
+    return os.strerror(code)
 
 
 def end_in_reset(sock: socket.socket | trio.socket.SocketType) -> None:

@@ -13,6 +13,7 @@ from ..net.sockets import (
     IN_PROGRESS,
     close_in_order,
     end_in_reset,
+    error_text,
     family_of,
     open_socket,
 )
@@ -140,17 +141,17 @@ class Attempt:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not code and not self._destination.is_loopback:
             return
-        text = errno.errorcode.get(code, str(code))
+        text = ""
         if code == errno.EADDRNOTAVAIL and self._dialer.has_route(self._destination, self._port):
             code, text = errno.EADDRINUSE, "no local port is left"
         try:
             if not code and sock.getsockname() == sock.getpeername():
                 # nothing listens: the kernel joined the socket to itself (simultaneous open)
-                code, text = errno.ECONNREFUSED, "Connection refused"
+                code = errno.ECONNREFUSED
         except OSError:  # ENOTCONN: it was reset since
-            code, text = errno.ECONNRESET, "ECONNRESET"
+            code = errno.ECONNRESET
         if code:
-            raise DialError(error_code(OSError(code, "")), text)
+            raise DialError(error_code(OSError(code, "")), text or error_text(code))
 
 
 class Dialer:

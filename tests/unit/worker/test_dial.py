@@ -265,6 +265,14 @@ async def test_nothing_is_left_open(tmp_path: Path) -> None:
     await until(lambda: open_descriptors() <= before)
 
 
+async def test_a_refusal_reads_as_people_say_it(tmp_path: Path) -> None:
+    async with dialing(tmp_path, zone({})) as dialer:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            code, text = await failure(dialer, "127.0.0.1", unused.getsockname()[1])
+    assert (code, text) == (111, os.strerror(errno.ECONNREFUSED))
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [
