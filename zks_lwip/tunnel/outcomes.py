@@ -74,6 +74,7 @@ class Outcomes:
         self.counters |= {"sessions_resumed": 0, "sessions_lost": 0, "streams_moved": 0}
         self._channels = channels
         self._told = logging.INFO  # the level that the break was told at
+        self._said: dict[KnownWorker, str] = {}  # what was said of each in this break
         self._one_stream = config.version.one_stream
         self._on_failed = on_failed
 
@@ -107,7 +108,7 @@ class Outcomes:
             level = logging.INFO if told else logging.WARNING
             _log.log(level, "%s The other workers are used.", error)
         else:
-            self._try_again(str(error))
+            self._try_again(worker, str(error))
 
     def passed_over(self, worker: KnownWorker) -> None:
         """Another worker was faster, although it was asked later."""
@@ -119,7 +120,7 @@ class Outcomes:
         """A worker has upgraded, but does not say HELLO."""
         why = f"worker {worker} takes connections, but does not begin a session in time."
         self._failed(worker, why)
-        self._try_again(why)
+        self._try_again(worker, why)
 
     # of those that there are
 
@@ -216,7 +217,7 @@ class Outcomes:
             self.more.failed(now)
         else:
             self._failed(worker, why)
-        self._try_again(why, channel, level)
+        self._try_again(worker, why, channel, level)
 
     def forgotten(self) -> None:
         """A channel that has ended is not among them any more."""
@@ -232,6 +233,7 @@ class Outcomes:
         if self.started and not self.up.is_set():
             _log.log(self._told, "the tunnel to %s is up again", worker)
         self._told = logging.INFO
+        self._said.clear()
         self.up.set()
         self.downtime.up = True
 
@@ -244,13 +246,22 @@ class Outcomes:
         worker.failed(why, trio.current_time())
         self._on_failed()
 
-    def _try_again(self, why: str, lost: Channel | None = None, level: int = logging.INFO) -> None:
+    def _try_again(
+        self,
+        worker: KnownWorker,
+        why: str,
+        lost: Channel | None = None,
+        level: int = logging.INFO,
+    ) -> None:
         now = trio.current_time()
         if all(channel.going_away or channel is lost for channel in self._channels):
             self.downtime.problem = why
+            same = self._said.get(worker) == why
+            self._said[worker] = why
+            said = f"Still no connection to worker {worker}." if same else why
             if self._workers.due() <= now:
-                self._warn("%s Trying another worker.", why)
+                self._warn("%s Trying another worker.", said)
             else:
-                self._warn("%s Trying again in %.1f s.", why, self._workers.due() - now)
+                self._warn("%s Trying again in %.1f s.", said, self._workers.due() - now)
         else:
             _log.log(level, "%s Another channel is still up.", why)
