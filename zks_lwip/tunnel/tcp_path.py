@@ -106,7 +106,7 @@ async def open_path(
         if isinstance(error, trio.TooSlowError) and addresses is None:
             raise WorkerUnreachable(
                 f"the name of {whom} does not resolve (no answer within "
-                f"{limit:.3g} s): check {_asked(config)} and the network.",
+                f"{limit:.3g} s): check {_asked(config)} and the network{_or_address(config)}.",
                 answered=False,
             ) from None
         if isinstance(error, trio.TooSlowError):
@@ -190,7 +190,7 @@ async def _resolve(config: TunnelConfig, host: str, whose: str) -> Sequence[str]
     except OSError as error:
         raise WorkerUnreachable(
             f"the name of {whose} does not resolve ({error.strerror or error}): check its "
-            f"spelling and {_asked(config)}.",
+            f"spelling and {_asked(config)}{_or_address(config)}.",
             answered=False,
         ) from None
     if not found:
@@ -205,6 +205,11 @@ def _asked(config: TunnelConfig) -> str:
     if config.resolve is None:
         return "this machine's DNS"
     return "the resolvers that are asked, which need not be this machine's"
+
+
+def _or_address(config: TunnelConfig) -> str:
+    """Return what spares the look-up, for a message; a proxy's address goes into its URL."""
+    return ", or give its address by `worker_address`" if config.proxy is None else ""
 
 
 async def ask_system(host: str) -> list[str]:

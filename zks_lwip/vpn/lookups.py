@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import trio
 
 from ..config import DnsOptions, VpnConfig
 from ..dns.bootstrap import Bootstrap
 from ..errors import HostError
+from ..host.resolv_conf import read_name_servers
 from ..tunnel.tcp_path import ask_system
 from .allowed_addresses import needs_names
 
@@ -25,6 +28,7 @@ class LookUps:
         it anyhow.
     :param on_found: awaited with each new result of :meth:`resolve`, before it is used.
     :param system: the system's resolver.
+    :param resolv_conf: what that reads on Linux, for a message.
     """
 
     def __init__(
@@ -34,11 +38,13 @@ class LookUps:
         on_found: Callable[[Sequence[str]], Awaitable[None]],
         *,
         system: Callable[[str], Awaitable[Sequence[str]]] = ask_system,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
     ) -> None:
         self._config = config
         self._mark = mark
         self._on_found = on_found
         self._system = system
+        self._resolv_conf = resolv_conf
         self._names: Bootstrap | None = None
         self._proxy: dict[str, Sequence[str]] = {}
         self._last: dict[str, Sequence[str]] = {}
@@ -101,4 +107,11 @@ class LookUps:
         """
         if self._names is not None:
             return await self._names.addresses(name)
-        return await self._system(name)
+        try:
+            return await self._system(name)
+        except OSError as error:
+            if sys.platform != "linux":
+                raise
+            servers = ", ".join(read_name_servers(self._resolv_conf)) or "no server"
+            text = f"{error.strerror or error}; {self._resolv_conf} names {servers}"
+            raise OSError(error.errno, text) from None

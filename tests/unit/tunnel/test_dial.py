@@ -358,6 +358,7 @@ async def test_a_name_that_does_not_resolve() -> None:
 
     error = await failing(quick("wss://nowhere.example", resolve=resolve))
     assert isinstance(error, WorkerUnreachable) and "does not resolve" in str(error)
+    assert "give its address by `worker_address`" in str(error)
     assert "check its spelling and the resolvers that are asked" in str(error)
 
 
@@ -371,6 +372,7 @@ async def test_a_name_server_that_is_silent_is_not_taken_for_a_silent_worker() -
     )
     assert isinstance(error, WorkerUnreachable)
     assert "does not resolve (no answer within 0.1 s)" in str(error)
+    assert "give its address by `worker_address`" in str(error)
 
 
 async def test_a_dead_address_costs_a_quarter_of_a_second() -> None:

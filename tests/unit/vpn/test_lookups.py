@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +79,24 @@ async def test_each_proxy_of_several_workers_is_looked_up_once() -> None:
 async def test_no_proxy_has_to_be_looked_up(mark: int | None, proxy: Proxy | None) -> None:
     bench = Bench(mark=mark, proxy=proxy)
     assert await bench.lookups.find_proxy() == () and bench.asked == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not go by resolv.conf")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "names no server"),
+        ("search lan\n", "names no server"),
+        ("nameserver 127.0.0.53\n", "names 127.0.0.53"),
+    ],
+)
+async def test_what_the_system_asks_is_said_where_it_finds_nothing(
+    tmp_path: Path, text: str | None, words: str
+) -> None:
+    where, bench = tmp_path / "resolv.conf", Bench()
+    if text is not None:
+        where.write_text(text)
+    config = VpnConfig(worker=WORKER)
+    lookups = LookUps(config, None, bench.on_found, system=bench.ask, resolv_conf=where)
+    with pytest.raises(OSError, match=rf"Name or service not known; {where} {words}$"):
+        await lookups.resolve("worker.example")
