@@ -16,6 +16,7 @@ from ..net.watch import poll_watched
 from ..protocol import AnySession
 from .pacing import MAX_LIMIT, Pacer
 from .run_time import run_time
+from .tcp_info import idle
 from .websocket import WebSocketClosed, WsConnection
 
 __all__ = ["LAST_MESSAGE", "LinkWriter"]
@@ -64,7 +65,8 @@ class LinkWriter:
         self._task: trio.lowlevel.Task | None = None  # it waits
         self._waiting: trio.CancelScope | None = None  # for output
         self._sending: trio.CancelScope | None = None  # what shields it
-        self._unfinished: tuple[int, float] | None = None  # a message's bytes, and when it began
+        # A message's bytes, when it began, and for how long there had been nothing to send.
+        self._unfinished: tuple[int, float, float] | None = None
         self._making_room = False  # the task waits for it, with no message
         self._stopping = False
         self._at_once = False
@@ -179,14 +181,18 @@ class LinkWriter:
 
         :param since: when the task began to wait for room, if it did.
         """
+        connection, pacer = self._connection, self.pacer
         self.last_sent = self._now()
         begin = self.last_sent if since is None else since
-        if self._connection.begin_message(message, self._session.message_changed):
-            waited = since is not None
-            idle = self._connection.idle if waited else 0.0
-            self.pacer.sent(len(message), begin, self._now(), full=waited, idle=idle)
+        late = 0.0
+        if since is None and pacer.is_late(begin):  # others were served first
+            late = idle(connection.carrier)
+        if connection.begin_message(message, self._session.message_changed):
+            full = since is not None
+            unused = connection.idle if full else 0.0
+            pacer.sent(len(message), begin, self._now(), full=full, idle=unused, late=late)
             return True
-        self._unfinished = len(message), begin
+        self._unfinished = len(message), begin, late
         return False
 
     async def _send(self) -> None:
@@ -202,14 +208,15 @@ class LinkWriter:
 
     async def _send_while_busy(self) -> None:
         session, pacer, connection = self._session, self.pacer, self._connection
-        idle = full = False
+        lingered = full = False
         try:
             while True:
                 since = None
                 if self._unfinished is not None:
-                    (size, begin), self._unfinished = self._unfinished, None
+                    (size, begin, late), self._unfinished = self._unfinished, None
                     await connection.finish_message()
-                    pacer.sent(size, begin, trio.current_time(), idle=connection.idle)
+                    now = trio.current_time()
+                    pacer.sent(size, begin, now, idle=connection.idle, late=late)
                     full = pacer.limit < MAX_LIMIT  # on a fast path little waits, and CPU is short
                 if full and session.has_output and not self._stopping:
                     since = trio.current_time()
@@ -222,7 +229,7 @@ class LinkWriter:
                     return
                 message = self._next_message(full)
                 if message is not None:
-                    idle = False
+                    lingered = False
                     await connection.wait_for_turn()
                     if self._begin(message, since) and session.has_output and not poll_watched():
                         await trio.lowlevel.checkpoint()
@@ -234,10 +241,10 @@ class LinkWriter:
                     full = False
                     if session.has_output:  # its time has come this moment
                         await trio.lowlevel.checkpoint()
-                    elif idle and session.deadline is None:
+                    elif lingered and session.deadline is None:
                         return
                     else:
-                        idle = await self._wait_for_output(session.deadline)
+                        lingered = await self._wait_for_output(session.deadline)
         except WebSocketClosed:
             self._stopping = True  # the receiver gives the reason
 

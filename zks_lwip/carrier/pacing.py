@@ -46,7 +46,7 @@ class Pacer:
     ``carrier``, if given, is told by ``TCP_NOTSENT_LOWAT`` to hold no more than that unsent.
     """
 
-    __slots__ = ("_bytes", "_carrier", "_since", "_told", "limit", "rate")
+    __slots__ = ("_bytes", "_carrier", "_last", "_since", "_told", "limit", "rate")
 
     def __init__(self, carrier: trio.socket.SocketType | None = None) -> None:
         self.limit = MIN_LIMIT
@@ -55,15 +55,28 @@ class Pacer:
         self._carrier = carrier if TCP_NOTSENT_LOWAT is not None else None
         self._told = 0
         self._since: float | None = None
+        self._last = 0.0  # when the message before was handed over
         self._bytes = 0
         self._tell()
+
+    def is_late(self, now: float) -> bool:
+        """Return whether what is sent now follows something, but not closely. The carrier is to be
+        asked then what it had to send meanwhile."""
+        return self._since is not None and now - self._last >= _LATE
 
     def idle(self) -> None:
         """There is nothing to send: what comes after this pause says nothing about the path."""
         self._since = None
 
     def sent(
-        self, size: int, begin: float, end: float, *, full: bool = False, idle: float = 0.0
+        self,
+        size: int,
+        begin: float,
+        end: float,
+        *,
+        full: bool = False,
+        idle: float = 0.0,
+        late: float = 0.0,
     ) -> None:
         """Note that a message of ``size`` bytes was handed over between two times, in seconds.
 
@@ -71,9 +84,13 @@ class Pacer:
             it took it at once.
         :param idle: seconds for which the carrier had had nothing to send before it was given the
             last of this.
+        :param late: seconds before ``begin`` for which it had had nothing to send.
         """
         if self._since is None:
             self._since, self._bytes = begin, 0
+        else:
+            self._since += min(late, begin - self._last)
+        self._last = end
         self._bytes += size
         idle = min(idle, end - begin)
         self._since += idle

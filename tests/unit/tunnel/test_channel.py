@@ -516,6 +516,40 @@ async def test_a_session_that_comes_late_to_its_turns_makes_larger_messages() ->
             nursery.cancel_scope.cancel()
 
 
+async def test_a_session_whose_turns_are_far_apart_keeps_its_messages_large() -> None:
+    """Each leaves at once, so that this end alone is what limits."""
+    if sys.platform != "linux":
+        pytest.skip("needs to know what the kernel holds unsent")
+
+    async def serve(theirs: WsConnection) -> None:
+        await theirs.receive_message()
+        await theirs.send_message(Hello(session="s" * 22, window=2**31 - 1).encode())
+        await theirs.receive_message()
+        await theirs.send_message(Connected(1).encode())
+        with suppress(WebSocketClosed):
+            while await theirs.receive_message():
+                pass
+
+    async def send(near: TunnelTcpStream) -> None:
+        while True:
+            await near.send_all(bytes(1 << 20))
+
+    async with against(serve) as (run, _):
+        near = await run.connect()
+        await near.wait_connected()
+        pacer = run.channel.link.writer.pacer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, near)
+            await eventually(lambda: pacer.limit == MAX_LIMIT)
+            largest = 0
+            for _ in range(40):
+                time.sleep(0.05)  # what the others do
+                await trio.lowlevel.checkpoint()
+                largest += pacer.limit == MAX_LIMIT
+            nursery.cancel_scope.cancel()
+        assert largest >= 20  # the peer may be late as well
+
+
 async def test_close_does_not_wait_for_a_peer_that_never_answers_it() -> None:
     async with listening(after_upgrade(then_hang=True)) as url, running(quick(url)) as run:
         began = trio.current_time()
@@ -750,6 +784,18 @@ def test_a_message_that_was_made_for_the_room_there_is_says_nothing_by_leaving_a
     for number in range(10):
         pacer.sent(pacer.limit, number * 1e-3, number * 1e-3 + 1e-5, full=True)
     assert pacer.limit == MIN_LIMIT
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_pause_counts_only_where_the_carrier_had_something_to_send(busy: bool) -> None:
+    pacer = Pacer()
+    now = 0.0
+    for pause in [0.0] * 10 + [0.05] * 30:
+        now += pause
+        assert busy or pacer.is_late(now) == (pause > 0)
+        pacer.sent(pacer.limit, now, now + 0.0005, late=0.0 if busy else pause)
+        now += 0.0005
+    assert (pacer.limit == MAX_LIMIT) != busy
 
 
 def test_what_this_end_is_late_by_is_not_taken_for_a_slow_path() -> None:
