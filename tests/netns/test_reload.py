@@ -30,7 +30,7 @@ def test_reconnecting_keeps_connections(
         with client.connect(lab.FAR4, servers.ECHO) as sock:
             echoed(sock, b"before")
             said = run(host, "reconnect").stdout[0]
-            assert said.startswith("reconnected: to ws://") and "1 connections" in said
+            assert said.startswith("reconnected: to ws://") and "1 connection open" in said
             echoed(sock, b"after")
         told = status(host)
         assert isinstance(told["sessions"], list)
