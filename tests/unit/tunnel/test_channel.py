@@ -6,8 +6,9 @@ import hashlib
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -449,19 +450,29 @@ async def test_what_the_peer_has_not_taken_is_not_delivered() -> None:
         await eventually(lambda: link.delivered)
 
 
+async def take_all(pause: Callable[[], Awaitable[None]], theirs: WsConnection) -> None:
+    """Be a worker that takes what one stream sends, with a pause behind each message."""
+    await theirs.receive_message()
+    await theirs.send_message(Hello(session="s" * 22, window=2**31 - 1).encode())
+    await theirs.receive_message()
+    await theirs.send_message(Connected(1).encode())
+    with suppress(WebSocketClosed):
+        while await theirs.receive_message():
+            await pause()
+
+
+async def send_on(near: TunnelTcpStream) -> None:
+    while True:
+        await near.send_all(bytes(1 << 20))
+
+
 async def test_a_message_is_made_when_the_kernel_takes_it() -> None:
     """So that what becomes urgent in between is in it, and not behind it."""
 
-    async def serve(theirs: WsConnection) -> None:
-        await theirs.receive_message()
-        await theirs.send_message(Hello(session="s" * 22, window=2**30).encode())
-        await theirs.receive_message()
-        await theirs.send_message(Connected(1).encode())
-        with suppress(WebSocketClosed):
-            while await theirs.receive_message():
-                await trio.sleep(0.02)
+    async def pause() -> None:
+        await trio.sleep(0.02)
 
-    async with against(serve) as (run, _):
+    async with against(partial(take_all, pause)) as (run, _):
         near = await run.connect()
         await near.wait_connected()
         ours, pacer = run.channel.link.connection, run.channel.link.writer.pacer
@@ -488,26 +499,16 @@ async def test_a_session_that_comes_late_to_its_turns_makes_larger_messages() ->
         pytest.skip("needs to know what the kernel holds unsent")
     slow = True
 
-    async def serve(theirs: WsConnection) -> None:
-        await theirs.receive_message()
-        await theirs.send_message(Hello(session="s" * 22, window=2**31 - 1).encode())
-        await theirs.receive_message()
-        await theirs.send_message(Connected(1).encode())
-        with suppress(WebSocketClosed):
-            while await theirs.receive_message():
-                if slow:
-                    await trio.sleep(0.02)
+    async def pause() -> None:
+        if slow:
+            await trio.sleep(0.02)
 
-    async def send(near: TunnelTcpStream) -> None:
-        while True:
-            await near.send_all(bytes(1 << 20))
-
-    async with against(serve) as (run, _):
+    async with against(partial(take_all, pause)) as (run, _):
         near = await run.connect()
         await near.wait_connected()
         pacer = run.channel.link.writer.pacer
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send, near)
+            nursery.start_soon(send_on, near)
             await eventually(lambda: pacer.limit == MAX_LIMIT)
             await eventually(lambda: pacer.limit == MIN_LIMIT)
             slow = False
@@ -523,25 +524,15 @@ async def test_a_session_whose_turns_are_far_apart_keeps_its_messages_large() ->
     if sys.platform != "linux":
         pytest.skip("needs to know what the kernel holds unsent")
 
-    async def serve(theirs: WsConnection) -> None:
-        await theirs.receive_message()
-        await theirs.send_message(Hello(session="s" * 22, window=2**31 - 1).encode())
-        await theirs.receive_message()
-        await theirs.send_message(Connected(1).encode())
-        with suppress(WebSocketClosed):
-            while await theirs.receive_message():
-                pass
+    async def pause() -> None:
+        pass
 
-    async def send(near: TunnelTcpStream) -> None:
-        while True:
-            await near.send_all(bytes(1 << 20))
-
-    async with against(serve) as (run, _):
+    async with against(partial(take_all, pause)) as (run, _):
         near = await run.connect()
         await near.wait_connected()
         pacer = run.channel.link.writer.pacer
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send, near)
+            nursery.start_soon(send_on, near)
             await eventually(lambda: pacer.limit == MAX_LIMIT)
             largest = 0
             for _ in range(40):
