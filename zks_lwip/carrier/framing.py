@@ -209,6 +209,10 @@ class BoundedConnection(WSConnection):
                     events = [*events]
             yield from events
 
+    def end(self) -> None:
+        """Nothing will be received any more: hold nothing of what was."""
+        self._pieces = bytearray()
+
     def _frames(self, deadline: float) -> Generator[Event, None, None]:
         """The events of what has been received, until ``deadline`` (``time.perf_counter``)."""
         assert self.connection is not None

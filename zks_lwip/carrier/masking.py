@@ -233,15 +233,24 @@ class FramedConnection(BoundedConnection):
 
     def rest(self) -> None:
         """Nothing is there to be received: hold no buffer, unless it holds a part of a frame."""
-        if self._start == self._end and self._buffer is not _NO_BUFFER:
-            RECEIVE_BUFFERS.give(self._buffer)
-            self._buffer = _NO_BUFFER
-            self._start = self._end = 0
+        if self._start == self._end:
+            self._give_buffer()
         connection = self._connection
         if connection is None or self._slow or self._fragmented or self._dead or not self.opened:
             return
         if connection.state is ConnectionState.OPEN:  # it is in the midst of nothing
             self._connection = None
+
+    def end(self) -> None:
+        """As :meth:`BoundedConnection.end`."""
+        super().end()
+        self._give_buffer()
+
+    def _give_buffer(self) -> None:
+        if self._buffer is not _NO_BUFFER:
+            RECEIVE_BUFFERS.give(self._buffer)
+            self._buffer = _NO_BUFFER
+        self._start = self._end = 0
 
     def receive_data(self, data: Any) -> None:
         """As ``WSConnection.receive_data``; takes any bytes-like object, and releases its own."""

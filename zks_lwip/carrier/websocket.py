@@ -399,6 +399,7 @@ class WsConnection:
         if self._end is not None:
             self._end.set()
         self._ws.reading_ended()
+        self._protocol.end()
         # Or they would hold each other until Python looks for cycles
         self._protocol.on_ping = None
         self._stream.detach()

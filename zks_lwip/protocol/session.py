@@ -578,6 +578,8 @@ class Session:
         self._over = True
         self.attached = False
         self._sender.peer = None
+        # Or they would hold each other until Python looks for cycles
+        self._wakeup.attach(None)
         self._wakeup.enabled = False
         self.receiver.stop()
         self.streams.clear()

@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.kits.plain_websocket import V2, client_message, upgrade_request
+from tests.kits.tunnel import tunnelling
 from tests.kits.until import until
 from tests.kits.worker import echo, running_worker, tcp_server
 from zks_lwip.protocol import Connect, Data, Hello, Ping, Pong, Unknown, Window
@@ -181,3 +182,38 @@ async def test_a_session_that_was_busy_once(version: str) -> None:
         for client in clients:
             client.close()
     assert each < 100_000  # of what all share, too: it may still grow
+
+
+async def test_a_session_that_has_ended() -> None:
+    """No buffer is held, at either end, by what is freed when Python looks for cycles."""
+    size, count = 4 << 20, 12
+    async with running_worker() as (worker, address), tcp_server(echo) as port:
+
+        async def come_and_go() -> None:
+            async with (
+                tunnelling(f"ws://{address[0]}:{address[1]}/tunnel") as tunnel,
+                trio.open_nursery() as nursery,
+            ):
+                stream = await tunnel.connect_tcp("127.0.0.1", port)
+                nursery.start_soon(stream.send_all, bytes(size))
+                with trio.fail_after(60):
+                    received = 0
+                    while received < size:
+                        received += len(await stream.receive_some())
+            await until(lambda: not worker.sessions.attached)
+
+        tracemalloc.start()
+        try:
+            await come_and_go()
+            gc.collect()
+            gc.disable()
+            await come_and_go()
+            shared = held()  # the buffers that all use in turn
+            for _ in range(count):
+                await come_and_go()
+            each = (held() - shared) / count
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    print(f"{each:,.0f} bytes more for a session")
+    assert each < 300_000  # it was 900,000

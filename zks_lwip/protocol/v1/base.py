@@ -385,6 +385,9 @@ class BaseV1:
         """Forget all streams and all that waits, as ``Session.end``."""
         self._over = True
         self.attached = False
+        # Or they would hold each other until Python looks for cycles
+        self._wakeup.attach(None)
+        self._unblock = None
         self._wakeup.enabled = False
         for stream in list(self._streams.values()):
             self._forget(stream)
