@@ -1,12 +1,13 @@
 """Bulk over many connections, and what each of them carried by which time.
 
 python -m tests.kits.netns.load serve PORT
-python -m tests.kits.netns.load up|down HOST PORT STREAMS SECONDS
+python -m tests.kits.netns.load up|down HOST PORT STREAMS SECONDS [SNDBUF]
 
 The first is the far end: it reads, or writes, as fast as it can; prints ``load is served``. The
 other prints ``open`` when all of its streams are, begins when it is given a line, and at the end
 prints JSON: a list of ``[time, [bytes of each stream]]``, the time by ``time.monotonic``, which is
-one for all processes. What is sent counts when the kernel has taken it.
+one for all processes. What is sent counts when the kernel has taken it: of each stream it has room
+for SNDBUF bytes (``SO_SNDBUF``), or for as many as it likes.
 
 One thread and few system calls for each of them, so that it is not the load that limits. Linux
 only: what is received is dropped in the kernel (``MSG_TRUNC``, tcp(7)).
@@ -76,7 +77,9 @@ def serve(port: int) -> None:
                     sock.close()
 
 
-def load(way: str, host: str, port: int, streams: int, seconds: float) -> None:
+def load(
+    way: str, host: str, port: int, streams: int, seconds: float, room: int | None = None
+) -> None:
     move, event = (_send, selectors.EVENT_WRITE)
     if way == "down":
         move, event = (_receive, selectors.EVENT_READ)
@@ -86,6 +89,9 @@ def load(way: str, host: str, port: int, streams: int, seconds: float) -> None:
         opened = [
             stack.enter_context(socket.create_connection((host, port), 90)) for _ in range(streams)
         ]
+        if room is not None:
+            for sock in opened:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         print("open", flush=True)
         sys.stdin.readline()
         for number, sock in enumerate(opened):
@@ -157,8 +163,8 @@ def main(argv: list[str]) -> None:
     if what == "serve":
         serve(int(rest[0]))
     else:
-        host, port, streams, seconds = rest
-        load(what, host, int(port), int(streams), float(seconds))
+        host, port, streams, seconds, *room = rest
+        load(what, host, int(port), int(streams), float(seconds), *map(int, room))
 
 
 if __name__ == "__main__":
