@@ -81,15 +81,20 @@ async def is_unharmed(cloud: Workerd) -> None:
 def test_a_header_that_takes_long_to_read(cloud: Workerd) -> None:
     """The front has 10 ms of CPU; any client may send it a header."""
     connection = http.client.HTTPConnection(*cloud.address, timeout=60)
-    before = cloud.cpu
-    headers = {"Upgrade": "websocket", "Authorization": f"Bearer x{' ' * 30_000}y"}
-    for _ in range(3):
+
+    def ask(token: str) -> None:
+        headers = {"Upgrade": "websocket", "Authorization": f"Bearer {token}"}
         connection.request("GET", "/tunnel", headers=headers)
         response = connection.getresponse()
         assert response.status == 401
         response.read()
+
+    ask("x")  # what the first request costs does not count
+    before = cloud.cpu
+    for _ in range(10):
+        ask(f"x{' ' * 30_000}y")
     connection.close()
-    assert cloud.cpu - before < 0.4
+    assert cloud.cpu - before < 1.5
 
 
 async def test_single_bytes_for_far_ends_that_take_nothing(tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ async def test_v1_a_client_that_answers_no_ping_and_does_not_read(tmp_path: Path
                         (frame,) = parse(read_frame(sock)[1])
                         got += len(frame.payload) if isinstance(frame, Data) else 0
 
-                with trio.fail_after(60):
+                with trio.fail_after(240):
                     await trio.to_thread.run_sync(read)
 
 
@@ -335,7 +340,7 @@ async def test_an_aborted_connect_says_nothing_of_the_platform(tmp_path: Path) -
     """A silent far end whose stream was given up must not be taken for a connect held up."""
     modules = {
         "sockets.js": PLATFORM,
-        "connects.js": source_of("connects.js").replace("HELD_UP_MS = 5000", "HELD_UP_MS = 500"),
+        "connects.js": source_of("connects.js").replace("HELD_UP_MS = 5000", "HELD_UP_MS = 3000"),
     }
     with running_workerd(tmp_path, modules=modules) as cloud:
         async with tcp_server(echo) as port, raw_client(cloud.address, token=TOKEN) as client:
@@ -344,7 +349,7 @@ async def test_an_aborted_connect_says_nothing_of_the_platform(tmp_path: Path) -
             await client.send(Connect(7, "127.0.0.1", SILENT))
             await client.silent(0.2)
             await client.send(Close(7))
-            await client.silent(0.6)
+            await client.silent(3.2)
             await client.open(8, "127.0.0.1", port)
 
 
@@ -385,7 +390,7 @@ async def test_too_many_lookups_say_nothing_of_the_far_end(tmp_path: Path) -> No
 async def test_a_client_that_acknowledges_nothing_keeps_no_object(tmp_path: Path) -> None:
     """Its streams have ended, but what was said of them waits for an ACK."""
     text = source_of("tunnel.js").replace("LOOK_MS = 30000", "LOOK_MS = 200")
-    modules = {"tunnel.js": text.replace("MISSED = 3;", "MISSED = 0.02;")}
+    modules = {"tunnel.js": text.replace("MISSED = 3;", "MISSED = 0.1;")}
     with running_workerd(tmp_path, modules=modules) as cloud:
         async with tcp_server(echo) as port, resuming_client(cloud.address, token=TOKEN) as client:
             await client.open(1, "127.0.0.1", port)
