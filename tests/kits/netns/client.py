@@ -16,6 +16,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tests.kits.netns import servers
 from tests.kits.netns.child import until
@@ -64,41 +66,59 @@ def connect_error(
 def duplex(host: str, port: int, up: int, down: int) -> None:
     """Send ``up`` and receive ``down`` bytes at once; both ends' SHA-256 must agree."""
     with connect(host, port) as sock:
-        sock.sendall(struct.pack("!QQ", up, down))
-        failure: list[BaseException] = []
+        _duplex_over(sock, up, down)
 
-        def send() -> None:
-            try:
-                for chunk in servers.pattern(up):
-                    sock.sendall(chunk)
-            except BaseException as error:
-                failure.append(error)
 
-        sender = threading.Thread(target=send, daemon=True)
-        sender.start()
-        count, digest = servers.digest_of(sock, down)
-        sender.join(TIMEOUT)
-        assert not sender.is_alive(), "sending hangs"
-        if failure:
-            raise failure[0]
-        assert count == down, "what was received is not as long as what was sent"
-        assert digest == servers.pattern_digest(down), "received data differs"
-        theirs = servers.receive_exactly(sock, 64).decode()
-        assert theirs == servers.pattern_digest(up), "sent data arrived otherwise"
-        assert sock.recv(1) == b"", "data after the end"
+def _duplex_over(sock: socket.socket, up: int, down: int) -> None:
+    sock.sendall(struct.pack("!QQ", up, down))
+    failure: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            for chunk in servers.pattern(up):
+                sock.sendall(chunk)
+        except BaseException as error:
+            failure.append(error)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    count, digest = servers.digest_of(sock, down)
+    sender.join(TIMEOUT)
+    assert not sender.is_alive(), "sending hangs"
+    if failure:
+        raise failure[0]
+    assert count == down, "what was received is not as long as what was sent"
+    assert digest == servers.pattern_digest(down), "received data differs"
+    theirs = servers.receive_exactly(sock, 64).decode()
+    assert theirs == servers.pattern_digest(up), "sent data arrived otherwise"
+    assert sock.recv(1) == b"", "data after the end"
 
 
 def duplex_many(host: str, port: int, flows: int, total: int) -> None:
     """``total`` bytes each way at once, over ``flows`` connections that are open together."""
+    share = total // flows
+    _together([lambda: duplex(host, port, share, share)] * flows)
+
+
+def duplex_opened(host: str, port: int, flows: int, total: int) -> None:
+    """As ``duplex_many``; all connections are open before the first byte is sent."""
+    share = total // flows
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(connect(host, port)) for _ in range(flows)]
+        _together([partial(_duplex_over, sock, share, share) for sock in opened])
+
+
+def _together(transfers: Sequence[Callable[[], None]]) -> None:
+    """Each in a thread of its own; the first failure, if there is one."""
     failures: list[BaseException] = []
 
-    def one() -> None:
+    def run(transfer: Callable[[], None]) -> None:
         try:
-            duplex(host, port, total // flows, total // flows)
+            transfer()
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, daemon=True) for _ in range(flows)]
+    threads = [threading.Thread(target=run, args=[each], daemon=True) for each in transfers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -226,6 +246,8 @@ def main(argv: list[str]) -> None:
     action, *rest = argv
     if action == "duplex":
         duplex_many(rest[0], servers.DUPLEX, int(rest[1]), int(rest[2]))
+    elif action == "duplex-opened":
+        duplex_opened(rest[0], servers.DUPLEX, int(rest[1]), int(rest[2]))
     elif action == "open-at-once":
         open_at_once(rest[0], servers.IDLE, int(rest[1]))
     elif action == "hold":
