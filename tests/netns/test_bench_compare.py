@@ -23,6 +23,7 @@ exit 3
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_moment_of_everything(tmp_path: Path) -> None:
     script = tmp_path / "peer.sh"
     script.write_text(_BROKEN)
@@ -33,7 +34,7 @@ def test_a_moment_of_everything(tmp_path: Path) -> None:
     argv += ["--streams", "2", "--flows", "100", "--peer", f"broken={script}"]
     argv += ["--only", "direct", "--only", "ours ws", "--only", "broken", "--json", str(written)]
     with Child("compare", argv) as child:
-        table = child.succeed(200)
+        table = child.succeed(800)
     told = json.loads(written.read_text())
     found = {
         f"{figure['group']} {figure['name']}": figure["contenders"] for figure in told["figures"]
