@@ -24,6 +24,7 @@ from zks_lwip.protocol import Data, Hello, parse
 
 PORT = 9390
 _ALL = 3  # ETH_P_ALL: what is sent, too
+_RCVBUFFORCE = 33  # SO_RCVBUFFORCE (not in the module)
 
 
 class Conversation:
@@ -78,6 +79,7 @@ class Segments:
         with host.entered():
             kind = socket.SOCK_DGRAM
             self._wire = socket.socket(socket.AF_PACKET, kind, socket.htons(_ALL))
+        self._wire.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 16 << 20)
         self._wire.setblocking(False)
         self._found: dict[int, Conversation] = {}
 

@@ -86,18 +86,22 @@ def test_data_that_is_not_read(net: Lab, direction: str) -> None:
 
         transfer()
         alone = transfer()
+        enough = 10 * alone + 5
         before = _memory(connect), _memory(worker)
         with _hoard(direction):
             held = _settled(connect) - before[0]
             there = _settled(worker) - before[1]
             beside = transfer()
+            for _ in range(2):  # a machine may have other things to do
+                if beside >= enough:
+                    beside = min(beside, transfer())
             most = max(held, _memory(connect) - before[0])
         print(f"{held / MIB:.1f} MiB held, {most / MIB:.1f} at most, the worker {there / MIB:.1f}")
         print(f"a transfer takes {alone:.2f} s alone, {beside:.2f} s beside them")
         if not SANITIZED:
             assert most < BOUND, f"{most / MIB:.0f} MiB"
             assert there < BOUND + HOARDERS * 256 * 1024, f"{there / MIB:.0f} MiB at the worker"
-        assert beside < 10 * alone + 5
+        assert beside < enough
         if not SANITIZED:
             for child, size in ((connect, before[0]), (worker, before[1])):
                 until(
