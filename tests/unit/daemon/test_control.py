@@ -195,7 +195,7 @@ async def test_who_is_slow_is_told_and_holds_up_no_other_for_long(
 ) -> None:
     """A request that comes byte by byte, an answer that is not read, and more than can be."""
     where = tmp_path / "net-1.sock"
-    await nursery.start(partial(serve_control, where, COMMANDS, seconds=0.3))
+    await nursery.start(partial(serve_control, where, COMMANDS, seconds=1.5))
     dribble = await trio.open_unix_socket(where)
     with trio.fail_after(30):
         with pytest.raises((AssertionError, trio.BrokenResourceError)):
@@ -204,7 +204,7 @@ async def test_who_is_slow_is_told_and_holds_up_no_other_for_long(
                 await trio.sleep(0.05)
             raise AssertionError("it went on")
     told = await dribble.receive_some()
-    assert "within 0.3 s" in json.loads(told)["error"]
+    assert "within 1.5 s" in json.loads(told)["error"]
     lazy = [await trio.open_unix_socket(where) for _ in range(14)]
     for client in lazy:
         with contextlib.suppress(trio.BrokenResourceError):  # the oldest had to go for the others
@@ -317,9 +317,8 @@ async def shared(nursery: trio.Nursery) -> AsyncIterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o711)
         where = Path(directory) / "state" / "net-1.sock"
-        await nursery.start(
-            partial(serve_control, where, COMMANDS, access=Access(frozenset({MEMBERS})))
-        )
+        access = Access(frozenset({MEMBERS}))
+        await nursery.start(partial(serve_control, where, COMMANDS, access=access, seconds=60.0))
         yield where
 
 
@@ -359,7 +358,7 @@ async def test_a_member_that_floods_holds_up_no_other(shared: Path) -> None:
             assert (await asked(shared, "status"))["extra"] is None
         with another_user(MEMBERS, function=lambda: repr(ask(shared, "status"))) as other:
             assert (await said(other)).startswith("{'asked by': ")
-        assert trio.current_time() - began < 4.5, "a silent client is closed after 5 s only"
+        assert trio.current_time() - began < 45, "a silent client is closed after 60 s only"
 
 
 @as_root

@@ -103,19 +103,23 @@ async def test_no_task_runs_while_callbacks_answer_each_other(pair: Pair) -> Non
 
 @pytest.mark.skipif(not hasattr(socket, "AF_PACKET"), reason="Linux's epoll")
 async def test_trio_has_no_pass_for_callbacks_between_which_nothing_is_ready(pair: Pair) -> None:
-    """The peer answers a while after each ball: to nothing that is ready a pass would be due."""
+    """The peer answers a while after each ball: to nothing that is ready a pass would be due.
+
+    One is due after a callback that has been held up, by a machine that is busy.
+    """
     ours, theirs = pair
     passes, done = Passes(), trio.Event()
-    balls = 0
+    balls = held_up = 0
 
     def play() -> bool:
-        nonlocal balls
+        nonlocal balls, held_up
+        began = time.perf_counter()
         ours.recv(1)
         balls += 1
-        until = time.perf_counter() + 0.0004
-        while time.perf_counter() < until:  # five such are a turn
+        while time.perf_counter() - began < 0.0004:  # five such are a turn
             pass
         ours.send(b".")
+        held_up += time.perf_counter() - began > 0.001
         if balls == 400:
             done.set()
         return balls >= 400
@@ -135,7 +139,7 @@ async def test_trio_has_no_pass_for_callbacks_between_which_nothing_is_ready(pai
             await done.wait()
             ours.shutdown(socket.SHUT_WR)
     trio.lowlevel.remove_instrument(passes)
-    assert passes.count < 50
+    assert passes.count - held_up < 50
 
 
 async def test_a_task_that_a_callback_wakes_runs_before_more_comes(pair: Pair) -> None:

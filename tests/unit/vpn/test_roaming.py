@@ -12,6 +12,7 @@ import trio
 if sys.platform != "linux":
     pytest.skip("routes are looked up on Linux", allow_module_level=True)
 
+from tests.kits.tunnel import eventually
 from zks_lwip.host.reports import NextHop
 from zks_lwip.vpn.roaming import Roaming
 
@@ -46,15 +47,28 @@ class Bench:
     def __init__(self) -> None:
         self.tunnel = Tunnel()
         self.way: NextHop | None = NextHop(2, "192.0.2.1", "192.0.2.10")
+        self.looked = 0
         self.roaming = Roaming(
             self.tunnel,  # type: ignore[arg-type]
             None,
-            look_up=lambda peer, mark: self.way,
+            look_up=self.look_up,
             learn_seconds=0.02,
         )
 
+    def look_up(self, peer: str, mark: int | None) -> NextHop | None:
+        self.looked += 1
+        return self.way
+
+    async def has_looked(self, before: int) -> None:
+        """Wait until what was looked up is known."""
+        limiter = trio.to_thread.current_default_thread_limiter()
+        await eventually(lambda: self.looked > before and not limiter.borrowed_tokens)
+
     async def moved(self, slept: bool = False) -> list[str]:
+        before = self.looked
         self.roaming.moved(slept)
+        if self.tunnel.up and not slept:
+            await self.has_looked(before)
         await trio.sleep(0.05)
         told, self.tunnel.told = self.tunnel.told, []
         return told
@@ -65,6 +79,7 @@ async def bench() -> AsyncIterator[Bench]:
     made = Bench()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.roaming.run)
+        await made.has_looked(0)
         await trio.sleep(0.06)
         yield made
         nursery.cancel_scope.cancel()

@@ -93,18 +93,14 @@ async def test_the_program_answers_and_goes_while_the_client_still_sends(
 async def test_the_client_sends_all_and_goes_while_the_program_still_reads() -> None:
     """An upload behind whose end the client has gone is whole."""
     size = 200_000
-    async with connected() as (client, program, _):
-        async with trio.open_nursery() as nursery:
-
-            @nursery.start_soon
-            async def upload() -> None:
-                await client.send_all(bytes(size))
-                await client.send_eof()
-                await trio.sleep(0.05)
-                reset(client)  # as it would be over an answer that is not read
-
-            await trio.sleep(0.2)
-            assert len(await everything(program)) == size
+    async with connected() as (client, program, publisher):
+        await client.send_all(bytes(size))
+        await client.send_eof()
+        await eventually(lambda: publisher.stats()["tcp"]["bytes_in"] == size)
+        await trio.testing.wait_all_tasks_blocked(0.02)  # the end is passed on
+        reset(client)  # as it would be over an answer that is not read
+        await trio.testing.wait_all_tasks_blocked(0.02)  # it has been seen
+        assert len(await everything(program)) == size
 
 
 async def test_a_reset_before_the_end_is_passed_on() -> None:
