@@ -251,7 +251,7 @@ def flood(
     print(f"{turn} messages, {growth >> 10} KiB, {len(waits)} echoes, at worst {waits[-2:]} s")
     assert growth < MOST_GROWTH
     assert len(waits) > 3
-    # One keystroke may have waited for this process, when the worker alone had a core.
+    # Once an echo may have waited for this process, while only the worker had a core.
     assert waits[-2] < most_busy
     assert waits[-1] < 2 * MOST_BUSY
 
