@@ -75,9 +75,11 @@ class Multiplexer:
         self.c = ffi.gc(c, lib.zks_mux_free)
         """The ``struct zks_mux``, for what is read for every message: ``lined`` (streams in line:
         they have something to send, and credit), ``frames`` (DATA and EOF written so far, which are
-        all counted, PROTOCOL.md §6) and ``payload`` (bytes of DATA written so far); and of the last
-        :meth:`apply`, ``applied`` (frames taken, all counted), ``position`` (where the first begins
-        that was not) and ``data_in`` (bytes of DATA in them)."""
+        all counted, PROTOCOL.md §6), ``payload`` (bytes of DATA written so far) and ``sparse``
+        (DATA frames so far, modulo 2**32, of streams that send little and not for the first time,
+        while bulk ones waited); and of the last :meth:`apply`, ``applied`` (frames taken, all
+        counted), ``position`` (where the first begins that was not) and ``data_in`` (bytes of DATA
+        in them)."""
         self._on_eof = on_eof
         self.open: dict[int, Stream] = {}
         """The open streams by their ids; to be changed by :meth:`add` and :meth:`remove` only."""

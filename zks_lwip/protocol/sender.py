@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from . import spares
@@ -21,6 +22,11 @@ __all__ = ["Sender"]
 _MIN_LIMIT = 4096
 _MIN_ROOM = 64
 """Bytes of room in a message below which no DATA is begun in it."""
+_BESIDE = 0.25
+"""Seconds for which messages are a quarter as large when a stream has sent little while bulk ones
+waited, and not for the first time: its next (a keystroke, its echo) then waits for less of it."""
+_LEAST_BESIDE = 16 << 10
+"""Bytes below which messages are not made smaller by that."""
 _SMALL = 32 << 10
 """Bytes of a message up to which it is copied out of the buffer that it was written in."""
 
@@ -33,6 +39,7 @@ class Sender:
 
     __slots__ = (
         "_alone",
+        "_beside",
         "_clock",
         "_kept",
         "_mux",
@@ -73,6 +80,7 @@ class Sender:
         self._wakeup = wakeup
         self._on_hello_sent = on_hello_sent
         self._alone = False  # the next frame that is sent again is too large to share a message
+        self._beside = -math.inf  # when one last sent little while bulk ones waited
 
     @property
     def counted(self) -> int:
@@ -114,6 +122,8 @@ class Sender:
             self._alone = False
         elif peer is not None:
             limit = min(limit, peer.max_message)
+            if limit > _LEAST_BESIDE and self._clock() - self._beside < _BESIDE:
+                limit = max(limit // 4, _LEAST_BESIDE)
             message = self._assemble(limit, peer.max_data, self._mux.c.lined > 0)
             if not message and outbox:
                 # What waits had left its share to streams, which turned out to have nothing
@@ -176,12 +186,14 @@ class Sender:
         """Return a message of these parts, with DATA and EOF behind them."""
         buffer = spares.take(limit)
         mux = self._mux
-        payload = mux.c.payload
+        payload, sparse = mux.c.payload, mux.c.sparse
         with memoryview(buffer) as whole, whole[:limit] as view:
             if parts:
                 view[:size] = b"".join(parts)
             end = mux.fill(view, size, max_data)
         self._stats.data_out += mux.c.payload - payload
+        if mux.c.sparse != sparse:
+            self._beside = self._clock()
         # A message that is kept may not hold a buffer that is much larger
         if end <= _SMALL or (self._kept.active and end * 4 < len(buffer) * 3):
             message = buffer[:end]

@@ -392,7 +392,8 @@ class Session:
         ``mark_ready`` only.
 
         :param limit: most bytes, 4096 or more, except that one frame larger than that leaves alone;
-            the peer's ``max_message`` always holds.
+            the peer's ``max_message`` always holds. While a stream goes on to send little beside
+            bulk ones, messages are a quarter as large, but not below 16 KiB: it waits for less.
         :raises ValueError: for a lower limit, and for a source that claims more bytes than it had
             room for.
         """

@@ -85,6 +85,67 @@ def test_a_small_sender_goes_before_bulk() -> None:
     assert len(frames) > 1
 
 
+@pytest.mark.parametrize(("limit", "then"), [(262144, 65536), (32768, 16384), (8192, 8192)])
+def test_messages_are_smaller_while_one_sends_little_beside_bulk(limit: int, then: int) -> None:
+    now = 0.0
+    session = client(peer=Hello(window=1 << 24, max_data=1 << 18), clock=lambda: now)
+    little = Bytes()
+    for number, source in ((1, Bytes(bytes(4_000_000))), (2, little)):
+        session.connect("h", number, source)
+    drain(session)
+    session.mark_ready(1)
+    session.next_message(limit=limit)  # a fresh one gets a small share first
+
+    def size() -> int:
+        message = session.next_message(limit=limit)
+        assert message is not None
+        return len(message)
+
+    assert [size() > limit * 0.7 for _ in range(3)] == [True] * 3
+    for data in (b"first", b"key"):
+        little.data = data
+        session.mark_ready(2)
+        assert size() > limit * 0.7
+    for _ in range(3):
+        assert then * 0.7 < size() <= then
+        now += 0.08
+    now += 0.02
+    assert size() > limit * 0.7
+
+
+@pytest.mark.parametrize("sizes", [[1461, 1461, 1461], [1, 1461, 1, 1461], [1, 20_000, 1]])
+def test_messages_stay_large_where_none_goes_on_to_send_little(sizes: list[int]) -> None:
+    """What a stream begins with, a request mostly, says nothing about it."""
+    other = Bytes()
+    session = client(peer=Hello(window=1 << 24, max_data=1 << 18))
+    for number, source in ((1, Bytes(bytes(4_000_000))), (2, other)):
+        session.connect("h", number, source)
+    session.mark_ready(1)
+    session.next_message()
+    for size in sizes:
+        other.data = bytes(size)
+        session.mark_ready(2)
+        for _ in range(2):
+            message = session.next_message()
+            assert message is not None and len(message) > 200_000
+
+
+def test_one_that_sends_little_alone_changes_nothing() -> None:
+    little, bulk = Bytes(), Bytes()
+    session = client(peer=Hello(window=1 << 24, max_data=1 << 18))
+    for number, source in ((1, little), (2, bulk)):
+        session.connect("h", number, source)
+    for _ in range(5):
+        little.data = b"key"
+        session.mark_ready(1)
+        drain(session)
+    bulk.data = bytes(1_000_000)
+    session.mark_ready(2)
+    session.next_message()  # a fresh one gets a small share first
+    message = session.next_message()
+    assert message is not None and len(message) > 200_000
+
+
 def test_bulk_streams_take_turns() -> None:
     session = client(peer=Hello(window=1 << 20, max_data=1 << 20))
     for number in range(1, 9):

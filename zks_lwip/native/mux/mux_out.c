@@ -8,6 +8,7 @@
 #define DATA 0x02u
 #define EOF_COMMAND 0x41u
 #define FRESH_QUANTUM (16u << 10)
+#define SPARSE_SIZE 1460u    /* bytes of all that a stream has, up to which it is sparse: one segment */
 #define BULK_QUANTUM 62780u  /* 43 x 1,460: a client's stack gives it to its device as one segment */
 #define MIN_PIECE (2u << 10) /* room below which no bulk stream starts a frame at the end of a message, */
 #define MIN_SHARE 8u         /* or below this part of the message: behind large frames a short one costs as much */
@@ -57,12 +58,22 @@ static struct zks_mux_stream *next(struct zks_mux *mux, size_t *share)
     return stream;
 }
 
+/* Notes the size of a stream's frame: a stream that sends little, and has done so before, is sparse. */
+static void judge(struct zks_mux *mux, struct zks_mux_stream *stream, int is_all)
+{
+    int little = is_all && !stream->bulk && mux->filled <= SPARSE_SIZE;
+    if (little && stream->little && mux->lines[ZKS_LINE_BULK].first)
+        mux->sparse++;
+    stream->little = (uint8_t)little;
+}
+
 /* Ends the frame of the current stream. got: what the last pull gave. */
 static void finish(struct zks_mux *mux, int64_t got)
 {
     struct zks_mux_stream *stream = mux->current;
     mux->current = NULL;
     if (mux->filled) {
+        judge(mux, stream, got <= 0);
         put_header(mux->buffer + mux->at, DATA, stream->id, (uint32_t)mux->filled);
         mux->at += MUX_HEADER + mux->filled;
         stream->credit -= (uint32_t)mux->filled;

@@ -44,10 +44,11 @@ struct zks_mux_stream {
     uint8_t pulls;    /* that is the target */
     uint8_t pushes;   /* what comes goes to the target, while that takes all of it */
     uint8_t connected, eof_sent, eof_taken;
-    uint8_t ready; /* it may have bytes to send, or its end */
-    uint8_t bulk;  /* it filled its share when it was last served */
-    uint8_t gone;  /* the mux's: it is not open any more */
-    uint8_t reserved[2];
+    uint8_t ready;  /* it may have bytes to send, or its end */
+    uint8_t bulk;   /* it filled its share when it was last served */
+    uint8_t gone;   /* the mux's: it is not open any more */
+    uint8_t little; /* the mux's: the frame that it sent last was short, and all that it had */
+    uint8_t reserved[1];
 };
 
 enum { ZKS_LINE_FRESH = 0, ZKS_LINE_BULK = 1, ZKS_LINE_NONE = 2 };
@@ -93,8 +94,9 @@ struct zks_mux {
     struct zks_mux_stream *current;   /* whose frame that is */
     uint32_t most;                    /* payload bytes of a frame */
     int32_t error;                    /* errno of the pull that failed; 0: none did */
-    uint8_t phase, got_any;
-    uint8_t padding[6];
+    uint32_t sparse;                  /* DATA frames of streams that send little, while bulk ones waited */
+    uint8_t phase;
+    uint8_t padding[3];
 };
 
 /* client: 1 at a client, 0 at a worker. secret: what no peer knows. NULL: out of memory. */
