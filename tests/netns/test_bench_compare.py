@@ -51,7 +51,8 @@ def test_a_moment_of_everything(tmp_path: Path) -> None:
         if not name.startswith(("UDP", "flows memory")):
             # A machine that is busy may lose even the fewest datagrams, and few flows show nothing.
             assert "ours ws" in contenders, (name, told["failures"])
-            assert contenders["ours ws"]["median"] > 0, name
+            if "CPU" not in name:  # which the kernel counts in ticks: a moment may have none
+                assert contenders["ours ws"]["median"] > 0, name
     assert found["CPU up 2, client"].keys() == {"ours ws"}
     assert "start until the first byte has come back" in found
     failed = {(one["contender"], one["message"].rpartition(": ")[2]) for one in told["failures"]}

@@ -380,6 +380,7 @@ async def test_output_of_a_round_leaves_at_its_end() -> None:
         channel.channel.connect(stream)
         await eventually(lambda: "connected" in peer.told and channel.channel.link.delivered)
         connection = channel.channel.connection
+        await trio.testing.wait_all_tasks_blocked()  # one that is to send already would do so here
         before = connection.bytes_sent
         with ROUND:
             peer.data += b"now"
